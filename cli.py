@@ -1,0 +1,42 @@
+"""How every script speaks: flags by argparse, one line on standard error for bad input, one JSON object as the last line.
+
+Needs no torch, so that small commands start at once.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose help shows the defaults and whose errors are one line and exit code 2."""
+
+    def __init__(self, text, **options):
+        super().__init__(description=text.strip().split("\n\n")[0], allow_abbrev=False,
+                         formatter_class=lambda prog: argparse.ArgumentDefaultsHelpFormatter(prog, max_help_position=32, width=120), **options)
+
+    def error(self, message):
+        fail(f"{message} (--help lists the flags)")
+
+
+def fail(message):
+    """Ends the program as the convention for bad input wants it."""
+    print(f"{os.path.basename(sys.argv[0])}: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
+    raise SystemExit(2)
+
+
+@contextlib.contextmanager
+def bad_input():
+    """Around the part of a script that reads what the user gave: a ValueError or OSError raised there is the user's to
+    mend and becomes one line. Around anything else a bug would be hidden, so scripts keep their loops outside."""
+    try:
+        yield
+    except (ValueError, OSError) as e:
+        fail(e)
+
+
+def finish(result):
+    """The last line of standard output: one JSON object with the results."""
+    print(json.dumps(result), flush=True)

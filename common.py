@@ -1,0 +1,386 @@
+"""What every training script shares: flags, devices and ranks, the run folder with its log, checkpoints and exact resume.
+
+A run folder is a Hugging Face folder (config.json, model.safetensors, tokenizer) with two files more: log.jsonl, one
+record per line, and train_state.pt, which holds everything needed to go on as if the run had never stopped: the weights
+again, the optimisers, the data position, the random states and the guard's memory. It alone decides where a resume
+starts and is written in one rename, so a kill at any moment leaves a state that fits together.
+
+Simpler than big trainers: full weights are gathered on every rank to be saved; only the newest checkpoint is kept.
+"""
+
+import contextlib
+import json
+import math
+import os
+import platform
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch.distributed.tensor import DTensor, distribute_tensor
+from tqdm import tqdm
+
+import cli
+from hf import write_atomically
+
+
+def training_flags(text):
+    """The parser with the flags that all training scripts share; a script adds its own."""
+    p = cli.Parser(text)
+    p.add_argument("--init", metavar="FOLDER", default="", help="checkpoint to start from, ours or Hugging Face's")
+    p.add_argument("--out", metavar="FOLDER", required=True, help="run folder to write")
+    p.add_argument("--data", metavar="SPEC", nargs="+", required=True, help="sources, SOURCE[@WEIGHT] (see data.py)")
+    p.add_argument("--steps", type=int, default=1000, help="optimiser steps")
+    p.add_argument("--batch-tokens", type=int, default=4096, help="tokens in a global batch")
+    p.add_argument("--micro-tokens", type=int, default=0, help="tokens in a micro-batch of one rank; 0: its whole share")
+    p.add_argument("--lr", type=float, default=0.02, help="peak learning rate (of Muon, or of AdamW without it)")
+    p.add_argument("--adam-lr", type=float, default=0.003, help="peak learning rate of what Muon leaves to AdamW")
+    p.add_argument("--optimizer", default="muon", choices=["muon", "adamw"], help="for the matrices inside the layers")
+    p.add_argument("--schedule", default="wsd", choices=["constant", "cosine", "wsd"], help="shape of the learning rate")
+    p.add_argument("--warmup", type=float, default=0.01, help="share of the steps")
+    p.add_argument("--decay", type=float, default=0.2, help="share of the steps, for wsd")
+    p.add_argument("--floor", type=float, default=0.0, help="final learning rate, share of the peak")
+    p.add_argument("--weight-decay", type=float, default=0.0, help="on the matrices inside the layers")
+    p.add_argument("--clip", type=float, default=1.0, help="largest gradient norm")
+    p.add_argument("--seed", type=int, default=0, help="of weights and data order")
+    p.add_argument("--device", default="auto", help="cpu, cuda, or auto")
+    p.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float64"],
+                   help="of the matrix products; auto: bfloat16 on a GPU (weights stay float32), else float32")
+    p.add_argument("--compile", action="store_true", help="torch.compile each layer (GPU)")
+    p.add_argument("--checkpointing", action="store_true", help="recompute activations in the backward pass")
+    p.add_argument("--shard", action="store_true", help="FSDP2 instead of DDP under torchrun")
+    p.add_argument("--resume", action="store_true", help="go on with the run in --out, if there is one")
+    p.add_argument("--log-every", type=int, default=10, help="steps")
+    p.add_argument("--eval-every", type=int, default=0, help="steps; 0: only at the end")
+    p.add_argument("--save-every", type=int, default=0, help="steps; 0: only at the end")
+    p.add_argument("--peak-tflops", type=float, default=989.0, help="of one GPU, for utilisation (H100, H200: 989 in bf16)")
+    p.add_argument("--wandb", metavar="PROJECT", default="", help="log to Weights & Biases as well (pip install wandb)")
+    return p
+
+
+class Run:
+    """One run on one or many ranks: where it computes, what it writes, how it stops."""
+
+    MAY_DIFFER = {"resume", "device", "compile", "log_every", "eval_every", "save_every", "wandb", "out", "micro_tokens", "checkpointing", "shard",
+                  "peak_tflops"}
+
+    def __init__(self, args):
+        self.args, self.folder = args, Path(args.out)
+        self.rank, self.ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        cuda = args.device.startswith("cuda") or (args.device == "auto" and torch.cuda.is_available())
+        if cuda and not torch.cuda.is_available():
+            raise ValueError(f"--device {args.device}: no GPU is visible; use --device cpu")
+        self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
+        if cuda:
+            torch.cuda.set_device(self.device)
+            torch.set_float32_matmul_precision("high")
+        self.dtype = getattr(torch, args.dtype) if args.dtype != "auto" else (torch.bfloat16 if cuda else torch.float32)
+        self.weight_dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
+        if self.ranks > 1 and not dist.is_initialized():
+            dist.init_process_group("nccl" if cuda else "gloo", device_id=self.device if cuda else None)
+        self.state = self._open_folder()
+        seed_everything(args.seed)
+        self.step, self.stopping, self.log_file, self.wandb = 0, False, None, None
+
+    @property
+    def main(self):
+        return self.rank == 0
+
+    def _open_folder(self):
+        """The saved state to resume from, or None. Refuses to write over another run."""
+        state, log = self.folder / "train_state.pt", self.folder / "log.jsonl"
+        if not self.args.resume:
+            if state.exists() or log.exists() or (self.folder / "config.json").exists():
+                raise ValueError(f"--out {self.folder}: holds another run; add --resume to go on with it, or choose another folder")
+            return None
+        if not state.is_file():
+            return None
+        try:
+            found = torch.load(state, map_location="cpu", weights_only=True)
+        except Exception as e:
+            raise ValueError(f"{state}: cannot be read ({type(e).__name__}); remove it to start again") from None
+        now = {k: v for k, v in vars(self.args).items() if k not in self.MAY_DIFFER}
+        differ = [f"--{k.replace('_', '-')} {found['args'].get(k)}" for k, v in now.items() if found["args"].get(k) != v]
+        if differ:
+            raise ValueError(f"--resume: the run in {self.folder} was started with {' '.join(differ)}; give the same flags")
+        return found
+
+    def open_log(self, about):
+        """Starts or continues log.jsonl; `about` joins flags and versions in the first record."""
+        if not self.main:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / "log.jsonl"
+        if self.state is not None and path.exists():                          # forget what came after the checkpoint
+            kept = [line for line in path.read_text().splitlines() if line.endswith("}") and json.loads(line).get("step", 0) <= self.step]
+            write_atomically(path, lambda p: p.write_text("\n".join(kept) + "\n"))
+            self.log_file = open(path, "a")
+            self.log({"resumed_at": self.step})
+        else:
+            self.log_file = open(path, "w")
+            self.log({"flags": vars(self.args), "script": Path(sys.argv[0]).name, "versions": versions(), "commit": commit(),
+                      "ranks": self.ranks, "device": device_name(self.device)} | about)
+        if self.args.wandb:
+            import wandb
+            self.wandb = wandb.init(project=self.args.wandb, name=self.folder.name, config=vars(self.args))
+
+    def log(self, record):
+        if self.log_file:
+            self.log_file.write(json.dumps(record) + "\n")
+            self.log_file.flush()
+        if self.wandb and "step" in record:
+            self.wandb.log(record, step=record["step"])
+
+    # ---- many ranks ---------------------------------------------------------------------------------------------------
+
+    def distribute(self, model):
+        """Moves the model to the device and wraps it for the ranks: the module whose forward training must call."""
+        model.to(self.device)
+        model.checkpointing = self.args.checkpointing
+        if self.args.compile:
+            for layer in model.layers:
+                layer.compile()
+        if self.ranks == 1:
+            return model
+        if not self.args.shard:
+            return torch.nn.parallel.DistributedDataParallel(model, device_ids=[self.device.index] if self.device.type == "cuda" else None)
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+        mesh = init_device_mesh(self.device.type, (self.ranks,))
+        for layer in model.layers:
+            fully_shard(layer, mesh=mesh)
+        return fully_shard(model, mesh=mesh)
+
+    def autocast(self):
+        half = self.dtype == torch.bfloat16
+        return torch.autocast(self.device.type, self.dtype) if half else contextlib.nullcontext()
+
+    def sum(self, *numbers):
+        """Sums of numbers over all ranks, in float64."""
+        if self.ranks == 1:
+            return [float(n) for n in numbers]
+        t = torch.tensor([float(n) for n in numbers], dtype=torch.float64, device=self.device)
+        dist.all_reduce(t)
+        return t.tolist()
+
+    def backward(self, wrapped, batches, loss_of):
+        """Gradient of the global mean loss over all micro-batches and ranks.
+
+        loss_of(batch) -> (sum of weighted losses, sum of weights). The weights are summed over everything first, so
+        neither the split into micro-batches nor the number of ranks changes the gradient. Returns (mean loss, weight).
+        """
+        weight, wants_stop = self.sum(sum(float(b.loss_mask.double().sum()) for b in batches), self.stopping)
+        self.stopping = wants_stop > 0                                        # all ranks stop at the same step
+        total = 0.0
+        for i, batch in enumerate(batches):
+            last = i == len(batches) - 1
+            if hasattr(wrapped, "set_requires_gradient_sync"):                # FSDP2
+                wrapped.set_requires_gradient_sync(last)
+            quiet = wrapped.no_sync() if not last and hasattr(wrapped, "no_sync") else contextlib.nullcontext()
+            with quiet:
+                with self.autocast():
+                    loss = loss_of(batch.to(self.device))
+                (loss * (self.ranks / max(weight, 1e-9))).backward()          # DDP and FSDP average over ranks: undo it
+            total += float(loss.detach())
+        return self.sum(total)[0] / max(weight, 1e-9), weight
+
+    # ---- stopping and saving ---------------------------------------------------------------------------------------------
+
+    def catch_interrupts(self):
+        """Ctrl-C or SIGTERM ends the run after the current step, saved; a second one ends it at once."""
+        def note(signum, frame):
+            if self.stopping:
+                raise KeyboardInterrupt
+            self.stopping = True
+            if self.main:
+                print("stopping after this step ...", file=sys.stderr, flush=True)
+        signal.signal(signal.SIGINT, note)
+        signal.signal(signal.SIGTERM, note)
+
+    def save(self, model, tokenizer, optimizers, stream, guard, more=None):
+        """Writes a checkpoint of the state after self.step steps. A full disk keeps the old one and ends the run."""
+        weights = full_weights(model)
+        state = {"step": self.step, "args": vars(self.args), "weights": weights, "optimizers": [pack_optimizer(o, model) for o in optimizers],
+                 "stream": stream.state(), "guard": guard.state(), "random": random_state(), "more": more or {}}
+        trouble = ""
+        if self.main:
+            try:
+                model.save(self.folder, tokenizer, weights)
+                write_atomically(self.folder / "train_state.pt", lambda path: torch.save(state, path))
+            except (OSError, RuntimeError) as e:                              # torch and safetensors report a full disk as RuntimeError
+                trouble = f"{self.folder}: cannot write the checkpoint of step {self.step} ({e}); the one before it is unharmed"
+            except Exception as e:
+                if type(e).__name__ != "SafetensorError":
+                    raise
+                trouble = f"{self.folder}: cannot write the checkpoint of step {self.step} ({e}); the one before it is unharmed"
+        if self.sum(bool(trouble))[0]:
+            cli.fail(trouble or "rank 0 could not write the checkpoint")
+
+    def resume(self, model, optimizers, stream, guard):
+        """Takes up the saved state, if there is one; returns what the script stored as `more`."""
+        if self.state is None:
+            return {}
+        s, self.step = self.state, self.state["step"]
+        restore_weights(model, s["weights"])
+        for optimizer, packed in zip(optimizers, s["optimizers"]):
+            unpack_optimizer(optimizer, model, packed)
+        stream.restore(s["stream"])
+        guard.restore(s["guard"])
+        set_random_state(s["random"])
+        return s["more"]
+
+    def finish(self, result):
+        """Ends the run: the JSON line, and exit code 130 if it was interrupted."""
+        if self.main:
+            self.log({"result": result, "step": self.step})
+            cli.finish(result)
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        if self.stopping and self.step < self.args.steps:
+            raise SystemExit(130)
+
+
+class Guard:
+    """Skips a step whose loss is not a number, or far above what the last steps made likely; gives up after several.
+
+    A loss is far above when it exceeds the running mean by `sigmas` running standard deviations and by a tenth."""
+
+    def __init__(self, sigmas=8.0, patience=5, settle=50):
+        self.sigmas, self.patience, self.settle = sigmas, patience, settle
+        self.mean = self.variance = 0.0
+        self.seen = self.in_a_row = self.skipped = 0
+
+    def check(self, loss, grad_norm):
+        """"" to go ahead, or why the step must be skipped. Raises ArithmeticError when too many in a row were."""
+        why = ""
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            why = f"loss {loss}, gradient norm {grad_norm}"
+        elif self.seen >= self.settle and loss > self.mean + max(self.sigmas * self.variance ** 0.5, 0.1 * abs(self.mean)):
+            why = f"loss {loss:.3f} jumped from about {self.mean:.3f}"
+        if why:
+            self.in_a_row, self.skipped = self.in_a_row + 1, self.skipped + 1
+            if self.in_a_row >= self.patience:
+                raise ArithmeticError(f"{self.in_a_row} steps in a row skipped, the last for: {why}; lower --lr, or look at the data")
+            return why
+        self.in_a_row, self.seen = 0, self.seen + 1
+        rate = max(0.02, 1 / self.seen)
+        self.variance = (1 - rate) * (self.variance + rate * (loss - self.mean) ** 2)
+        self.mean += rate * (loss - self.mean)
+        return ""
+
+    def state(self):
+        return dict(vars(self))
+
+    def restore(self, state):
+        vars(self).update(state)
+
+
+# ---- weights and optimiser states, whole on every rank ------------------------------------------------------------------------
+
+def full(tensor):
+    """A sharded tensor gathered (all ranks must call this together), on the CPU; any other as it is, on the CPU."""
+    tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.detach().cpu().clone()
+
+
+def full_weights(model):
+    return {name: full(w) for name, w in model.state_dict().items()}
+
+
+def like(tensor, parameter):
+    """A whole tensor, sharded and placed as the parameter is."""
+    tensor = tensor.to(parameter.device)
+    return distribute_tensor(tensor, parameter.device_mesh, parameter.placements) if isinstance(parameter, DTensor) else tensor
+
+
+@torch.no_grad()
+def restore_weights(model, weights):
+    own = model.state_dict()
+    if own.keys() != weights.keys():
+        raise ValueError(f"train_state.pt holds other weights: {sorted(own.keys() ^ weights.keys())[:5]}")
+    for name, w in own.items():
+        w.copy_(like(weights[name].to(w.dtype), w))
+
+
+def pack_optimizer(optimizer, model):
+    """{parameter name: {state name: whole tensor or number}}: independent of ranks and of the order of parameters."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    return {names[id(p)]: {k: full(v) if isinstance(v, torch.Tensor) else v for k, v in state.items()} for p, state in optimizer.state.items()}
+
+
+def unpack_optimizer(optimizer, model, packed):
+    parameters = dict(model.named_parameters())
+    for name, state in packed.items():
+        p = parameters[name]
+        optimizer.state[p] = {k: (like(v, p) if v.ndim else v) if isinstance(v, torch.Tensor) else v for k, v in state.items()}
+
+
+def clip_gradients(model, largest):
+    """Scales the gradient down to norm `largest`; returns the norm it had."""
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), largest)
+    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+
+
+# ---- seeds, versions ----------------------------------------------------------------------------------------------------------
+
+def seed_everything(seed):
+    random.seed(seed)
+    np.random.seed(seed % 2 ** 32)
+    torch.manual_seed(seed)
+
+
+def random_state():
+    version, numbers, gauss = random.getstate()
+    state = {"python": [version, list(numbers), gauss], "torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_random_state(state):
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def versions():
+    return {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+
+
+def commit():
+    try:
+        here = Path(__file__).parent
+        return subprocess.run(["git", "-C", here, "describe", "--always", "--dirty"], capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def device_name(device):
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+
+
+class Progress:
+    """The bar on standard error: loss, tokens per second, time left."""
+
+    def __init__(self, run, name):
+        self.bar = tqdm(total=run.args.steps, initial=run.step, desc=name, unit="step", disable=not run.main, mininterval=0.5)
+        self.tokens, self.since = 0, time.perf_counter()
+
+    def update(self, tokens, **shown):
+        self.tokens += tokens
+        self.bar.set_postfix_str(" ".join(f"{k} {v}" for k, v in shown.items()) + f" {self.rate():,.0f} tok/s", refresh=False)
+        self.bar.update()
+
+    def rate(self):
+        return self.tokens / max(1e-9, time.perf_counter() - self.since)
+
+    def say(self, text):
+        self.bar.write(text, file=sys.stderr)

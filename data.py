@@ -1,0 +1,551 @@
+"""Documents in, packed batches out: sources, token shards, mixtures and packing.
+
+A source is named by a SPEC, `SOURCE[@WEIGHT]`, the weight being its share of the tokens:
+
+    notes.txt  chat.jsonl  web.jsonl.gz  web.parquet  shards/         (one .txt is one document; .jsonl and .parquet have
+    world:ops=1-4,contexts=zoo+school@0.9                              one document a row, field "text", or "question" and "answer")
+    hf:org/name                                                       (streamed through the `datasets` library)
+
+A world source also takes q_weight (the loss weight of question tokens, 0.1: they are random, and training on them at
+full weight drowns the rest) and chat (the share of problems told as a chat turn with a think block).
+
+Large corpora are tokenised once, in parallel processes, into memory-mapped shards; then the folder is the source:
+
+    python data.py prepare --data corpus/*.jsonl --tokenizer tokenizer/ --out shards/ --workers 2
+    python data.py table --data shards/@0.7 world:ops=1-4@0.3 --tokenizer tokenizer/ --tokens 200000
+
+Simpler than big loaders: every rank packs the whole global batch and takes its rows (so a batch does not depend on the
+number of ranks), a file that is not prepared is tokenised into memory, and a shuffle is a permutation of one epoch.
+"""
+
+import bisect
+import gzip
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from multiprocessing import Pool
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import cli
+from tokenizer import Tokenizer
+from world import World
+
+
+# ---- reading text -----------------------------------------------------------------------------------------------------
+
+def read_texts(path):
+    """The documents of a .txt, .jsonl, .jsonl.gz or .parquet file, one string at a time. ValueError names file and line."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path}: the file is empty")
+    if path.suffix == ".txt":
+        try:
+            yield path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as e:
+            raise ValueError(f"{path}: not UTF-8 text (byte {e.start}); convert it first") from None
+    elif path.name.endswith((".jsonl", ".jsonl.gz")):
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else open(path, encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield _row_text(_json(line, path, number), f"{path}, line {number}")
+    elif path.suffix == ".parquet":
+        try:
+            import pyarrow.parquet as parquet
+        except ImportError:
+            raise ValueError(f"{path}: reading parquet needs pyarrow; run pip install pyarrow") from None
+        number = 0
+        for rows in parquet.ParquetFile(path).iter_batches(1024):
+            for row in rows.to_pylist():
+                number += 1
+                yield _row_text(row, f"{path}, row {number}")
+    else:
+        raise ValueError(f"{path}: use a .txt, .jsonl, .jsonl.gz or .parquet file, a folder of shards, world:... or hf:org/name")
+
+
+def _json(line, path, number):
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as e:
+        raise ValueError(f"{path}, line {number}: not valid JSON ({e.msg}); mend or remove the line") from None
+
+
+def _row_text(row, where):
+    if isinstance(row, dict) and isinstance(row.get("text"), str):
+        return row["text"]
+    if isinstance(row, dict) and isinstance(row.get("question"), str) and isinstance(row.get("answer"), str):
+        return f"{row['question']}\n{row['answer']}"
+    fields = ", ".join(row) if isinstance(row, dict) else type(row).__name__
+    raise ValueError(f'{where}: no field "text", nor "question" and "answer" (found: {fields})')
+
+
+# ---- sources: documents by number ----------------------------------------------------------------------------------------
+
+class Documents:
+    """Documents held as one array of tokens and the offsets where each begins; weights is None (all 1) or like tokens."""
+
+    def __init__(self, parts):
+        self.parts = parts                                                    # [(tokens, offsets, weights)], memory or mapped
+        self.firsts = np.cumsum([0] + [len(offsets) - 1 for _, offsets, _ in parts])
+        self.count = int(self.firsts[-1])
+        self.tokens = int(sum(offsets[-1] for _, offsets, _ in parts))
+
+    def get(self, i):
+        """Document i: tokens (n,) int64 and loss weights (n,) float32."""
+        part = int(np.searchsorted(self.firsts, i, side="right")) - 1
+        tokens, offsets, weights = self.parts[part]
+        a, b = offsets[i - self.firsts[part]:i - self.firsts[part] + 2]
+        return tokens[a:b].astype(np.int64), np.ones(b - a, np.float32) if weights is None else weights[a:b].astype(np.float32)
+
+
+class WorldDocuments:
+    """Problems of the world, endless: document i is problem i, told as text or as a chat turn."""
+
+    count = None
+
+    def __init__(self, spec, tokenizer):
+        options = [part.partition("=") for part in spec.removeprefix("world:").split(",")]
+        own = {key: float(value) for key, _, value in options if key in ("q_weight", "chat")}
+        self.q_weight, self.chat = own.get("q_weight", 0.1), own.get("chat", 0.0)
+        self.world = World.from_spec(",".join(k + eq + v for k, eq, v in options if k not in own))
+        self.tokenizer = tokenizer
+
+    def get(self, i):
+        problem = self.world.problem(i)
+        if self.chat and (i * 0.6180339887) % 1 < self.chat:                  # an even sprinkling, the same in every run
+            reply = {"role": "assistant", "content": problem.solution.rpartition("\n")[2], "reasoning": problem.reasoning}
+            ids, mask = self.tokenizer.encode_chat([{"role": "user", "content": problem.question}, reply])
+            return np.array(ids), np.where(np.array(mask) > 0, 1.0, self.q_weight).astype(np.float32)
+        question = self.tokenizer.encode(problem.question + "\n")
+        solution = self.tokenizer.encode(problem.solution)
+        weights = np.ones(len(question) + len(solution) + 1, np.float32)
+        weights[:len(question)] = self.q_weight
+        return np.array(question + solution + [self.tokenizer.eot]), weights
+
+
+class HubDocuments:
+    """A data set of the Hugging Face hub, streamed in its own order; an epoch ends when the stream does."""
+
+    count = None
+
+    def __init__(self, name, tokenizer):
+        try:
+            import datasets
+        except ImportError:
+            raise ValueError(f"hf:{name} needs the datasets library; run pip install datasets") from None
+        self.rows = datasets.load_dataset(name, split="train", streaming=True)
+        self.name, self.tokenizer, self.at, self.stream = name, tokenizer, None, None
+
+    def get(self, i):
+        if self.at != i:                                                      # the first time, or after a resume
+            self.stream, self.at = iter(self.rows.skip(i)), i
+        try:
+            row = next(self.stream)
+        except StopIteration:
+            raise IndexError(i) from None
+        self.at += 1
+        ids = self.tokenizer.encode(_row_text(row, f"hf:{self.name}, row {i + 1}")) + [self.tokenizer.eot]
+        return np.array(ids), np.ones(len(ids), np.float32)
+
+
+def tokenise(texts, tokenizer):
+    """Strings -> Documents in memory, each ending with the end-of-document token."""
+    ids = [np.array(tokenizer.encode(text) + [tokenizer.eot], np.int32) for text in texts]
+    if not ids:
+        raise ValueError("no documents to tokenise")
+    return Documents([(np.concatenate(ids), np.cumsum([0] + [len(d) for d in ids]), None)])
+
+
+def open_source(name, tokenizer):
+    """A SPEC without its weight -> a source with .get(i) and .count (documents in an epoch, None where endless)."""
+    if name.startswith("world:"):
+        return WorldDocuments(name, tokenizer)
+    if name.startswith("hf:"):
+        return HubDocuments(name[3:], tokenizer)
+    if os.path.isdir(name):
+        return open_shards(name, len(tokenizer))
+    return tokenise(tqdm(read_texts(name), desc=f"tokenise {Path(name).name}", unit=" documents", leave=False), tokenizer)
+
+
+def split_spec(spec):
+    """"name@0.3" -> ("name", 0.3); without a weight 1."""
+    name, at, weight = spec.rpartition("@")
+    if not at:
+        return spec, 1.0
+    try:
+        if float(weight) > 0:
+            return name, float(weight)
+    except ValueError:
+        pass
+    raise ValueError(f"--data {spec}: the weight after @ must be a number above 0")
+
+
+# ---- shards ----------------------------------------------------------------------------------------------------------------
+
+def open_shards(folder, vocab_size):
+    """A folder that `prepare` wrote -> Documents, memory-mapped. vocab_size is that of the model that will read it."""
+    index_file = Path(folder) / "index.json"
+    if not index_file.is_file():
+        raise FileNotFoundError(f"{index_file}: no such file; make the folder with python data.py prepare")
+    index = _json(index_file.read_text(), index_file, 1)
+    if index["vocab_size"] > vocab_size:
+        raise ValueError(f"{folder}: made with a vocabulary of {index['vocab_size']}, this tokenizer has {vocab_size}; prepare it again")
+    parts = []
+    for shard in index["shards"]:
+        try:
+            tokens, offsets = (np.load(Path(folder) / f"{kind}_{shard['file']}.npy", mmap_mode="r") for kind in ("tokens", "offsets"))
+            weights = np.load(Path(folder) / f"weights_{shard['file']}.npy", mmap_mode="r") if shard["weighted"] else None
+        except ValueError as e:
+            raise ValueError(f"{folder}: shard {shard['file']} is damaged ({e}); prepare it again") from None
+        if len(tokens) != shard["tokens"] or len(offsets) != shard["documents"] + 1:
+            raise ValueError(f"{folder}: shard {shard['file']} does not match index.json; prepare it again")
+        parts.append((tokens, offsets, weights))
+    return Documents(parts)
+
+
+def _start_worker(folder):
+    global _tokenizer
+    _tokenizer = Tokenizer.load(folder)
+
+
+def _encode_texts(texts):
+    return [(np.array(_tokenizer.encode(text) + [_tokenizer.eot]), None) for text in texts]
+
+
+def _encode_world(job):
+    spec, first, last = job
+    source = WorldDocuments(spec, _tokenizer)
+    return [source.get(i) for i in range(first, last)]
+
+
+def _jobs(name, chunk=64):
+    """The work of `prepare` in pieces, as (function, argument)."""
+    if name.startswith("world:"):
+        return ((_encode_world, (name, i, i + 1000)) for i in range(0, 2 ** 40, 1000))
+    texts, jobs = [], []
+
+    def pieces():
+        nonlocal texts
+        for text in read_texts(name):
+            # One long text is cut at line ends so that the processes can share it; each piece is then a document.
+            for piece in ([text] if len(text) < 1_000_000 else _cut(text, 250_000)):
+                texts.append(piece)
+                if len(texts) >= chunk or sum(map(len, texts[-1:])) > 100_000:
+                    yield _encode_texts, texts
+                    texts = []
+        if texts:
+            yield _encode_texts, texts
+            texts = []
+    return pieces()
+
+
+def _cut(text, size):
+    at = 0
+    while at < len(text):
+        end = text.find("\n", at + size)
+        end = len(text) if end < 0 else end + 1
+        yield text[at:end]
+        at = end
+
+
+def prepare(specs, tokenizer_folder, out, workers=2, shard_tokens=100_000_000, max_tokens=None, dtype=""):
+    """Tokenises sources in parallel processes into a folder of shards; returns its index (dict).
+
+    dtype "" takes uint16 where the vocabulary fits, else uint32. World sources are endless and need max_tokens (for each
+    source). The order of documents does not depend on the number of workers. The folder appears only when it is whole.
+    """
+    out, vocab = Path(out), len(Tokenizer.load(tokenizer_folder))
+    dtype = np.dtype(dtype or ("uint16" if vocab <= 2 ** 16 else "uint32"))
+    if vocab > np.iinfo(dtype).max + 1:
+        raise ValueError(f"--shard-dtype {dtype}: cannot hold a vocabulary of {vocab}; use uint32")
+    if out.exists():
+        raise ValueError(f"--out {out}: exists already; remove it or choose another folder")
+    if any(s.startswith("world:") for s in specs) and not max_tokens:
+        raise ValueError("--tokens is needed with a world source, which is endless")
+    temporary = Path(f"{out}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    index = {"vocab_size": vocab, "dtype": str(dtype), "sources": specs, "tokens": 0, "documents": 0, "shards": []}
+    held, held_tokens = [], 0
+
+    def flush():
+        nonlocal held, held_tokens
+        if not held:
+            return
+        file, weighted = f"{len(index['shards']):05d}", any(w is not None for _, w in held)
+        np.save(temporary / f"tokens_{file}.npy", np.concatenate([t for t, _ in held]).astype(dtype))
+        np.save(temporary / f"offsets_{file}.npy", np.cumsum([0] + [len(t) for t, _ in held]))
+        if weighted:
+            weights = [np.ones(len(t)) if w is None else w for t, w in held]
+            np.save(temporary / f"weights_{file}.npy", np.concatenate(weights).astype(np.float16))
+        index["shards"].append({"file": file, "tokens": held_tokens, "documents": len(held), "weighted": weighted})
+        index["tokens"] += held_tokens
+        index["documents"] += len(held)
+        held, held_tokens = [], 0
+
+    try:
+        with Pool(workers, _start_worker, (str(tokenizer_folder),)) as pool, tqdm(unit=" tokens", unit_scale=True, desc="prepare") as bar:
+            for name in specs:
+                taken = 0
+                for documents in _in_order(pool, _jobs(name), workers * 4):
+                    for tokens, weights in documents:
+                        if max_tokens and taken >= max_tokens:
+                            break
+                        held.append((tokens, weights))
+                        taken, held_tokens = taken + len(tokens), held_tokens + len(tokens)
+                        bar.update(len(tokens))
+                        if held_tokens >= shard_tokens:
+                            flush()
+                    if max_tokens and taken >= max_tokens:
+                        break
+            flush()
+        (temporary / "index.json").write_text(json.dumps(index, indent=1) + "\n")
+        os.replace(temporary, out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return index
+
+
+def _in_order(pool, jobs, ahead):
+    """Results of jobs in their order, with at most `ahead` of them under way (imap would read the whole input at once)."""
+    waiting = []
+    for function, argument in jobs:
+        waiting.append(pool.apply_async(function, (argument,)))
+        if len(waiting) >= ahead:
+            yield waiting.pop(0).get()
+    for result in waiting:
+        yield result.get()
+
+
+# ---- mixture -----------------------------------------------------------------------------------------------------------------
+
+class Mixture:
+    """Draws documents from weighted sources so that each source's share of the tokens stays at its weight.
+
+    The next document comes from the source that lags furthest behind its share, so the shares hold at every moment and
+    need no randomness; inside a source each epoch is a fresh permutation from the seed. A source that reaches
+    `max_epochs` drops out and the others fill its place; when all are out, `next` raises StopIteration.
+    """
+
+    def __init__(self, specs, tokenizer, seed=0, max_epochs=0.0):
+        named = [split_spec(s) for s in specs]
+        self.names, weights = [n for n, _ in named], np.array([w for _, w in named])
+        self.weights, self.seed, self.max_epochs = weights / weights.sum(), seed, max_epochs
+        self.sources = [open_source(n, tokenizer) for n in self.names]
+        self.cursors, self.epochs = [0] * len(named), [0] * len(named)
+        self.given = np.zeros(len(named), np.int64)                           # tokens drawn from each source
+        self.orders = [None] * len(named)
+
+    def _live(self, s):
+        if self.epochs[s] < 0:                                                # marked as dropped out
+            return False
+        count = self.sources[s].count
+        return not (self.max_epochs and count and self.epochs[s] * count + self.cursors[s] >= self.max_epochs * count)
+
+    def next(self):
+        """One document: tokens (n,) int64, loss weights (n,) float32."""
+        live = [s for s in range(len(self.names)) if self._live(s)]
+        if not live:
+            raise StopIteration
+        total = self.given.sum()
+        s = max(live, key=lambda i: self.weights[i] * total - self.given[i] + self.weights[i] * 1e-6)
+        source, i = self.sources[s], self.cursors[s]
+        if source.count:
+            if self.orders[s] is None:
+                self.orders[s] = np.random.default_rng([self.seed, s, self.epochs[s]]).permutation(source.count)
+            i = int(self.orders[s][i])
+        try:
+            tokens, weights = source.get(i)
+        except IndexError:                                                    # the end of a streamed source
+            if self.cursors[s] == 0:
+                raise ValueError(f"{self.names[s]}: holds no documents") from None
+            self._turn(s)
+            return self.next()
+        self.cursors[s] += 1
+        self.given[s] += len(tokens)
+        if self.cursors[s] == source.count:
+            self._turn(s)
+        return tokens, weights
+
+    def _turn(self, s):
+        """A source begins its next epoch, or drops out."""
+        self.cursors[s], self.epochs[s], self.orders[s] = 0, self.epochs[s] + 1, None
+        if self.sources[s].count is None and self.max_epochs and self.epochs[s] >= self.max_epochs:
+            self.epochs[s] = -self.epochs[s]
+
+    def table(self):
+        """phi-4's table of a mixture (arXiv 2412.08905, table 5): share, unique tokens and epochs of each source."""
+        rows, total = [], max(1, int(self.given.sum()))
+        for s, (name, source) in enumerate(zip(self.names, self.sources)):
+            endless = source.count is None
+            unique = int(self.given[s]) if endless else source.tokens
+            rows.append({"source": name, "share": round(float(self.given[s] / total), 4), "tokens": int(self.given[s]),
+                         "unique_tokens": unique, "epochs": round(int(self.given[s]) / max(1, unique), 3)})
+        return rows
+
+    def state(self):
+        return {"names": self.names, "cursors": list(self.cursors), "epochs": list(self.epochs), "given": self.given.tolist()}
+
+    def restore(self, state):
+        if state["names"] != self.names:
+            raise ValueError(f"--data {' '.join(self.names)}: the run was started with {' '.join(state['names'])}; give the same sources")
+        self.cursors, self.epochs, self.given = list(state["cursors"]), list(state["epochs"]), np.array(state["given"], np.int64)
+        self.orders = [None] * len(self.names)
+
+
+def print_table(rows):
+    print(f"{'source':<60} {'share':>7} {'tokens':>13} {'unique tokens':>14} {'epochs':>7}")
+    for r in rows:
+        print(f"{r['source'][:60]:<60} {r['share']:>7.1%} {r['tokens']:>13,} {r['unique_tokens']:>14,} {r['epochs']:>7.2f}")
+
+
+# ---- packing -----------------------------------------------------------------------------------------------------------------
+
+@dataclass
+class Batch:
+    """Packed rows, all (B, T). The loss of a slot is loss_mask * -log p(target); a mask is never guessed from token ids."""
+    tokens: torch.Tensor
+    targets: torch.Tensor
+    positions: torch.Tensor          # within the document
+    documents: torch.Tensor          # number of the document in its row; -1 is padding
+    loss_mask: torch.Tensor          # float; 0 on padding
+
+    def to(self, device):
+        return Batch(*(t.to(device, non_blocking=True) for t in vars(self).values()))
+
+
+def batch_from(rows, T):
+    """rows: for each row a list of (tokens (n+1,), weights (n+1,)) that fill at most T slots -> Batch.
+
+    A document of n+1 tokens takes n slots: its last token, the end-of-document, is a target only.
+    """
+    B = len(rows)
+    tokens, targets, positions = (np.zeros((B, T), np.int64) for _ in range(3))
+    documents, mask = np.full((B, T), -1, np.int64), np.zeros((B, T), np.float32)
+    for b, row in enumerate(rows):
+        at = 0
+        for d, (ids, weights) in enumerate(row):
+            end = at + len(ids) - 1
+            tokens[b, at:end], targets[b, at:end] = ids[:-1], ids[1:]
+            positions[b, at:end], documents[b, at:end], mask[b, at:end] = np.arange(end - at), d, weights[1:]
+            at = end
+    return Batch(*map(torch.from_numpy, (tokens, targets, positions, documents, mask)))
+
+
+class Packer:
+    """Fills rows of T slots with whole documents, best fit: each row starts with the document that has waited longest,
+    then takes the largest waiting one that fits until none does. Only documents longer than a row are cut."""
+
+    def __init__(self, T, draw, waiting_rows=16):
+        self.T, self.draw, self.enough = T, draw, waiting_rows * T
+        self.waiting, self.slots, self.born = [], 0, 0                        # waiting: sorted (slots, number, ids, weights)
+        self.stats = {"slots": 0, "padding": 0, "documents": 0, "cut": 0}
+
+    def _refill(self):
+        while self.slots < self.enough:
+            try:
+                ids, weights = self.draw()
+            except StopIteration:
+                return
+            self.stats["documents"] += 1
+            self.stats["cut"] += len(ids) - 1 > self.T
+            for at in range(0, len(ids) - 1, self.T):
+                self._add(ids[at:at + self.T + 1], weights[at:at + self.T + 1])
+
+    def _add(self, ids, weights):
+        bisect.insort(self.waiting, (len(ids) - 1, self.born, ids, weights), key=lambda w: w[:2])
+        self.slots, self.born = self.slots + len(ids) - 1, self.born + 1
+
+    def row(self):
+        """One row: a list of (ids, weights). Raises StopIteration when the sources are used up and nothing waits."""
+        self._refill()
+        if not self.waiting:
+            raise StopIteration
+        space, row = self.T, []
+        i = min(range(len(self.waiting)), key=lambda j: self.waiting[j][1])
+        while i >= 0:
+            n, _, ids, weights = self.waiting.pop(i)
+            row.append((ids, weights))
+            space, self.slots = space - n, self.slots - n
+            i = bisect.bisect_right(self.waiting, space, key=lambda w: w[0]) - 1
+        self.stats["slots"] += self.T
+        self.stats["padding"] += space
+        return row
+
+    def report(self):
+        s = self.stats
+        return {"padding": round(s["padding"] / max(1, s["slots"]), 4), "cut_documents": round(s["cut"] / max(1, s["documents"]), 4)}
+
+    def state(self):
+        return {"born": self.born, "stats": dict(self.stats),
+                "waiting": [(n, b, torch.from_numpy(np.asarray(i, np.int64)), torch.from_numpy(np.array(w))) for n, b, i, w in self.waiting]}
+
+    def restore(self, state):
+        self.born, self.stats = state["born"], dict(state["stats"])
+        self.waiting = [(n, b, i.numpy(), w.numpy()) for n, b, i, w in state["waiting"]]
+        self.slots = sum(n for n, *_ in self.waiting)
+
+
+class Stream:
+    """The batches of a run: a mixture, packed, the same for any number of ranks, and resumable between two batches."""
+
+    def __init__(self, specs, tokenizer, T, batch_tokens, seed=0, max_epochs=0.0):
+        if batch_tokens % T or batch_tokens <= 0:
+            raise ValueError(f"--batch-tokens {batch_tokens} must be a multiple of --seq-len {T}")
+        self.T, self.rows = T, batch_tokens // T
+        self.mixture = Mixture(specs, tokenizer, seed, max_epochs)
+        self.packer = Packer(T, self.mixture.next)
+
+    def next(self, rank=0, ranks=1, micro_rows=None):
+        """The next global batch, this rank's share of it, as a list of micro-batches of at most micro_rows rows.
+        Raises StopIteration when the capped sources cannot fill another batch."""
+        rows = [self.packer.row() for _ in range(self.rows)]
+        mine = rows[rank::ranks]
+        size = micro_rows or len(mine)
+        return [batch_from(mine[i:i + size], self.T) for i in range(0, len(mine), size)]
+
+    def state(self):
+        return {"mixture": self.mixture.state(), "packer": self.packer.state()}
+
+    def restore(self, state):
+        self.mixture.restore(state["mixture"])
+        self.packer.restore(state["packer"])
+
+
+def main():
+    parser = cli.Parser(__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=cli.Parser)
+    for name, text in (("prepare", "Tokenise sources into a folder of shards."), ("table", "Draw from a mixture and print its table.")):
+        p = commands.add_parser(name, text=text)
+        p.add_argument("--data", nargs="+", required=True, metavar="SPEC", help="sources, SOURCE[@WEIGHT]")
+        p.add_argument("--tokenizer", required=True, metavar="FOLDER", help="folder with tokenizer.json")
+        p.add_argument("--tokens", type=int, default=0, help="tokens to take from each source (table: in all); 0: all")
+    p.add_argument("--seq-len", type=int, default=256, help="slots in a row, tokens")
+    p.add_argument("--seed", type=int, default=0, help="order of the documents")
+    p = commands.choices["prepare"]
+    p.add_argument("--out", required=True, metavar="FOLDER", help="folder to write; must not exist")
+    p.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
+    p.add_argument("--shard-tokens", type=int, default=100_000_000, help="tokens in one shard file")
+    p.add_argument("--shard-dtype", default="", choices=["", "uint16", "uint32"], help="type of a token; empty: the smallest that fits")
+    args = parser.parse_args()
+    with cli.bad_input():
+        if args.command == "prepare":
+            index = prepare(args.data, args.tokenizer, args.out, args.workers, args.shard_tokens, args.tokens, args.shard_dtype)
+            cli.finish({k: index[k] for k in ("documents", "tokens", "vocab_size", "dtype")} | {"shards": len(index["shards"])})
+            return
+        mixture = Mixture(args.data, Tokenizer.load(args.tokenizer), args.seed)
+        packer = Packer(args.seq_len, mixture.next)
+        while mixture.given.sum() < (args.tokens or 1_000_000):
+            packer.row()
+        print_table(mixture.table())
+        cli.finish(packer.report() | {"mixture": mixture.table()})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,323 @@
+"""The transformer: one file that every stage trains, samples and evaluates.
+
+Pre-norm RMSNorm, grouped-query attention, SwiGLU, rotary embedding, and what sets the well-known families apart as
+plain options: QK-norm, q/k/v bias, tied head, norm after the block (OLMo 2), layers without positions (NoPE) or with a
+sliding window, Llama 3 and YaRN scaling. Weights carry their Hugging Face names, and a checkpoint is a Hugging Face folder:
+
+    model, tokenizer = load("some/folder")          # Llama 3.x, Qwen2/2.5, Qwen3, SmolLM 1-3, OLMo 2/3, or our own
+    logits = model(tokens)                          # (B, T) -> (B, T, V)
+
+The letters used everywhere:
+    B rows   T tokens in a row   D model width   H query heads   K key/value heads   hd head size
+    F feed-forward width   V vocabulary   L layers   (P prompts, G completions per prompt in RL)
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
+
+import hf
+from kernels import Packing, attend, attend_cached, rms_norm, rotate, token_logprobs
+from tokenizer import Tokenizer
+
+
+@dataclass
+class Config:
+    vocab_size: int = 4096
+    layers: int = 4
+    width: int = 128
+    heads: int = 4
+    kv_heads: int = 2
+    head_size: int = 0                   # 0: width / heads
+    ff: int = 0                          # 0: 8/3 of the width, rounded up to a multiple of 64
+    attention: tuple = ("rope",)         # the kind of each layer, "rope", "nope" or "window" (with RoPE); repeated to fill L
+    window: int = 0                      # tokens that a "window" layer sees, itself included
+    qk_norm: str = ""                    # "", "head" (each head by itself, Qwen3) or "full" (all heads together, OLMo 2)
+    qkv_bias: bool = False               # Qwen2
+    tied: bool = True                    # the head is the embedding
+    norm_after: bool = False             # norm the output of attention and feed-forward, not their input (OLMo 2)
+    eps: float = 1e-6
+    rope_theta: float = 10_000.0
+    rope_scaling: dict | None = None     # {"rope_type": "llama3" or "yarn", "factor": ..., ...} as in config.json
+    context: int = 2048                  # the length it is meant for; not enforced
+
+    def __post_init__(self):
+        self.head_size = self.head_size or self.width // self.heads
+        self.ff = self.ff or 64 * math.ceil(8 * self.width / 3 / 64)
+        if isinstance(self.attention, str):
+            self.attention = self.attention.replace("+", ",").split(",")
+        self.attention = tuple(self.attention[i % len(self.attention)] for i in range(self.layers))
+        for wrong, message in (
+            (set(self.attention) - {"rope", "nope", "window"}, f"attention={','.join(self.attention)}: use rope, nope, window"),
+            (("window" in self.attention) != (self.window > 0), f"window={self.window} must be set with, and only with, window layers"),
+            (self.heads % self.kv_heads, f"heads={self.heads} must be a multiple of kv_heads={self.kv_heads}"),
+            (self.head_size % 2, f"head size {self.head_size} must be even (width / heads)"),
+            (self.qk_norm not in ("", "head", "full"), f"qk_norm={self.qk_norm}: use head, full or nothing"),
+        ):
+            if wrong:
+                raise ValueError(message)
+
+
+def rope_frequencies(config, scaled=True):
+    """Angle per position of each pair of a head: (hd/2,) of float32, and YaRN's factor on cos and sin.
+
+    Llama 3 slows only the waves longer than the old context; YaRN (arXiv 2309.00071, section 3.2) blends between slowed
+    (long waves) and unchanged (short waves) linearly in the pair's index.
+    """
+    hd, theta, s = config.head_size, config.rope_theta, config.rope_scaling if scaled else None
+    frequencies = 1.0 / theta ** (torch.arange(0, hd, 2, dtype=torch.float32) / hd)
+    if s is None:
+        return frequencies, 1.0
+    old, factor = s["original_max_position_embeddings"], s["factor"]
+    if s["rope_type"] == "llama3":
+        turns = old * frequencies / (2 * math.pi)                             # full turns within the old context
+        low, high = s["low_freq_factor"], s["high_freq_factor"]
+        keep = ((turns - low) / (high - low)).clamp(0, 1)                     # 1: short wave, unchanged; 0: long wave, slowed
+        return frequencies * keep + frequencies / factor * (1 - keep), 1.0
+
+    def pair_with(turns):                                                     # the (fractional) pair that turns this often
+        return hd * math.log(old / (turns * 2 * math.pi)) / (2 * math.log(theta))
+    low, high = pair_with(s.get("beta_fast") or 32), pair_with(s.get("beta_slow") or 1)
+    if s.get("truncate", True):
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, hd - 1)
+    slow = ((torch.arange(hd // 2, dtype=torch.float32) - low) / max(high - low, 0.001)).clamp(0, 1)
+    growth = s.get("attention_factor")
+    if growth is None:
+        def magnitude(m):
+            return 0.1 * m * math.log(factor) + 1.0 if factor > 1 else 1.0
+        both = s.get("mscale") and s.get("mscale_all_dim")
+        growth = magnitude(s["mscale"]) / magnitude(s["mscale_all_dim"]) if both else magnitude(1.0)
+    return frequencies / factor * slow + frequencies * (1 - slow), growth
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, width, eps):
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
+
+    def forward(self, x):
+        return rms_norm(x, self.weight, self.eps)
+
+
+class Attention(nn.Module):
+    def __init__(self, c, layer):
+        super().__init__()
+        self.layer, self.kind, self.window = layer, c.attention[layer], c.window if c.attention[layer] == "window" else 0
+        self.heads, self.kv_heads, self.head_size = c.heads, c.kv_heads, c.head_size
+        self.q_proj = nn.Linear(c.width, c.heads * c.head_size, bias=c.qkv_bias)
+        self.k_proj = nn.Linear(c.width, c.kv_heads * c.head_size, bias=c.qkv_bias)
+        self.v_proj = nn.Linear(c.width, c.kv_heads * c.head_size, bias=c.qkv_bias)
+        self.o_proj = nn.Linear(c.heads * c.head_size, c.width, bias=False)
+        self.qk_norm = c.qk_norm
+        if c.qk_norm:
+            full = c.qk_norm == "full"
+            self.q_norm = RMSNorm(c.head_size * (c.heads if full else 1), c.eps)
+            self.k_norm = RMSNorm(c.head_size * (c.kv_heads if full else 1), c.eps)
+
+    def forward(self, x, angles, packing, cache=None, kept=None):
+        B, T, _ = x.shape
+        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        if self.qk_norm == "full":
+            q, k = self.q_norm(q), self.k_norm(k)
+        q = q.view(B, T, self.heads, self.head_size)                          # (B, T, H, hd)
+        k = k.view(B, T, self.kv_heads, self.head_size)                       # (B, T, K, hd)
+        v = v.view(B, T, self.kv_heads, self.head_size)                       # (B, T, K, hd)
+        if self.qk_norm == "head":
+            q, k = self.q_norm(q), self.k_norm(k)
+        if self.kind != "nope":
+            q, k = rotate(q, *angles[self.kind]), rotate(k, *angles[self.kind])
+        if kept is not None:
+            kept.append((k, v))
+        if cache is None:
+            y = attend(q, k, v, packing, self.window)                         # (B, T, H, hd)
+        else:
+            k, v = cache.write(self.layer, k, v)                              # (B, K, S, hd)
+            y = attend_cached(q, k, v, cache.lengths[:B] + 1, self.window)    # (B, 1, H, hd)
+        return self.o_proj(y.reshape(B, T, self.heads * self.head_size))
+
+
+class MLP(nn.Module):
+    def __init__(self, c):
+        super().__init__()
+        self.gate_proj = nn.Linear(c.width, c.ff, bias=False)
+        self.up_proj = nn.Linear(c.width, c.ff, bias=False)
+        self.down_proj = nn.Linear(c.ff, c.width, bias=False)
+
+    def forward(self, x):
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each added to the stream. The norms' names are the checkpoints' own: in the pre-norm
+    kind `post_attention_layernorm` stands before the feed-forward, in the norm-after kind behind the attention."""
+
+    def __init__(self, c, layer):
+        super().__init__()
+        self.norm_after = c.norm_after
+        self.self_attn, self.mlp = Attention(c, layer), MLP(c)
+        self.post_attention_layernorm = RMSNorm(c.width, c.eps)
+        if c.norm_after:
+            self.post_feedforward_layernorm = RMSNorm(c.width, c.eps)
+        else:
+            self.input_layernorm = RMSNorm(c.width, c.eps)
+
+    def forward(self, x, *where):                                             # (B, T, D) -> (B, T, D)
+        if self.norm_after:
+            x = x + self.post_attention_layernorm(self.self_attn(x, *where))
+            return x + self.post_feedforward_layernorm(self.mlp(x))
+        x = x + self.self_attn(self.input_layernorm(x), *where)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Transformer(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.checkpointing = False                # recompute activations in the backward pass, to save memory
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.width)
+        self.layers = nn.ModuleList([Block(config, i) for i in range(config.layers)])
+        self.norm = RMSNorm(config.width, config.eps)
+        if not config.tied:
+            self.lm_head = nn.Linear(config.width, config.vocab_size, bias=False)
+        self.apply(self._init)
+
+    def _init(self, module):
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+        if isinstance(module, Block):             # what is added to the stream starts small (GPT-2, section 2.3)
+            for out in (module.self_attn.o_proj, module.mlp.down_proj):
+                nn.init.normal_(out.weight, std=0.02 / math.sqrt(2 * self.config.layers))
+
+    @property
+    def head(self):
+        """The output weights (V, D)."""
+        return self.embed_tokens.weight if self.config.tied else self.lm_head.weight
+
+    def angles(self, positions):
+        """positions (B, T) -> {kind of layer: (cos, sin)}, each (B, T, 1, hd/2) of float32, shared by all layers.
+
+        Made from the config each time and never kept as a buffer, so that no cast of the model can round them.
+        OLMo 3 scales only its full-attention layers.
+        """
+        made = {}
+        for kind in {"rope", "window"} & set(self.config.attention):
+            scaled = kind == "rope" or not self.config.norm_after
+            frequencies, growth = rope_frequencies(self.config, scaled)
+            angle = positions[..., None, None].float() * frequencies.to(positions.device)     # (B, T, 1, hd/2)
+            made[kind] = angle.cos() * growth, angle.sin() * growth
+            if self.embed_tokens.weight.dtype == torch.float64:
+                made[kind] = made[kind][0].double(), made[kind][1].double()
+        return made
+
+    def hidden(self, tokens, documents=None, kept=None):
+        """The last hidden states, normed: tokens (B, T) -> (B, T, D). `kept` (a list) receives each layer's (k, v)."""
+        packing = Packing(*tokens.shape, tokens.device, documents)
+        angles = self.angles(packing.positions)
+        x = self.embed_tokens(tokens)                                         # (B, T, D)
+        for layer in self.layers:
+            if self.checkpointing and torch.is_grad_enabled():
+                x = checkpoint(layer, x, angles, packing, use_reentrant=False)
+            else:
+                x = layer(x, angles, packing, None, kept)
+        return self.norm(x)
+
+    def forward(self, tokens, documents=None, targets=None, temperature=1.0):
+        """Logits (B, T, V); or, with targets (B, T), the log-probability of each target (B, T), which needs no logits.
+
+        documents (B, T) numbers the packed documents of a row: positions restart and attention stops at each change; a
+        negative number is padding. None: a row is one document. Training calls this method, so that DDP and FSDP see it.
+        """
+        x = self.hidden(tokens, documents)
+        if targets is None:
+            return F.linear(x, self.head)                                     # (B, T, V)
+        return token_logprobs(x, self.head, targets, temperature)             # (B, T)
+
+    def logprobs(self, tokens, documents=None, temperature=1.0):
+        """Log-probability of each next token, by the code path that training uses: (B, T) -> (B, T-1)."""
+        return self(tokens[:, :-1], None if documents is None else documents[:, :-1], tokens[:, 1:], temperature)
+
+    def prefill(self, tokens, documents):
+        """Hidden states of packed prompts (1, T, D), and each layer's keys and values [(k, v)], each (1, T, K, hd)."""
+        kept = []
+        return self.hidden(tokens, documents, kept), kept
+
+    def decode(self, tokens, cache):
+        """One more token for each of the first B rows of the cache: tokens (B,) -> hidden states (B, D)."""
+        B = tokens.shape[0]
+        angles = self.angles(cache.lengths[:B, None])
+        x = self.embed_tokens(tokens[:, None])                                # (B, 1, D)
+        for layer in self.layers:
+            x = layer(x, angles, None, cache)
+        cache.lengths[:B] += 1
+        return self.norm(x)[:, 0]                                             # (B, D)
+
+    def flops_per_token(self, T):
+        """Training FLOPs per token by the usual convention: 6 N + 12 L H hd T, causality not halved (N: all weights
+        that multiply, so without the embedding table unless it is also the head)."""
+        c = self.config
+        n = sum(p.numel() for p in self.parameters()) - (0 if c.tied else self.embed_tokens.weight.numel())
+        return 6 * n + 12 * c.layers * c.heads * c.head_size * T
+
+    def save(self, folder, tokenizer=None, weights=None):
+        """Writes a Hugging Face folder: config.json, model.safetensors and the tokenizer's files, each atomically.
+        weights: {name: tensor} to write instead of the model's own (gathered shards, say)."""
+        weights = dict(weights if weights is not None else self.state_dict())
+        dtype = str(next(iter(weights.values())).dtype).removeprefix("torch.")
+        eos = sorted(tokenizer.stop_ids) if tokenizer else None
+        hf.write_folder(folder, hf.config_for(self.config, eos, tokenizer.bos if tokenizer else None, dtype), weights)
+        if tokenizer:
+            tokenizer.save(folder)
+
+
+class KVCache:
+    """Keys and values of past tokens, for each layer (rows, K, slots, hd), with one length per row; written in place."""
+
+    def __init__(self, config, rows, slots, device="cpu", dtype=torch.float32):
+        shape = (config.layers, rows, config.kv_heads, slots, config.head_size)
+        self.k, self.v = torch.zeros(shape, device=device, dtype=dtype), torch.zeros(shape, device=device, dtype=dtype)
+        self.lengths = torch.zeros(rows, dtype=torch.long, device=device)     # tokens held by each row
+        self.rows = torch.arange(rows, device=device)
+        self.longest = 0                                                      # upper bound on the lengths; set by the caller
+
+    def write(self, layer, k, v):
+        """Puts one token's k and v (B, 1, K, hd) behind each of the first B rows; returns those rows (B, K, S, hd)."""
+        B, S = k.shape[0], self.longest + 1
+        at = self.rows[:B], slice(None), self.lengths[:B]
+        self.k[layer][at], self.v[layer][at] = k[:, 0].to(self.k.dtype), v[:, 0].to(self.v.dtype)
+        return self.k[layer][:B, :, :S], self.v[layer][:B, :, :S]
+
+    def fill(self, row, kv):
+        """Starts a row with a prompt: kv = [(k, v)] for each layer, each (T, K, hd)."""
+        T = kv[0][0].shape[0]
+        for layer, (k, v) in enumerate(kv):
+            self.k[layer, row, :, :T], self.v[layer, row, :, :T] = k.transpose(0, 1), v.transpose(0, 1)
+        self.lengths[row] = T
+
+    def move(self, source, target):
+        """Copies a row over another one."""
+        n = int(self.lengths[source])
+        self.k[:, target, :, :n], self.v[:, target, :, :n] = self.k[:, source, :, :n], self.v[:, source, :, :n]
+        self.lengths[target] = n
+
+
+def load(folder, device="cpu", dtype=torch.float32):
+    """Reads a Hugging Face folder, ours or theirs: (model, tokenizer), the tokenizer None where the folder has none.
+
+    Raises FileNotFoundError or ValueError, in one line that names the file and what does not fit.
+    """
+    folder = Path(folder)
+    with torch.device("meta"):                                                # no memory until the weights come
+        model = Transformer(Config(**hf.fields_from(hf.read_config(folder), folder / "config.json")))
+    expected = {name: tuple(w.shape) for name, w in model.state_dict().items()}
+    weights = hf.read_weights(folder, expected, device, dtype)
+    model.load_state_dict(weights, assign=True)
+    model.requires_grad_(True)
+    return model, Tokenizer.load(folder) if (folder / "tokenizer.json").is_file() else None

@@ -1,0 +1,107 @@
+"""Muon for the hidden matrices, AdamW for everything else, and the learning-rate schedules.
+
+Muon (Keller Jordan, 2024): momentum, then the nearest orthogonal matrix to it by a Newton-Schulz iteration, so that an
+update moves every direction equally. Embeddings, the head, norms and biases get AdamW (arXiv 1711.05101).
+
+Simpler than it could be: under DDP and FSDP2 every rank orthogonalises every matrix instead of sharing them out.
+"""
+
+import math
+
+import torch
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+
+def orthogonalise(g, steps=5):
+    """Newton-Schulz: pushes all singular values of g (..., rows, columns) towards 1; returns a tensor of the same shape.
+
+    The quintic's coefficients are Jordan's: they trade exactness (values end between about 0.7 and 1.2) for speed.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = g.bfloat16() if g.is_cuda else g
+    tall = x.shape[-2] > x.shape[-1]
+    x = x.mT if tall else x
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(steps):
+        y = x @ x.mT
+        x = a * x + (b * y + c * y @ y) @ x
+    return (x.mT if tall else x).to(g.dtype)
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum (Nesterov) made orthogonal; for matrices only. The step is scaled by sqrt(max(1, rows / columns)), which
+    keeps the size of the outputs' change the same for every shape. Weight decay is decoupled: w *= 1 - lr * decay."""
+
+    def __init__(self, matrices, lr=0.02, momentum=0.95, weight_decay=0.0):
+        super().__init__(matrices, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            by_shape = {}                                                     # same shapes are orthogonalised together
+            for w in group["params"]:
+                if w.grad is None:
+                    continue
+                state = self.state[w]
+                if not state:
+                    state["momentum"] = torch.zeros_like(w)
+                state["momentum"].lerp_(w.grad, 1 - group["momentum"])
+                g = w.grad.lerp(state["momentum"], group["momentum"])         # Nesterov: look one step ahead
+                by_shape.setdefault(tuple(w.shape), []).append((w, g.full_tensor() if isinstance(g, DTensor) else g))
+            for (rows, columns), pairs in by_shape.items():
+                updates = orthogonalise(torch.stack([g for _, g in pairs]))   # (matrices, rows, columns)
+                for (w, _), u in zip(pairs, updates):
+                    if isinstance(w, DTensor):
+                        u = distribute_tensor(u, w.device_mesh, w.placements)
+                    w.mul_(1 - group["lr"] * group["weight_decay"])
+                    w.add_(u, alpha=-group["lr"] * max(1, rows / columns) ** 0.5)
+
+
+def build(model, kind="muon", lr=0.02, adam_lr=0.003, weight_decay=0.0, betas=(0.9, 0.95)):
+    """The optimisers of a model, as a list. Each group remembers its peak as "peak_lr".
+
+    kind "muon": Muon at `lr` for the matrices inside the layers, AdamW at `adam_lr` for the rest.
+    kind "adamw": AdamW at `lr` for all. Weight decay falls on the matrices inside the layers alone: embeddings, norms
+    and biases are not pulled to zero.
+    """
+    matrices = [w for name, w in model.named_parameters() if "layers." in name and w.ndim == 2]
+    others = [w for name, w in model.named_parameters() if not ("layers." in name and w.ndim == 2)]
+    if kind == "muon":
+        found = [Muon(matrices, lr=lr, weight_decay=weight_decay), torch.optim.AdamW(others, lr=adam_lr, betas=betas, weight_decay=0.0, fused=True)]
+    elif kind == "adamw":
+        groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+        found = [torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)]
+    else:
+        raise ValueError(f"--optimizer {kind}: use muon or adamw")
+    for group in (g for o in found for g in o.param_groups):
+        group["peak_lr"] = group["lr"]
+    return found
+
+
+def schedule(step, steps, kind="wsd", warmup=0.01, decay=0.2, floor=0.0):
+    """The share of the peak learning rate at a step (0 .. steps-1).
+
+    "constant": flat after the warm-up; "cosine": half a cosine down to `floor`; "wsd": flat, then linearly down to
+    `floor` over the last `decay` of the steps (warm-up, stable, decay: arXiv 2404.06395). Mid-training in the stable-then-
+    decay way is one run with "constant" and a second one, from its end, with "cosine" or with "wsd" and decay 1.
+    warmup, decay and floor are shares (of the steps, of the steps, of the peak).
+    """
+    n = warmup * steps
+    if step < n:
+        return (step + 1) / (n + 1)
+    if kind == "constant":
+        return 1.0
+    if kind == "cosine":
+        done = (step - n) / max(1.0, steps - n)
+        return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done))
+    if kind == "wsd":
+        left = (steps - step) / max(1.0, decay * steps)
+        return floor + (1 - floor) * min(1.0, left)
+    raise ValueError(f"--schedule {kind}: use constant, cosine or wsd")
+
+
+def set_lr(optimizers, share):
+    """Sets every group to `share` of its peak; returns the first group's rate."""
+    for group in (g for o in optimizers for g in o.param_groups):
+        group["lr"] = group["peak_lr"] * share
+    return optimizers[0].param_groups[0]["lr"]

@@ -1,0 +1,160 @@
+"""Next-token training: pre-training from random weights, and mid-training from a checkpoint with another mixture.
+
+On a laptop:
+    python pretrain.py --data world:ops=1-3@0.9 world:ops=4-6@0.1 --out runs/base --steps 600
+    python pretrain.py --init runs/base --data world:ops=3-5,split=midtrain --out runs/mid --steps 200 --schedule cosine
+Real text (trains a tokenizer of its own when none is given):
+    python pretrain.py --data corpus.txt --eval-data held_out.txt --out runs/text --vocab-size 4096 --steps 200
+One GPU, and eight:
+    python pretrain.py --data shards/ --out runs/gpu --tokenizer tokenizer/ --layers 12 --width 768 --heads 12 --kv-heads 4 --seq-len 2048 --batch-tokens 524288 --micro-tokens 32768 --compile
+    torchrun --nproc_per_node=8 pretrain.py --data shards/ --out runs/node --tokenizer tokenizer/ --layers 24 --width 2048 --heads 16 --kv-heads 8 --seq-len 4096 --batch-tokens 2097152 --micro-tokens 16384 --compile --shard
+
+Simpler than the papers: one sequence length for the whole run, and mid-training in the stable-then-decay way
+(OctoThinker, arXiv 2506.20512) is two commands, one with --schedule constant and one from its end with --schedule cosine.
+"""
+
+import time
+
+import torch
+
+import cli
+import common
+import optim
+from data import Stream, print_table, read_texts, split_spec
+from evaluate import evaluate_all
+from model import Config, Transformer, load
+from tokenizer import Tokenizer
+from world import World
+
+
+def flags():
+    p = common.training_flags(__doc__)
+    p.add_argument("--tokenizer", metavar="FOLDER", default="", help="folder with tokenizer.json; none: train one on the data")
+    p.add_argument("--vocab-size", type=int, default=4096, help="of a tokenizer trained here")
+    p.add_argument("--seq-len", type=int, default=256, help="tokens in a row")
+    p.add_argument("--max-epochs", type=float, default=0.0, help="cap on the passes through each source; 0: none")
+    p.add_argument("--layers", type=int, default=4, help="layers of a new model")
+    p.add_argument("--width", type=int, default=128, help="model width")
+    p.add_argument("--heads", type=int, default=4, help="query heads")
+    p.add_argument("--kv-heads", type=int, default=2, help="key/value heads")
+    p.add_argument("--ff", type=int, default=0, help="feed-forward width; 0: 8/3 of the width")
+    p.add_argument("--attention", default="rope", help="kinds of layers, repeated: rope, nope, window, as in rope+rope+nope")
+    p.add_argument("--window", type=int, default=0, help="tokens that a window layer sees")
+    p.add_argument("--qk-norm", default="", choices=["", "head", "full"], help="norm of queries and keys")
+    p.add_argument("--qkv-bias", action="store_true", help="bias on q, k and v")
+    p.add_argument("--norm-after", action="store_true", help="OLMo's placement of the norms")
+    p.add_argument("--untied", action="store_true", help="a head apart from the embedding")
+    p.add_argument("--rope-theta", type=float, default=10_000.0, help="base of the rotary embedding")
+    p.add_argument("--eval-data", metavar="SPEC", nargs="*", default=[], help="held-out text (bits per byte) and world:... (accuracy)")
+    p.add_argument("--eval-problems", type=int, default=100, help="problems for each number of operations")
+    return p
+
+
+def next_token_loss(logprobs, loss_mask):
+    """Sum over tokens of mask * -log p: (B, T), (B, T) -> scalar. Divided by the global sum of the mask elsewhere."""
+    return -(logprobs * loss_mask).sum()
+
+
+def new_tokenizer(args):
+    """A byte-level BPE trained on the run's own sources (up to 20 MB of each, 20,000 problems of a world)."""
+    def texts():
+        for name in (split_spec(s)[0] for s in args.data):
+            if name.startswith("world:"):
+                options = ",".join(o for o in name[6:].split(",") if not o.startswith(("q_weight=", "chat=")))
+                world = World.from_spec(options)
+                yield from (f"{p.question}\n{p.solution}" for p in map(world.problem, range(20_000)))
+            else:
+                size = 0
+                for text in read_texts(name):
+                    yield text
+                    size += len(text)
+                    if size > 20_000_000:
+                        break
+    return Tokenizer.train(texts(), args.vocab_size)
+
+
+def new_model(args, vocab_size):
+    config = Config(vocab_size=vocab_size, layers=args.layers, width=args.width, heads=args.heads, kv_heads=args.kv_heads, ff=args.ff,
+                    attention=args.attention, window=args.window, qk_norm=args.qk_norm, qkv_bias=args.qkv_bias, tied=not args.untied,
+                    norm_after=args.norm_after, rope_theta=args.rope_theta, context=max(2048, args.seq_len))
+    return Transformer(config)
+
+
+def main():
+    args = flags().parse_args()
+    with cli.bad_input():
+        run = common.Run(args)
+        if args.init:
+            model, tokenizer = load(args.init, dtype=run.weight_dtype)
+            if tokenizer is None:
+                raise ValueError(f"--init {args.init}: the folder has no tokenizer.json; copy the model's tokenizer there")
+        else:
+            folder = args.tokenizer or (args.out if run.state else "")
+            tokenizer = Tokenizer.load(folder) if folder else new_tokenizer(args)
+            model = new_model(args, len(tokenizer)).to(run.weight_dtype)
+        stream = Stream(args.data, tokenizer, args.seq_len, args.batch_tokens, args.seed, args.max_epochs)
+        micro_rows = args.micro_tokens // args.seq_len if args.micro_tokens else None
+        if stream.rows % run.ranks or (args.micro_tokens and not micro_rows):
+            raise ValueError(f"--batch-tokens {args.batch_tokens} must be a multiple of rows x ranks (= {args.seq_len * run.ranks}) and --micro-tokens at least one row")
+
+    wrapped = run.distribute(model)
+    optimizers = optim.build(model, args.optimizer, args.lr, args.adam_lr, args.weight_decay)
+    guard = common.Guard()
+    with cli.bad_input():
+        run.resume(model, optimizers, stream, guard)
+    parameters = sum(w.numel() for w in model.parameters())
+    run.open_log({"parameters": parameters, "config": vars(model.config), "vocab_size": len(tokenizer)})
+    run.catch_interrupts()
+
+    def loss_of(batch):
+        return next_token_loss(wrapped(batch.tokens, batch.documents, batch.targets), batch.loss_mask)
+
+    def evaluate():
+        return evaluate_all(model, tokenizer, args.eval_data, problems=args.eval_problems, T=args.seq_len, autocast=run.autocast())
+
+    progress, loss, used_up = common.Progress(run, "pretrain"), float("nan"), False
+    flops, start, tokens_seen = model.flops_per_token(args.seq_len), time.perf_counter(), 0
+    while run.step < args.steps and not run.stopping:
+        try:
+            batches = stream.next(run.rank, run.ranks, micro_rows)
+        except StopIteration:
+            used_up = True
+            progress.say(f"the data is used up after {run.step} steps (--max-epochs {args.max_epochs:g})")
+            break
+        lr = optim.set_lr(optimizers, optim.schedule(run.step, args.steps, args.schedule, args.warmup, args.decay, args.floor))
+        loss, weight = run.backward(wrapped, batches, loss_of)
+        grad_norm = common.clip_gradients(model, args.clip)
+        with cli.bad_input():
+            why = guard.check(loss, grad_norm)
+        if why:
+            progress.say(f"step {run.step} skipped: {why}")
+        else:
+            for optimizer in optimizers:
+                optimizer.step()
+        model.zero_grad(set_to_none=True)
+        run.step += 1
+        tokens_seen += args.batch_tokens
+        progress.update(args.batch_tokens, loss=f"{loss:.3f}")
+        if run.step % args.log_every == 0 or why:
+            rate = progress.rate()
+            run.log({"step": run.step, "loss": loss, "grad_norm": grad_norm, "lr": lr, "weight": weight, "skipped": why, "tokens_per_second": round(rate, 1),
+                     "utilisation": round(rate * flops / (args.peak_tflops * 1e12 * run.ranks), 4) if run.device.type == "cuda" else None})
+        if args.eval_every and run.step % args.eval_every == 0 and run.step < args.steps:
+            run.log({"step": run.step, "eval": evaluate()})
+        if args.save_every and run.step % args.save_every == 0 and run.step < args.steps:
+            run.save(model, tokenizer, optimizers, stream, guard)
+    seconds = time.perf_counter() - start
+    run.save(model, tokenizer, optimizers, stream, guard)
+    progress.bar.close()
+    done = run.step == args.steps or used_up
+    result = {"out": args.out, "steps": run.step, "parameters": parameters, "loss": round(loss, 4), "seconds": round(seconds, 1),
+              "tokens_per_second": round(tokens_seen / max(seconds, 1e-9), 1), "skipped": guard.skipped, "mixture": stream.mixture.table()} | stream.packer.report()
+    if run.main:
+        print_table(result["mixture"])
+    if done and args.eval_data:
+        result["eval"] = evaluate()
+    run.finish(result)
+
+
+if __name__ == "__main__":
+    main()

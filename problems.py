@@ -1,0 +1,580 @@
+"""Questions with checkable answers, and the check itself.
+
+    load_problems("world:ops=1-4,split=test", limit=100)    problems of the reasoning world
+    load_problems("gsm8k/test.jsonl")                       GSM8K-style, MATH-style or any question/answer JSONL(.gz)
+    check_answer(completion, gold)                          does a completion end in the right answer?
+
+The check is a pipeline of small pure functions: extract_answer finds the final answer in a text, _normalise removes
+LaTeX cosmetics, _read splits it into sets, tuples, intervals and matrices down to single expressions, and an
+expression is evaluated by a small parser over exact fractions. An expression with variables is evaluated at fixed
+pseudo-random points: two polynomials that agree there are taken as equal. Texts come from models, so nothing here
+calls eval, every size is bounded, and no input raises.
+
+What it simplifies: units are dropped, not converted (5 cm = 5); a bare one-letter unit reads as a variable; a percent
+sign is dropped, but 50% also equals 0.5; decimals are exact (0.33 is not 1/3); i is a variable, so i^2 is not -1;
+inequalities and words are compared side by side, not understood.
+"""
+import functools
+import gzip
+import itertools
+import json
+import math
+import random
+import re
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+MAX_TEXT = 4096    # characters at the end of a completion in which an answer is sought
+MAX_ANSWER = 512   # characters of an answer; longer ones are only compared as strings
+MAX_DEPTH = 30     # nested brackets, signs and exponents
+MAX_BITS = 2048    # size of an exact number
+MAX_PARTS = 64     # elements of a set that are compared in any order
+POINTS = 4         # random points at which expressions with variables are compared
+
+
+# Problems.
+
+@dataclass
+class Problem:
+    question: str
+    answer: str                 # the gold answer, without the working
+    solution: str = ""          # the working that leads to it
+    source: str = ""            # the spec it was loaded from
+    ops: int | None = None      # world only: number of operations, the difficulty
+    context: str | None = None  # world only: the story it is told in
+    world: object = field(default=None, repr=False, compare=False)          # world.verify(world_problem, text)
+    world_problem: object = field(default=None, repr=False, compare=False)  # checks a completion step by step
+
+
+def load_problems(spec: str, limit: int | None = None, seed: int = 0) -> list[Problem]:
+    """Problems of `world:...` or of a .jsonl(.gz) file. `limit` draws that many of a file without replacement; of a
+    world it takes the first ones, since a world is endless and its spec has a seed of its own (world:seed=1,...)."""
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least 1; got {limit}")
+    if spec.startswith("world:"):
+        if limit is None:
+            raise ValueError(f"{spec}: a world is endless; set a limit")
+        from world import World
+        world = World.from_spec(spec.removeprefix("world:"))
+        return [Problem(p.question, p.answer, p.solution, spec, p.ops, p.context, world, p)
+                for p in itertools.islice(world, limit)]
+    problems = [_problem(record, where, spec) for where, record in _read_jsonl(Path(spec))]
+    if not problems:
+        raise ValueError(f"{spec}: no problems in this file")
+    return problems if limit is None or limit >= len(problems) else random.Random(seed).sample(problems, limit)
+
+
+def _read_jsonl(path: Path):
+    """Yields ("file:line", record) for each line that is not blank."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    line_number = 0
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as lines:
+            for line_number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield f"{path}:{line_number}", json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}:{line_number}: not valid JSON ({error.msg})") from None
+    except (UnicodeDecodeError, EOFError, OSError, RecursionError) as error:
+        raise ValueError(f"{path}:{line_number + 1}: cannot be read ({error})") from None
+
+
+def _problem(record, where: str, source: str) -> Problem:
+    """One record of a file in the GSM8K, the MATH or the plain question/answer form."""
+    if not isinstance(record, dict):
+        raise ValueError(f"{where}: expected a JSON object, got {type(record).__name__}")
+    question = record.get("question", record.get("problem"))
+    answer, solution = record.get("answer"), str(record.get("solution") or "")
+    if question is None:
+        raise ValueError(f"{where}: no field 'question' or 'problem'")
+    if answer is None and "\\boxed" in solution:
+        answer = _boxed(solution)
+    if answer is None:
+        raise ValueError(f"{where}: no field 'answer', and no \\boxed answer in a field 'solution'")
+    answer = str(answer)
+    if "####" in answer:  # GSM8K keeps working and gold in one field, with calculator annotations like <<2*3=6>>
+        solution = re.sub(r"<<[^<>]*>>", "", answer).strip()
+        answer = answer.rsplit("####", 1)[1]
+        answer = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", answer)
+    if not answer.strip():
+        raise ValueError(f"{where}: the answer is empty")
+    return Problem(str(question), answer.strip(), solution, source)
+
+
+def format_question(problem: Problem, shots: list[Problem] = ()) -> str:
+    """The prompt for a base model: worked examples, then the question, up to where the answer begins."""
+    text = ""
+    for shot in shots:
+        solution = shot.solution.rstrip()
+        if not re.search(r"####|\\boxed|^Answer: ", solution, re.MULTILINE):
+            solution = f"{solution}\n#### {shot.answer}".lstrip()
+        text += f"Question: {shot.question.strip()}\nAnswer: {solution}\n\n"
+    return f"{text}Question: {problem.question.strip()}\nAnswer:"
+
+
+# Finding the answer in a completion.
+
+def check_answer(text: str, gold: str) -> bool:
+    """Whether the final answer of a completion equals the gold answer."""
+    return same_answer(extract_answer(text), gold)
+
+
+def extract_answer(text: str) -> str | None:
+    """The final answer of a completion: the last \\boxed{}, else <answer>, else ####, else "answer is", else the last
+    number. After a </think>, only what follows it counts; a <think> that never ends has no answer yet (None)."""
+    thought, end_of_thought, rest = text.rpartition("</think>")
+    if "<think>" in rest:
+        return None
+    tail = rest[-MAX_TEXT:]
+    for find in (_boxed, _tagged, _after_hashes, _after_phrase, _last_number):
+        answer = (find(tail) or "").strip(" \t\r\n*")
+        if answer:
+            return answer
+    return None
+
+
+def _boxed(text: str) -> str | None:
+    """Content of the last \\boxed{...} or \\fbox{...} whose braces balance, or the word after `\\boxed `."""
+    boxes = list(re.finditer(r"\\(?:boxed|fbox)(?![A-Za-z])\s?", text))
+    for box in reversed(boxes[-8:]):
+        if not text.startswith("{", box.end()):
+            return re.match(r"[^\s$]*", text[box.end():])[0].rstrip(".,;")
+        depth = 0
+        for brace in re.finditer(r"\\.|[{}]", text[box.end():], re.DOTALL):
+            depth += {"{": 1, "}": -1}.get(brace[0], 0)  # \{ and \} are not counted
+            if depth == 0 and brace[0] == "}":
+                return text[box.end() + 1:box.end() + brace.start()]
+    return None
+
+
+def _tagged(text: str) -> str | None:
+    before, tag, rest = text.rpartition("<answer>")
+    return rest.split("</answer>")[0] if tag and "</answer>" in rest else None
+
+
+def _after_hashes(text: str) -> str | None:
+    before, hashes, rest = text.rpartition("####")
+    return rest.strip().split("\n")[0] if hashes else None
+
+
+def _after_phrase(text: str) -> str | None:
+    """What follows the last "answer is" or "Answer:", up to the end of the sentence or line."""
+    phrases = list(re.finditer(r"\banswer(?: is|:)[:*\s]*", text, re.IGNORECASE))
+    return re.split(r"[.!?](?=[*\s]|$)|\n|,?\s(?:because|since)\s", text[phrases[-1].end():])[0] if phrases else None
+
+
+def _last_number(text: str) -> str | None:
+    numbers = re.findall(r"(?:(?<![\w)}])[-−])?\$?(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)(?:/\d+)?%?", text)
+    return numbers[-1] if numbers else None
+
+
+# Comparing two answers.
+
+def same_answer(candidate: str | None, gold: str) -> bool:
+    """Whether two answers are mathematically the same. Symmetric, except that "(C) 12" answers a gold "C"."""
+    if candidate is None or not candidate.strip() or not gold.strip():
+        return False
+    if max(len(candidate), len(gold)) > MAX_ANSWER:
+        return candidate.strip() == gold.strip()
+    candidate, gold = _normalise(candidate), _normalise(gold)
+    if candidate == gold:
+        return gold != ""
+    if choice := re.fullmatch(r"\(?([A-J])\)?", gold):
+        if chosen := re.match(r"\(?([A-J])[).:]\s", candidate):
+            return chosen[1] == choice[1]
+    return _same(_read(candidate), _read(gold))
+
+
+_SPELLINGS = [  # applied in this order
+    ("\\\\", ";"), ("\\!", ""), ("{,}", ""), ("\\$", "$"), ("\\%", "%"), (" percent", "%"), ("−", "-"), ("–", "-"),
+    ("×", "*"), ("·", "*"), ("÷", "/"), ("**", "^"), ("π", "\\pi "), ("∞", "\\infty "), ("√", "sqrt"), ("²", "^2"),
+    ("³", "^3"), ("±", "\\pm "), ("∪", "\\cup "), ("∈", "\\in "), ("≤", "\\le "), ("≥", "\\ge "), ("≠", "\\ne "),
+    ("<=", "\\le "), (">=", "\\ge "), ("\\lbrace", "\\{"), ("\\rbrace", "\\}"),
+]
+_LATEX = [(re.compile(pattern), replacement) for pattern, replacement in [
+    (r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|mbox|hbox|math(?:rm|bf|it|sf)|operatorname)\s*(?=\{)", r"\\text"),
+    (r"(?<=[\d}])(?:\\[,; ]|\s)*\\text\{\s*[gmshLNJVW]\s*\}(?:\^\d|\^\{\d\})?", ""),  # 5\text{ m}^2: a one-letter unit
+    (r"\\text\{([^{}]*)\}", r" \1 "),
+    (r"(?<=\d)\\,(?=\d{3})", ""),                                                       # 1\,234
+    (r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|limits)(?![A-Za-z])\.?", ""),
+    (r"\\[,;: ]|~|\\q?quad(?![A-Za-z])", " "),
+    (r"\^\s*\\circ(?![A-Za-z])|\^\s*\{\s*\\circ\s*\}|\\degree(?![A-Za-z])|°", ""),
+    (r"\\[dtc]frac", r"\\frac"),
+    (r"\\(?:times|cdot|ast)(?![A-Za-z])", "*"),
+    (r"\\div(?![A-Za-z])", "/"),
+    (r"\\(le|ge|ne)q(?![A-Za-z])", r"\\\1 "),
+    (r"\\[()\[\]]|[$€£¥]", ""),                                                         # delimiters and currencies
+    (r"_\s*\{\s*(\w+)\s*\}", r"_\1"),
+    (r"\s+", " "),
+    (r",? (?:and|or) ", ", "),
+    (r"^ ?[A-Za-z] ?\\in ", ""),                                                        # x \in [0, 1]
+]]
+
+
+def _normalise(text: str) -> str:
+    """One spelling for what is written in many ways: dashes, spaces, fonts, units in \\text, thousands separators."""
+    text = re.sub(r",\\!\s*", "", text.strip(" *`\"'"))                                   # 11,\! 100
+    for old, new in _SPELLINGS:
+        text = text.replace(old, new)
+    for pattern, new in _LATEX:
+        text = pattern.sub(new, text)
+    if not re.search(r"[(\[{]", text):  # inside brackets a comma separates: (1,234) is a pair
+        text = re.sub(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\d)", lambda number: number[0].replace(",", ""), text)
+    return text.strip().rstrip(" .,;:")
+
+
+@dataclass
+class _Answer:
+    kind: str                     # "one" expression, or what holds the parts together: "set", "()", "[)", "<", ...
+    parts: list                   # of _Answer; empty for "one"
+    text: str = ""                # "one" only, as are the following
+    values: list | None = None    # at each random point; None where it is not an expression but words
+    equation: list | None = None  # left minus right side at each point, where it is an equation
+    percent: bool = False
+
+
+def _read(text: str, depth: int = 0) -> _Answer:
+    """An answer as a tree of sets, tuples, intervals, matrices and inequalities over single expressions."""
+    text = text.strip()
+    if depth > MAX_DEPTH:
+        return _Answer("one", [], text)
+
+    def parts(kind, pieces):
+        return _Answer(kind, [_read(piece, depth + 1) for piece in pieces])
+
+    name, equals, right = text.partition("=")
+    if "=" not in right and re.fullmatch(r"\w|\([\w, ]+\)", name.strip()) and re.search(r"[,;&]", right):
+        text = right.strip()                                                            # (x, y) = (1, 2)
+    if matrix := re.fullmatch(r"\\begin\{([pbvBV]?)matrix\}(.*)\\end\{\1matrix\}", text):
+        rows = [row.split("&") for row in matrix[2].strip(" ;").split(";")]
+        return parts(f"matrix {[len(row) for row in rows]}", [cell for row in rows for cell in row])
+    if len(pieces := _split(text, "\\cup")) > 1:
+        return parts("union", pieces)
+    pieces = [both for piece in _split(text, ",") for both in _plus_and_minus(piece)]
+    if len(pieces) > 1:
+        return parts("set", pieces)
+    if text.startswith(("\\{", "{")) and text.endswith("}") and _closes_at_end(text):
+        inner = text.lstrip("\\")[1:-1].removesuffix("\\")
+        elements = _read(inner, depth + 1)
+        return elements if elements.kind == "set" or not inner.strip() else _Answer("set", [elements])
+    if text[:1] in ("(", "[") and text[-1:] in (")", "]") and len(pieces := _split(text[1:-1], ",")) > 1:
+        if _closes_at_end(text):
+            return parts(text[0] + text[-1], pieces)
+    if len(pieces := re.split(r"(\\(?:le|ge|ne)(?![A-Za-z])|[<>])", text)) > 1:
+        return parts(" ".join(pieces[1::2]), pieces[0::2])
+    return _read_one(text)
+
+
+def _split(text: str, separator: str) -> list[str]:
+    """Split where no bracket is open. All brackets count alike, since [0, 1) is an interval."""
+    pieces, depth, start = [], 0, 0
+    for at, char in enumerate(text):
+        depth += (char in "([{") - (char in ")]}")
+        if depth == 0 and text.startswith(separator, at):
+            pieces.append(text[start:at])
+            start = at + len(separator)
+    return pieces + [text[start:]]
+
+
+def _plus_and_minus(text: str) -> list[str]:
+    """3 \\pm 2 stands for 3 + 2 and 3 - 2. Inside brackets it is left for later."""
+    if len(_split(text, "\\pm")) == 1:
+        return [text]
+    return [text.replace("\\pm", sign).replace("\\mp", opposite) for sign, opposite in ("+-", "-+")]
+
+
+def _closes_at_end(text: str) -> bool:
+    """Whether the bracket that opens the text is closed by its last character: no for (a+1)(b+2)."""
+    depths = itertools.accumulate((char in "([{") - (char in ")]}") for char in text.lstrip("\\"))
+    return next((at for at, depth in enumerate(depths, 1) if depth == 0), 0) == len(text.lstrip("\\"))
+
+
+def _read_one(text: str) -> _Answer:
+    """A single expression: evaluated where it is one, else kept as words. "x = 5" is both an equation and a 5."""
+    percent, equation = "%" in text, None
+    # a space only tells letters or digits apart: "6 : 15 PM" and "6:15PM" are the same words, "1 2" and "12" are not
+    words = re.sub(r"(?<![^\W\d]) (?!\d)|(?<!\d) (?![^\W\d])|(?<=\d) (?=[^\W\d])|(?<=[^\W\d]) (?=\d)", "", text)
+    left, *rights = text.replace("%", "").split("=")
+    expression = rights[-1] if rights else left
+    values = _values(expression) or _values(_without_unit(expression))
+    if rights:
+        equation = _values(f"({left})-({expression})") if len(rights) == 1 else None
+        if re.search(r"[A-Za-z]", left) and not re.fullmatch(r" ?\\?[A-Za-z]+(_\w+)?(\(\w\))? ?", left):
+            values = None                                                               # x + y = 5 is not a 5
+    return _Answer("one", [], words, values, equation, percent)
+
+
+_NOT_UNITS = {"am", "pm", "dozen", "hundred", "thousand", "million", "billion", "trillion", "squared", "cubed"}
+
+
+def _without_unit(text: str) -> str:
+    """Drop the words after a number: 12 apples, 5 cm^2, 3 miles per hour. Not 5 million, and not 5 x."""
+    unit = re.search(r"(?<![A-Za-z\\])[A-Za-z][A-Za-z /.-]*(?: ?\^ ?(?:\d|\{\d\}))? ?$", text)
+    words = re.findall(r"[A-Za-z]+", unit[0]) if unit else ["x"]
+    is_unit = len(words[0]) > 1 and words[0].lower() not in _NOT_UNITS and all(len(w) > 1 or w == "a" for w in words)
+    return text[:unit.start()].rstrip() if is_unit else text
+
+
+def _same(a: _Answer, b: _Answer) -> bool:
+    """Compare two trees: in any order for sets and unions, in order for everything else."""
+    if a.kind != b.kind:
+        one, other = (a, b) if a.kind == "set" else (b, a)
+        return one.kind == "set" and len(one.parts) == 1 and _same(one.parts[0], other)  # {5} is 5
+    if a.kind == "one":
+        return _same_one(a, b)
+    if len(a.parts) != len(b.parts):
+        return False
+    if a.kind not in ("set", "union") or len(a.parts) > MAX_PARTS:
+        return all(map(_same, a.parts, b.parts))
+    unmatched = list(b.parts)
+    for part in a.parts:
+        match = next((other for other in unmatched if _same(part, other)), None)
+        if match is None:
+            return False
+        unmatched = [other for other in unmatched if other is not match]
+    return True
+
+
+def _same_one(a: _Answer, b: _Answer) -> bool:
+    if a.text == b.text:
+        return a.text != ""
+    if a.equation and b.equation:  # the same line, up to a factor
+        pairs = [pair for pair in zip(a.equation, b.equation) if None not in pair]
+        try:
+            factor = next((x / y for x, y in pairs if x and y), None)
+            return factor is not None and all(_close(x, y * factor) for x, y in pairs)
+        except OverflowError:
+            return False
+    if a.values and b.values:
+        return _agree(a.values, b.values) or a.percent != b.percent and (
+            _agree(a.values, b.values, Fraction(1, 100)) if a.percent else _agree(b.values, a.values, Fraction(1, 100)))
+    return not a.values and not b.values and a.text.casefold() == b.text.casefold()
+
+
+def _agree(a: list, b: list, scale: Fraction = Fraction(1)) -> bool:
+    """Whether two expressions have the same value at every point where they have one at all."""
+    pairs = [(x, y) for x, y in zip(a, b) if x is not None or y is not None]
+    return bool(pairs) and all(None not in pair and _close(pair[0] * scale, pair[1]) for pair in pairs)
+
+
+def _close(x, y) -> bool:
+    """Exact for fractions; to nine digits where a root or a constant made it a float."""
+    if isinstance(x, float) or isinstance(y, float):
+        try:
+            return math.isclose(x, y, rel_tol=1e-9, abs_tol=1e-12)
+        except OverflowError:
+            return False
+    return x == y
+
+
+# Evaluating an expression.
+
+_FUNCTIONS = {name: getattr(math, name) for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh", "exp")}
+_FUNCTIONS |= {"arcsin": math.asin, "arccos": math.acos, "arctan": math.atan, "ln": math.log, "log": math.log10}
+_FUNCTIONS |= {"cot": lambda x: 1 / math.tan(x), "sec": lambda x: 1 / math.cos(x), "csc": lambda x: 1 / math.sin(x)}
+_UNITS = set("cm mm km kg mg ml ft yd lb lbs hr hrs mph kph sq st nd th".split())
+_NUMBER = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(?:[eE]([+-]?\d+))?")
+_MIXED = re.compile(r" ?\\frac ?(?:\{(\d+)\}|(\d)) ?(?:\{(\d+)\}|(\d))| (\d+)/(\d+)")
+_GREEK = "alpha|beta|gamma|delta|epsilon|theta|lambda|mu|nu|rho|sigma|tau|phi|varphi|psi|omega|infty"
+_VARIABLE = re.compile(rf"\\(?:{_GREEK}|pi)(?![A-Za-z])|[A-Za-z](?![A-Za-z])")
+
+
+class _Unreadable(Exception):
+    """Not an expression, or one too large to evaluate."""
+
+
+def _values(text: str) -> list | None:
+    """The value of an expression at each random point (None where it has none), or None if it is no expression."""
+    values = []
+    try:
+        for point in range(POINTS):
+            parser = _Parser(text, point)
+            try:
+                values.append(parser.parse())
+            except (ArithmeticError, ValueError):  # 1/0, or the root of a negative number at this point
+                values.append(None)
+            if not parser.has_variables:
+                return values * POINTS
+    except _Unreadable:
+        return None
+    return values
+
+
+@functools.lru_cache(maxsize=1024)
+def _variable(name: str, point: int) -> Fraction:
+    """A fixed pseudo-random number, the same for a name wherever it occurs; negative at odd points for some names."""
+    rng = random.Random(f"{name} {point}")
+    return Fraction(rng.randint(2, 60), rng.choice([7, 11, 13])) * (rng.choice([1, -1]) if point % 2 else 1)
+
+
+def _bounded(value):
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise _Unreadable
+    elif value.numerator.bit_length() + value.denominator.bit_length() > MAX_BITS:
+        raise _Unreadable
+    return value
+
+
+def _power(base, exponent):
+    """base ** exponent, exact for whole exponents; refused before it is computed if the result would be too large."""
+    if isinstance(exponent, Fraction) and exponent.denominator == 1:
+        bits = base.numerator.bit_length() + base.denominator.bit_length() if isinstance(base, Fraction) else 1
+        if bits * abs(exponent) > MAX_BITS:
+            raise _Unreadable
+        return base ** exponent.numerator
+    if base < 0:
+        raise ValueError("a real power of a negative number")
+    return float(base) ** float(exponent)
+
+
+class _Parser:
+    """Recursive descent: sum > product > signed > power > atom. A LaTeX or plain expression, with 2x and 3(x+1)."""
+
+    def __init__(self, text: str, point: int):
+        self.text, self.point, self.at, self.depth, self.has_variables = text, point, 0, 0, False
+
+    def parse(self):
+        value = self.sum()
+        if self.peek():
+            raise _Unreadable
+        return value
+
+    def peek(self) -> str:
+        while self.text.startswith(" ", self.at):
+            self.at += 1
+        return self.text[self.at:self.at + 1]
+
+    def take(self, chars: str) -> str:
+        """The next character if it is one of these, and step over it."""
+        char = self.peek()
+        if char and char in chars:
+            self.at += 1
+            return char
+        return ""
+
+    def match(self, pattern: str | re.Pattern):
+        found = re.compile(pattern).match(self.text, self.at)
+        self.at = found.end() if found else self.at
+        return found
+
+    def nested(self, rule):
+        """Apply a rule one level deeper; every recursion passes here."""
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise _Unreadable
+        value = rule()
+        self.depth -= 1
+        return value
+
+    def sum(self):
+        value = self.product()
+        while sign := self.take("+-"):
+            term = self.product()
+            value = _bounded(value + term if sign == "+" else value - term)
+        return value
+
+    def product(self):
+        value = self.signed()
+        while True:
+            if operator := self.take("*/"):
+                factor = self.signed()
+                value = _bounded(value * factor if operator == "*" else value / factor)
+            elif self.peek().isalpha() or self.peek() in ("(", "{", "\\"):  # no digit: "1 2" is not a product
+                value = _bounded(value * self.power())
+            else:
+                return value
+
+    def signed(self):
+        if sign := self.take("+-"):
+            value = self.nested(self.signed)
+            return -value if sign == "-" else value
+        return self.power()
+
+    def power(self):
+        base = self.atom()
+        while self.take("!"):
+            if base not in range(101):
+                raise _Unreadable
+            base = Fraction(math.factorial(int(base)))
+        return _bounded(_power(base, self.nested(self.signed))) if self.take("^") else base
+
+    def atom(self):
+        char = self.peek()
+        if char in ("(", "[", "{"):
+            return self.nested(self.group)
+        if number := self.match(_NUMBER):
+            return self.number(number)
+        if command := self.match(r"\\([A-Za-z]+)"):
+            return self.nested(lambda: self.named(command[1]))
+        if word := self.match(r"[A-Za-z]+"):
+            word = word[0]
+            if word in _FUNCTIONS or word in ("sqrt", "pi"):
+                return self.nested(lambda: self.named(word))
+            product = set(word) <= set("abcxyz") or len(word) <= 3 and not set(word.lower()) & set("aeiou")
+            if len(word) > 1 and (word in _UNITS or not product):  # words are not products of their letters
+                raise _Unreadable
+            self.at -= len(word) - 1
+            return math.e if word[0] == "e" else self.variable(word[0])
+        raise _Unreadable
+
+    def group(self):
+        close = {"(": ")", "[": "]", "{": "}"}[self.take("([{")]
+        value = self.sum()
+        if not self.take(close):
+            raise _Unreadable
+        return value
+
+    def number(self, number):
+        exponent = number[2] or "0"
+        if self.text.startswith("_", self.at) or len(exponent) > 4 or abs(int(exponent)) > 300:
+            raise _Unreadable  # 12_8 is written in base 8
+        value = _bounded(Fraction(number[1])) * Fraction(10) ** int(exponent)
+        if number[0].isdecimal() and (mixed := self.match(_MIXED)):
+            above, below = (int(digits) for digits in mixed.groups() if digits)
+            value += Fraction(above, below)
+        return _bounded(value)
+
+    def variable(self, name: str):
+        self.has_variables = True
+        subscript = self.match(r"_\w+")
+        return _variable(name + (subscript[0] if subscript else ""), self.point)
+
+    def named(self, name: str):
+        """A constant, a variable or a function by name, the function with its argument."""
+        if name == "pi":
+            return math.pi
+        if name == "frac":
+            return _bounded(self.digit_or_atom() / self.digit_or_atom())
+        if name == "sqrt":
+            return self.root()
+        if name in _FUNCTIONS:
+            exponent = self.nested(self.signed) if self.take("^") else 1               # \sin^2 x
+            return _bounded(_power(_FUNCTIONS[name](self.argument()), Fraction(exponent)))
+        if name in _GREEK.split("|"):
+            return self.variable(name)
+        raise _Unreadable
+
+    def digit_or_atom(self):
+        """What \\frac takes: {12}, or a single digit, so that \\frac12 is a half."""
+        self.peek()
+        digit = self.match(r"\d")
+        return Fraction(digit[0]) if digit else self.atom()
+
+    def root(self):
+        degree = self.group() if self.peek() == "[" else Fraction(2)
+        inside = self.atom()
+        if inside < 0 and degree % 2 == 1:
+            return -_power(-inside, 1 / degree)
+        return _power(inside, 1 / degree)
+
+    def argument(self):
+        """What a function is applied to: (x), {x}, x^2 or 2x."""
+        if self.peek() in ("(", "{"):
+            return self.atom()
+        value = self.power()
+        while self.peek() and _VARIABLE.match(self.text, self.at):
+            value = _bounded(value * self.power())
+        return value

@@ -1,0 +1,454 @@
+"""Byte-level BPE: trains a tokenizer, encodes with tiktoken, reads and writes Hugging Face folders, formats chats.
+
+    python tokenizer.py train --data stories.txt problems.jsonl --vocab-size 4096 --out runs/tokenizer
+    python tokenizer.py show --init runs/tokenizer --text "Zoe has 12 apples."
+
+Training is the algorithm of Sennrich et al. 2016 (arXiv:1508.07909) on bytes, as in GPT-2: start from the 256 bytes and
+merge the most frequent pair of neighbours again and again. Pure Python suffices since it works on distinct words and
+only touches the words that hold the merged pair. Encoding is left to tiktoken's compiled core.
+
+Ordinary text never becomes a special token here: `encode` knows none. They enter by their ids, in `encode_chat` and
+where a caller appends `eot`. A user who types "<|im_end|>" gets the text "<|im_end|>".
+
+What it simplifies:
+- Reads byte-level BPE only (the Llama 3, Qwen, SmolLM2 and OLMo 2 kinds); SentencePiece and WordPiece are refused.
+- Hugging Face finds every added token inside ordinary text; this file finds none.
+- A merge is known by the bytes it makes, not by its pair. For merges that BPE training made, both mean the same.
+- One chat format, ChatML, for every tokenizer. Earlier reasoning stays in the history (Qwen3's template drops it).
+- A run of a million blanks overflows tiktoken's regular expressions, except with our pattern, which bounds such runs.
+"""
+import argparse
+import heapq
+import itertools
+import json
+import os
+import sys
+import time
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import regex
+import tiktoken
+from tqdm import tqdm
+
+EOT, IM_START, IM_END, THINK, END_THINK = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"
+SPECIAL_TOKENS = (EOT, IM_START, IM_END, THINK, END_THINK)
+
+# Text is cut into pieces first, and merges never cross a cut. Other than in GPT-2, a digit is always alone (a number is
+# spelled the same way wherever it stands), a newline is always alone (a line of a solution is a whole number of tokens,
+# and a chat header never grows into the content behind it), and a run of blanks is bounded.
+DEFAULT_PATTERN = (r"'(?i:[sdmt]|ll|ve|re)(?!\p{L})| ?[\p{L}\p{M}]+| ?[^\s\p{L}\p{M}\p{N}]+|\p{N}|\n"
+                   r"|[^\S\n]{1,999}(?![^\s\p{N}])|[^\S\n]")
+# Hugging Face's ByteLevel(use_regex=true), alone and behind Digits. There a digit ends the piece before it, so blanks in
+# front of a digit stay together: "a  5" is "a", "  ", "5".
+GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+DIGITS_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+|DIGIT| ?[^\s\p{L}\p{N}]+|\s+(?=\p{N})|\s+(?!\S)|\s+"
+
+# tokenizer.json spells each byte as one visible character: itself where Latin-1 shows it, else one from U+0100 onwards.
+_visible = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_order = _visible + [byte for byte in range(256) if byte not in _visible]
+CHAR_OF_BYTE = {byte: chr(byte if n < len(_visible) else 256 + n - len(_visible)) for n, byte in enumerate(_order)}
+BYTE_OF_CHAR = {ord(char): byte for byte, char in CHAR_OF_BYTE.items()}
+
+# Jinja for apply_chat_template; `think` means the same there as in encode_chat.
+CHAT_TEMPLATE = (
+    r"{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
+    r"{% if m.role == 'assistant' and m.reasoning is defined and m.reasoning is not none %}"
+    r"{{ '<think>\n' + m.reasoning + '\n</think>\n\n' }}{% endif %}{{ m.content + '<|im_end|>\n' }}{% endfor %}"
+    r"{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% if think is defined and think is not none %}"
+    r"{{ '<think>\n' if think else '<think>\n\n</think>\n\n' }}{% endif %}{% endif %}")
+
+
+def spell(data: bytes) -> str:
+    """The bytes in tokenizer.json's alphabet."""
+    return "".join(CHAR_OF_BYTE[byte] for byte in data)
+
+
+def unspell(spelling: str) -> bytes:
+    """The inverse of `spell`; ValueError for a character outside the alphabet."""
+    return spelling.translate(BYTE_OF_CHAR).encode("latin-1")
+
+
+def cover(pattern: str) -> str:
+    """The pattern, and as one piece each stretch that it does not match: no text is ever lost."""
+    return rf"(?:{pattern})|(?:(?!{pattern})[\s\S])+"
+
+
+def merge_pair(ids: list[int], pair: tuple[int, int], new: int) -> list[int]:
+    """The ids with each occurrence of the pair, from left to right, replaced by the new id."""
+    merged, i = [], 0
+    while i < len(ids):
+        found = ids[i] == pair[0] and i + 1 < len(ids) and ids[i + 1] == pair[1]
+        merged.append(new if found else ids[i])
+        i += 2 if found else 1
+    return merged
+
+
+def learn_merges(words: Counter[str], n_merges: int, progress: bool = False) -> list[tuple[int, int]]:
+    """The first n_merges BPE merges of the words (word -> how often), as pairs of ids; merge number i makes id 256 + i.
+
+    The most frequent pair wins; among equals, the smallest. Fewer merges come back when no pair is left.
+    """
+    word_ids = [list(word.encode("utf-8", errors="replace")) for word in words]
+    word_count = list(words.values())
+    pair_count = defaultdict(int)
+    where = defaultdict(set)  # pair -> numbers of the words that may hold it
+    for n, ids in enumerate(word_ids):
+        for pair in zip(ids, ids[1:]):
+            pair_count[pair] += word_count[n]
+            where[pair].add(n)
+    heap = [(-count, pair) for pair, count in pair_count.items()]
+    heapq.heapify(heap)
+    merges = []
+    with tqdm(total=n_merges, desc="merges", disable=not progress) as bar:
+        while heap and len(merges) < n_merges:
+            count, best = heapq.heappop(heap)
+            if pair_count.get(best) != -count:
+                continue  # out of date: each change of a count pushes a new entry and leaves the old one here
+            new, change = 256 + len(merges), defaultdict(int)
+            for n in where.pop(best):
+                ids, merged = word_ids[n], merge_pair(word_ids[n], best, new)
+                if len(merged) == len(ids):
+                    continue  # another merge has already taken the pair from this word
+                for pair in zip(ids, ids[1:]):
+                    change[pair] -= word_count[n]
+                for pair in zip(merged, merged[1:]):
+                    change[pair] += word_count[n]
+                    where[pair].add(n)
+                word_ids[n] = merged
+            for pair, difference in change.items():
+                pair_count[pair] += difference
+                if difference and pair_count[pair]:
+                    heapq.heappush(heap, (-pair_count[pair], pair))
+            merges.append(best)
+            bar.update()
+    return merges
+
+
+def read_pattern(pre_tokenizer: dict) -> str:
+    """One regular expression that cuts text as this part of a tokenizer.json does; ValueError where there is none."""
+    steps = pre_tokenizer["pretokenizers"] if pre_tokenizer["type"] == "Sequence" else [pre_tokenizer]
+    if not steps[-1].get("add_prefix_space"):
+        match steps:
+            case [{"type": "ByteLevel", "use_regex": False}]:
+                return r"[\s\S]+"
+            case [{"type": "ByteLevel"}]:
+                return GPT2_PATTERN
+            case [{"type": "Digits", "individual_digits": alone}, {"type": "ByteLevel", "use_regex": True}]:
+                return DIGITS_PATTERN.replace("DIGIT", r"\p{N}" if alone else r"\p{N}+")
+            case [{"type": "Split", "pattern": {"Regex": pattern}, "behavior": how, "invert": invert},
+                  {"type": "ByteLevel", "use_regex": False}] if how == "Isolated" or (how == "Removed" and invert):
+                return cover(pattern) if how == "Isolated" else pattern  # Removed (OLMo 2): what fits no piece is dropped
+    raise ValueError(f"cannot read the pre_tokenizer {json.dumps(pre_tokenizer):.200}; known are ByteLevel, "
+                     "Digits + ByteLevel and Split(Regex) + ByteLevel, without add_prefix_space")
+
+
+class Tokenizer:
+    """A byte-level BPE vocabulary with its special tokens; made by `train` or `load`.
+
+    special: dict[str, int], every added token; eot: id that ends a document; im_start, im_end, think, end_think: ids or
+    None; bos: id that the model expects first or None, never added by encode; stop_ids: set of ids that end a completion.
+    """
+
+    def __init__(self, spec: dict, config: dict, template: str | None = None):
+        """spec, config, template: what tokenizer.json, tokenizer_config.json and chat_template.jinja hold."""
+        self._spec, self._config, self._template = spec, config, template
+        model = spec["model"]
+        prefixes = [model.get(key) for key in ("byte_fallback", "continuing_subword_prefix", "end_of_word_suffix")]
+        if model["type"] != "BPE" or any(prefixes):
+            raise ValueError(f"cannot read the model ({model['type']}, {prefixes}); only byte-level BPE is known")
+        normalizer = spec.get("normalizer") or {"normalizers": []}
+        steps = [part["type"] for part in normalizer.get("normalizers", [normalizer])]
+        if steps not in ([], ["NFC"]):
+            raise ValueError(f"cannot read the normalizer {json.dumps(normalizer):.200}; only NFC or none is known")
+        self._nfc = bool(steps)
+        pattern = read_pattern(spec["pre_tokenizer"] or {"type": "none"})
+        self.special = {token["content"]: token["id"] for token in spec["added_tokens"]}
+        if blank := [text for text in self.special if text.isspace()]:
+            raise ValueError(f"cannot read the added token {blank[0]!r}: as an added token it would cut ordinary text")
+
+        # tiktoken merges in the order of ranks. Here that is the order of the list of merges; ids may have another order
+        # (SmolLM2 puts its special tokens first), so a table leads from rank to id. Entries that no merge makes have no
+        # rank, except in Llama 3 (ignore_merges), where a piece that is in the vocabulary needs no merge.
+        id_of = {unspell(spelling): i for spelling, i in model["vocab"].items() if spelling not in self.special}
+        ranks = {bytes([byte]): byte for byte in range(256)}
+        for merge in model["merges"]:
+            spelling = merge.replace(" ", "") if isinstance(merge, str) else "".join(merge)
+            if spelling not in self.special:
+                ranks.setdefault(unspell(spelling), len(ranks))
+        if model.get("ignore_merges"):
+            for data in sorted(id_of, key=id_of.get):
+                ranks.setdefault(data, len(ranks))
+        # A byte that the vocabulary lacks gets -1 and is dropped, as in Hugging Face (SmolLM2 lacks 21 rare ones).
+        self._id_of_rank = np.array([id_of.get(data, -1) if len(data) == 1 else id_of[data] for data in ranks])
+        self._rank_is_id = bool((self._id_of_rank == np.arange(len(ranks))).all())
+        self._core = tiktoken.Encoding("nanothink", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+        self._bytes = {i: data for data, i in id_of.items()} | {i: text.encode() for text, i in self.special.items()}
+        self.vocab_size = max(self._bytes) + 1
+
+        self.im_start, self.im_end, self.think, self.end_think = map(self.special.get, SPECIAL_TOKENS[1:])
+        eos = config.get("eos_token")
+        eos = self.special.get(eos["content"] if isinstance(eos, dict) else eos)
+        ends = (self.special.get(EOT), self.special.get("<|end_of_text|>"), eos)
+        self.eot = next((i for i in ends if i is not None), None)
+        if self.eot is None:
+            raise ValueError("no token ends a document; name one of added_tokens as eos_token in tokenizer_config.json")
+        self.stop_ids = {self.eot, self.im_end, self.special.get("<|eot_id|>"), eos} - {None}
+        post = spec.get("post_processor") or {}  # Llama 3's puts <|begin_of_text|> before every text
+        first = [step["single"][0].get("SpecialToken") for step in post.get("processors", [post]) if step.get("single")]
+        self.bos = next((self.special.get(token["id"]) for token in first if token), None)
+        # What skip_special leaves out; not our thinking marks, nor Qwen3's.
+        self._hidden = {token["id"] for token in spec["added_tokens"] if token.get("special")}
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int, pattern=DEFAULT_PATTERN, progress=False) -> "Tokenizer":
+        """Learns a vocabulary of vocab_size: the 256 bytes, then merges, then the special tokens.
+
+        It is smaller when the text runs out of pairs first. The order of the texts does not matter. ValueError when
+        vocab_size has no room for the bytes and the special tokens, or when there is no text.
+        """
+        n_merges = vocab_size - 256 - len(SPECIAL_TOKENS)
+        if n_merges < 0:
+            raise ValueError(f"a vocabulary of {vocab_size} is too small: it takes 256 bytes and {len(SPECIAL_TOKENS)} "
+                             f"special tokens; ask for {256 + len(SPECIAL_TOKENS)} or more")
+        splitter, words = regex.compile(cover(pattern)), Counter()
+        for text in tqdm(texts, desc="reading", unit=" texts", disable=not progress):
+            words.update(match.group() for match in splitter.finditer(text))
+        if not words:
+            raise ValueError("there is no text to learn from: give at least one text that is not empty")
+
+        made, spelled_merges = [bytes([byte]) for byte in range(256)], []
+        for left, right in learn_merges(words, n_merges, progress):
+            made.append(made[left] + made[right])
+            spelled_merges.append(f"{spell(made[left])} {spell(made[right])}")
+        flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+        added = [{"id": i, "content": text, **flags, "special": text not in (THINK, END_THINK)}
+                 for i, text in enumerate(SPECIAL_TOKENS, len(made))]
+        byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+        split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+        spec = {
+            "version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None,
+            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
+            "post_processor": None, "decoder": byte_level,
+            "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+                      "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
+                      "vocab": {spell(data): i for i, data in enumerate(made)}, "merges": spelled_merges}}
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": EOT, "pad_token": EOT,
+                  "clean_up_tokenization_spaces": False, "chat_template": CHAT_TEMPLATE}
+        return cls(spec, config)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Tokenizer":
+        """Reads a Hugging Face folder, ours or not; FileNotFoundError, or ValueError that names the file and the part."""
+        path = Path(folder) / "tokenizer.json"
+        config, template = path.with_name("tokenizer_config.json"), path.with_name("chat_template.jinja")
+        if not path.is_file():
+            raise FileNotFoundError(f"{folder} has no tokenizer.json; give a folder made by `python tokenizer.py train` "
+                                    "or a Hugging Face model folder")
+        spec, config = _read_json(path), _read_json(config) if config.is_file() else {}
+        try:
+            return cls(spec, config, template.read_text(encoding="utf-8") if template.is_file() else None)
+        except (LookupError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path}: not the layout of a tokenizer.json ({type(error).__name__}: {error})") from error
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the files that `load` and transformers.AutoTokenizer read; each appears whole or not at all."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        files = {"tokenizer_config.json": json.dumps(self._config, indent=2, ensure_ascii=False),
+                 "chat_template.jinja": self._template,
+                 "tokenizer.json": json.dumps(self._spec, indent=1, ensure_ascii=False)}
+        for name, text in files.items():
+            if text is not None:
+                temporary = folder / f".{name}.{os.getpid()}"
+                temporary.write_text(text, encoding="utf-8", newline="")
+                os.replace(temporary, folder / name)
+
+    def __len__(self) -> int:
+        """The highest id plus one: the rows that an embedding needs."""
+        return self.vocab_size
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of ordinary text; never a special token, whatever the text spells."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: list[str], threads: int = 1) -> list[list[int]]:
+        """`encode` for many texts, on that many threads."""
+        if self._nfc:
+            texts = [unicodedata.normalize("NFC", text) for text in texts]
+        if threads > 1:
+            rows = self._core.encode_ordinary_batch(texts, num_threads=threads)
+        else:
+            rows = [self._core.encode_ordinary(text) for text in texts]
+        if not self._rank_is_id:
+            rows = [[i for i in self._id_of_rank[row].tolist() if i >= 0] for row in rows]
+        return rows
+
+    def decode_bytes(self, ids: Iterable[int], skip_special: bool = False) -> bytes:
+        """The bytes of the ids, special tokens as they are spelled or, with skip_special, left out.
+
+        Our thinking marks stay, so that `split_thinking` works either way. ValueError for an unknown id.
+        """
+        ids = [int(i) for i in ids]
+        try:
+            return b"".join(self._bytes[i] for i in ids if not (skip_special and i in self._hidden))
+        except KeyError as error:
+            raise ValueError(f"no token has the id {error}; the vocabulary ends at {self.vocab_size - 1}, "
+                             "does the model belong to this tokenizer?") from None
+
+    def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
+        """The text of the ids; bytes that are not UTF-8 (a character cut short) become U+FFFD."""
+        return self.decode_bytes(ids, skip_special).decode("utf-8", errors="replace")
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes of text that one id stands for; none for a special token, which stands for no text."""
+        return b"" if token in self.special.values() else self.decode_bytes([token])
+
+    def encode_chat(self, messages: list[dict], add_generation_prompt: bool = False,
+                    think: bool | None = None) -> tuple[list[int], list[float]]:
+        """A conversation in ChatML: its ids and its loss mask, two lists of one length.
+
+        messages: {"role", "content"}, and for an assistant maybe "reasoning" ("" is the empty block of no-think mode).
+        The mask is 1.0 on what an assistant produces: <think>, reasoning, </think>, content and <|im_end|>. It is 0.0 on
+        all else, also on an empty block: whoever trains on that teaches the model not to think (Qwen3).
+        think: what the generation prompt says. None leaves thinking to the model, True opens the block, False writes the
+        empty one. With True, opening marks of reasoning in messages are masked too, as the prompt always gives them.
+        Text is cut only at special tokens and where a generation starts, so a prompt's ids are a prefix of the whole
+        conversation's. ValueError for a tokenizer without ChatML's tokens and for a malformed message.
+        """
+        if self.im_start is None or self.im_end is None:
+            raise ValueError(f"this tokenizer lacks {IM_START} and {IM_END}; use one of `python tokenizer.py train`, "
+                             "or start from a ChatML model such as SmolLM2-Instruct or Qwen")
+        opening = THINK if self.think is None else self.think
+        closing = END_THINK if self.end_think is None else self.end_think
+        empty_block = (opening, "\n\n", closing, "\n\n")
+        ids, mask = [], []
+
+        def put(weight: float, *parts: int | str) -> None:
+            """Adds special tokens (int) and ordinary text (str; neighbours are encoded as one text)."""
+            for is_text, group in itertools.groupby(parts, key=lambda part: isinstance(part, str)):
+                new = self.encode("".join(group)) if is_text else list(group)
+                ids.extend(new)
+                mask.extend([weight] * len(new))
+
+        for number, message in enumerate(messages):
+            role, content, reasoning = (message.get(key) for key in ("role", "content", "reasoning"))
+            if not (isinstance(role, str) and isinstance(content, str) and isinstance(reasoning, str | None)):
+                raise ValueError(f"message {number} must have 'role' and 'content', both text; got {str(message):.100}")
+            if role != "assistant":
+                put(0.0, self.im_start, f"{role}\n{content}", self.im_end, "\n")
+                continue
+            put(0.0, self.im_start, "assistant\n")
+            if reasoning:
+                put(0.0 if think else 1.0, opening, "\n")
+                put(1.0, f"{reasoning}\n", closing, f"\n\n{content}", self.im_end)
+            else:
+                put(0.0, *(() if reasoning is None else empty_block))
+                put(1.0, content, self.im_end)
+            put(0.0, "\n")
+        if add_generation_prompt:
+            put(0.0, self.im_start, "assistant\n")
+            put(0.0, *{None: (), True: (opening, "\n"), False: empty_block}[think])
+        return ids, mask
+
+
+def split_thinking(text: str) -> tuple[str | None, str]:
+    """(reasoning, answer) of a decoded completion; reasoning is None where there is no block, "" where it is empty.
+
+    A block that never closes is all reasoning, with answer "". If the prompt opened the block, the completion lacks the
+    opening mark: put "<think>\n" before it, or an unfinished block would read as an answer.
+    """
+    before, closed, after = text.partition(END_THINK)
+    if not closed and not before.lstrip().startswith(THINK):
+        return None, text
+    return before.lstrip().removeprefix(THINK).strip("\n"), after.lstrip("\n")
+
+
+def _read_json(path: Path) -> dict:
+    """What a JSON file holds; ValueError that names the file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # malformed, or not UTF-8
+        raise ValueError(f"{path} is not JSON ({error}); fetch or write it again") from error
+
+
+def read_texts(path: Path) -> Iterator[str]:
+    """The texts of a .jsonl file, or a .txt file in parts of about 1 MB; ValueError that names the file and the line."""
+    with open(path, encoding="utf-8", newline="\n") as file:
+        try:
+            if path.suffix == ".txt":
+                while lines := file.readlines(1 << 20):
+                    yield "".join(lines)  # whole lines: our pattern always cuts there
+                return
+            for number, line in enumerate(file, 1):
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise ValueError(f"{path} line {number} is not JSON ({error}); mend or remove it") from None
+                row = row if isinstance(row, dict) else {}
+                fields = ("text",) if "text" in row else ("question", "answer")
+                if not all(isinstance(row.get(field), str) for field in fields):
+                    raise ValueError(f'{path} line {number} must be an object with "text", or "question" and "answer"')
+                yield "\n".join(row[field] for field in fields)
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not UTF-8 text ({error.reason}); convert it first") from None
+
+
+def train_command(args: argparse.Namespace) -> None:
+    start, paths = time.perf_counter(), [Path(name) for name in args.data]
+    for path in paths:
+        if not path.is_file() or path.suffix not in (".txt", ".jsonl"):
+            raise ValueError(f"{path} {'is not .txt or .jsonl' if path.is_file() else 'does not exist'}; mend --data")
+        if path.stat().st_size == 0:
+            raise ValueError(f"{path} is empty; give --data files that hold text")
+    if (Path(args.out) / "tokenizer.json").exists() and not args.overwrite:
+        raise ValueError(f"{args.out} already has a tokenizer.json; give another --out, or --overwrite")
+
+    tokenizer = Tokenizer.train(itertools.chain.from_iterable(map(read_texts, paths)), args.vocab_size, progress=True)
+    tokenizer.save(args.out)
+    sizes = [(len(text.encode("utf-8", errors="replace")), len(tokenizer.encode(text)))
+             for path in paths for text in read_texts(path)]
+    n_bytes, n_tokens = map(sum, zip(*sizes))
+    print(json.dumps({"vocab_size": len(tokenizer), "bytes": n_bytes, "tokens": n_tokens,
+                      "bytes_per_token": round(n_bytes / n_tokens, 4), "seconds": round(time.perf_counter() - start, 2)}))
+
+
+def show_command(args: argparse.Namespace) -> None:
+    tokenizer = Tokenizer.load(args.init)
+    for i in tokenizer.encode(args.text):
+        text = tokenizer.decode([i])
+        print(f"{i:>7}  {tokenizer.token_bytes(i) if chr(0xFFFD) in text else text!r}")  # bytes: part of a character
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Trains a byte-level BPE tokenizer, or shows how one cuts a text.")
+    commands = parser.add_subparsers(required=True)
+    train = commands.add_parser("train", help="learn a vocabulary from files", allow_abbrev=False)
+    train.add_argument("--data",       required=True, nargs="+", metavar="FILE", help=".txt, or .jsonl with text or question, answer")
+    train.add_argument("--vocab-size", type=int, default=4096, metavar="N", help="tokens, with bytes and specials")
+    train.add_argument("--out",        required=True, metavar="FOLDER", help="folder to write")
+    train.add_argument("--overwrite",  action="store_true", help="replace the tokenizer in --out")
+    train.set_defaults(run=train_command)
+    show = commands.add_parser("show", help="print the tokens of a text", allow_abbrev=False)
+    show.add_argument("--init",        required=True, metavar="FOLDER", help="folder with a tokenizer.json")
+    show.add_argument("--text",        required=True, metavar="TEXT", help="the text to cut")
+    show.set_defaults(run=show_command)
+    args = parser.parse_args()
+    try:
+        args.run(args)
+    except (ValueError, OSError) as error:
+        print(f"tokenizer.py: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
