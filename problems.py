@@ -124,7 +124,7 @@ def check_answer(text: str, gold: str) -> bool:
 def extract_answer(text: str) -> str | None:
     """The final answer of a completion: the last \\boxed{}, else <answer>, else ####, else "answer is", else the last
     number. After a </think>, only what follows it counts; a <think> that never ends has no answer yet (None)."""
-    thought, end_of_thought, rest = text.rpartition("</think>")
+    rest = text.rpartition("</think>")[2]
     if "<think>" in rest:
         return None
     tail = rest[-MAX_TEXT:]
@@ -150,12 +150,12 @@ def _boxed(text: str) -> str | None:
 
 
 def _tagged(text: str) -> str | None:
-    before, tag, rest = text.rpartition("<answer>")
+    _, tag, rest = text.rpartition("<answer>")
     return rest.split("</answer>")[0] if tag and "</answer>" in rest else None
 
 
 def _after_hashes(text: str) -> str | None:
-    before, hashes, rest = text.rpartition("####")
+    _, hashes, rest = text.rpartition("####")
     return rest.strip().split("\n")[0] if hashes else None
 
 
@@ -181,9 +181,9 @@ def same_answer(candidate: str | None, gold: str) -> bool:
     candidate, gold = _normalise(candidate), _normalise(gold)
     if candidate == gold:
         return gold != ""
-    if choice := re.fullmatch(r"\(?([A-J])\)?", gold):
-        if chosen := re.match(r"\(?([A-J])[).:]\s", candidate):
-            return chosen[1] == choice[1]
+    choice, chosen = re.fullmatch(r"\(?([A-J])\)?", gold), re.match(r"\(?([A-J])[).:]\s", candidate)
+    if choice and chosen:
+        return chosen[1] == choice[1]
     return _same(_read(candidate), _read(gold))
 
 
@@ -244,7 +244,7 @@ def _read(text: str, depth: int = 0) -> _Answer:
     def parts(kind, pieces):
         return _Answer(kind, [_read(piece, depth + 1) for piece in pieces])
 
-    name, equals, right = text.partition("=")
+    name, _, right = text.partition("=")
     if "=" not in right and re.fullmatch(r"\w|\([\w, ]+\)", name.strip()) and re.search(r"[,;&]", right):
         text = right.strip()                                                            # (x, y) = (1, 2)
     if matrix := re.fullmatch(r"\\begin\{([pbvBV]?)matrix\}(.*)\\end\{\1matrix\}", text):
@@ -259,8 +259,9 @@ def _read(text: str, depth: int = 0) -> _Answer:
         inner = text.lstrip("\\")[1:-1].removesuffix("\\")
         elements = _read(inner, depth + 1)
         return elements if elements.kind == "set" or not inner.strip() else _Answer("set", [elements])
-    if text[:1] in ("(", "[") and text[-1:] in (")", "]") and len(pieces := _split(text[1:-1], ",")) > 1:
-        if _closes_at_end(text):
+    if text.startswith(("(", "[")) and text.endswith((")", "]")) and _closes_at_end(text):
+        pieces = _split(text[1:-1], ",")
+        if len(pieces) > 1:
             return parts(text[0] + text[-1], pieces)
     if len(pieces := re.split(r"(\\(?:le|ge|ne)(?![A-Za-z])|[<>])", text)) > 1:
         return parts(" ".join(pieces[1::2]), pieces[0::2])
@@ -374,7 +375,7 @@ def _close(x, y) -> bool:
 _FUNCTIONS = {name: getattr(math, name) for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh", "exp")}
 _FUNCTIONS |= {"arcsin": math.asin, "arccos": math.acos, "arctan": math.atan, "ln": math.log, "log": math.log10}
 _FUNCTIONS |= {"cot": lambda x: 1 / math.tan(x), "sec": lambda x: 1 / math.cos(x), "csc": lambda x: 1 / math.sin(x)}
-_UNITS = set("cm mm km kg mg ml ft yd lb lbs hr hrs mph kph sq st nd th".split())
+_UNITS = {"cm", "mm", "km", "kg", "mg", "ml", "ft", "yd", "lb", "lbs", "hr", "hrs", "mph", "kph", "sq", "st", "th"}
 _NUMBER = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(?:[eE]([+-]?\d+))?")
 _MIXED = re.compile(r" ?\\frac ?(?:\{(\d+)\}|(\d)) ?(?:\{(\d+)\}|(\d))| (\d+)/(\d+)")
 _GREEK = "alpha|beta|gamma|delta|epsilon|theta|lambda|mu|nu|rho|sigma|tau|phi|varphi|psi|omega|infty"

@@ -42,8 +42,8 @@ SPECIAL_TOKENS = (EOT, IM_START, IM_END, THINK, END_THINK)
 # and a chat header never grows into the content behind it), and a run of blanks is bounded.
 DEFAULT_PATTERN = (r"'(?i:[sdmt]|ll|ve|re)(?!\p{L})| ?[\p{L}\p{M}]+| ?[^\s\p{L}\p{M}\p{N}]+|\p{N}|\n"
                    r"|[^\S\n]{1,999}(?![^\s\p{N}])|[^\S\n]")
-# Hugging Face's ByteLevel(use_regex=true), alone and behind Digits. There a digit ends the piece before it, so blanks in
-# front of a digit stay together: "a  5" is "a", "  ", "5".
+# Hugging Face's ByteLevel(use_regex=true), alone and behind Digits. There a digit ends the piece before it, so that
+# blanks in front of a digit stay together: "a  5" is "a", "  ", "5".
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 DIGITS_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+|DIGIT| ?[^\s\p{L}\p{N}]+|\s+(?=\p{N})|\s+(?!\S)|\s+"
 
@@ -87,7 +87,7 @@ def merge_pair(ids: list[int], pair: tuple[int, int], new: int) -> list[int]:
     return merged
 
 
-def learn_merges(words: Counter[str], n_merges: int, progress: bool = False) -> list[tuple[int, int]]:
+def learn_merges(words: Counter[str], n_merges: int) -> list[tuple[int, int]]:
     """The first n_merges BPE merges of the words (word -> how often), as pairs of ids; merge number i makes id 256 + i.
 
     The most frequent pair wins; among equals, the smallest. Fewer merges come back when no pair is left.
@@ -103,28 +103,26 @@ def learn_merges(words: Counter[str], n_merges: int, progress: bool = False) -> 
     heap = [(-count, pair) for pair, count in pair_count.items()]
     heapq.heapify(heap)
     merges = []
-    with tqdm(total=n_merges, desc="merges", disable=not progress) as bar:
-        while heap and len(merges) < n_merges:
-            count, best = heapq.heappop(heap)
-            if pair_count.get(best) != -count:
-                continue  # out of date: each change of a count pushes a new entry and leaves the old one here
-            new, change = 256 + len(merges), defaultdict(int)
-            for n in where.pop(best):
-                ids, merged = word_ids[n], merge_pair(word_ids[n], best, new)
-                if len(merged) == len(ids):
-                    continue  # another merge has already taken the pair from this word
-                for pair in zip(ids, ids[1:]):
-                    change[pair] -= word_count[n]
-                for pair in zip(merged, merged[1:]):
-                    change[pair] += word_count[n]
-                    where[pair].add(n)
-                word_ids[n] = merged
-            for pair, difference in change.items():
-                pair_count[pair] += difference
-                if difference and pair_count[pair]:
-                    heapq.heappush(heap, (-pair_count[pair], pair))
-            merges.append(best)
-            bar.update()
+    while heap and len(merges) < n_merges:
+        count, best = heapq.heappop(heap)
+        if pair_count.get(best) != -count:
+            continue  # out of date: each change of a count pushes a new entry and leaves the old one here
+        new, change = 256 + len(merges), defaultdict(int)
+        for n in where.pop(best):
+            ids, merged = word_ids[n], merge_pair(word_ids[n], best, new)
+            if len(merged) == len(ids):
+                continue  # another merge has already taken the pair from this word
+            for pair in zip(ids, ids[1:]):
+                change[pair] -= word_count[n]
+            for pair in zip(merged, merged[1:]):
+                change[pair] += word_count[n]
+                where[pair].add(n)
+            word_ids[n] = merged
+        for pair, difference in change.items():
+            pair_count[pair] += difference
+            if difference and pair_count[pair]:
+                heapq.heappush(heap, (-pair_count[pair], pair))
+        merges.append(best)
     return merges
 
 
@@ -141,7 +139,7 @@ def read_pattern(pre_tokenizer: dict) -> str:
                 return DIGITS_PATTERN.replace("DIGIT", r"\p{N}" if alone else r"\p{N}+")
             case [{"type": "Split", "pattern": {"Regex": pattern}, "behavior": how, "invert": invert},
                   {"type": "ByteLevel", "use_regex": False}] if how == "Isolated" or (how == "Removed" and invert):
-                return cover(pattern) if how == "Isolated" else pattern  # Removed (OLMo 2): what fits no piece is dropped
+                return cover(pattern) if how == "Isolated" else pattern  # Removed (OLMo 2) drops what does not match
     raise ValueError(f"cannot read the pre_tokenizer {json.dumps(pre_tokenizer):.200}; known are ByteLevel, "
                      "Digits + ByteLevel and Split(Regex) + ByteLevel, without add_prefix_space")
 
@@ -149,46 +147,39 @@ def read_pattern(pre_tokenizer: dict) -> str:
 class Tokenizer:
     """A byte-level BPE vocabulary with its special tokens; made by `train` or `load`.
 
-    special: dict[str, int], every added token; eot: id that ends a document; im_start, im_end, think, end_think: ids or
-    None; bos: id that the model expects first or None, never added by encode; stop_ids: set of ids that end a completion.
+    special: every added token, dict[str, int]; eot: id that ends a document; stop_ids: set of ids that end a completion;
+    im_start, im_end, think, end_think: ids or None; bos: id that the model expects first, or None (encode adds none).
     """
 
     def __init__(self, spec: dict, config: dict, template: str | None = None):
         """spec, config, template: what tokenizer.json, tokenizer_config.json and chat_template.jinja hold."""
         self._spec, self._config, self._template = spec, config, template
         model = spec["model"]
-        prefixes = [model.get(key) for key in ("byte_fallback", "continuing_subword_prefix", "end_of_word_suffix")]
-        if model["type"] != "BPE" or any(prefixes):
-            raise ValueError(f"cannot read the model ({model['type']}, {prefixes}); only byte-level BPE is known")
-        normalizer = spec.get("normalizer") or {"normalizers": []}
-        steps = [part["type"] for part in normalizer.get("normalizers", [normalizer])]
-        if steps not in ([], ["NFC"]):
-            raise ValueError(f"cannot read the normalizer {json.dumps(normalizer):.200}; only NFC or none is known")
-        self._nfc = bool(steps)
+        odd = {key: model.get(key) for key in ("byte_fallback", "continuing_subword_prefix", "end_of_word_suffix")}
+        if model["type"] != "BPE" or any(odd.values()):
+            raise ValueError(f"cannot read the model ({model['type']}, {odd}); only byte-level BPE is known")
+        self._nfc = spec.get("normalizer") == {"type": "NFC"}
+        if spec.get("normalizer") and not self._nfc:
+            raise ValueError(f"cannot read the normalizer {str(spec['normalizer']):.200}; only NFC or none is known")
         pattern = read_pattern(spec["pre_tokenizer"] or {"type": "none"})
         self.special = {token["content"]: token["id"] for token in spec["added_tokens"]}
         if blank := [text for text in self.special if text.isspace()]:
             raise ValueError(f"cannot read the added token {blank[0]!r}: as an added token it would cut ordinary text")
-
-        # tiktoken merges in the order of ranks. Here that is the order of the list of merges; ids may have another order
+        # tiktoken merges in the order of ranks. Here that is the order of the list of merges; ids may be in another
         # (SmolLM2 puts its special tokens first), so a table leads from rank to id. Entries that no merge makes have no
         # rank, except in Llama 3 (ignore_merges), where a piece that is in the vocabulary needs no merge.
         id_of = {unspell(spelling): i for spelling, i in model["vocab"].items() if spelling not in self.special}
-        ranks = {bytes([byte]): byte for byte in range(256)}
-        for merge in model["merges"]:
-            spelling = merge.replace(" ", "") if isinstance(merge, str) else "".join(merge)
-            if spelling not in self.special:
-                ranks.setdefault(unspell(spelling), len(ranks))
+        merged = ("".join(merge.split(" ") if isinstance(merge, str) else merge) for merge in model["merges"])
+        order = [bytes([byte]) for byte in range(256)] + [unspell(text) for text in merged if text not in self.special]
         if model.get("ignore_merges"):
-            for data in sorted(id_of, key=id_of.get):
-                ranks.setdefault(data, len(ranks))
+            order += sorted(id_of, key=id_of.get)
+        ranks = {data: rank for rank, data in enumerate(dict.fromkeys(order))}
         # A byte that the vocabulary lacks gets -1 and is dropped, as in Hugging Face (SmolLM2 lacks 21 rare ones).
         self._id_of_rank = np.array([id_of.get(data, -1) if len(data) == 1 else id_of[data] for data in ranks])
         self._rank_is_id = bool((self._id_of_rank == np.arange(len(ranks))).all())
         self._core = tiktoken.Encoding("nanothink", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
         self._bytes = {i: data for data, i in id_of.items()} | {i: text.encode() for text, i in self.special.items()}
         self.vocab_size = max(self._bytes) + 1
-
         self.im_start, self.im_end, self.think, self.end_think = map(self.special.get, SPECIAL_TOKENS[1:])
         eos = config.get("eos_token")
         eos = self.special.get(eos["content"] if isinstance(eos, dict) else eos)
@@ -212,20 +203,19 @@ class Tokenizer:
         """
         n_merges = vocab_size - 256 - len(SPECIAL_TOKENS)
         if n_merges < 0:
-            raise ValueError(f"a vocabulary of {vocab_size} is too small: it takes 256 bytes and {len(SPECIAL_TOKENS)} "
-                             f"special tokens; ask for {256 + len(SPECIAL_TOKENS)} or more")
+            raise ValueError(f"a vocabulary of {vocab_size} cannot hold 256 bytes and {len(SPECIAL_TOKENS)} special tokens; "
+                             f"ask for {256 + len(SPECIAL_TOKENS)} or more")
         splitter, words = regex.compile(cover(pattern)), Counter()
         for text in tqdm(texts, desc="reading", unit=" texts", disable=not progress):
             words.update(match.group() for match in splitter.finditer(text))
         if not words:
             raise ValueError("there is no text to learn from: give at least one text that is not empty")
-
         made, spelled_merges = [bytes([byte]) for byte in range(256)], []
-        for left, right in learn_merges(words, n_merges, progress):
+        for left, right in learn_merges(words, n_merges):
             made.append(made[left] + made[right])
             spelled_merges.append(f"{spell(made[left])} {spell(made[right])}")
-        flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-        added = [{"id": i, "content": text, **flags, "special": text not in (THINK, END_THINK)}
+        added = [{"id": i, "content": text, "special": text not in (THINK, END_THINK), "normalized": False,
+                  "single_word": False, "lstrip": False, "rstrip": False}
                  for i, text in enumerate(SPECIAL_TOKENS, len(made))]
         byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
         split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
@@ -233,21 +223,19 @@ class Tokenizer:
             "version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None,
             "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
             "post_processor": None, "decoder": byte_level,
-            "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
-                      "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
-                      "vocab": {spell(data): i for i, data in enumerate(made)}, "merges": spelled_merges}}
+            "model": {"type": "BPE", "ignore_merges": False, "byte_fallback": False, "merges": spelled_merges,
+                      "vocab": {spell(data): i for i, data in enumerate(made)}}}
         config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": EOT, "pad_token": EOT,
                   "clean_up_tokenization_spaces": False, "chat_template": CHAT_TEMPLATE}
         return cls(spec, config)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Tokenizer":
-        """Reads a Hugging Face folder, ours or not; FileNotFoundError, or ValueError that names the file and the part."""
+        """Reads a Hugging Face folder, ours or not; FileNotFoundError, or ValueError that names the file and part."""
         path = Path(folder) / "tokenizer.json"
         config, template = path.with_name("tokenizer_config.json"), path.with_name("chat_template.jinja")
         if not path.is_file():
-            raise FileNotFoundError(f"{folder} has no tokenizer.json; give a folder made by `python tokenizer.py train` "
-                                    "or a Hugging Face model folder")
+            raise FileNotFoundError(f"{folder} has no tokenizer.json; give a folder that `tokenizer.py train` wrote")
         spec, config = _read_json(path), _read_json(config) if config.is_file() else {}
         try:
             return cls(spec, config, template.read_text(encoding="utf-8") if template.is_file() else None)
@@ -258,16 +246,15 @@ class Tokenizer:
 
     def save(self, folder: str | Path) -> None:
         """Writes the files that `load` and transformers.AutoTokenizer read; each appears whole or not at all."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        Path(folder).mkdir(parents=True, exist_ok=True)
         files = {"tokenizer_config.json": json.dumps(self._config, indent=2, ensure_ascii=False),
-                 "chat_template.jinja": self._template,
                  "tokenizer.json": json.dumps(self._spec, indent=1, ensure_ascii=False)}
+        if self._template is not None:
+            files["chat_template.jinja"] = self._template
         for name, text in files.items():
-            if text is not None:
-                temporary = folder / f".{name}.{os.getpid()}"
-                temporary.write_text(text, encoding="utf-8", newline="")
-                os.replace(temporary, folder / name)
+            temporary = Path(folder) / f".{name}.{os.getpid()}"
+            temporary.write_text(text, encoding="utf-8", newline="")
+            os.replace(temporary, Path(folder) / name)
 
     def __len__(self) -> int:
         """The highest id plus one: the rows that an embedding needs."""
@@ -290,10 +277,8 @@ class Tokenizer:
         return rows
 
     def decode_bytes(self, ids: Iterable[int], skip_special: bool = False) -> bytes:
-        """The bytes of the ids, special tokens as they are spelled or, with skip_special, left out.
-
-        Our thinking marks stay, so that `split_thinking` works either way. ValueError for an unknown id.
-        """
+        """The bytes of the ids; ValueError for an unknown id. Special tokens are spelled out or, with skip_special, left
+        out; the thinking marks stay, so that `split_thinking` works either way."""
         ids = [int(i) for i in ids]
         try:
             return b"".join(self._bytes[i] for i in ids if not (skip_special and i in self._hidden))
@@ -314,10 +299,10 @@ class Tokenizer:
         """A conversation in ChatML: its ids and its loss mask, two lists of one length.
 
         messages: {"role", "content"}, and for an assistant maybe "reasoning" ("" is the empty block of no-think mode).
-        The mask is 1.0 on what an assistant produces: <think>, reasoning, </think>, content and <|im_end|>. It is 0.0 on
-        all else, also on an empty block: whoever trains on that teaches the model not to think (Qwen3).
-        think: what the generation prompt says. None leaves thinking to the model, True opens the block, False writes the
-        empty one. With True, opening marks of reasoning in messages are masked too, as the prompt always gives them.
+        The mask is 1.0 on what an assistant produces: <think>, reasoning, </think>, content and <|im_end|>. It is 0.0
+        on all else, also on an empty block: whoever trains on that teaches the model not to think (Qwen3).
+        think: what the generation prompt says. None leaves thinking to the model, True opens the block, False writes
+        the empty one. With True, opening marks in messages are masked too, as the prompt always gives them.
         Text is cut only at special tokens and where a generation starts, so a prompt's ids are a prefix of the whole
         conversation's. ValueError for a tokenizer without ChatML's tokens and for a malformed message.
         """
@@ -378,46 +363,39 @@ def _read_json(path: Path) -> dict:
 
 
 def read_texts(path: Path) -> Iterator[str]:
-    """The texts of a .jsonl file, or a .txt file in parts of about 1 MB; ValueError that names the file and the line."""
+    """The lines of a .txt file or the texts of a .jsonl file; ValueError that names the file and the line."""
     with open(path, encoding="utf-8", newline="\n") as file:
         try:
-            if path.suffix == ".txt":
-                while lines := file.readlines(1 << 20):
-                    yield "".join(lines)  # whole lines: our pattern always cuts there
-                return
             for number, line in enumerate(file, 1):
-                if not line.strip():
-                    continue
-                try:
+                if path.suffix == ".txt":
+                    yield line  # our pattern cuts behind each newline, so nothing changes by giving lines
+                elif line.strip():
                     row = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise ValueError(f"{path} line {number} is not JSON ({error}); mend or remove it") from None
-                row = row if isinstance(row, dict) else {}
-                fields = ("text",) if "text" in row else ("question", "answer")
-                if not all(isinstance(row.get(field), str) for field in fields):
-                    raise ValueError(f'{path} line {number} must be an object with "text", or "question" and "answer"')
-                yield "\n".join(row[field] for field in fields)
+                    fields = ("text",) if "text" in row else ("question", "answer")
+                    yield "\n".join(row[field] for field in fields)
         except UnicodeDecodeError as error:
             raise ValueError(f"{path} is not UTF-8 text ({error.reason}); convert it first") from None
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} line {number} is not JSON ({error}); mend or remove it") from None
+        except (TypeError, KeyError):
+            raise ValueError(f"{path} line {number} must be an object with text, or question and answer") from None
 
 
 def train_command(args: argparse.Namespace) -> None:
     start, paths = time.perf_counter(), [Path(name) for name in args.data]
     for path in paths:
-        if not path.is_file() or path.suffix not in (".txt", ".jsonl"):
-            raise ValueError(f"{path} {'is not .txt or .jsonl' if path.is_file() else 'does not exist'}; mend --data")
-        if path.stat().st_size == 0:
-            raise ValueError(f"{path} is empty; give --data files that hold text")
+        if path.suffix not in (".txt", ".jsonl") or not path.is_file() or not path.stat().st_size:
+            raise ValueError(f"{path} is missing, empty or not .txt or .jsonl; give --data files that hold text")
     if (Path(args.out) / "tokenizer.json").exists() and not args.overwrite:
         raise ValueError(f"{args.out} already has a tokenizer.json; give another --out, or --overwrite")
-
     tokenizer = Tokenizer.train(itertools.chain.from_iterable(map(read_texts, paths)), args.vocab_size, progress=True)
     tokenizer.save(args.out)
     sizes = [(len(text.encode("utf-8", errors="replace")), len(tokenizer.encode(text)))
              for path in paths for text in read_texts(path)]
     n_bytes, n_tokens = map(sum, zip(*sizes))
-    print(json.dumps({"vocab_size": len(tokenizer), "bytes": n_bytes, "tokens": n_tokens,
-                      "bytes_per_token": round(n_bytes / n_tokens, 4), "seconds": round(time.perf_counter() - start, 2)}))
+    result = {"vocab_size": len(tokenizer), "bytes": n_bytes, "tokens": n_tokens}
+    seconds = round(time.perf_counter() - start, 2)
+    print(json.dumps(result | {"bytes_per_token": round(n_bytes / n_tokens, 4), "seconds": seconds}))
 
 
 def show_command(args: argparse.Namespace) -> None:
@@ -429,20 +407,18 @@ def show_command(args: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Trains a byte-level BPE tokenizer, or shows how one cuts a text.")
-    commands = parser.add_subparsers(required=True)
+    commands = parser.add_subparsers(dest="command", required=True)
     train = commands.add_parser("train", help="learn a vocabulary from files", allow_abbrev=False)
-    train.add_argument("--data",       required=True, nargs="+", metavar="FILE", help=".txt, or .jsonl with text or question, answer")
+    train.add_argument("--data",       nargs="+", required=True, metavar="FILE", help=".txt, or .jsonl with text or Q and A")
     train.add_argument("--vocab-size", type=int, default=4096, metavar="N", help="tokens, with bytes and specials")
     train.add_argument("--out",        required=True, metavar="FOLDER", help="folder to write")
     train.add_argument("--overwrite",  action="store_true", help="replace the tokenizer in --out")
-    train.set_defaults(run=train_command)
     show = commands.add_parser("show", help="print the tokens of a text", allow_abbrev=False)
     show.add_argument("--init",        required=True, metavar="FOLDER", help="folder with a tokenizer.json")
     show.add_argument("--text",        required=True, metavar="TEXT", help="the text to cut")
-    show.set_defaults(run=show_command)
     args = parser.parse_args()
     try:
-        args.run(args)
+        train_command(args) if args.command == "train" else show_command(args)
     except (ValueError, OSError) as error:
         print(f"tokenizer.py: {error}", file=sys.stderr)
         sys.exit(2)

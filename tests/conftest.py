@@ -1,0 +1,59 @@
+"""What several test files share: where real data lies, a small tokenizer and model, and running a script as a user does."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def real_file(name):
+    """A real data file, from $NANOTHINK_DATA or ../shared/data; skips the test where neither has it."""
+    for folder in (os.environ.get("NANOTHINK_DATA"), ROOT.parent / "shared" / "data"):
+        if folder and (Path(folder) / name).is_file():
+            return Path(folder) / name
+    pytest.skip(f"{name} is not in $NANOTHINK_DATA")
+
+
+def script(*args, ok=True, cwd=ROOT, **env):
+    """Runs `python SCRIPT ARGS...`; returns the process, with .json the last line of its standard output."""
+    command = [sys.executable, str(ROOT / args[0]), *map(str, args[1:])]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"} | env)
+    assert not ok or done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    lines = done.stdout.strip().splitlines()
+    done.json = json.loads(lines[-1]) if ok else None
+    return done
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """A small tokenizer trained on problems of the world."""
+    from tokenizer import Tokenizer
+    from world import World
+    world = World()
+    return Tokenizer.train((f"{p.question}\n{p.solution}" for p in map(world.problem, range(500))), 512)
+
+
+@pytest.fixture
+def tiny(tokenizer):
+    """A random model of two layers, float64, whose logits are far from uniform."""
+    from model import Config, Transformer
+    torch.manual_seed(0)
+    model = Transformer(Config(vocab_size=len(tokenizer), layers=2, width=32, heads=4, kv_heads=2, attention="rope+nope")).double()
+    for w in model.parameters():
+        w.data.add_(torch.randn_like(w) * 0.15)
+    return model
+
+
+@pytest.fixture(scope="session")
+def toy_run(tmp_path_factory):
+    """A run folder: a toy model pre-trained for a few steps by the script itself."""
+    out = tmp_path_factory.mktemp("toy") / "base"
+    script("pretrain.py", "--data", "world:ops=1-2,split=pretrain", "--out", out, "--steps", 6, "--batch-tokens", 1024, "--layers", 2,
+           "--width", 32, "--vocab-size", 512)
+    return out

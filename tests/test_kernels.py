@@ -1,0 +1,113 @@
+"""The blocks against slow, obvious references, in float64 where bits allow no excuse."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import kernels.reference as reference
+from kernels import Packing, attend, attend_cached, rms_norm, rotate, token_logprobs
+
+torch.manual_seed(0)
+
+
+def rows_of_documents(B, T, seed=0, padding=True):
+    """Random document numbers (B, T), -1 where a row ends in padding."""
+    g = torch.Generator().manual_seed(seed)
+    documents = torch.zeros(B, T, dtype=torch.long)
+    for b in range(B):
+        at = number = 0
+        while at < T:
+            n = int(torch.randint(1, 40, (1,), generator=g))
+            documents[b, at:at + n] = -1 if padding and at + n >= T and b % 2 else number
+            at, number = at + n, number + 1
+    return documents
+
+
+def attend_slowly(q, k, v, documents, window=0):
+    """One query at a time, over the keys that it may see."""
+    B, T, H, hd = q.shape
+    out = torch.zeros_like(q)
+    for b in range(B):
+        for t in range(T):
+            s = t
+            while s > 0 and documents[b, s - 1] == documents[b, t] and (not window or t - s + 1 < window):
+                s -= 1
+            for h in range(H):
+                kv = h // (H // k.shape[2])
+                w = torch.softmax(k[b, s:t + 1, kv] @ q[b, t, h] / hd ** 0.5, dim=0)
+                out[b, t, h] = w @ v[b, s:t + 1, kv]
+    return out
+
+
+@pytest.mark.parametrize("window", [0, 7])
+@pytest.mark.parametrize("packed", [False, True])
+def test_attention_stays_inside_documents(packed, window):
+    B, T, H, K, hd = 3, 50, 4, 2, 8
+    q, k, v = (torch.randn(B, T, h, hd, dtype=torch.float64, requires_grad=True) for h in (H, K, K))
+    documents = rows_of_documents(B, T) if packed else None
+    fast = attend(q, k, v, Packing(B, T, q.device, documents), window)
+    slow = attend_slowly(q, k, v, documents if packed else torch.zeros(B, T, dtype=torch.long), window)
+    torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-12)
+    g = torch.randn_like(fast)
+    for ours, theirs in zip(torch.autograd.grad(fast, (q, k, v), g), torch.autograd.grad(slow, (q, k, v), g), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+
+
+def test_dense_mask_path_equals_buckets(monkeypatch):
+    """The form that a GPU uses, run on the CPU."""
+    B, T = 2, 60
+    q, k, v = (torch.randn(B, T, 2, 8, dtype=torch.float64) for _ in range(3))
+    packing = Packing(B, T, q.device, rows_of_documents(B, T, 3))
+    expected = [attend(q, k, v, packing, w) for w in (0, 9)]
+    monkeypatch.setattr(Packing, "_fill_buckets", lambda self, new: setattr(
+        self, "mask", (new.cumsum(1)[:, None, :, None] == new.cumsum(1)[:, None, None, :]) & reference._band(T, 0, q.device)))
+    dense = Packing(B, T, q.device, rows_of_documents(B, T, 3))
+    assert dense.buckets is None
+    for w, e in zip((0, 9), expected, strict=True):
+        torch.testing.assert_close(attend(q, k, v, dense, w), e, rtol=1e-10, atol=1e-12)
+
+
+def test_positions_restart():
+    documents = torch.tensor([[0, 0, 0, 1, 1, -1], [0, 1, 1, 1, 2, 2]])
+    assert Packing(2, 6, documents.device, documents).positions.tolist() == [[0, 1, 2, 0, 1, 0], [0, 0, 1, 2, 0, 1]]
+    assert Packing(2, 3, documents.device).positions.tolist() == [[0, 1, 2]] * 2
+
+
+@pytest.mark.parametrize("window", [0, 5])
+def test_cached_attention_is_the_last_row_of_full_attention(window):
+    B, S, H, K, hd = 3, 20, 4, 2, 8
+    lengths = torch.tensor([20, 3, 11])
+    k, v = (torch.randn(B, K, S, hd, dtype=torch.float64) for _ in range(2))
+    q = torch.randn(B, 1, H, hd, dtype=torch.float64)
+    out = attend_cached(q, k, v, lengths, window)
+    for b, n in enumerate(lengths.tolist()):
+        full = torch.zeros(1, n, H, hd, dtype=torch.float64)
+        full[0, -1] = q[b, 0]
+        slow = attend_slowly(full, k[b:b + 1, :, :n].transpose(1, 2), v[b:b + 1, :, :n].transpose(1, 2), torch.zeros(1, n), window)
+        torch.testing.assert_close(out[b, 0], slow[0, -1], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("keep", [2 ** 26, 1000])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_token_logprobs_and_gradient(monkeypatch, keep, temperature):
+    monkeypatch.setattr(reference._TokenLogprobs, "KEEP", keep)               # the small one forces chunks and recomputation
+    h = torch.randn(2, 15, 16, dtype=torch.float64, requires_grad=True)
+    w = torch.randn(50, 16, dtype=torch.float64, requires_grad=True)
+    targets, weights = torch.randint(0, 50, (2, 15)), torch.rand(2, 15, dtype=torch.float64)
+    ours = token_logprobs(h, w, targets, temperature)
+    theirs = -F.cross_entropy((h @ w.T / temperature).flatten(0, 1), targets.flatten(), reduction="none").view(2, 15)
+    torch.testing.assert_close(ours, theirs)
+    for a, b in zip(torch.autograd.grad((ours * weights).sum(), (h, w)), torch.autograd.grad((theirs * weights).sum(), (h, w)), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_rotation_is_multiplication_of_complex_pairs():
+    x = torch.randn(2, 5, 3, 8, dtype=torch.float64)
+    angle = torch.randn(2, 5, 1, 4, dtype=torch.float64)
+    pairs = torch.complex(x[..., :4], x[..., 4:]) * torch.polar(torch.ones_like(angle), angle)
+    torch.testing.assert_close(rotate(x, angle.cos(), angle.sin()), torch.cat([pairs.real, pairs.imag], -1))
+
+
+def test_rms_norm():
+    x, w = torch.randn(4, 16, dtype=torch.float64), torch.randn(16, dtype=torch.float64)
+    torch.testing.assert_close(rms_norm(x, w, 1e-6), x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * w)
