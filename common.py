@@ -249,24 +249,24 @@ class Run:
 class Guard:
     """Skips a step whose loss is not a number, or far above what the last steps made likely; gives up after several.
 
-    A loss is far above when it exceeds the running mean by `sigmas` running standard deviations and by a tenth."""
+    A loss is far above when it exceeds the running mean by `sigmas` running standard deviations and by `nats`."""
 
-    def __init__(self, sigmas=8.0, patience=5, settle=50):
-        self.sigmas, self.patience, self.settle = sigmas, patience, settle
+    def __init__(self, sigmas=8.0, nats=1.0, patience=5, settle=50):
+        self.sigmas, self.nats, self.patience, self.settle = sigmas, nats, patience, settle
         self.mean = self.variance = 0.0
         self.seen = self.in_a_row = self.skipped = 0
 
     def check(self, loss, grad_norm):
-        """"" to go ahead, or why the step must be skipped. Raises ArithmeticError when too many in a row were."""
+        """"" to go ahead, or why the step must be skipped. Raises ValueError when too many in a row were."""
         why = ""
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             why = f"loss {loss}, gradient norm {grad_norm}"
-        elif self.seen >= self.settle and loss > self.mean + max(self.sigmas * self.variance ** 0.5, 0.1 * abs(self.mean)):
+        elif self.seen >= self.settle and loss > self.mean + max(self.sigmas * self.variance ** 0.5, self.nats):
             why = f"loss {loss:.3f} jumped from about {self.mean:.3f}"
         if why:
             self.in_a_row, self.skipped = self.in_a_row + 1, self.skipped + 1
             if self.in_a_row >= self.patience:
-                raise ArithmeticError(f"{self.in_a_row} steps in a row skipped, the last for: {why}; lower --lr, or look at the data")
+                raise ValueError(f"{self.in_a_row} steps in a row skipped, the last for: {why}; lower --lr, or look at the data")
             return why
         self.in_a_row, self.seen = 0, self.seen + 1
         rate = max(0.02, 1 / self.seen)

@@ -7,8 +7,8 @@ Training is the algorithm of Sennrich et al. 2016 (arXiv:1508.07909) on bytes, a
 merge the most frequent pair of neighbours again and again. Pure Python suffices since it works on distinct words and
 only touches the words that hold the merged pair. Encoding is left to tiktoken's compiled core.
 
-Ordinary text never becomes a special token here: `encode` knows none. They enter by their ids, in `encode_chat` and
-where a caller appends `eot`. A user who types "<|im_end|>" gets the text "<|im_end|>".
+Ordinary text never becomes a special token: a user who types "<|im_end|>" gets that text. Special tokens enter by their
+ids, in `encode_chat` and where a caller appends `eot`.
 
 What it simplifies:
 - Reads byte-level BPE only (the Llama 3, Qwen, SmolLM2 and OLMo 2 kinds); SentencePiece and WordPiece are refused.
@@ -73,7 +73,7 @@ def unspell(spelling: str) -> bytes:
 
 
 def cover(pattern: str) -> str:
-    """The pattern, and as one piece each stretch that it does not match: no text is ever lost."""
+    """The pattern, and as one piece each stretch that it does not match, so that no text is lost."""
     return rf"(?:{pattern})|(?:(?!{pattern})[\s\S])+"
 
 
@@ -92,17 +92,13 @@ def learn_merges(words: Counter[str], n_merges: int) -> list[tuple[int, int]]:
 
     The most frequent pair wins; among equals, the smallest. Fewer merges come back when no pair is left.
     """
-    word_ids = [list(word.encode("utf-8", errors="replace")) for word in words]
-    word_count = list(words.values())
-    pair_count = defaultdict(int)
-    where = defaultdict(set)  # pair -> numbers of the words that may hold it
+    word_ids, word_count = [list(word.encode("utf-8", errors="replace")) for word in words], list(words.values())
+    pair_count, where = defaultdict(int), defaultdict(set)  # where: pair -> numbers of the words that may hold it
     for n, ids in enumerate(word_ids):
         for pair in zip(ids, ids[1:]):
             pair_count[pair] += word_count[n]
             where[pair].add(n)
-    heap = [(-count, pair) for pair, count in pair_count.items()]
-    heapq.heapify(heap)
-    merges = []
+    heap, merges = sorted((-count, pair) for pair, count in pair_count.items()), []  # a sorted list is a heap
     while heap and len(merges) < n_merges:
         count, best = heapq.heappop(heap)
         if pair_count.get(best) != -count:
@@ -147,7 +143,7 @@ def read_pattern(pre_tokenizer: dict) -> str:
 class Tokenizer:
     """A byte-level BPE vocabulary with its special tokens; made by `train` or `load`.
 
-    special: every added token, dict[str, int]; eot: id that ends a document; stop_ids: set of ids that end a completion;
+    special: every added token, dict[str, int]; eot: id that ends a document; stop_ids: set of ids that end completions;
     im_start, im_end, think, end_think: ids or None; bos: id that the model expects first, or None (encode adds none).
     """
 
@@ -178,7 +174,8 @@ class Tokenizer:
         self._id_of_rank = np.array([id_of.get(data, -1) if len(data) == 1 else id_of[data] for data in ranks])
         self._rank_is_id = bool((self._id_of_rank == np.arange(len(ranks))).all())
         self._core = tiktoken.Encoding("nanothink", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
-        self._bytes = {i: data for data, i in id_of.items()} | {i: text.encode() for text, i in self.special.items()}
+        self._text_bytes = {i: data for data, i in id_of.items()}
+        self._bytes = self._text_bytes | {i: text.encode() for text, i in self.special.items()}
         self.vocab_size = max(self._bytes) + 1
         self.im_start, self.im_end, self.think, self.end_think = map(self.special.get, SPECIAL_TOKENS[1:])
         eos = config.get("eos_token")
@@ -191,20 +188,18 @@ class Tokenizer:
         post = spec.get("post_processor") or {}  # Llama 3's puts <|begin_of_text|> before every text
         first = [step["single"][0].get("SpecialToken") for step in post.get("processors", [post]) if step.get("single")]
         self.bos = next((self.special.get(token["id"]) for token in first if token), None)
-        # What skip_special leaves out; not our thinking marks, nor Qwen3's.
-        self._hidden = {token["id"] for token in spec["added_tokens"] if token.get("special")}
+        self._hidden = {token["id"] for token in spec["added_tokens"] if token.get("special")}  # not thinking marks
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int, pattern=DEFAULT_PATTERN, progress=False) -> "Tokenizer":
         """Learns a vocabulary of vocab_size: the 256 bytes, then merges, then the special tokens.
 
-        It is smaller when the text runs out of pairs first. The order of the texts does not matter. ValueError when
-        vocab_size has no room for the bytes and the special tokens, or when there is no text.
+        It is smaller when the text runs out of pairs first; the order of the texts does not matter. ValueError when
+        vocab_size has no room for bytes and special tokens, or when there is no text.
         """
-        n_merges = vocab_size - 256 - len(SPECIAL_TOKENS)
+        n_merges = vocab_size - (smallest := 256 + len(SPECIAL_TOKENS))
         if n_merges < 0:
-            raise ValueError(f"a vocabulary of {vocab_size} cannot hold 256 bytes and {len(SPECIAL_TOKENS)} special tokens; "
-                             f"ask for {256 + len(SPECIAL_TOKENS)} or more")
+            raise ValueError(f"a vocabulary of {vocab_size} has no room for the bytes; give {smallest}")
         splitter, words = regex.compile(cover(pattern)), Counter()
         for text in tqdm(texts, desc="reading", unit=" texts", disable=not progress):
             words.update(match.group() for match in splitter.finditer(text))
@@ -239,10 +234,9 @@ class Tokenizer:
         spec, config = _read_json(path), _read_json(config) if config.is_file() else {}
         try:
             return cls(spec, config, template.read_text(encoding="utf-8") if template.is_file() else None)
-        except (LookupError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path}: not the layout of a tokenizer.json ({type(error).__name__}: {error})") from error
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
+            reason = error if isinstance(error, ValueError) else f"not the layout of a tokenizer.json, {error!r}"
+            raise ValueError(f"{path}: {reason}") from error
 
     def save(self, folder: str | Path) -> None:
         """Writes the files that `load` and transformers.AutoTokenizer read; each appears whole or not at all."""
@@ -277,22 +271,20 @@ class Tokenizer:
         return rows
 
     def decode_bytes(self, ids: Iterable[int], skip_special: bool = False) -> bytes:
-        """The bytes of the ids; ValueError for an unknown id. Special tokens are spelled out or, with skip_special, left
-        out; the thinking marks stay, so that `split_thinking` works either way."""
+        """The bytes of the ids; skip_special leaves out special tokens, but thinking marks stay. ValueError if unknown."""
         ids = [int(i) for i in ids]
         try:
             return b"".join(self._bytes[i] for i in ids if not (skip_special and i in self._hidden))
         except KeyError as error:
-            raise ValueError(f"no token has the id {error}; the vocabulary ends at {self.vocab_size - 1}, "
-                             "does the model belong to this tokenizer?") from None
+            raise ValueError(f"no token has the id {error}; is this the tokenizer of the model that made it?") from None
 
     def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
         """The text of the ids; bytes that are not UTF-8 (a character cut short) become U+FFFD."""
         return self.decode_bytes(ids, skip_special).decode("utf-8", errors="replace")
 
     def token_bytes(self, token: int) -> bytes:
-        """The bytes of text that one id stands for; none for a special token, which stands for no text."""
-        return b"" if token in self.special.values() else self.decode_bytes([token])
+        """The bytes of text that one id stands for: none for a special token, which is no text, or an unused id."""
+        return self._text_bytes.get(int(token), b"")
 
     def encode_chat(self, messages: list[dict], add_generation_prompt: bool = False,
                     think: bool | None = None) -> tuple[list[int], list[float]]:
@@ -307,8 +299,7 @@ class Tokenizer:
         conversation's. ValueError for a tokenizer without ChatML's tokens and for a malformed message.
         """
         if self.im_start is None or self.im_end is None:
-            raise ValueError(f"this tokenizer lacks {IM_START} and {IM_END}; use one of `python tokenizer.py train`, "
-                             "or start from a ChatML model such as SmolLM2-Instruct or Qwen")
+            raise ValueError(f"the tokenizer lacks {IM_START} or {IM_END}; use one of tokenizer.py train, or of Qwen")
         opening = THINK if self.think is None else self.think
         closing = END_THINK if self.end_think is None else self.end_think
         empty_block = (opening, "\n\n", closing, "\n\n")
@@ -346,7 +337,7 @@ def split_thinking(text: str) -> tuple[str | None, str]:
     """(reasoning, answer) of a decoded completion; reasoning is None where there is no block, "" where it is empty.
 
     A block that never closes is all reasoning, with answer "". If the prompt opened the block, the completion lacks the
-    opening mark: put "<think>\n" before it, or an unfinished block would read as an answer.
+    opening mark: put <think> before it, or an unfinished block would read as an answer.
     """
     before, closed, after = text.partition(END_THINK)
     if not closed and not before.lstrip().startswith(THINK):
@@ -390,12 +381,11 @@ def train_command(args: argparse.Namespace) -> None:
         raise ValueError(f"{args.out} already has a tokenizer.json; give another --out, or --overwrite")
     tokenizer = Tokenizer.train(itertools.chain.from_iterable(map(read_texts, paths)), args.vocab_size, progress=True)
     tokenizer.save(args.out)
-    sizes = [(len(text.encode("utf-8", errors="replace")), len(tokenizer.encode(text)))
-             for path in paths for text in read_texts(path)]
-    n_bytes, n_tokens = map(sum, zip(*sizes))
-    result = {"vocab_size": len(tokenizer), "bytes": n_bytes, "tokens": n_tokens}
-    seconds = round(time.perf_counter() - start, 2)
-    print(json.dumps(result | {"bytes_per_token": round(n_bytes / n_tokens, 4), "seconds": seconds}))
+    n_bytes = n_tokens = 0
+    for text in itertools.chain.from_iterable(map(read_texts, paths)):
+        n_bytes, n_tokens = n_bytes + len(text.encode("utf-8", "replace")), n_tokens + len(tokenizer.encode(text))
+    result = {"vocab_size": len(tokenizer), "bytes": n_bytes, "tokens": n_tokens, "bytes_per_token": n_bytes / n_tokens}
+    print(json.dumps(result | {"seconds": time.perf_counter() - start}))
 
 
 def show_command(args: argparse.Namespace) -> None:
@@ -409,7 +399,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Trains a byte-level BPE tokenizer, or shows how one cuts a text.")
     commands = parser.add_subparsers(dest="command", required=True)
     train = commands.add_parser("train", help="learn a vocabulary from files", allow_abbrev=False)
-    train.add_argument("--data",       nargs="+", required=True, metavar="FILE", help=".txt, or .jsonl with text or Q and A")
+    train.add_argument("--data",       required=True, nargs="+", metavar="FILE", help=".txt or .jsonl files")
     train.add_argument("--vocab-size", type=int, default=4096, metavar="N", help="tokens, with bytes and specials")
     train.add_argument("--out",        required=True, metavar="FOLDER", help="folder to write")
     train.add_argument("--overwrite",  action="store_true", help="replace the tokenizer in --out")
