@@ -17,9 +17,10 @@ import torch
 
 import cli
 import problems as questions
-from data import batch_from, read_texts
+from data import batch_from
 from model import load
 from sampler import Sampler
+from texts import read_texts
 from world import World
 
 
@@ -83,7 +84,7 @@ def file_accuracy(model, tokenizer, spec, limit=0, shots=0, chat=False, ks=(1,),
 
     chat asks in ChatML; else the question stands behind `shots` solved ones of the same file, which are then left out.
     """
-    everything = questions.load_problems(spec)
+    everything = questions.load_problems(str(spec))
     shown, todo = everything[:shots], everything[shots:]
     if limit:
         order = np.random.default_rng(seed).permutation(len(todo))[:limit]

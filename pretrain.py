@@ -13,18 +13,17 @@ Simpler than the papers: one sequence length for the whole run, and mid-training
 (OctoThinker, arXiv 2506.20512) is two commands, one with --schedule constant and one from its end with --schedule cosine.
 """
 
+import itertools
 import time
-
-import torch
 
 import cli
 import common
 import optim
-from data import Stream, print_table, read_texts, split_spec
+from data import Stream, print_table, split_spec
 from evaluate import evaluate_all
 from model import Config, Transformer, load
+from texts import sample_texts
 from tokenizer import Tokenizer
-from world import World
 
 
 def flags():
@@ -56,21 +55,9 @@ def next_token_loss(logprobs, loss_mask):
 
 
 def new_tokenizer(args):
-    """A byte-level BPE trained on the run's own sources (up to 20 MB of each, 20,000 problems of a world)."""
-    def texts():
-        for name in (split_spec(s)[0] for s in args.data):
-            if name.startswith("world:"):
-                options = ",".join(o for o in name[6:].split(",") if not o.startswith(("q_weight=", "chat=")))
-                world = World.from_spec(options)
-                yield from (f"{p.question}\n{p.solution}" for p in map(world.problem, range(20_000)))
-            else:
-                size = 0
-                for text in read_texts(name):
-                    yield text
-                    size += len(text)
-                    if size > 20_000_000:
-                        break
-    return Tokenizer.train(texts(), args.vocab_size)
+    """A byte-level BPE trained on the run's own sources. A folder of shards has its tokens already, so it needs --tokenizer."""
+    names = [split_spec(s)[0] for s in args.data]
+    return Tokenizer.train(itertools.chain.from_iterable(map(sample_texts, names)), args.vocab_size)
 
 
 def new_model(args, vocab_size):

@@ -14,23 +14,20 @@ What it simplifies: units are dropped, not converted (5 cm = 5); a bare one-lett
 sign is dropped, but 50% also equals 0.5; decimals are exact (0.33 is not 1/3); i is a variable, so i^2 is not -1;
 inequalities and words are compared side by side, not understood.
 """
-import functools
-import gzip
 import itertools
-import json
 import math
 import random
 import re
 from dataclasses import dataclass, field
 from fractions import Fraction
-from pathlib import Path
+
+from expression import MAX_DEPTH, evaluate
+from texts import read_rows
+from world import World
 
 MAX_TEXT = 4096    # characters at the end of a completion in which an answer is sought
 MAX_ANSWER = 512   # characters of an answer; longer ones are only compared as strings
-MAX_DEPTH = 30     # nested brackets, signs and exponents
-MAX_BITS = 2048    # size of an exact number
 MAX_PARTS = 64     # elements of a set that are compared in any order
-POINTS = 4         # random points at which expressions with variables are compared
 
 
 # Problems.
@@ -55,30 +52,13 @@ def load_problems(spec: str, limit: int | None = None, seed: int = 0) -> list[Pr
     if spec.startswith("world:"):
         if limit is None:
             raise ValueError(f"{spec}: a world is endless; set a limit")
-        from world import World
         world = World.from_spec(spec.removeprefix("world:"))
         return [Problem(p.question, p.answer, p.solution, spec, p.ops, p.context, world, p)
                 for p in itertools.islice(world, limit)]
-    problems = [_problem(record, where, spec) for where, record in _read_jsonl(Path(spec))]
+    problems = [_problem(record, where, spec) for where, record in read_rows(spec)]
     if not problems:
         raise ValueError(f"{spec}: no problems in this file")
     return problems if limit is None or limit >= len(problems) else random.Random(seed).sample(problems, limit)
-
-
-def _read_jsonl(path: Path):
-    """Yields ("file:line", record) for each line that is not blank."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    line_number = 0
-    try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as lines:
-            for line_number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield f"{path}:{line_number}", json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}:{line_number}: not valid JSON ({error.msg})") from None
-    except (UnicodeDecodeError, EOFError, OSError, RecursionError) as error:
-        raise ValueError(f"{path}:{line_number + 1}: cannot be read ({error})") from None
 
 
 def _problem(record, where: str, source: str) -> Problem:
@@ -299,9 +279,9 @@ def _read_one(text: str) -> _Answer:
     words = re.sub(r"(?<![^\W\d]) (?!\d)|(?<!\d) (?![^\W\d])|(?<=\d) (?=[^\W\d])|(?<=[^\W\d]) (?=\d)", "", text)
     left, *rights = text.replace("%", "").split("=")
     expression = rights[-1] if rights else left
-    values = _values(expression) or _values(_without_unit(expression))
+    values = evaluate(expression) or evaluate(_without_unit(expression))
     if rights:
-        equation = _values(f"({left})-({expression})") if len(rights) == 1 else None
+        equation = evaluate(f"({left})-({expression})") if len(rights) == 1 else None
         if re.search(r"[A-Za-z]", left) and not re.fullmatch(r" ?\\?[A-Za-z]+(_\w+)?(\(\w\))? ?", left):
             values = None                                                               # x + y = 5 is not a 5
     return _Answer("one", [], words, values, equation, percent)
@@ -368,214 +348,3 @@ def _close(x, y) -> bool:
         except OverflowError:
             return False
     return x == y
-
-
-# Evaluating an expression.
-
-_FUNCTIONS = {name: getattr(math, name) for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh", "exp")}
-_FUNCTIONS |= {"arcsin": math.asin, "arccos": math.acos, "arctan": math.atan, "ln": math.log, "log": math.log10}
-_FUNCTIONS |= {"cot": lambda x: 1 / math.tan(x), "sec": lambda x: 1 / math.cos(x), "csc": lambda x: 1 / math.sin(x)}
-_UNITS = {"cm", "mm", "km", "kg", "mg", "ml", "ft", "yd", "lb", "lbs", "hr", "hrs", "mph", "kph", "sq", "st", "th"}
-_NUMBER = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(?:[eE]([+-]?\d+))?")
-_MIXED = re.compile(r" ?\\frac ?(?:\{(\d+)\}|(\d)) ?(?:\{(\d+)\}|(\d))| (\d+)/(\d+)")
-_GREEK = "alpha|beta|gamma|delta|epsilon|theta|lambda|mu|nu|rho|sigma|tau|phi|varphi|psi|omega|infty"
-_VARIABLE = re.compile(rf"\\(?:{_GREEK}|pi)(?![A-Za-z])|[A-Za-z](?![A-Za-z])")
-
-
-class _Unreadable(Exception):
-    """Not an expression, or one too large to evaluate."""
-
-
-def _values(text: str) -> list | None:
-    """The value of an expression at each random point (None where it has none), or None if it is no expression."""
-    values = []
-    try:
-        for point in range(POINTS):
-            parser = _Parser(text, point)
-            try:
-                values.append(parser.parse())
-            except (ArithmeticError, ValueError):  # 1/0, or the root of a negative number at this point
-                values.append(None)
-            if not parser.has_variables:
-                return values * POINTS
-    except _Unreadable:
-        return None
-    return values
-
-
-@functools.lru_cache(maxsize=1024)
-def _variable(name: str, point: int) -> Fraction:
-    """A fixed pseudo-random number, the same for a name wherever it occurs; negative at odd points for some names."""
-    rng = random.Random(f"{name} {point}")
-    return Fraction(rng.randint(2, 60), rng.choice([7, 11, 13])) * (rng.choice([1, -1]) if point % 2 else 1)
-
-
-def _bounded(value):
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise _Unreadable
-    elif value.numerator.bit_length() + value.denominator.bit_length() > MAX_BITS:
-        raise _Unreadable
-    return value
-
-
-def _power(base, exponent):
-    """base ** exponent, exact for whole exponents; refused before it is computed if the result would be too large."""
-    if isinstance(exponent, Fraction) and exponent.denominator == 1:
-        bits = base.numerator.bit_length() + base.denominator.bit_length() if isinstance(base, Fraction) else 1
-        if bits * abs(exponent) > MAX_BITS:
-            raise _Unreadable
-        return base ** exponent.numerator
-    if base < 0:
-        raise ValueError("a real power of a negative number")
-    return float(base) ** float(exponent)
-
-
-class _Parser:
-    """Recursive descent: sum > product > signed > power > atom. A LaTeX or plain expression, with 2x and 3(x+1)."""
-
-    def __init__(self, text: str, point: int):
-        self.text, self.point, self.at, self.depth, self.has_variables = text, point, 0, 0, False
-
-    def parse(self):
-        value = self.sum()
-        if self.peek():
-            raise _Unreadable
-        return value
-
-    def peek(self) -> str:
-        while self.text.startswith(" ", self.at):
-            self.at += 1
-        return self.text[self.at:self.at + 1]
-
-    def take(self, chars: str) -> str:
-        """The next character if it is one of these, and step over it."""
-        char = self.peek()
-        if char and char in chars:
-            self.at += 1
-            return char
-        return ""
-
-    def match(self, pattern: str | re.Pattern):
-        found = re.compile(pattern).match(self.text, self.at)
-        self.at = found.end() if found else self.at
-        return found
-
-    def nested(self, rule):
-        """Apply a rule one level deeper; every recursion passes here."""
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise _Unreadable
-        value = rule()
-        self.depth -= 1
-        return value
-
-    def sum(self):
-        value = self.product()
-        while sign := self.take("+-"):
-            term = self.product()
-            value = _bounded(value + term if sign == "+" else value - term)
-        return value
-
-    def product(self):
-        value = self.signed()
-        while True:
-            if operator := self.take("*/"):
-                factor = self.signed()
-                value = _bounded(value * factor if operator == "*" else value / factor)
-            elif self.peek().isalpha() or self.peek() in ("(", "{", "\\"):  # no digit: "1 2" is not a product
-                value = _bounded(value * self.power())
-            else:
-                return value
-
-    def signed(self):
-        if sign := self.take("+-"):
-            value = self.nested(self.signed)
-            return -value if sign == "-" else value
-        return self.power()
-
-    def power(self):
-        base = self.atom()
-        while self.take("!"):
-            if base not in range(101):
-                raise _Unreadable
-            base = Fraction(math.factorial(int(base)))
-        return _bounded(_power(base, self.nested(self.signed))) if self.take("^") else base
-
-    def atom(self):
-        char = self.peek()
-        if char in ("(", "[", "{"):
-            return self.nested(self.group)
-        if number := self.match(_NUMBER):
-            return self.number(number)
-        if command := self.match(r"\\([A-Za-z]+)"):
-            return self.nested(lambda: self.named(command[1]))
-        if word := self.match(r"[A-Za-z]+"):
-            word = word[0]
-            if word in _FUNCTIONS or word in ("sqrt", "pi"):
-                return self.nested(lambda: self.named(word))
-            product = set(word) <= set("abcxyz") or len(word) <= 3 and not set(word.lower()) & set("aeiou")
-            if len(word) > 1 and (word in _UNITS or not product):  # words are not products of their letters
-                raise _Unreadable
-            self.at -= len(word) - 1
-            return math.e if word[0] == "e" else self.variable(word[0])
-        raise _Unreadable
-
-    def group(self):
-        close = {"(": ")", "[": "]", "{": "}"}[self.take("([{")]
-        value = self.sum()
-        if not self.take(close):
-            raise _Unreadable
-        return value
-
-    def number(self, number):
-        exponent = number[2] or "0"
-        if self.text.startswith("_", self.at) or len(exponent) > 4 or abs(int(exponent)) > 300:
-            raise _Unreadable  # 12_8 is written in base 8
-        value = _bounded(Fraction(number[1])) * Fraction(10) ** int(exponent)
-        if number[0].isdecimal() and (mixed := self.match(_MIXED)):
-            above, below = (int(digits) for digits in mixed.groups() if digits)
-            value += Fraction(above, below)
-        return _bounded(value)
-
-    def variable(self, name: str):
-        self.has_variables = True
-        subscript = self.match(r"_\w+")
-        return _variable(name + (subscript[0] if subscript else ""), self.point)
-
-    def named(self, name: str):
-        """A constant, a variable or a function by name, the function with its argument."""
-        if name == "pi":
-            return math.pi
-        if name == "frac":
-            return _bounded(self.digit_or_atom() / self.digit_or_atom())
-        if name == "sqrt":
-            return self.root()
-        if name in _FUNCTIONS:
-            exponent = self.nested(self.signed) if self.take("^") else 1               # \sin^2 x
-            return _bounded(_power(_FUNCTIONS[name](self.argument()), Fraction(exponent)))
-        if name in _GREEK.split("|"):
-            return self.variable(name)
-        raise _Unreadable
-
-    def digit_or_atom(self):
-        """What \\frac takes: {12}, or a single digit, so that \\frac12 is a half."""
-        self.peek()
-        digit = self.match(r"\d")
-        return Fraction(digit[0]) if digit else self.atom()
-
-    def root(self):
-        degree = self.group() if self.peek() == "[" else Fraction(2)
-        inside = self.atom()
-        if inside < 0 and degree % 2 == 1:
-            return -_power(-inside, 1 / degree)
-        return _power(inside, 1 / degree)
-
-    def argument(self):
-        """What a function is applied to: (x), {x}, x^2 or 2x."""
-        if self.peek() in ("(", "{"):
-            return self.atom()
-        value = self.power()
-        while self.peek() and _VARIABLE.match(self.text, self.at):
-            value = _bounded(value * self.power())
-        return value

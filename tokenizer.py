@@ -22,17 +22,19 @@ import heapq
 import itertools
 import json
 import os
-import sys
 import time
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import regex
 import tiktoken
 from tqdm import tqdm
+
+import cli
+from texts import sample_texts
 
 EOT, IM_START, IM_END, THINK, END_THINK = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"
 SPECIAL_TOKENS = (EOT, IM_START, IM_END, THINK, END_THINK)
@@ -95,7 +97,7 @@ def learn_merges(words: Counter[str], n_merges: int) -> list[tuple[int, int]]:
     word_ids, word_count = [list(word.encode("utf-8", errors="replace")) for word in words], list(words.values())
     pair_count, where = defaultdict(int), defaultdict(set)  # where: pair -> numbers of the words that may hold it
     for n, ids in enumerate(word_ids):
-        for pair in zip(ids, ids[1:]):
+        for pair in itertools.pairwise(ids):
             pair_count[pair] += word_count[n]
             where[pair].add(n)
     heap, merges = sorted((-count, pair) for pair, count in pair_count.items()), []  # a sorted list is a heap
@@ -108,9 +110,9 @@ def learn_merges(words: Counter[str], n_merges: int) -> list[tuple[int, int]]:
             ids, merged = word_ids[n], merge_pair(word_ids[n], best, new)
             if len(merged) == len(ids):
                 continue  # another merge has already taken the pair from this word
-            for pair in zip(ids, ids[1:]):
+            for pair in itertools.pairwise(ids):
                 change[pair] -= word_count[n]
-            for pair in zip(merged, merged[1:]):
+            for pair in itertools.pairwise(merged):
                 change[pair] += word_count[n]
                 where[pair].add(n)
             word_ids[n] = merged
@@ -199,9 +201,9 @@ class Tokenizer:
         """
         n_merges = vocab_size - (smallest := 256 + len(SPECIAL_TOKENS))
         if n_merges < 0:
-            raise ValueError(f"a vocabulary of {vocab_size} has no room for the bytes; give {smallest}")
+            raise ValueError(f"a vocabulary of {vocab_size} is too small; ask for at least {smallest}")
         splitter, words = regex.compile(cover(pattern)), Counter()
-        for text in tqdm(texts, desc="reading", unit=" texts", disable=not progress):
+        for text in tqdm(texts, desc="reading", unit=" texts", leave=False, disable=not progress):
             words.update(match.group() for match in splitter.finditer(text))
         if not words:
             raise ValueError("there is no text to learn from: give at least one text that is not empty")
@@ -271,7 +273,7 @@ class Tokenizer:
         return rows
 
     def decode_bytes(self, ids: Iterable[int], skip_special: bool = False) -> bytes:
-        """The bytes of the ids; skip_special leaves out special tokens, but thinking marks stay. ValueError if unknown."""
+        """The bytes of the ids; skip_special leaves out special tokens but thinking marks. ValueError if unknown."""
         ids = [int(i) for i in ids]
         try:
             return b"".join(self._bytes[i] for i in ids if not (skip_special and i in self._hidden))
@@ -308,9 +310,8 @@ class Tokenizer:
         def put(weight: float, *parts: int | str) -> None:
             """Adds special tokens (int) and ordinary text (str; neighbours are encoded as one text)."""
             for is_text, group in itertools.groupby(parts, key=lambda part: isinstance(part, str)):
-                new = self.encode("".join(group)) if is_text else list(group)
-                ids.extend(new)
-                mask.extend([weight] * len(new))
+                ids.extend(self.encode("".join(group)) if is_text else group)  # noqa: B031 (used once)
+            mask.extend([weight] * (len(ids) - len(mask)))
 
         for number, message in enumerate(messages):
             role, content, reasoning = (message.get(key) for key in ("role", "content", "reasoning"))
@@ -353,67 +354,42 @@ def _read_json(path: Path) -> dict:
         raise ValueError(f"{path} is not JSON ({error}); fetch or write it again") from error
 
 
-def read_texts(path: Path) -> Iterator[str]:
-    """The lines of a .txt file or the texts of a .jsonl file; ValueError that names the file and the line."""
-    with open(path, encoding="utf-8", newline="\n") as file:
-        try:
-            for number, line in enumerate(file, 1):
-                if path.suffix == ".txt":
-                    yield line  # our pattern cuts behind each newline, so nothing changes by giving lines
-                elif line.strip():
-                    row = json.loads(line)
-                    fields = ("text",) if "text" in row else ("question", "answer")
-                    yield "\n".join(row[field] for field in fields)
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is not UTF-8 text ({error.reason}); convert it first") from None
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} line {number} is not JSON ({error}); mend or remove it") from None
-        except (TypeError, KeyError):
-            raise ValueError(f"{path} line {number} must be an object with text, or question and answer") from None
-
-
 def train_command(args: argparse.Namespace) -> None:
-    start, paths = time.perf_counter(), [Path(name) for name in args.data]
-    for path in paths:
-        if path.suffix not in (".txt", ".jsonl") or not path.is_file() or not path.stat().st_size:
-            raise ValueError(f"{path} is missing, empty or not .txt or .jsonl; give --data files that hold text")
+    start = time.perf_counter()
     if (Path(args.out) / "tokenizer.json").exists() and not args.overwrite:
         raise ValueError(f"{args.out} already has a tokenizer.json; give another --out, or --overwrite")
-    tokenizer = Tokenizer.train(itertools.chain.from_iterable(map(read_texts, paths)), args.vocab_size, progress=True)
+    tokenizer = Tokenizer.train(itertools.chain.from_iterable(map(sample_texts, args.data)), args.vocab_size, True)
     tokenizer.save(args.out)
     n_bytes = n_tokens = 0
-    for text in itertools.chain.from_iterable(map(read_texts, paths)):
+    for text in itertools.chain.from_iterable(map(sample_texts, args.data)):
         n_bytes, n_tokens = n_bytes + len(text.encode("utf-8", "replace")), n_tokens + len(tokenizer.encode(text))
-    result = {"vocab_size": len(tokenizer), "bytes": n_bytes, "tokens": n_tokens, "bytes_per_token": n_bytes / n_tokens}
-    print(json.dumps(result | {"seconds": time.perf_counter() - start}))
+    cli.finish({"vocab_size": len(tokenizer), "bytes": n_bytes, "tokens": n_tokens,
+                "bytes_per_token": round(n_bytes / n_tokens, 3), "seconds": round(time.perf_counter() - start, 2)})
 
 
 def show_command(args: argparse.Namespace) -> None:
     tokenizer = Tokenizer.load(args.init)
-    for i in tokenizer.encode(args.text):
+    ids = tokenizer.encode(args.text)
+    for i in ids:
         text = tokenizer.decode([i])
         print(f"{i:>7}  {tokenizer.token_bytes(i) if chr(0xFFFD) in text else text!r}")  # bytes: part of a character
+    cli.finish({"tokens": len(ids), "bytes": len(args.text.encode())})
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Trains a byte-level BPE tokenizer, or shows how one cuts a text.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    train = commands.add_parser("train", help="learn a vocabulary from files", allow_abbrev=False)
-    train.add_argument("--data",       required=True, nargs="+", metavar="FILE", help=".txt or .jsonl files")
-    train.add_argument("--vocab-size", type=int, default=4096, metavar="N", help="tokens, with bytes and specials")
-    train.add_argument("--out",        required=True, metavar="FOLDER", help="folder to write")
-    train.add_argument("--overwrite",  action="store_true", help="replace the tokenizer in --out")
-    show = commands.add_parser("show", help="print the tokens of a text", allow_abbrev=False)
-    show.add_argument("--init",        required=True, metavar="FOLDER", help="folder with a tokenizer.json")
-    show.add_argument("--text",        required=True, metavar="TEXT", help="the text to cut")
+    parser = cli.Parser(__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=cli.Parser)
+    train = commands.add_parser("train", text="Learn a vocabulary from files.")
+    train.add_argument("--data", required=True, nargs="+", metavar="SPEC", help="files of text, or world:...")
+    train.add_argument("--vocab-size", type=int, default=4096, help="tokens, with bytes and specials")
+    train.add_argument("--out", required=True, metavar="FOLDER", help="folder to write")
+    train.add_argument("--overwrite", action="store_true", help="replace the tokenizer in --out")
+    show = commands.add_parser("show", text="Print the tokens of a text.")
+    show.add_argument("--init", required=True, metavar="FOLDER", help="folder with a tokenizer.json")
+    show.add_argument("--text", required=True, help="the text to cut")
     args = parser.parse_args()
-    try:
+    with cli.bad_input():
         train_command(args) if args.command == "train" else show_command(args)
-    except (ValueError, OSError) as error:
-        print(f"tokenizer.py: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ controlled apart, as in "On the Interplay of Pre-Training, Mid-Training, and RL"
 
     Zoo, mod 10. The lions number 3. The owls number the lions plus 4. The bears number the owls times the lions.
     How many bears?
-    owls = lions 3 + 4 = 7
-    bears = owls 7 * lions 3 = 1
+    lions 3 + 4 = owls 7
+    owls 7 * lions 3 = bears 1
     Answer: 1
 
 Look at some problems, or measure the generator:
@@ -55,7 +55,7 @@ SPLITS = {"pretrain": (0, 60), "midtrain": (60, 70), "sft": (70, 75), "rl": (75,
 
 @dataclass(frozen=True)
 class Step:
-    """One line of a solution: target = left op right = value. An operand is a quantity's name or an int constant."""
+    """One line of a solution: left op right = target value. An operand is a quantity's name or an int constant."""
     target: str
     op: str
     left: str | int
@@ -262,7 +262,7 @@ class World:
                 e = f"{_the(left)} {OPERATORS[op]} {_the(right)}"
                 said.append(SAY_STEP[pick()].format(x=name, e=e))
         said.append(ASK[pick()].format(x=asked))
-        lines = [f"{s.target} = {_beside(s.left, values)} {s.op} {_beside(s.right, values)} = {s.value}" for s in steps]
+        lines = [f"{_beside(s.left, values)} {s.op} {_beside(s.right, values)} = {s.target} {s.value}" for s in steps]
         answer = str(values[asked])
         last = f"Answer: {answer}"
         solution = "\n".join([*lines, last]) if self.solution else last
@@ -279,7 +279,7 @@ class World:
         return verify(problem, text)
 
 
-LINE = re.compile(r"^[ \t]*([a-z][A-Za-z ]{0,60}?) = (?:([a-z][A-Za-z ]{0,60}?) )?(-?\d{1,9}) ([-+*]) (?:([a-z][A-Za-z ]{0,60}?) )?(-?\d{1,9}) = "
+LINE = re.compile(r"^[ \t]*(?:([a-z][A-Za-z ]{0,60}?) )?(-?\d{1,9}) ([-+*]) (?:([a-z][A-Za-z ]{0,60}?) )?(-?\d{1,9}) = ([a-z][A-Za-z ]{0,60}?) "
                   r"(-?\d{1,9})[ \t.]*$", re.M)
 ANSWER = re.compile(r"^[ \t]*Answer: (-?\d{1,9})[ \t.]*$", re.M)
 
@@ -287,7 +287,7 @@ ANSWER = re.compile(r"^[ \t]*Answer: (-?\d{1,9})[ \t.]*$", re.M)
 def verify(problem, text):
     """See World.verify."""
     found, twice = {}, set()
-    for target, a, a_value, op, b, b_value, value in LINE.findall(text[:100_000]):
+    for a, a_value, op, b, b_value, target, value in LINE.findall(text[:100_000]):
         line = (Step(target, op, a or int(a_value), b or int(b_value), int(value)), {a: int(a_value), b: int(b_value)})
         if found.setdefault(target, line) != line:
             twice.add(target)
@@ -364,7 +364,8 @@ def _the(operand):
 
 
 def _beside(operand, values):
-    """An operand in a solution: each name has its value right beside it, which makes copying it easy to learn."""
+    """An operand in a solution. Every name there, the result's too, has its value right behind it: copying the value of
+    an earlier quantity is the skill that forms last, and this is the wording in which it forms soonest."""
     return operand if isinstance(operand, int) else f"{operand} {values[operand]}"
 
 

@@ -5,10 +5,10 @@ import shutil
 
 import pytest
 import torch
+from conftest import real_file
 from safetensors.torch import load_file, save_file
 
 import model as ours
-from conftest import real_file
 from model import Config, KVCache, Transformer
 
 transformers = pytest.importorskip("transformers")

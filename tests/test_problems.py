@@ -284,7 +284,7 @@ def test_load_gzip(tmp_path):
         file.write('{"question": "q", "answer": "1"}\n')
     assert [p.answer for p in load_problems(str(path))] == ["1"]
     path.write_bytes(b"not gzip")
-    with pytest.raises(ValueError, match=r"some\.jsonl\.gz:1: cannot be read"):
+    with pytest.raises(ValueError, match=r"some\.jsonl\.gz, after line 0: cannot be read"):
         load_problems(str(path))
 
 
@@ -302,14 +302,14 @@ GOOD = {"question": "q", "answer": "1"}
 
 
 @pytest.mark.parametrize("lines, message", [
-    ([], r"bad\.jsonl: no problems"),
+    ([], r"bad\.jsonl: the file is empty"),
     (["", ""], r"bad\.jsonl: no problems"),
-    ([GOOD, '{"question": '], r"bad\.jsonl:2: not valid JSON"),
-    ([GOOD, "", "[1]"], r"bad\.jsonl:3: expected a JSON object, got list"),
-    ([{"answer": "1"}], r"bad\.jsonl:1: no field 'question'"),
-    ([GOOD, {"question": "q"}], r"bad\.jsonl:2: no field 'answer'"),
-    ([{"problem": "q", "solution": "none"}], r"bad\.jsonl:1: no field 'answer'"),
-    ([{"question": "q", "answer": "working\n#### "}], r"bad\.jsonl:1: the answer is empty"),
+    ([GOOD, '{"question": '], r"bad\.jsonl, line 2: not valid JSON"),
+    ([GOOD, "", "[1]"], r"bad\.jsonl, line 3: expected a JSON object, got list"),
+    ([{"answer": "1"}], r"bad\.jsonl, line 1: no field 'question'"),
+    ([GOOD, {"question": "q"}], r"bad\.jsonl, line 2: no field 'answer'"),
+    ([{"problem": "q", "solution": "none"}], r"bad\.jsonl, line 1: no field 'answer'"),
+    ([{"question": "q", "answer": "working\n#### "}], r"bad\.jsonl, line 1: the answer is empty"),
 ])
 def test_bad_files(tmp_path, lines, message):
     with pytest.raises(ValueError, match=message) as error:
@@ -321,7 +321,7 @@ def test_missing_and_undecodable_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="absent.jsonl: no such file"):
         load_problems(str(tmp_path / "absent.jsonl"))
     (tmp_path / "latin.jsonl").write_bytes(b'{"question": "caf\xe9", "answer": "1"}\n')
-    with pytest.raises(ValueError, match=r"latin\.jsonl:1: cannot be read"):
+    with pytest.raises(ValueError, match=r"latin\.jsonl, after line 0: cannot be read"):
         load_problems(str(tmp_path / "latin.jsonl"))
 
 

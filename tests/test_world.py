@@ -95,10 +95,10 @@ def test_every_step_is_needed():
     (lambda p: p.solution.rpartition("\n")[0], "no answer"),
     (lambda p: p.solution.split("\n", 1)[1], "missing"),
     (lambda p: f"Answer: {p.answer}", "missing"),
-    (lambda p: re.sub(r"= (\d+)\n", lambda m: f"= {int(m[1]) + 1}\n", p.solution, count=1), "result"),
-    (lambda p: re.sub(r"= ([a-z]+) (\d+)", lambda m: f"= {m[1]} {int(m[2]) + 1}", p.solution, count=1), "takes"),
-    (lambda p: re.sub(r"= ([a-z]+) ", "= unicorns ", p.solution, count=1), "computed from"),
-    (lambda p: p.solution + "\n" + re.sub(r"= (\d+)$", "= 77", p.solution.split("\n")[0]), "computed twice"),
+    (lambda p: re.sub(r" (\d+)\n", lambda m: f" {int(m[1]) + 1}\n", p.solution, count=1), "result"),
+    (lambda p: re.sub(r"^([a-z]+) (\d+)", lambda m: f"{m[1]} {int(m[2]) + 1}", p.solution, count=1), "takes"),
+    (lambda p: re.sub(r"^([a-z]+) ", "unicorns ", p.solution, count=1), "computed from"),
+    (lambda p: p.solution + "\n" + re.sub(r" (\d+)$", " 77", p.solution.split("\n")[0]), "computed twice"),
 ])
 def test_verify_says_what_is_wrong(edit, reason):
     world = World(ops="3")
@@ -111,13 +111,13 @@ def test_verify_tells_operations_apart_and_accepts_swapped_sums():
     world, checked = World(ops="2"), Counter()
     for p in itertools.islice(world, 200):
         first = p.solution.split("\n")[0]
-        target, left, op, right, value = re.match(r"(\w+) = (.+?) ([-+*]) (.+?) = (\d+)", first).groups()
-        swapped = p.solution.replace(first, f"{target} = {right} {op} {left} = {value}")
+        left, op, right, result = re.match(r"(.+?) ([-+*]) (.+?) = (.+)", first).groups()
+        swapped = p.solution.replace(first, f"{right} {op} {left} = {result}")
         if left != right:
             assert world.verify(p, swapped).process_ok == (op != "-")
             checked[op] += 1
         other = {"+": "-", "-": "+", "*": "+"}[op]
-        assert not world.verify(p, p.solution.replace(first, f"{target} = {left} {other} {right} = {value}")).process_ok
+        assert not world.verify(p, p.solution.replace(first, f"{left} {other} {right} = {result}")).process_ok
     assert min(checked[op] for op in "+-*") > 10
 
 

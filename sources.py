@@ -1,0 +1,239 @@
+"""Sources of documents: each gives document i as token ids and loss weights, and knows how many documents an epoch has.
+
+Text files are tokenised into memory; folders of shards, which `prepare` writes in parallel processes, are mapped into
+memory; problems of the world are made when they are asked for; data sets of the Hugging Face hub are streamed.
+"""
+
+import json
+import os
+import shutil
+from multiprocessing import Pool
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from texts import parse_json, read_texts, row_text
+from tokenizer import Tokenizer
+from world import World
+
+
+class Documents:
+    """Documents held as one array of tokens and the offsets where each begins; weights is None (all 1) or like tokens."""
+
+    def __init__(self, parts):
+        self.parts = parts                                                    # [(tokens, offsets, weights)], memory or mapped
+        self.firsts = np.cumsum([0] + [len(offsets) - 1 for _, offsets, _ in parts])
+        self.count = int(self.firsts[-1])
+        self.tokens = int(sum(offsets[-1] for _, offsets, _ in parts))
+
+    def get(self, i):
+        """Document i: tokens (n,) int64 and loss weights (n,) float32."""
+        part = int(np.searchsorted(self.firsts, i, side="right")) - 1
+        tokens, offsets, weights = self.parts[part]
+        a, b = offsets[i - self.firsts[part]:i - self.firsts[part] + 2]
+        return tokens[a:b].astype(np.int64), np.ones(b - a, np.float32) if weights is None else weights[a:b].astype(np.float32)
+
+
+class WorldDocuments:
+    """Problems of the world, endless: document i is problem i, told as text or as a chat turn."""
+
+    count = None
+
+    def __init__(self, spec, tokenizer):
+        options = [part.partition("=") for part in spec.removeprefix("world:").split(",")]
+        own = {key: float(value) for key, _, value in options if key in ("q_weight", "chat")}
+        self.q_weight, self.chat = own.get("q_weight", 0.1), own.get("chat", 0.0)
+        self.world = World.from_spec(",".join(k + eq + v for k, eq, v in options if k not in own))
+        self.tokenizer = tokenizer
+
+    def get(self, i):
+        problem = self.world.problem(i)
+        if self.chat and (i * 0.6180339887) % 1 < self.chat:                  # an even sprinkling, the same in every run
+            reply = {"role": "assistant", "content": problem.solution.rpartition("\n")[2], "reasoning": problem.reasoning}
+            ids, mask = self.tokenizer.encode_chat([{"role": "user", "content": problem.question}, reply])
+            return np.array(ids), np.where(np.array(mask) > 0, 1.0, self.q_weight).astype(np.float32)
+        question = self.tokenizer.encode(problem.question + "\n")
+        solution = self.tokenizer.encode(problem.solution)
+        weights = np.ones(len(question) + len(solution) + 1, np.float32)
+        weights[:len(question)] = self.q_weight
+        return np.array(question + solution + [self.tokenizer.eot]), weights
+
+
+class HubDocuments:
+    """A data set of the Hugging Face hub, streamed in its own order; an epoch ends when the stream does."""
+
+    count = None
+
+    def __init__(self, name, tokenizer):
+        try:
+            import datasets
+        except ImportError:
+            raise ValueError(f"hf:{name} needs the datasets library; run pip install datasets") from None
+        self.rows = datasets.load_dataset(name, split="train", streaming=True)
+        self.name, self.tokenizer, self.at, self.stream = name, tokenizer, None, None
+
+    def get(self, i):
+        if self.at != i:                                                      # the first time, or after a resume
+            self.stream, self.at = iter(self.rows.skip(i)), i
+        try:
+            row = next(self.stream)
+        except StopIteration:
+            raise IndexError(i) from None
+        self.at += 1
+        ids = self.tokenizer.encode(row_text(row, f"hf:{self.name}, row {i + 1}")) + [self.tokenizer.eot]
+        return np.array(ids), np.ones(len(ids), np.float32)
+
+
+def tokenise(texts, tokenizer):
+    """Strings -> Documents in memory, each ending with the end-of-document token."""
+    ids = [np.array(tokenizer.encode(text) + [tokenizer.eot], np.int32) for text in texts]
+    if not ids:
+        raise ValueError("no documents to tokenise")
+    return Documents([(np.concatenate(ids), np.cumsum([0] + [len(d) for d in ids]), None)])
+
+
+def open_source(name, tokenizer):
+    """A SPEC without its weight -> a source with .get(i) and .count (documents in an epoch, None where endless)."""
+    if name.startswith("world:"):
+        return WorldDocuments(name, tokenizer)
+    if name.startswith("hf:"):
+        return HubDocuments(name[3:], tokenizer)
+    if os.path.isdir(name):
+        return open_shards(name, len(tokenizer))
+    return tokenise(tqdm(read_texts(name), desc=f"tokenise {Path(name).name}", unit=" documents", leave=False), tokenizer)
+
+
+def open_shards(folder, vocab_size):
+    """A folder that `prepare` wrote -> Documents, memory-mapped. vocab_size is that of the model that will read it."""
+    index_file = Path(folder) / "index.json"
+    if not index_file.is_file():
+        raise FileNotFoundError(f"{index_file}: no such file; make the folder with python data.py prepare")
+    index = parse_json(index_file.read_text(), index_file)
+    if index["vocab_size"] > vocab_size:
+        raise ValueError(f"{folder}: made with a vocabulary of {index['vocab_size']}, this tokenizer has {vocab_size}; prepare it again")
+    parts = []
+    for shard in index["shards"]:
+        try:
+            tokens, offsets = (np.load(Path(folder) / f"{kind}_{shard['file']}.npy", mmap_mode="r") for kind in ("tokens", "offsets"))
+            weights = np.load(Path(folder) / f"weights_{shard['file']}.npy", mmap_mode="r") if shard["weighted"] else None
+        except ValueError as e:
+            raise ValueError(f"{folder}: shard {shard['file']} is damaged ({e}); prepare it again") from None
+        if len(tokens) != shard["tokens"] or len(offsets) != shard["documents"] + 1:
+            raise ValueError(f"{folder}: shard {shard['file']} does not match index.json; prepare it again")
+        parts.append((tokens, offsets, weights))
+    return Documents(parts)
+
+
+def _start_worker(folder):
+    global _tokenizer
+    _tokenizer = Tokenizer.load(folder)
+
+
+def _encode_texts(texts):
+    return [(np.array(_tokenizer.encode(text) + [_tokenizer.eot]), None) for text in texts]
+
+
+def _encode_world(job):
+    spec, first, last = job
+    source = WorldDocuments(spec, _tokenizer)
+    return [source.get(i) for i in range(first, last)]
+
+
+def _jobs(name, chunk=64):
+    """The work of `prepare` in pieces, as (function, argument)."""
+    if name.startswith("world:"):
+        return ((_encode_world, (name, i, i + 1000)) for i in range(0, 2 ** 40, 1000))
+    texts = []
+
+    def pieces():
+        nonlocal texts
+        for text in read_texts(name):
+            # One long text is cut at line ends so that the processes can share it; each piece is then a document.
+            for piece in ([text] if len(text) < 1_000_000 else _cut(text, 250_000)):
+                texts.append(piece)
+                if len(texts) >= chunk or sum(map(len, texts[-1:])) > 100_000:
+                    yield _encode_texts, texts
+                    texts = []
+        if texts:
+            yield _encode_texts, texts
+            texts = []
+    return pieces()
+
+
+def _cut(text, size):
+    at = 0
+    while at < len(text):
+        end = text.find("\n", at + size)
+        end = len(text) if end < 0 else end + 1
+        yield text[at:end]
+        at = end
+
+
+def prepare(specs, tokenizer_folder, out, workers=2, shard_tokens=100_000_000, max_tokens=None, dtype=""):
+    """Tokenises sources in parallel processes into a folder of shards; returns its index (dict).
+
+    dtype "" takes uint16 where the vocabulary fits, else uint32. World sources are endless and need max_tokens (for each
+    source). The order of documents does not depend on the number of workers. The folder appears only when it is whole.
+    """
+    out, vocab = Path(out), len(Tokenizer.load(tokenizer_folder))
+    dtype = np.dtype(dtype or ("uint16" if vocab <= 2 ** 16 else "uint32"))
+    if vocab > np.iinfo(dtype).max + 1:
+        raise ValueError(f"--shard-dtype {dtype}: cannot hold a vocabulary of {vocab}; use uint32")
+    if out.exists():
+        raise ValueError(f"--out {out}: exists already; remove it or choose another folder")
+    if any(s.startswith("world:") for s in specs) and not max_tokens:
+        raise ValueError("--tokens is needed with a world source, which is endless")
+    temporary = Path(f"{out}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    index = {"vocab_size": vocab, "dtype": str(dtype), "sources": specs, "tokens": 0, "documents": 0, "shards": []}
+    held, held_tokens = [], 0
+
+    def flush():
+        nonlocal held, held_tokens
+        if not held:
+            return
+        file, weighted = f"{len(index['shards']):05d}", any(w is not None for _, w in held)
+        np.save(temporary / f"tokens_{file}.npy", np.concatenate([t for t, _ in held]).astype(dtype))
+        np.save(temporary / f"offsets_{file}.npy", np.cumsum([0] + [len(t) for t, _ in held]))
+        if weighted:
+            weights = [np.ones(len(t)) if w is None else w for t, w in held]
+            np.save(temporary / f"weights_{file}.npy", np.concatenate(weights).astype(np.float16))
+        index["shards"].append({"file": file, "tokens": held_tokens, "documents": len(held), "weighted": weighted})
+        index["tokens"] += held_tokens
+        index["documents"] += len(held)
+        held, held_tokens = [], 0
+
+    try:
+        with Pool(workers, _start_worker, (str(tokenizer_folder),)) as pool, tqdm(unit=" tokens", unit_scale=True, desc="prepare") as bar:
+            for name in specs:
+                taken = 0
+                for documents in _in_order(pool, _jobs(name), workers * 4):
+                    for tokens, weights in documents:
+                        if max_tokens and taken >= max_tokens:
+                            break
+                        held.append((tokens, weights))
+                        taken, held_tokens = taken + len(tokens), held_tokens + len(tokens)
+                        bar.update(len(tokens))
+                        if held_tokens >= shard_tokens:
+                            flush()
+                    if max_tokens and taken >= max_tokens:
+                        break
+            flush()
+        (temporary / "index.json").write_text(json.dumps(index, indent=1) + "\n")
+        os.replace(temporary, out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return index
+
+
+def _in_order(pool, jobs, ahead):
+    """Results of jobs in their order, with at most `ahead` of them under way (imap would read the whole input at once)."""
+    waiting = []
+    for function, argument in jobs:
+        waiting.append(pool.apply_async(function, (argument,)))
+        if len(waiting) >= ahead:
+            yield waiting.pop(0).get()
+    for result in waiting:
+        yield result.get()

@@ -1,0 +1,269 @@
+"""Sources, shards, mixtures and packing: nothing lost, nothing twice, the same order again after a stop."""
+
+import gzip
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from conftest import real_file, script
+
+import data
+import sources
+import texts
+from data import Batch, Mixture, Packer, Stream, batch_from
+from kernels import Packing
+from sources import Documents, open_shards, open_source, prepare
+
+
+def documents_of(lengths, first=0):
+    """Documents whose tokens are all different: document i of n tokens is a run of consecutive numbers."""
+    offsets = np.cumsum([0, *lengths])
+    return Documents([(np.arange(first, first + offsets[-1]), offsets, None)])
+
+
+def mixture_of(monkeypatch, named, **options):
+    monkeypatch.setattr(data, "open_source", lambda name, tokenizer: named[name.partition("@")[0]])
+    return Mixture(list(options.pop("specs", named)), None, **options)
+
+
+@pytest.fixture
+def saved_tokenizer(tokenizer, tmp_path):
+    tokenizer.save(tmp_path / "tokenizer")
+    return tmp_path / "tokenizer"
+
+
+def test_one_epoch_packs_every_token_once(monkeypatch):
+    lengths = np.random.default_rng(0).integers(2, 60, 300).tolist() + [200, 131, 65]
+    mixture = mixture_of(monkeypatch, {"a": documents_of(lengths)}, max_epochs=1)
+    packer, T, targets, inputs = Packer(64, mixture.next), 64, Counter(), Counter()
+    while True:
+        try:
+            row = packer.row()
+        except StopIteration:
+            break
+        b = batch_from([row], T)
+        real = b.documents[0] >= 0
+        targets.update(b.targets[0][real].tolist())
+        inputs.update(b.tokens[0][real].tolist())
+        assert (b.targets[0][real] == b.tokens[0][real] + 1).all()            # the next token of the same document
+        assert (b.loss_mask[0] == real).all()
+        assert torch.equal(b.positions[0][real], Packing(1, T, real.device, b.documents).positions[0][real])
+    firsts = set(np.cumsum([0, *lengths])[:-1].tolist())
+    assert set(targets) == set(range(sum(lengths))) - firsts and set(targets.values()) == {1} == set(inputs.values())
+    report = packer.report()
+    assert report["cut_documents"] == round(2 / 303, 4) and 0 < report["padding"] < 0.08
+
+
+def test_best_fit_wastes_less_than_first_come_first_served(monkeypatch):
+    lengths = np.random.default_rng(1).integers(20, 100, 2000).tolist()
+    mixture = mixture_of(monkeypatch, {"a": documents_of(lengths)}, max_epochs=1)
+    packer = Packer(256, mixture.next)
+    for _ in range(300):
+        packer.row()
+    rows, space = 1, 256
+    for n in lengths:
+        rows, space = (rows, space - n + 1) if n - 1 <= space else (rows + 1, 256 - n + 1)
+    naive = 1 - (sum(lengths) - len(lengths)) / (rows * 256)
+    assert packer.report()["padding"] < naive / 3
+
+
+def test_no_document_waits_for_ever(monkeypatch):
+    """A stubborn length that never fits best is still served: rows begin with the oldest."""
+    mixture = mixture_of(monkeypatch, {"a": documents_of([9] + [34] * 500)}, max_epochs=1)
+    packer, seen = Packer(66, mixture.next), []
+    for _ in range(120):
+        seen += [len(ids) for ids, _ in packer.row()]
+    assert 9 in seen
+
+
+def test_weights_are_token_shares_and_epochs_are_counted(monkeypatch):
+    named = {"a": documents_of([10] * 100), "b": documents_of([40] * 50, 10_000)}
+    mixture = mixture_of(monkeypatch, named, specs=["a@3", "b@1"])
+    for _ in range(2000):
+        mixture.next()
+    a, b = mixture.table()
+    assert abs(a["share"] - 0.75) < 0.005 and abs(b["share"] - 0.25) < 0.005
+    assert a["unique_tokens"] == 1000 and b["unique_tokens"] == 2000
+    assert a["epochs"] == pytest.approx(a["tokens"] / 1000, abs=1e-3) and a["epochs"] > 10
+
+
+def test_each_epoch_is_another_order_of_the_same_documents(monkeypatch):
+    mixture = mixture_of(monkeypatch, {"a": documents_of([5] * 50)}, seed=7)
+    epochs = [[int(mixture.next()[0][0]) for _ in range(50)] for _ in range(3)]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(0, 250, 5)) and epochs[0] != epochs[1] != epochs[2]
+    again = mixture_of(monkeypatch, {"a": documents_of([5] * 50)}, seed=7)
+    assert [int(again.next()[0][0]) for _ in range(50)] == epochs[0]
+
+
+def test_a_capped_source_drops_out_and_the_others_go_on(monkeypatch):
+    named = {"a": documents_of([10] * 20), "b": documents_of([10] * 200, 10_000)}
+    mixture = mixture_of(monkeypatch, named, max_epochs=1.5)
+    drawn = []
+    with pytest.raises(StopIteration):
+        while True:
+            drawn.append(int(mixture.next()[0][0]))
+    assert sum(t < 10_000 for t in drawn) == 30 and sum(t >= 10_000 for t in drawn) == 300
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 5])
+def test_a_stream_resumes_bit_for_bit(stop_after, tokenizer, tmp_path):
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": f"lions {i} " * (i % 9 + 1)}) for i in range(50)))
+    specs = [f"{tmp_path}/a.jsonl@0.3", "world:ops=1-3,chat=0.5@0.7"]
+
+    def fresh():
+        return Stream(specs, tokenizer, 64, 512, seed=1)
+    whole = fresh()
+    for _ in range(stop_after):
+        whole.next()
+    torch.save(whole.state(), tmp_path / "state.pt")
+    resumed = fresh()
+    resumed.restore(torch.load(tmp_path / "state.pt", weights_only=True))
+    for _ in range(5):
+        [a], [b] = whole.next(), resumed.next()
+        assert all(torch.equal(x, y) for x, y in zip(vars(a).values(), vars(b).values(), strict=True))
+    assert whole.mixture.table() == resumed.mixture.table() and whole.packer.report() == resumed.packer.report()
+
+
+def test_ranks_and_micro_batches_share_one_global_batch(tokenizer):
+    def rows(batches):
+        return [tuple(r.tolist()) for b in batches for r in b.tokens]
+    one, ranks = Stream(["world:ops=1-2"], tokenizer, 64, 512), [Stream(["world:ops=1-2"], tokenizer, 64, 512) for _ in range(2)]
+    for _ in range(3):
+        together = rows(one.next(micro_rows=3))
+        apart = [rows(s.next(rank, 2, 2)) for rank, s in enumerate(ranks)]
+        assert len(together) == 8 and apart[0] == together[0::2] and apart[1] == together[1::2]
+
+
+def test_world_documents_carry_their_weights(tokenizer):
+    source = open_source("world:ops=2,q_weight=0.25", tokenizer)
+    ids, weights = source.get(0)
+    cut = int((weights == 0.25).sum())
+    problem = source.world.problem(0)
+    assert tokenizer.decode(ids[:cut]) == problem.question + "\n" and tokenizer.decode(ids[cut:-1]) == problem.solution
+    assert ids[-1] == tokenizer.eot and set(weights[cut:].tolist()) == {1.0}
+    chats = open_source("world:ops=2,q_weight=0,chat=0.3", tokenizer)
+    told = [chats.get(i) for i in range(200)]
+    assert sum(ids[0] == tokenizer.im_start for ids, _ in told) == 60
+    ids, weights = next((i, w) for i, w in told if i[0] == tokenizer.im_start)
+    trained = tokenizer.decode(ids[weights > 0])
+    assert trained.startswith("<think>\n") and "</think>\n\nAnswer: " in trained and trained.endswith("<|im_end|>")
+
+
+def test_every_kind_of_file_gives_the_same_documents(tmp_path, tokenizer):
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    wanted = ["Three lions.\n", "No owls é", "x" * 50]
+    lines = "\n".join(json.dumps({"text": t}) for t in wanted) + "\n\n"
+    (tmp_path / "a.jsonl").write_text(lines)
+    with gzip.open(tmp_path / "a.jsonl.gz", "wt") as f:
+        f.write(lines)
+    parquet.write_table(pa.table({"text": wanted}), tmp_path / "a.parquet")
+    for name in ("a.jsonl", "a.jsonl.gz", "a.parquet"):
+        assert list(texts.read_texts(tmp_path / name)) == wanted
+    (tmp_path / "a.txt").write_text("Three\nlions.\n")
+    assert list(texts.read_texts(tmp_path / "a.txt")) == ["Three\nlions.\n"]
+    documents = open_source(str(tmp_path / "a.jsonl"), tokenizer)
+    assert [tokenizer.decode(documents.get(i)[0][:-1]) for i in range(3)] == wanted
+    assert all(documents.get(i)[0][-1] == tokenizer.eot for i in range(3))
+
+
+def test_gsm8k_questions_and_answers_are_documents(tokenizer):
+    path = real_file("gsm8k/test.jsonl")
+    first = json.loads(path.read_text().splitlines()[0])
+    assert next(texts.read_texts(path)) == f"{first['question']}\n{first['answer']}"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_prepared_shards_hold_what_memory_holds(workers, tmp_path, saved_tokenizer, tokenizer):
+    rows = [f"document {i} " * (1 + i % 7) for i in range(500)]
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": t}) for t in rows))
+    index = prepare([str(tmp_path / "a.jsonl"), "world:ops=1-2"], saved_tokenizer, tmp_path / "shards", workers, shard_tokens=4000, max_tokens=9000)
+    shards, memory = open_shards(tmp_path / "shards", len(tokenizer)), open_source(str(tmp_path / "a.jsonl"), tokenizer)
+    assert len(index["shards"]) > 3 and index["dtype"] == "uint16" and shards.tokens == index["tokens"]
+    held = index["documents"] - sum(1 for i in range(shards.count) if shards.get(i)[1].min() < 1)
+    for i in range(min(held, memory.count)):
+        assert np.array_equal(shards.get(i)[0], memory.get(i)[0])
+    world = open_source("world:ops=1-2", tokenizer)
+    ids, weights = shards.get(held)
+    assert np.array_equal(ids, world.get(0)[0]) and np.allclose(weights, world.get(0)[1], atol=1e-3)
+
+
+def test_long_text_is_shared_out_and_loses_nothing(tmp_path, saved_tokenizer, tokenizer):
+    text = "".join(f"line {i} of a long text\n" for i in range(60_000))
+    (tmp_path / "a.txt").write_text(text)
+    prepare([str(tmp_path / "a.txt")], saved_tokenizer, tmp_path / "shards", 2)
+    shards = open_shards(tmp_path / "shards", len(tokenizer))
+    assert shards.count > 3 and "".join(tokenizer.decode(shards.get(i)[0][:-1]) for i in range(shards.count)) == text
+
+
+def test_a_vocabulary_larger_than_the_type_is_refused(tmp_path, saved_tokenizer, monkeypatch):
+    (tmp_path / "a.txt").write_text("some text")
+    monkeypatch.setattr(sources.Tokenizer, "__len__", lambda self: 70_000)
+    with pytest.raises(ValueError, match="cannot hold a vocabulary of 70000; use uint32"):
+        prepare([str(tmp_path / "a.txt")], saved_tokenizer, tmp_path / "shards", 1, dtype="uint16")
+    assert not (tmp_path / "shards").exists()
+
+
+def test_shards_for_another_vocabulary_or_damaged_are_refused(tmp_path, saved_tokenizer, tokenizer):
+    (tmp_path / "a.txt").write_text("some text " * 100)
+    prepare([str(tmp_path / "a.txt")], saved_tokenizer, tmp_path / "shards", 1)
+    with pytest.raises(ValueError, match="made with a vocabulary of"):
+        open_shards(tmp_path / "shards", 100)
+    with pytest.raises(ValueError, match="exists already"):
+        prepare([str(tmp_path / "a.txt")], saved_tokenizer, tmp_path / "shards", 1)
+    tokens = tmp_path / "shards" / "tokens_00000.npy"
+    tokens.write_bytes(tokens.read_bytes()[:-10])
+    with pytest.raises(ValueError, match="damaged"):
+        open_shards(tmp_path / "shards", len(tokenizer))
+
+
+def test_hub_data_sets_stream(tmp_path, tokenizer, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": f"row {i}"}) for i in range(5)))
+    load = datasets.load_dataset
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, split, streaming: load(
+        "json", data_files=str(tmp_path / "a.jsonl"), split=split, streaming=streaming, cache_dir=str(tmp_path / "cache")))
+    mixture = Mixture(["hf:org/name"], tokenizer, max_epochs=2)
+    drawn = []
+    with pytest.raises(StopIteration):
+        while True:
+            drawn.append(tokenizer.decode(mixture.next()[0][:-1]))
+            if len(drawn) == 3:                                               # a resume in the middle
+                state = mixture.state()
+                mixture = Mixture(["hf:org/name"], tokenizer, max_epochs=2)
+                mixture.restore(state)
+    assert drawn == [f"row {i}" for i in range(5)] * 2
+
+
+@pytest.mark.parametrize("content, name, message", [
+    (None, "a.jsonl", "a.jsonl: no such file"), ("", "a.jsonl", "a.jsonl: the file is empty"), ("", "a.txt", "a.txt: the file is empty"),
+    ('{"text": "a"}\n{"text": \n', "a.jsonl", "a.jsonl, line 2: not valid JSON"), ('{"text": "a"}\n\n{"body": "b"}\n', "a.jsonl", 'line 3: no field "text".*found: body'),
+    ("x", "a.csv", "use a .txt"), ("[1]\n", "a.jsonl", "line 1: no field")])
+def test_bad_files(content, name, message, tmp_path):
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises((ValueError, OSError), match=message) as error:
+        list(texts.read_texts(tmp_path / name))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("spec", ["a.txt@", "a.txt@x", "a.txt@0", "a.txt@-1"])
+def test_bad_weights(spec):
+    with pytest.raises(ValueError, match="weight after @"):
+        data.split_spec(spec)
+    assert data.split_spec("dir/a.txt") == ("dir/a.txt", 1.0) and data.split_spec("world:ops=1-2@0.5") == ("world:ops=1-2", 0.5)
+
+
+def test_commands(tmp_path, saved_tokenizer):
+    (tmp_path / "a.txt").write_text("some text " * 500)
+    made = script("data.py", "prepare", "--data", tmp_path / "a.txt", "--tokenizer", saved_tokenizer, "--out", tmp_path / "shards", "--workers", 1)
+    assert made.json["documents"] == 1 and made.json["shards"] == 1
+    table = script("data.py", "table", "--data", f"{tmp_path}/shards@1", "world:ops=1-2@3", "--tokenizer", saved_tokenizer, "--tokens", 100_000)
+    assert abs(table.json["mixture"][1]["share"] - 0.75) < 0.03
+    assert "unique tokens" in table.stdout and table.json["mixture"][0]["epochs"] > 1
+
+
+def test_batch_moves_as_a_whole():
+    b = batch_from([[(np.arange(5), np.ones(5, np.float32))]], 8)
+    assert isinstance(b.to("cpu"), Batch) and b.documents.tolist() == [[0, 0, 0, 0, -1, -1, -1, -1]]
