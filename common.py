@@ -240,10 +240,15 @@ class Run:
         if self.main:
             self.log({"result": result, "step": self.step})
             cli.finish(result)
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        self.close()
         if self.stopping and self.step < self.args.steps:
             raise SystemExit(130)
+
+    def close(self):
+        """Leaves the group of ranks, all together: a rank that leaves early would break the others' last messages."""
+        if dist.is_initialized():
+            dist.barrier()
+            dist.destroy_process_group()
 
 
 class Guard:

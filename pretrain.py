@@ -131,8 +131,8 @@ def main():
         if args.save_every and run.step % args.save_every == 0 and run.step < args.steps:
             run.save(model, tokenizer, optimizers, stream, guard)
     seconds = time.perf_counter() - start
-    run.save(model, tokenizer, optimizers, stream, guard)
     progress.bar.close()
+    run.save(model, tokenizer, optimizers, stream, guard)
     done = run.step == args.steps or used_up
     result = {"out": args.out, "steps": run.step, "parameters": parameters, "loss": round(loss, 4), "seconds": round(seconds, 1),
               "tokens_per_second": round(tokens_seen / max(seconds, 1e-9), 1), "skipped": guard.skipped, "mixture": stream.mixture.table()} | stream.packer.report()

@@ -358,7 +358,8 @@ def train_command(args: argparse.Namespace) -> None:
     start = time.perf_counter()
     if (Path(args.out) / "tokenizer.json").exists() and not args.overwrite:
         raise ValueError(f"{args.out} already has a tokenizer.json; give another --out, or --overwrite")
-    tokenizer = Tokenizer.train(itertools.chain.from_iterable(map(sample_texts, args.data)), args.vocab_size, True)
+    tokenizer = Tokenizer.train(itertools.chain.from_iterable(map(sample_texts, args.data)), args.vocab_size,
+                                progress=True)
     tokenizer.save(args.out)
     n_bytes = n_tokens = 0
     for text in itertools.chain.from_iterable(map(sample_texts, args.data)):

@@ -1,0 +1,170 @@
+"""Speed, side by side with what a user would pick instead, in one process on one machine.
+
+    python bench.py train     training tokens/s against Hugging Face's LlamaForCausalLM of the same shape and data
+    python bench.py sample    generated tokens/s against its generate
+    python bench.py all
+    python bench.py readme    writes the newest results into README.md's tables
+
+Both sides get the same weights, batches, optimiser and dtype, and take turns, round by round; the ratio is the median of
+the rounds' ratios, so a machine whose speed drifts does not favour one. Every result is appended to results/, with the
+machine, the versions and the commit.
+"""
+
+import copy
+import json
+import os
+import re
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+import cli
+import common
+from model import Config, Transformer
+from sampler import Sampler
+
+HERE = Path(__file__).parent
+SHAPE = dict(vocab_size=4096, layers=6, width=384, heads=6, kv_heads=2, ff=1024)
+
+
+def pair(device, dtype):
+    """Our model and Hugging Face's with the same weights."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    import transformers
+    transformers.utils.logging.set_verbosity_error()
+    torch.manual_seed(0)
+    ours = Transformer(Config(**SHAPE))
+    with tempfile.TemporaryDirectory() as folder:
+        ours.save(folder)
+        theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa")
+    return ours.to(device, dtype), theirs.to(device, dtype)
+
+
+def clock(device, work):
+    """Seconds that work() takes."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def rounds(device, count, work, tokens):
+    """Runs {side: function} in turn; returns tokens/s of each side (median) and the ratio ours/theirs of each round."""
+    for f in work.values():
+        f()                                                                   # warm-up
+    seconds = {side: [] for side in work}
+    for i in range(count):
+        for side in list(work)[::1 if i % 2 else -1]:
+            seconds[side].append(clock(device, work[side]))
+    ratios = [t / o for o, t in zip(seconds["ours"], seconds["hugging_face"], strict=True)]
+    speeds = {side: round(tokens / statistics.median(s), 1) for side, s in seconds.items()}
+    return {"tokens_per_second": speeds, "ratio": round(statistics.median(ratios), 3), "ratio_low": round(min(ratios), 3), "ratio_high": round(max(ratios), 3),
+            "rounds": count}
+
+
+def bench_train(device, dtype, count):
+    """One optimiser step (AdamW) on 16 rows of 256 tokens, one document a row."""
+    ours, theirs = pair(device, dtype)
+    T, B = 256, 16
+    tokens = torch.randint(0, SHAPE["vocab_size"], (B, T + 1), generator=torch.Generator().manual_seed(1)).to(device)
+    optimizers = {side: torch.optim.AdamW(m.parameters(), lr=1e-4, fused=True) for side, m in (("ours", ours), ("hugging_face", theirs))}
+
+    def step(side):
+        if side == "ours":
+            loss = -ours(tokens[:, :-1], None, tokens[:, 1:]).mean()
+        else:
+            loss = theirs(input_ids=tokens, labels=tokens).loss               # shifts the labels itself: T predictions from T+1 tokens
+        loss.backward()
+        optimizers[side].step()
+        optimizers[side].zero_grad(set_to_none=True)
+        return float(loss.detach())
+    first = {side: step(side) for side in optimizers}
+    assert abs(first["ours"] - first["hugging_face"]) < 1e-2, f"the two sides do not compute the same loss: {first}"
+    result = rounds(device, count, {side: (lambda side=side: step(side)) for side in optimizers}, B * T)
+    rate = result["tokens_per_second"]["ours"]
+    return result | {"shape": f"{B} x {T}", "parameters": sum(w.numel() for w in ours.parameters()), "flops_per_second": round(rate * ours.flops_per_token(T))}
+
+
+def bench_sample(device, dtype, count):
+    """64 prompts of 16 to 64 tokens, 64 new tokens each, drawn at temperature 1; no end token, so that both do the same work."""
+    ours, theirs = pair(device, dtype)
+    theirs.eval()
+    g, new = torch.Generator().manual_seed(2), 64
+    lengths = torch.randint(16, 65, (64,), generator=g).tolist()
+    prompts = [torch.randint(3, SHAPE["vocab_size"], (n,), generator=g).tolist() for n in lengths]
+    ids = torch.tensor([[0] * (max(lengths) - len(p)) + p for p in prompts], device=device)
+    mask = torch.tensor([[0] * (max(lengths) - len(p)) + [1] * len(p) for p in prompts], device=device)
+    settings = copy.deepcopy(theirs.generation_config)
+    settings.eos_token_id, settings.pad_token_id, settings.max_new_tokens, settings.do_sample, settings.top_k = None, 0, new, True, 0
+
+    def work(side):
+        if side == "ours":
+            done = Sampler(ours, rows=64).generate(prompts, max_new_tokens=new, temperature=1.0, stop=set())
+            assert sum(len(c.tokens) for [c] in done) == 64 * new
+        else:
+            with torch.no_grad():
+                assert theirs.generate(input_ids=ids, attention_mask=mask, generation_config=settings).shape[1] == max(lengths) + new
+    return rounds(device, count, {side: (lambda side=side: work(side)) for side in ("ours", "hugging_face")}, 64 * new) | {"shape": f"64 rows, {new} new tokens"}
+
+
+BENCHES = {"train": bench_train, "sample": bench_sample}
+
+
+def table():
+    """The newest result of each bench on each device, as a Markdown table."""
+    lines = ["| what | device | nanothink | Hugging Face | ratio (range over rounds) |", "|---|---|---|---|---|"]
+    for name in BENCHES:
+        file, newest = HERE / "results" / f"bench_{name}.jsonl", {}
+        for line in file.read_text().splitlines() if file.exists() else []:
+            record = json.loads(line)
+            newest[record["device"], record["dtype"]] = record
+        for (device, dtype), r in newest.items():
+            t = r["tokens_per_second"]
+            lines.append(f"| {name}, {r['shape']}, {dtype} | {device} | {t['ours']:,.0f} tokens/s | {t['hugging_face']:,.0f} tokens/s "
+                         f"| **{r['ratio']:.2f}** ({r['ratio_low']:.2f} to {r['ratio_high']:.2f}) |")
+    return "\n".join(lines)
+
+
+def write_readme():
+    file = HERE / "README.md"
+    text = re.sub(r"(<!-- bench -->\n).*?(\n<!-- /bench -->)", lambda m: m[1] + table() + m[2], file.read_text(), flags=re.S)
+    file.write_text(text)
+
+
+def main():
+    p = cli.Parser(__doc__)
+    p.add_argument("what", choices=[*BENCHES, "all", "readme"], help="which comparison; readme: write the tables")
+    p.add_argument("--rounds", type=int, default=7, help="turns of each side")
+    p.add_argument("--device", default="cpu", help="cpu or cuda")
+    p.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of weights and matrix products")
+    p.add_argument("--out", metavar="FOLDER", default=str(HERE / "results"), help="where results are appended")
+    args = p.parse_args()
+    if args.what == "readme":
+        write_readme()
+        cli.finish({"readme": "written"})
+        return
+    device, results = torch.device(args.device), {}
+    for name in BENCHES if args.what == "all" else [args.what]:
+        with cli.bad_input():
+            try:
+                result = BENCHES[name](device, getattr(torch, args.dtype), args.rounds)
+            except ModuleNotFoundError as e:
+                raise ValueError(f"{e.name} is needed to compare with; run pip install -r requirements-dev.txt") from None
+        results[name] = result | {"bench": name, "device": common.device_name(device), "dtype": args.dtype, "versions": common.versions(),
+                                  "commit": common.commit(), "date": time.strftime("%Y-%m-%d")}
+        print(f"{name:<8} ours {result['tokens_per_second']['ours']:>10,.0f} tokens/s   Hugging Face {result['tokens_per_second']['hugging_face']:>10,.0f}   "
+              f"ratio {result['ratio']:.2f} ({result['ratio_low']:.2f} to {result['ratio_high']:.2f})", flush=True)
+        os.makedirs(args.out, exist_ok=True)
+        with open(Path(args.out) / f"bench_{name}.jsonl", "a") as f:
+            f.write(json.dumps(results[name]) + "\n")
+    cli.finish(results)
+
+
+if __name__ == "__main__":
+    main()
