@@ -1,7 +1,8 @@
 """Speed, side by side with what a user would pick instead, in one process on one machine.
 
     python bench.py train     training tokens/s against Hugging Face's LlamaForCausalLM of the same shape and data
-    python bench.py sample    generated tokens/s against its generate
+    python bench.py sample    generated tokens/s against its generate, all completions of one length
+    python bench.py ragged    the same with completions of many lengths, as rollouts have them
     python bench.py all
     python bench.py readme    writes the newest results into README.md's tables
 
@@ -91,29 +92,55 @@ def bench_train(device, dtype, count):
     return result | {"shape": f"{B} x {T}", "parameters": sum(w.numel() for w in ours.parameters()), "flops_per_second": round(rate * ours.flops_per_token(T))}
 
 
-def bench_sample(device, dtype, count):
-    """64 prompts of 16 to 64 tokens, 64 new tokens each, drawn at temperature 1; no end token, so that both do the same work."""
+def against_generate(device, dtype, count, limits):
+    """Prompts of 16 to 64 tokens, 64 rows at once, limits[i] new tokens for prompt i, drawn at temperature 1.
+
+    There is no end token: limits stand for the ends, so that both sides draw the same number of tokens. `generate` gets
+    its prompts in batches of 64 and knows by a stopping rule when a row is done; it goes on until the last one is.
+    """
+    import transformers
     ours, theirs = pair(device, dtype)
     theirs.eval()
-    g, new = torch.Generator().manual_seed(2), 64
-    lengths = torch.randint(16, 65, (64,), generator=g).tolist()
-    prompts = [torch.randint(3, SHAPE["vocab_size"], (n,), generator=g).tolist() for n in lengths]
-    ids = torch.tensor([[0] * (max(lengths) - len(p)) + p for p in prompts], device=device)
-    mask = torch.tensor([[0] * (max(lengths) - len(p)) + [1] * len(p) for p in prompts], device=device)
+    g = torch.Generator().manual_seed(2)
+    prompts = [torch.randint(3, SHAPE["vocab_size"], (int(torch.randint(16, 65, (1,), generator=g)),), generator=g).tolist() for _ in limits]
     settings = copy.deepcopy(theirs.generation_config)
-    settings.eos_token_id, settings.pad_token_id, settings.max_new_tokens, settings.do_sample, settings.top_k = None, 0, new, True, 0
+    settings.eos_token_id, settings.pad_token_id, settings.do_sample, settings.top_k = None, 0, True, 0
 
-    def work(side):
-        if side == "ours":
-            done = Sampler(ours, rows=64).generate(prompts, max_new_tokens=new, temperature=1.0, stop=set())
-            assert sum(len(c.tokens) for [c] in done) == 64 * new
-        else:
-            with torch.no_grad():
-                assert theirs.generate(input_ids=ids, attention_mask=mask, generation_config=settings).shape[1] == max(lengths) + new
-    return rounds(device, count, {side: (lambda side=side: work(side)) for side in ("ours", "hugging_face")}, 64 * new) | {"shape": f"64 rows, {new} new tokens"}
+    def batch(part):
+        longest = max(len(p) for p in prompts[part])
+        ids = torch.tensor([[0] * (longest - len(p)) + p for p in prompts[part]], device=device)
+        mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts[part]], device=device)
+        ends = torch.tensor(limits[part], device=device) + longest
+
+        class Done(transformers.StoppingCriteria):
+            def __call__(self, input_ids, scores, **_):
+                return input_ids.shape[1] >= ends
+        return dict(input_ids=ids, attention_mask=mask, max_new_tokens=max(limits[part]), stopping_criteria=[Done()], generation_config=settings)
+    batches = [batch(slice(i, i + 64)) for i in range(0, len(limits), 64)]
+
+    def work_ours():
+        done = Sampler(ours, rows=64).generate(prompts, max_new_tokens=limits, temperature=1.0, stop=set())
+        assert [len(c.tokens) for [c] in done] == limits
+
+    def work_theirs():
+        with torch.no_grad():
+            for b in batches:
+                assert theirs.generate(**b).shape[1] == b["input_ids"].shape[1] + b["max_new_tokens"]
+    return rounds(device, count, {"ours": work_ours, "hugging_face": work_theirs}, sum(limits))
 
 
-BENCHES = {"train": bench_train, "sample": bench_sample}
+def bench_sample(device, dtype, count):
+    return against_generate(device, dtype, count, [64] * 64) | {"shape": "64 rows, 64 new tokens each"}
+
+
+def bench_ragged(device, dtype, count):
+    """Lengths fall off exponentially with mean 64, at most 256: most answers are short and a few are long."""
+    u = torch.rand(256, generator=torch.Generator().manual_seed(3))
+    limits = (-64 * u.log()).clamp(4, 256).int().tolist()
+    return against_generate(device, dtype, count, limits) | {"shape": f"64 rows, {len(limits)} prompts, {min(limits)} to {max(limits)} new tokens, mean {sum(limits) / len(limits):.0f}"}
+
+
+BENCHES = {"train": bench_train, "sample": bench_sample, "ragged": bench_ragged}
 
 
 def table():

@@ -1,6 +1,6 @@
 """Measures a checkpoint: accuracy on the world by depth and context, on GSM8K/MATH-style files, and bits per byte on text.
 
-    python evaluate.py --init runs/base --data world:ops=1-6,split=test --k 1 8
+    python evaluate.py --init runs/base runs/mid --data world:ops=1-6,split=test --k 1 8
     python evaluate.py --init runs/text --text held_out.txt
     python evaluate.py --init smollm2/ --data gsm8k/test.jsonl --limit 40 --chat --max-new-tokens 400
 
@@ -161,16 +161,27 @@ def _show(rate):
     return f"{rate[0]:.3f} [{rate[1]:.3f}, {rate[2]:.3f}]"
 
 
+def print_comparison(result, ks):
+    """Verified accuracy by operations, one column for each checkpoint and k, for every world that was measured."""
+    folders = [f for f in result if isinstance(result[f], dict)]
+    for spec in [s for s in result[folders[0]] if s.startswith("world:")]:
+        print(f"\nverified accuracy on {spec}")
+        print("operations  " + "".join(f" {f'{f[-18:]} pass@{k}':>26}" for k in ks for f in folders))
+        for rows in zip(*(result[f][spec] for f in folders), strict=True):
+            if "ops" in rows[0]:
+                print(f"{rows[0]['ops']:<12}" + "".join(f" {_show(r['process'][f'pass@{k}']):>26}" for k in ks for r in rows))
+
+
 def main():
     p = cli.Parser(__doc__)
-    p.add_argument("--init", metavar="FOLDER", required=True, help="checkpoint, ours or Hugging Face's")
+    p.add_argument("--init", metavar="FOLDER", nargs="+", required=True, help="checkpoints to measure, ours or Hugging Face's")
     p.add_argument("--data", metavar="SPEC", nargs="*", default=[], help="questions: world:... or a .jsonl file")
     p.add_argument("--text", metavar="FILE", nargs="*", default=[], help="text, for bits per byte")
     p.add_argument("--problems", type=int, default=100, help="world problems for each number of operations")
     p.add_argument("--limit", type=int, default=0, help="questions to take from a file; 0: all")
     p.add_argument("--k", type=int, nargs="+", default=[1], help="the k of pass@k; 1 alone decodes greedily")
     p.add_argument("--samples", type=int, default=0, help="samples per problem; 0: the largest k")
-    p.add_argument("--temperature", type=float, default=1.0, help="of the samples")
+    p.add_argument("--temperature", type=float, default=0.7, help="of the samples")
     p.add_argument("--shots", type=int, default=0, help="solved questions of the file to show first")
     p.add_argument("--chat", action="store_true", help="ask a file's questions in ChatML")
     p.add_argument("--max-new-tokens", type=int, default=400, help="tokens of an answer to a file's question")
@@ -181,33 +192,41 @@ def main():
     p.add_argument("--device", default="cpu", help="cpu or cuda")
     p.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of weights and cache")
     args = p.parse_args()
-    result, left = {"init": args.init}, args.show
-
-    def show(problem, text, ok):
-        nonlocal left
-        if left:
-            print(f"--- {'right' if ok else 'wrong'}, gold {problem.answer}\n{problem.question}\n> {text.strip()}")
-            left -= 1
     with cli.bad_input():
         if not (args.data or args.text):
             raise ValueError("give --data or --text: what to measure on")
-        model, tokenizer = load(args.init, args.device, getattr(torch, args.dtype))
-        if tokenizer is None:
-            raise ValueError(f"--init {args.init}: the folder has no tokenizer.json")
-        common = dict(ks=args.k, samples=args.samples, temperature=args.temperature, rows=args.rows, seed=args.seed, progress=True)
-        for spec in args.data:
-            if spec.startswith("world:"):
-                result[spec] = world_accuracy(model, tokenizer, spec, args.problems, **common)
-                print_world(result[spec], args.k)
-            else:
-                left = args.show
-                result[spec] = file_accuracy(model, tokenizer, spec, args.limit, args.shots, args.chat, max_new_tokens=args.max_new_tokens,
-                                             on_answer=show, **common)
-                print(f"{spec}: {result[spec]['problems']} questions, " + ", ".join(f"{k} {_show(r)}" for k, r in result[spec]["accuracy"].items()))
-        for path in args.text:
-            result[path] = bits_per_byte(model, tokenizer, read_texts(path), args.seq_len)
-            print(f"{path}: {result[path]['bits_per_byte']:.4f} bits per byte over {result[path]['bytes']:,} bytes")
+        result = {"k": args.k} | {folder: measure(folder, args) for folder in args.init}
+    if len(args.init) > 1:
+        print_comparison(result, args.k)
     cli.finish(result)
+
+
+def measure(folder, args):
+    """All measurements of one checkpoint: {spec or file: result}, printed as they come."""
+    model, tokenizer = load(folder, args.device, getattr(torch, args.dtype))
+    if tokenizer is None:
+        raise ValueError(f"--init {folder}: the folder has no tokenizer.json")
+    print(f"\n{folder}")
+    common = dict(ks=args.k, samples=args.samples, temperature=args.temperature, rows=args.rows, seed=args.seed, progress=True)
+    found = {}
+    for spec in args.data:
+        if spec.startswith("world:"):
+            found[spec] = world_accuracy(model, tokenizer, spec, args.problems, **common)
+            print_world(found[spec], args.k)
+            continue
+        left = [args.show]
+
+        def show(problem, text, ok, left=left):
+            if left[0]:
+                print(f"--- {'right' if ok else 'wrong'}, gold {problem.answer}\n{problem.question}\n> {text.strip()}")
+                left[0] -= 1
+        found[spec] = file_accuracy(model, tokenizer, spec, args.limit, args.shots, args.chat, max_new_tokens=args.max_new_tokens,
+                                    on_answer=show, **common)
+        print(f"{spec}: {found[spec]['problems']} questions, " + ", ".join(f"{k} {_show(r)}" for k, r in found[spec]["accuracy"].items()))
+    for path in args.text:
+        found[path] = bits_per_byte(model, tokenizer, read_texts(path), args.seq_len)
+        print(f"{path}: {found[path]['bits_per_byte']:.4f} bits per byte over {found[path]['bytes']:,} bytes")
+    return found
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 import hf
-from kernels import Packing, attend, attend_cached, rms_norm, rotate, token_logprobs
+from kernels import Packing, attend, attend_cached, linear, rms_norm, rotate, token_logprobs
 from tokenizer import Tokenizer
 
 
@@ -105,15 +105,20 @@ class RMSNorm(nn.Module):
         return rms_norm(x, self.weight, self.eps)
 
 
+class Linear(nn.Linear):
+    def forward(self, x):
+        return linear(x, self.weight, self.bias)
+
+
 class Attention(nn.Module):
     def __init__(self, c, layer):
         super().__init__()
         self.layer, self.kind, self.window = layer, c.attention[layer], c.window if c.attention[layer] == "window" else 0
         self.heads, self.kv_heads, self.head_size = c.heads, c.kv_heads, c.head_size
-        self.q_proj = nn.Linear(c.width, c.heads * c.head_size, bias=c.qkv_bias)
-        self.k_proj = nn.Linear(c.width, c.kv_heads * c.head_size, bias=c.qkv_bias)
-        self.v_proj = nn.Linear(c.width, c.kv_heads * c.head_size, bias=c.qkv_bias)
-        self.o_proj = nn.Linear(c.heads * c.head_size, c.width, bias=False)
+        self.q_proj = Linear(c.width, c.heads * c.head_size, bias=c.qkv_bias)
+        self.k_proj = Linear(c.width, c.kv_heads * c.head_size, bias=c.qkv_bias)
+        self.v_proj = Linear(c.width, c.kv_heads * c.head_size, bias=c.qkv_bias)
+        self.o_proj = Linear(c.heads * c.head_size, c.width, bias=False)
         self.qk_norm = c.qk_norm
         if c.qk_norm:
             full = c.qk_norm == "full"
@@ -145,9 +150,9 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     def __init__(self, c):
         super().__init__()
-        self.gate_proj = nn.Linear(c.width, c.ff, bias=False)
-        self.up_proj = nn.Linear(c.width, c.ff, bias=False)
-        self.down_proj = nn.Linear(c.ff, c.width, bias=False)
+        self.gate_proj = Linear(c.width, c.ff, bias=False)
+        self.up_proj = Linear(c.width, c.ff, bias=False)
+        self.down_proj = Linear(c.ff, c.width, bias=False)
 
     def forward(self, x):
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
@@ -184,7 +189,7 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList([Block(config, i) for i in range(config.layers)])
         self.norm = RMSNorm(config.width, config.eps)
         if not config.tied:
-            self.lm_head = nn.Linear(config.width, config.vocab_size, bias=False)
+            self.lm_head = Linear(config.width, config.vocab_size, bias=False)
         self.apply(self._init)
 
     def _init(self, module):
@@ -237,7 +242,7 @@ class Transformer(nn.Module):
         """
         x = self.hidden(tokens, documents)
         if targets is None:
-            return F.linear(x, self.head)                                     # (B, T, V)
+            return linear(x, self.head)                                       # (B, T, V)
         return token_logprobs(x, self.head, targets, temperature)             # (B, T)
 
     def logprobs(self, tokens, documents=None, temperature=1.0):

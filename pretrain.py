@@ -20,7 +20,7 @@ import cli
 import common
 import optim
 from data import Stream, print_table, split_spec
-from evaluate import evaluate_all
+from evaluate import evaluate_all, print_world
 from model import Config, Transformer, load
 from texts import sample_texts
 from tokenizer import Tokenizer
@@ -140,6 +140,9 @@ def main():
         print_table(result["mixture"])
     if done and args.eval_data:
         result["eval"] = evaluate()
+        for table in result["eval"].values():
+            if run.main and isinstance(table, list):
+                print_world(table, [1])
     run.finish(result)
 
 

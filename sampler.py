@@ -18,10 +18,10 @@ from collections import deque
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from tqdm import tqdm
 
 import cli
+from kernels import linear
 from model import KVCache, load
 
 PREFILL_TOKENS = 8192                 # prompts are prefilled in packs of about this many tokens
@@ -138,7 +138,7 @@ class Sampler:
             if B > first:
                 requests[first:B] = torch.tensor(running[first:], device=self.device)
                 positions[first:B] = 0
-            tokens, logprobs = draw(F.linear(hidden[:B], self.model.head), uniform(seed, requests[:B], positions[:B]), *how)
+            tokens, logprobs = draw(linear(hidden[:B], self.model.head), uniform(seed, requests[:B], positions[:B]), *how)
             finished = []
             for row, (request, token, logprob) in enumerate(zip(running, tokens.tolist(), logprobs.tolist())):
                 c = done[request]

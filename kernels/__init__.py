@@ -4,6 +4,6 @@
 one device is chosen in this file and nowhere else.
 """
 
-from .reference import Packing, attend, attend_cached, rms_norm, rotate, token_logprobs
+from .reference import Packing, attend, attend_cached, linear, rms_norm, rotate, token_logprobs
 
-__all__ = ["Packing", "attend", "attend_cached", "rms_norm", "rotate", "token_logprobs"]
+__all__ = ["Packing", "attend", "attend_cached", "linear", "rms_norm", "rotate", "token_logprobs"]

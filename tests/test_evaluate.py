@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
-
 from conftest import script
+
 from evaluate import bits_per_byte, file_accuracy, interval, pass_at_k, rates, world_accuracy
 from sampler import Completion, Sampler
 
@@ -96,8 +96,8 @@ def test_file_accuracy_with_shots_and_chat(tiny, tokenizer, monkeypatch, tmp_pat
 
 def test_commands(toy_run, tmp_path):
     (tmp_path / "held_out.txt").write_text("The lions number 3. " * 50)
-    done = script("evaluate.py", "--init", toy_run, "--data", "world:ops=1-2,split=test", "--problems", 4, "--k", 1, 2, "--text", tmp_path / "held_out.txt")
-    assert "operations" in done.stdout and "process pass@2" in done.stdout and done.json[str(tmp_path / "held_out.txt")]["bits_per_byte"] > 0
+    done = script("evaluate.py", "--init", toy_run, toy_run, "--data", "world:ops=1-2,split=test", "--problems", 4, "--k", 1, 2, "--text", tmp_path / "held_out.txt")
+    assert "verified accuracy on world:ops=1-2,split=test" in done.stdout and "process pass@2" in done.stdout and done.json[str(toy_run)][str(tmp_path / "held_out.txt")]["bits_per_byte"] > 0
     (tmp_path / "q.jsonl").write_text(json.dumps({"question": "1 + 1?", "answer": "2"}) + "\n")
     done = script("evaluate.py", "--init", toy_run, "--data", tmp_path / "q.jsonl", "--max-new-tokens", 4, "--show", 1)
     assert "1 questions" in done.stdout and "--- wrong, gold 2" in done.stdout

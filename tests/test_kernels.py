@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 import kernels.reference as reference
-from kernels import Packing, attend, attend_cached, rms_norm, rotate, token_logprobs
+from kernels import Packing, attend, attend_cached, linear, rms_norm, rotate, token_logprobs
 
 torch.manual_seed(0)
 
@@ -87,10 +87,11 @@ def test_cached_attention_is_the_last_row_of_full_attention(window):
         torch.testing.assert_close(out[b, 0], slow[0, -1], rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("keep", [2 ** 26, 1000])
+@pytest.mark.parametrize("keep, chunk", [(2 ** 26, 2 ** 20), (2 ** 26, 350), (1000, 350)])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_token_logprobs_and_gradient(monkeypatch, keep, temperature):
-    monkeypatch.setattr(reference._TokenLogprobs, "KEEP", keep)               # the small one forces chunks and recomputation
+def test_token_logprobs_and_gradient(monkeypatch, keep, chunk, temperature):
+    monkeypatch.setattr(reference._TokenLogprobs, "KEEP", keep)               # the small ones force recomputation and chunks
+    monkeypatch.setattr(reference._TokenLogprobs, "CHUNK", chunk)
     h = torch.randn(2, 15, 16, dtype=torch.float64, requires_grad=True)
     w = torch.randn(50, 16, dtype=torch.float64, requires_grad=True)
     targets, weights = torch.randint(0, 50, (2, 15)), torch.rand(2, 15, dtype=torch.float64)
@@ -106,8 +107,19 @@ def test_rotation_is_multiplication_of_complex_pairs():
     angle = torch.randn(2, 5, 1, 4, dtype=torch.float64)
     pairs = torch.complex(x[..., :4], x[..., 4:]) * torch.polar(torch.ones_like(angle), angle)
     torch.testing.assert_close(rotate(x, angle.cos(), angle.sin()), torch.cat([pairs.real, pairs.imag], -1))
+    torch.testing.assert_close(rotate(x.float(), angle.cos(), angle.sin()), torch.cat([pairs.real, pairs.imag], -1).float())  # the plain path
+    assert torch.autograd.gradcheck(lambda x: rotate(x, angle.cos(), angle.sin()), (x.requires_grad_(),))
 
 
 def test_rms_norm():
-    x, w = torch.randn(4, 16, dtype=torch.float64), torch.randn(16, dtype=torch.float64)
+    x, w = torch.randn(3, 4, 16, dtype=torch.float64, requires_grad=True), torch.randn(16, dtype=torch.float64, requires_grad=True)
     torch.testing.assert_close(rms_norm(x, w, 1e-6), x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * w)
+    assert torch.autograd.gradcheck(lambda x, w: rms_norm(x, w, 1e-3), (x, w))
+
+
+def test_linear_for_few_rows():
+    x, w, b = torch.randn(2, 3, 8, dtype=torch.float64), torch.randn(5, 8, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(linear(x, w, b), F.linear(x, w, b))
+        torch.testing.assert_close(linear(x[0, 0], w), F.linear(x[0, 0], w))
+        assert linear(x, w).is_contiguous()

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import script
 
 import sampler as sampling
-from conftest import script
 from sampler import Sampler, draw, truncate, uniform
 
 HOWS = [dict(temperature=0.0), dict(temperature=1.0), dict(temperature=0.7, top_k=20), dict(temperature=1.3, top_p=0.8)]

@@ -11,9 +11,9 @@ import time
 
 import pytest
 import torch
+from conftest import ROOT, real_file, script
 
 import common
-from conftest import ROOT, real_file, script
 from data import Stream
 from model import Config, Transformer, load
 
