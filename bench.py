@@ -4,6 +4,7 @@
     python bench.py sample    generated tokens/s against its generate, all completions of one length
     python bench.py ragged    the same with completions of many lengths, as rollouts have them
     python bench.py all
+    python bench.py pipeline  runs recipes/laptop.sh and keeps its accuracies and time
     python bench.py readme    writes the newest results into README.md's tables
 
 Both sides get the same weights, batches, optimiser and dtype, and take turns, round by round; the ratio is the median of
@@ -16,6 +17,8 @@ import json
 import os
 import re
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -143,50 +146,84 @@ def bench_ragged(device, dtype, count):
 BENCHES = {"train": bench_train, "sample": bench_sample, "ragged": bench_ragged}
 
 
-def table():
-    """The newest result of each bench on each device, as a Markdown table."""
+def bench_pipeline():
+    """recipes/laptop.sh from start to end: seconds, and the verified accuracy of each checkpoint by operations."""
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        done = subprocess.run(["bash", str(HERE / "recipes" / "laptop.sh")], stdout=subprocess.PIPE, text=True,
+                              env=os.environ | {"OUT": f"{folder}/laptop", "PYTHON": sys.executable})
+        if done.returncode:
+            raise ValueError(f"recipes/laptop.sh ended with exit code {done.returncode}")
+        seconds = time.perf_counter() - start
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    tables = {Path(f).name: next(iter(found[f].values())) for f in found if isinstance(found[f], dict)}
+    by_operations = {name: [{"ops": r["ops"], "problems": r["problems"]} | r["process"] for r in rows if "ops" in r] for name, rows in tables.items()}
+    return {"seconds": round(seconds), "verified": by_operations}
+
+
+def newest(name):
+    """The last record of results/bench_<name>.jsonl for each device and dtype."""
+    file, found = HERE / "results" / f"bench_{name}.jsonl", {}
+    for line in file.read_text().splitlines() if file.exists() else []:
+        record = json.loads(line)
+        found[record["device"], record.get("dtype")] = record
+    return found
+
+
+def speed_table():
     lines = ["| what | device | nanothink | Hugging Face | ratio (range over rounds) |", "|---|---|---|---|---|"]
     for name in BENCHES:
-        file, newest = HERE / "results" / f"bench_{name}.jsonl", {}
-        for line in file.read_text().splitlines() if file.exists() else []:
-            record = json.loads(line)
-            newest[record["device"], record["dtype"]] = record
-        for (device, dtype), r in newest.items():
+        for (device, dtype), r in newest(name).items():
             t = r["tokens_per_second"]
-            lines.append(f"| {name}, {r['shape']}, {dtype} | {device} | {t['ours']:,.0f} tokens/s | {t['hugging_face']:,.0f} tokens/s "
+            lines.append(f"| {name}: {r['shape']}, {dtype} | {device} | {t['ours']:,.0f} tokens/s | {t['hugging_face']:,.0f} tokens/s "
                          f"| **{r['ratio']:.2f}** ({r['ratio_low']:.2f} to {r['ratio_high']:.2f}) |")
     return "\n".join(lines)
 
 
-def write_readme():
-    file = HERE / "README.md"
-    text = re.sub(r"(<!-- bench -->\n).*?(\n<!-- /bench -->)", lambda m: m[1] + table() + m[2], file.read_text(), flags=re.S)
-    file.write_text(text)
+def pipeline_table():
+    lines = []
+    for (device, _), r in newest("pipeline").items():
+        base, mid = r["verified"]["base"], r["verified"]["mid"]
+        lines += [f"On {device} the whole of it took {r['seconds']} seconds. Verified accuracy on unseen problems, {base[0]['problems']} for each number of "
+                  "operations, with 95% bootstrap intervals:", "",
+                  "| operations | base pass@1 | mid-trained pass@1 | base pass@8 | mid-trained pass@8 |", "|---|---|---|---|---|"]
+        cell = "{0:.2f} [{1:.2f}, {2:.2f}]".format
+        lines += [f"| {b['ops']} | " + " | ".join(cell(*row[k]) for k in ("pass@1", "pass@8") for row in (b, m)) + " |" for b, m in zip(base, mid, strict=True)]
+    return "\n".join(lines)
+
+
+def readme(text):
+    """The README with its generated tables renewed."""
+    for name, made in (("bench", speed_table()), ("pipeline", pipeline_table())):
+        text = re.sub(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", lambda m, made=made: m[1] + made + m[2], text, flags=re.S)
+    return text
 
 
 def main():
     p = cli.Parser(__doc__)
-    p.add_argument("what", choices=[*BENCHES, "all", "readme"], help="which comparison; readme: write the tables")
+    p.add_argument("what", choices=[*BENCHES, "all", "pipeline", "readme"], help="which comparison; readme: write the tables")
     p.add_argument("--rounds", type=int, default=7, help="turns of each side")
     p.add_argument("--device", default="cpu", help="cpu or cuda")
     p.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of weights and matrix products")
     p.add_argument("--out", metavar="FOLDER", default=str(HERE / "results"), help="where results are appended")
     args = p.parse_args()
     if args.what == "readme":
-        write_readme()
+        (HERE / "README.md").write_text(readme((HERE / "README.md").read_text()))
         cli.finish({"readme": "written"})
         return
     device, results = torch.device(args.device), {}
     for name in BENCHES if args.what == "all" else [args.what]:
         with cli.bad_input():
             try:
-                result = BENCHES[name](device, getattr(torch, args.dtype), args.rounds)
+                result = bench_pipeline() if name == "pipeline" else BENCHES[name](device, getattr(torch, args.dtype), args.rounds)
             except ModuleNotFoundError as e:
                 raise ValueError(f"{e.name} is needed to compare with; run pip install -r requirements-dev.txt") from None
         results[name] = result | {"bench": name, "device": common.device_name(device), "dtype": args.dtype, "versions": common.versions(),
                                   "commit": common.commit(), "date": time.strftime("%Y-%m-%d")}
-        print(f"{name:<8} ours {result['tokens_per_second']['ours']:>10,.0f} tokens/s   Hugging Face {result['tokens_per_second']['hugging_face']:>10,.0f}   "
-              f"ratio {result['ratio']:.2f} ({result['ratio_low']:.2f} to {result['ratio_high']:.2f})", flush=True)
+        if name in BENCHES:
+            t = result["tokens_per_second"]
+            print(f"{name:<8} ours {t['ours']:>10,.0f} tokens/s   Hugging Face {t['hugging_face']:>10,.0f}   ratio {result['ratio']:.2f} "
+                  f"({result['ratio_low']:.2f} to {result['ratio_high']:.2f})", flush=True)
         os.makedirs(args.out, exist_ok=True)
         with open(Path(args.out) / f"bench_{name}.jsonl", "a") as f:
             f.write(json.dumps(results[name]) + "\n")
