@@ -68,7 +68,8 @@ def rounds(device, count, work, tokens):
             seconds[side].append(clock(device, work[side]))
     ratios = [t / o for o, t in zip(seconds["ours"], seconds["hugging_face"], strict=True)]
     speeds = {side: round(tokens / statistics.median(s), 1) for side, s in seconds.items()}
-    return {"tokens_per_second": speeds, "ratio": round(statistics.median(ratios), 3), "ratio_low": round(min(ratios), 3), "ratio_high": round(max(ratios), 3),
+    return {"tokens_per_second": speeds, "ratio": round(statistics.median(ratios), 3),
+            "ratio_low": round(min(ratios), 3), "ratio_high": round(max(ratios), 3),
             "rounds": count}
 
 
@@ -77,13 +78,15 @@ def bench_train(device, dtype, count):
     ours, theirs = pair(device, dtype)
     T, B = 256, 16
     tokens = torch.randint(0, SHAPE["vocab_size"], (B, T + 1), generator=torch.Generator().manual_seed(1)).to(device)
-    optimizers = {side: torch.optim.AdamW(m.parameters(), lr=1e-4, fused=True) for side, m in (("ours", ours), ("hugging_face", theirs))}
+    optimizers = {side: torch.optim.AdamW(m.parameters(), lr=1e-4, fused=True) for side,
+                  m in (("ours", ours), ("hugging_face", theirs))}
 
     def step(side):
         if side == "ours":
             loss = -ours(tokens[:, :-1], None, tokens[:, 1:]).mean()
         else:
-            loss = theirs(input_ids=tokens, labels=tokens).loss               # shifts the labels itself: T predictions from T+1 tokens
+            # shifts the labels itself: T predictions from T+1 tokens
+            loss = theirs(input_ids=tokens, labels=tokens).loss
         loss.backward()
         optimizers[side].step()
         optimizers[side].zero_grad(set_to_none=True)
@@ -92,7 +95,8 @@ def bench_train(device, dtype, count):
     assert abs(first["ours"] - first["hugging_face"]) < 1e-2, f"the two sides do not compute the same loss: {first}"
     result = rounds(device, count, {side: (lambda side=side: step(side)) for side in optimizers}, B * T)
     rate = result["tokens_per_second"]["ours"]
-    return result | {"shape": f"{B} x {T}", "parameters": sum(w.numel() for w in ours.parameters()), "flops_per_second": round(rate * ours.flops_per_token(T))}
+    return result | {"shape": f"{B} x {T}", "parameters": sum(w.numel() for w in ours.parameters()),
+                     "flops_per_second": round(rate * ours.flops_per_token(T))}
 
 
 def against_generate(device, dtype, count, limits):
@@ -105,7 +109,8 @@ def against_generate(device, dtype, count, limits):
     ours, theirs = pair(device, dtype)
     theirs.eval()
     g = torch.Generator().manual_seed(2)
-    prompts = [torch.randint(3, SHAPE["vocab_size"], (int(torch.randint(16, 65, (1,), generator=g)),), generator=g).tolist() for _ in limits]
+    prompts = [torch.randint(3, SHAPE["vocab_size"], (int(torch.randint(16, 65, (1,), generator=g)),),
+                             generator=g).tolist() for _ in limits]
     settings = copy.deepcopy(theirs.generation_config)
     settings.eos_token_id, settings.pad_token_id, settings.do_sample, settings.top_k = None, 0, True, 0
 
@@ -118,7 +123,8 @@ def against_generate(device, dtype, count, limits):
         class Done(transformers.StoppingCriteria):
             def __call__(self, input_ids, scores, **_):
                 return input_ids.shape[1] >= ends
-        return dict(input_ids=ids, attention_mask=mask, max_new_tokens=max(limits[part]), stopping_criteria=[Done()], generation_config=settings)
+        return dict(input_ids=ids, attention_mask=mask, max_new_tokens=max(limits[part]), stopping_criteria=[Done()],
+                    generation_config=settings)
     batches = [batch(slice(i, i + 64)) for i in range(0, len(limits), 64)]
 
     def work_ours():
@@ -140,7 +146,8 @@ def bench_ragged(device, dtype, count):
     """Lengths fall off exponentially with mean 64, at most 256: most answers are short and a few are long."""
     u = torch.rand(256, generator=torch.Generator().manual_seed(3))
     limits = (-64 * u.log()).clamp(4, 256).int().tolist()
-    return against_generate(device, dtype, count, limits) | {"shape": f"64 rows, {len(limits)} prompts, {min(limits)} to {max(limits)} new tokens, mean {sum(limits) / len(limits):.0f}"}
+    shape = f"64 rows, {len(limits)} prompts, {min(limits)} to {max(limits)} new tokens"
+    return against_generate(device, dtype, count, limits) | {"shape": shape}
 
 
 BENCHES = {"train": bench_train, "sample": bench_sample, "ragged": bench_ragged}
@@ -157,7 +164,8 @@ def bench_pipeline():
         seconds = time.perf_counter() - start
     found = json.loads(done.stdout.strip().splitlines()[-1])
     tables = {Path(f).name: next(iter(found[f].values())) for f in found if isinstance(found[f], dict)}
-    by_operations = {name: [{"ops": r["ops"], "problems": r["problems"]} | r["process"] for r in rows if "ops" in r] for name, rows in tables.items()}
+    by_operations = {name: [{"ops": r["ops"], "problems": r["problems"]} | r["process"] for r in rows if "ops" in r]
+                     for name, rows in tables.items()}
     return {"seconds": round(seconds), "verified": by_operations}
 
 
@@ -175,8 +183,8 @@ def speed_table():
     for name in BENCHES:
         for (device, dtype), r in newest(name).items():
             t = r["tokens_per_second"]
-            lines.append(f"| {name}: {r['shape']}, {dtype} | {device} | {t['ours']:,.0f} tokens/s | {t['hugging_face']:,.0f} tokens/s "
-                         f"| **{r['ratio']:.2f}** ({r['ratio_low']:.2f} to {r['ratio_high']:.2f}) |")
+            lines.append(f"| {name}: {r['shape']}, {dtype} | {device} | {t['ours']:,.0f} tokens/s "
+                         f"| {t['hugging_face']:,.0f} tokens/s | **{r['ratio']:.2f}** ({r['ratio_low']:.2f} to {r['ratio_high']:.2f}) |")
     return "\n".join(lines)
 
 
@@ -184,24 +192,28 @@ def pipeline_table():
     lines = []
     for (device, _), r in newest("pipeline").items():
         base, mid = r["verified"]["base"], r["verified"]["mid"]
-        lines += [f"On {device} the whole of it took {r['seconds']} seconds. Verified accuracy on unseen problems, {base[0]['problems']} for each number of "
-                  "operations, with 95% bootstrap intervals:", "",
-                  "| operations | base pass@1 | mid-trained pass@1 | base pass@8 | mid-trained pass@8 |", "|---|---|---|---|---|"]
+        lines += [f"On {device} the whole of it took {r['seconds']} seconds. Verified accuracy on unseen problems, "
+                  f"{base[0]['problems']} for each number of operations, with 95% bootstrap intervals:", "",
+                  "| operations | base pass@1 | mid-trained pass@1 | base pass@8 | mid-trained pass@8 |",
+                  "|---|---|---|---|---|"]
         cell = "{0:.2f} [{1:.2f}, {2:.2f}]".format
-        lines += [f"| {b['ops']} | " + " | ".join(cell(*row[k]) for k in ("pass@1", "pass@8") for row in (b, m)) + " |" for b, m in zip(base, mid, strict=True)]
+        lines += [f"| {b['ops']} | " + " | ".join(cell(*row[k]) for k in ("pass@1", "pass@8") for row in (b, m))
+                  + " |" for b, m in zip(base, mid, strict=True)]
     return "\n".join(lines)
 
 
 def readme(text):
     """The README with its generated tables renewed."""
     for name, made in (("bench", speed_table()), ("pipeline", pipeline_table())):
-        text = re.sub(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", lambda m, made=made: m[1] + made + m[2], text, flags=re.S)
+        text = re.sub(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", lambda m, made=made: m[1] + made + m[2], text,
+                      flags=re.S)
     return text
 
 
 def main():
     p = cli.Parser(__doc__)
-    p.add_argument("what", choices=[*BENCHES, "all", "pipeline", "readme"], help="which comparison; readme: write the tables")
+    p.add_argument("what", choices=[*BENCHES, "all", "pipeline", "readme"],
+                   help="which comparison; readme: write the tables")
     p.add_argument("--rounds", type=int, default=7, help="turns of each side")
     p.add_argument("--device", default="cpu", help="cpu or cuda")
     p.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of weights and matrix products")
@@ -215,15 +227,17 @@ def main():
     for name in BENCHES if args.what == "all" else [args.what]:
         with cli.bad_input():
             try:
-                result = bench_pipeline() if name == "pipeline" else BENCHES[name](device, getattr(torch, args.dtype), args.rounds)
+                result = bench_pipeline() if name == "pipeline" else BENCHES[name](device, getattr(torch, args.dtype),
+                        args.rounds)
             except ModuleNotFoundError as e:
                 raise ValueError(f"{e.name} is needed to compare with; run pip install -r requirements-dev.txt") from None
-        results[name] = result | {"bench": name, "device": common.device_name(device), "dtype": args.dtype, "versions": common.versions(),
+        results[name] = result | {"bench": name, "device": common.device_name(device), "dtype": args.dtype,
+                                  "versions": common.versions(),
                                   "commit": common.commit(), "date": time.strftime("%Y-%m-%d")}
         if name in BENCHES:
             t = result["tokens_per_second"]
-            print(f"{name:<8} ours {t['ours']:>10,.0f} tokens/s   Hugging Face {t['hugging_face']:>10,.0f}   ratio {result['ratio']:.2f} "
-                  f"({result['ratio_low']:.2f} to {result['ratio_high']:.2f})", flush=True)
+            print(f"{name:<8} ours {t['ours']:>10,.0f} tokens/s   Hugging Face {t['hugging_face']:>10,.0f}   "
+                  f"ratio {result['ratio']:.2f} ({result['ratio_low']:.2f} to {result['ratio_high']:.2f})", flush=True)
         os.makedirs(args.out, exist_ok=True)
         with open(Path(args.out) / f"bench_{name}.jsonl", "a") as f:
             f.write(json.dumps(results[name]) + "\n")

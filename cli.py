@@ -15,7 +15,8 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, text, **options):
         super().__init__(description=text.strip().split("\n\n")[0], allow_abbrev=False,
-                         formatter_class=lambda prog: argparse.ArgumentDefaultsHelpFormatter(prog, max_help_position=32, width=120), **options)
+                         formatter_class=lambda prog: argparse.ArgumentDefaultsHelpFormatter(prog, max_help_position=32,
+                                 width=120), **options)
 
     def error(self, message):
         fail(f"{message} (--help lists the flags)")

@@ -38,11 +38,13 @@ def training_flags(text):
     p.add_argument("--data", metavar="SPEC", nargs="+", required=True, help="sources, SOURCE[@WEIGHT] (see data.py)")
     p.add_argument("--steps", type=int, default=1000, help="optimiser steps")
     p.add_argument("--batch-tokens", type=int, default=4096, help="tokens in a global batch")
-    p.add_argument("--micro-tokens", type=int, default=0, help="tokens in a micro-batch of one rank; 0: its whole share")
+    p.add_argument("--micro-tokens", type=int, default=0,
+                   help="tokens in a micro-batch of one rank; 0: its whole share")
     p.add_argument("--lr", type=float, default=0.02, help="peak learning rate (of Muon, or of AdamW without it)")
     p.add_argument("--adam-lr", type=float, default=0.003, help="peak learning rate of what Muon leaves to AdamW")
     p.add_argument("--optimizer", default="muon", choices=["muon", "adamw"], help="for the matrices inside the layers")
-    p.add_argument("--schedule", default="wsd", choices=["constant", "cosine", "wsd"], help="shape of the learning rate")
+    p.add_argument("--schedule", default="wsd", choices=["constant", "cosine", "wsd"],
+                   help="shape of the learning rate")
     p.add_argument("--warmup", type=float, default=0.01, help="share of the steps")
     p.add_argument("--decay", type=float, default=0.2, help="share of the steps, for wsd")
     p.add_argument("--floor", type=float, default=0.0, help="final learning rate, share of the peak")
@@ -59,7 +61,8 @@ def training_flags(text):
     p.add_argument("--log-every", type=int, default=10, help="steps")
     p.add_argument("--eval-every", type=int, default=0, help="steps; 0: only at the end")
     p.add_argument("--save-every", type=int, default=0, help="steps; 0: only at the end")
-    p.add_argument("--peak-tflops", type=float, default=989.0, help="of one GPU, for utilisation (H100, H200: 989 in bf16)")
+    p.add_argument("--peak-tflops", type=float, default=989.0,
+                   help="of one GPU, for utilisation (H100, H200: 989 in bf16)")
     p.add_argument("--wandb", metavar="PROJECT", default="", help="log to Weights & Biases as well (pip install wandb)")
     return p
 
@@ -67,7 +70,8 @@ def training_flags(text):
 class Run:
     """One run on one or many ranks: where it computes, what it writes, how it stops."""
 
-    MAY_DIFFER = {"resume", "device", "compile", "log_every", "eval_every", "save_every", "wandb", "out", "micro_tokens", "checkpointing", "shard",
+    MAY_DIFFER = {"resume", "eval_data", "eval_problems", "device", "compile", "log_every", "eval_every", "save_every",
+                  "wandb", "out", "micro_tokens", "checkpointing", "shard",
                   "peak_tflops"}
 
     def __init__(self, args):
@@ -97,7 +101,7 @@ class Run:
         state, log = self.folder / "train_state.pt", self.folder / "log.jsonl"
         if not self.args.resume:
             if state.exists() or log.exists() or (self.folder / "config.json").exists():
-                raise ValueError(f"--out {self.folder}: holds another run; add --resume to go on with it, or choose another folder")
+                raise ValueError(f"--out {self.folder}: holds another run; add --resume to go on with it, or choose another")
             return None
         if not state.is_file():
             return None
@@ -106,7 +110,8 @@ class Run:
         except Exception as e:
             raise ValueError(f"{state}: cannot be read ({type(e).__name__}); remove it to start again") from None
         now = {k: v for k, v in vars(self.args).items() if k not in self.MAY_DIFFER}
-        differ = [f"--{k.replace('_', '-')} {found['args'].get(k)}" for k, v in now.items() if found["args"].get(k) != v]
+        differ = [f"--{k.replace('_', '-')} {found['args'].get(k)}" for k,
+                  v in now.items() if found["args"].get(k) != v]
         if differ:
             raise ValueError(f"--resume: the run in {self.folder} was started with {' '.join(differ)}; give the same flags")
         return found
@@ -118,13 +123,15 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / "log.jsonl"
         if self.state is not None and path.exists():                          # forget what came after the checkpoint
-            kept = [line for line in path.read_text().splitlines() if line.endswith("}") and json.loads(line).get("step", 0) <= self.step]
+            kept = [line for line in path.read_text().splitlines() if line.endswith("}")
+                    and json.loads(line).get("step", 0) <= self.step]
             write_atomically(path, lambda p: p.write_text("\n".join(kept) + "\n"))
             self.log_file = open(path, "a")
             self.log({"resumed_at": self.step})
         else:
             self.log_file = open(path, "w")
-            self.log({"flags": vars(self.args), "script": Path(sys.argv[0]).name, "versions": versions(), "commit": commit(),
+            self.log({"flags": vars(self.args), "script": Path(sys.argv[0]).name, "versions": versions(),
+                      "commit": commit(),
                       "ranks": self.ranks, "device": device_name(self.device)} | about)
         if self.args.wandb:
             import wandb
@@ -137,7 +144,7 @@ class Run:
         if self.wandb and "step" in record:
             self.wandb.log(record, step=record["step"])
 
-    # ---- many ranks ---------------------------------------------------------------------------------------------------
+    # many ranks
 
     def distribute(self, model):
         """Moves the model to the device and wraps it for the ranks: the module whose forward training must call."""
@@ -149,7 +156,9 @@ class Run:
         if self.ranks == 1:
             return model
         if not self.args.shard:
-            return torch.nn.parallel.DistributedDataParallel(model, device_ids=[self.device.index] if self.device.type == "cuda" else None)
+            return torch.nn.parallel.DistributedDataParallel(model,
+                                                             device_ids=[self.device.index] if self.device.type
+                                                             == "cuda" else None)
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
         mesh = init_device_mesh(self.device.type, (self.ranks,))
@@ -190,7 +199,7 @@ class Run:
             total += float(loss.detach())
         return self.sum(total)[0] / max(weight, 1e-9), weight
 
-    # ---- stopping and saving ---------------------------------------------------------------------------------------------
+    # stopping and saving
 
     def catch_interrupts(self):
         """Ctrl-C or SIGTERM ends the run after the current step, saved; a second one ends it at once."""
@@ -206,14 +215,16 @@ class Run:
     def save(self, model, tokenizer, optimizers, stream, guard, more=None):
         """Writes a checkpoint of the state after self.step steps. A full disk keeps the old one and ends the run."""
         weights = full_weights(model)
-        state = {"step": self.step, "args": vars(self.args), "weights": weights, "optimizers": [pack_optimizer(o, model) for o in optimizers],
+        state = {"step": self.step, "args": vars(self.args), "weights": weights,
+                 "optimizers": [pack_optimizer(o, model) for o in optimizers],
                  "stream": stream.state(), "guard": guard.state(), "random": random_state(), "more": more or {}}
         trouble = ""
         if self.main:
             try:
                 model.save(self.folder, tokenizer, weights)
                 write_atomically(self.folder / "train_state.pt", lambda path: torch.save(state, path))
-            except (OSError, RuntimeError) as e:                              # torch and safetensors report a full disk as RuntimeError
+            # torch and safetensors report a full disk as RuntimeError
+            except (OSError, RuntimeError) as e:
                 trouble = f"{self.folder}: cannot write the checkpoint of step {self.step} ({e}); the one before it is unharmed"
             except Exception as e:
                 if type(e).__name__ != "SafetensorError":
@@ -286,12 +297,25 @@ class Guard:
         vars(self).update(state)
 
 
-# ---- weights and optimiser states, whole on every rank ------------------------------------------------------------------------
+# weights and optimiser states, whole on every rank
 
 def full(tensor):
     """A sharded tensor gathered (all ranks must call this together), on the CPU; any other as it is, on the CPU."""
     tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
     return tensor.detach().cpu().clone()
+
+
+@contextlib.contextmanager
+def gathered(model):
+    """Around evaluation: under FSDP2 the parameters outside the layers are whole meanwhile (the layers see to theirs)."""
+    sharded = hasattr(model, "unshard")
+    if sharded:
+        model.unshard()
+    try:
+        yield
+    finally:
+        if sharded:
+            model.reshard()
 
 
 def full_weights(model):
@@ -301,7 +325,8 @@ def full_weights(model):
 def like(tensor, parameter):
     """A whole tensor, sharded and placed as the parameter is."""
     tensor = tensor.to(parameter.device)
-    return distribute_tensor(tensor, parameter.device_mesh, parameter.placements) if isinstance(parameter, DTensor) else tensor
+    return distribute_tensor(tensor, parameter.device_mesh, parameter.placements) if isinstance(parameter,
+            DTensor) else tensor
 
 
 @torch.no_grad()
@@ -316,14 +341,16 @@ def restore_weights(model, weights):
 def pack_optimizer(optimizer, model):
     """{parameter name: {state name: whole tensor or number}}: independent of ranks and of the order of parameters."""
     names = {id(p): name for name, p in model.named_parameters()}
-    return {names[id(p)]: {k: full(v) if isinstance(v, torch.Tensor) else v for k, v in state.items()} for p, state in optimizer.state.items()}
+    return {names[id(p)]: {k: full(v) if isinstance(v, torch.Tensor) else v for k, v in state.items()} for p,
+            state in optimizer.state.items()}
 
 
 def unpack_optimizer(optimizer, model, packed):
     parameters = dict(model.named_parameters())
     for name, state in packed.items():
         p = parameters[name]
-        optimizer.state[p] = {k: (like(v, p) if v.ndim else v) if isinstance(v, torch.Tensor) else v for k, v in state.items()}
+        optimizer.state[p] = {k: (like(v, p) if v.ndim else v) if isinstance(v, torch.Tensor) else v for k,
+                              v in state.items()}
 
 
 def clip_gradients(model, largest):
@@ -332,7 +359,7 @@ def clip_gradients(model, largest):
     return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 
-# ---- seeds, versions ----------------------------------------------------------------------------------------------------------
+# seeds, versions
 
 def seed_everything(seed):
     random.seed(seed)
@@ -363,7 +390,8 @@ def versions():
 def commit():
     try:
         here = Path(__file__).parent
-        return subprocess.run(["git", "-C", here, "describe", "--always", "--dirty"], capture_output=True, text=True, timeout=10).stdout.strip()
+        return subprocess.run(["git", "-C", here, "describe", "--always", "--dirty"], capture_output=True, text=True,
+                              timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""
 
@@ -376,12 +404,14 @@ class Progress:
     """The bar on standard error: loss, tokens per second, time left."""
 
     def __init__(self, run, name):
-        self.bar = tqdm(total=run.args.steps, initial=run.step, desc=name, unit="step", disable=not run.main, mininterval=0.5)
+        self.bar = tqdm(total=run.args.steps, initial=run.step, desc=name, unit="step", disable=not run.main,
+                        mininterval=0.5)
         self.tokens, self.since = 0, time.perf_counter()
 
     def update(self, tokens, **shown):
         self.tokens += tokens
-        self.bar.set_postfix_str(" ".join(f"{k} {v}" for k, v in shown.items()) + f" {self.rate():,.0f} tok/s", refresh=False)
+        self.bar.set_postfix_str(" ".join(f"{k} {v}" for k, v in shown.items()) + f" {self.rate():,.0f} tok/s",
+                                 refresh=False)
         self.bar.update()
 
     def rate(self):

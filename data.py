@@ -2,9 +2,10 @@
 
 A source is named by a SPEC, `SOURCE[@WEIGHT]`, the weight being its share of the tokens:
 
-    notes.txt  chat.jsonl  web.jsonl.gz  web.parquet  shards/         (one .txt is one document; .jsonl and .parquet have
-    world:ops=1-4,contexts=zoo+school@0.9                              one document a row, field "text", or "question" and "answer")
-    hf:org/name                                                       (streamed through the `datasets` library)
+    notes.txt  chat.jsonl  web.jsonl.gz  web.parquet  shards/  world:ops=1-4,contexts=zoo+school@0.9  hf:org/name
+
+A .txt is one document; the others have one document a row, in a field "text", or "question" and "answer". hf: streams
+through the `datasets` library.
 
 A world source also takes q_weight (the loss weight of question tokens, 0.1: they are random, and training on them at
 full weight drowns the rest) and chat (the share of problems told as a chat turn with a think block).
@@ -108,12 +109,15 @@ class Mixture:
         return rows
 
     def state(self):
-        return {"names": self.names, "cursors": list(self.cursors), "epochs": list(self.epochs), "given": self.given.tolist()}
+        return {"names": self.names, "cursors": list(self.cursors), "epochs": list(self.epochs),
+                "given": self.given.tolist()}
 
     def restore(self, state):
         if state["names"] != self.names:
-            raise ValueError(f"--data {' '.join(self.names)}: the run was started with {' '.join(state['names'])}; give the same sources")
-        self.cursors, self.epochs, self.given = list(state["cursors"]), list(state["epochs"]), np.array(state["given"], np.int64)
+            raise ValueError(f"--data {' '.join(self.names)}: the run was started with "
+                             f"{' '.join(state['names'])}; give the same sources")
+        self.cursors, self.epochs, self.given = list(state["cursors"]), list(state["epochs"]), np.array(state["given"],
+                np.int64)
         self.orders = [None] * len(self.names)
 
 
@@ -160,7 +164,8 @@ class Packer:
 
     def __init__(self, T, draw, waiting_rows=16):
         self.T, self.draw, self.enough = T, draw, waiting_rows * T
-        self.waiting, self.slots, self.born = [], 0, 0                        # waiting: sorted (slots, number, ids, weights)
+        # waiting: sorted (slots, number, ids, weights)
+        self.waiting, self.slots, self.born = [], 0, 0
         self.stats = {"slots": 0, "padding": 0, "documents": 0, "cut": 0}
 
     def _refill(self):
@@ -196,11 +201,13 @@ class Packer:
 
     def report(self):
         s = self.stats
-        return {"padding": round(s["padding"] / max(1, s["slots"]), 4), "cut_documents": round(s["cut"] / max(1, s["documents"]), 4)}
+        return {"padding": round(s["padding"] / max(1, s["slots"]), 4),
+                "cut_documents": round(s["cut"] / max(1, s["documents"]), 4)}
 
     def state(self):
         return {"born": self.born, "stats": dict(self.stats),
-                "waiting": [(n, b, torch.from_numpy(np.asarray(i, np.int64)), torch.from_numpy(np.array(w))) for n, b, i, w in self.waiting]}
+                "waiting": [(n, b, torch.from_numpy(np.asarray(i, np.int64)), torch.from_numpy(np.array(w))) for n, b,
+                            i, w in self.waiting]}
 
     def restore(self, state):
         self.born, self.stats = state["born"], dict(state["stats"])
@@ -237,7 +244,8 @@ class Stream:
 def main():
     parser = cli.Parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True, parser_class=cli.Parser)
-    for name, text in (("prepare", "Tokenise sources into a folder of shards."), ("table", "Draw from a mixture and print its table.")):
+    for name, text in (("prepare", "Tokenise sources into a folder of shards."),
+                       ("table", "Draw from a mixture and print its table.")):
         p = commands.add_parser(name, text=text)
         p.add_argument("--data", nargs="+", required=True, metavar="SPEC", help="sources, SOURCE[@WEIGHT]")
         p.add_argument("--tokenizer", required=True, metavar="FOLDER", help="folder with tokenizer.json")
@@ -248,12 +256,15 @@ def main():
     p.add_argument("--out", required=True, metavar="FOLDER", help="folder to write; must not exist")
     p.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
     p.add_argument("--shard-tokens", type=int, default=100_000_000, help="tokens in one shard file")
-    p.add_argument("--shard-dtype", default="", choices=["", "uint16", "uint32"], help="type of a token; empty: the smallest that fits")
+    p.add_argument("--shard-dtype", default="", choices=["", "uint16", "uint32"],
+                   help="type of a token; empty: the smallest that fits")
     args = parser.parse_args()
     with cli.bad_input():
         if args.command == "prepare":
-            index = prepare(args.data, args.tokenizer, args.out, args.workers, args.shard_tokens, args.tokens, args.shard_dtype)
-            cli.finish({k: index[k] for k in ("documents", "tokens", "vocab_size", "dtype")} | {"shards": len(index["shards"])})
+            index = prepare(args.data, args.tokenizer, args.out, args.workers, args.shard_tokens, args.tokens,
+                            args.shard_dtype)
+            cli.finish({k: index[k] for k in ("documents", "tokens", "vocab_size", "dtype")}
+                       | {"shards": len(index["shards"])})
             return
         mixture = Mixture(args.data, Tokenizer.load(args.tokenizer), args.seed)
         packer = Packer(args.seq_len, mixture.next)

@@ -42,7 +42,8 @@ def rates(right, ks):
     return {f"pass@{k}": interval([pass_at_k(len(r), sum(r), k) for r in right]) for k in ks}
 
 
-def world_accuracy(model, tokenizer, spec, count=100, ks=(1,), samples=0, temperature=1.0, rows=64, seed=0, dtype=None, progress=False):
+def world_accuracy(model, tokenizer, spec, count=100, ks=(1,), samples=0, temperature=1.0, rows=64, seed=0, dtype=None,
+                   progress=False):
     """Accuracy on problems of the world: a list of rows (dict), one per number of operations, then one per context.
 
     count problems for each number of operations in the spec. ks (1,) decodes greedily; otherwise `samples` (default the
@@ -59,18 +60,21 @@ def world_accuracy(model, tokenizer, spec, count=100, ks=(1,), samples=0, temper
         todo = [world.problem(i) for i in range(count)]
         prompts = [tokenizer.encode(p.question + "\n") for p in todo]
         limits = [2 * len(tokenizer.encode(p.solution)) + 8 for p in todo]
-        drawn = Sampler(model, tokenizer, rows, dtype).generate(prompts, n, limits, temperature if sampled else 0.0, seed=seed,
+        drawn = Sampler(model, tokenizer, rows, dtype).generate(prompts, n, limits, temperature if sampled else 0.0,
+                                                                seed=seed,
                                                                 progress=f"{ops} operations" if progress else "")
         for problem, completions in zip(todo, drawn):
             texts = [tokenizer.decode(c.tokens, skip_special=True) for c in completions]
-            found.append((problem, [world.verify(problem, t) for t in texts], sum(len(c.tokens) for c in completions) / n))
+            found.append((problem, [world.verify(problem, t) for t in texts],
+                          sum(len(c.tokens) for c in completions) / n))
     table = []
     for field in ("ops", "context"):
         for value in sorted({getattr(p, field) for p, _, _ in found}):
             part = [(p, v, t) for p, v, t in found if getattr(p, field) == value]
             reasons = [x.reason.partition(": ")[2] or x.reason for _, v, _ in part for x in v if not x.ok]
             kinds = [" ".join(w for w in r.split()[:2]) for r in reasons]
-            table.append({field: value, "problems": len(part), "answer": rates([[x.answer_ok for x in v] for _, v, _ in part], ks),
+            table.append({field: value, "problems": len(part),
+                          "answer": rates([[x.answer_ok for x in v] for _, v, _ in part], ks),
                           "process": rates([[x.ok for x in v] for _, v, _ in part], ks),
                           "steps": round(float(np.mean([x.steps_ok for _, v, _ in part for x in v])), 4),
                           "tokens": round(float(np.mean([t for *_, t in part])), 1),
@@ -78,7 +82,8 @@ def world_accuracy(model, tokenizer, spec, count=100, ks=(1,), samples=0, temper
     return table
 
 
-def file_accuracy(model, tokenizer, spec, limit=0, shots=0, chat=False, ks=(1,), samples=0, temperature=1.0, max_new_tokens=400,
+def file_accuracy(model, tokenizer, spec, limit=0, shots=0, chat=False, ks=(1,), samples=0, temperature=1.0,
+                  max_new_tokens=400,
                   rows=64, seed=0, dtype=None, progress=False, on_answer=None):
     """Accuracy of final answers on a file of questions: {"problems", "accuracy": rates, "cut_off": share}.
 
@@ -90,12 +95,14 @@ def file_accuracy(model, tokenizer, spec, limit=0, shots=0, chat=False, ks=(1,),
         order = np.random.default_rng(seed).permutation(len(todo))[:limit]
         todo = [todo[i] for i in sorted(order)]
     if chat:
-        prompts = [tokenizer.encode_chat([{"role": "user", "content": p.question}], add_generation_prompt=True)[0] for p in todo]
+        prompts = [tokenizer.encode_chat([{"role": "user", "content": p.question}], add_generation_prompt=True)[0]
+                   for p in todo]
     else:
         prompts = [tokenizer.encode(questions.format_question(p, shown)) for p in todo]
     sampled = tuple(ks) != (1,)
     n = max(samples, *ks) if sampled else 1
-    drawn = Sampler(model, tokenizer, rows, dtype).generate(prompts, n, max_new_tokens, temperature if sampled else 0.0, seed=seed,
+    drawn = Sampler(model, tokenizer, rows, dtype).generate(prompts, n, max_new_tokens, temperature if sampled else 0.0,
+                                                            seed=seed,
                                                             progress=str(spec) if progress else "")
     right, cut = [], 0
     for problem, completions in zip(todo, drawn):
@@ -104,7 +111,8 @@ def file_accuracy(model, tokenizer, spec, limit=0, shots=0, chat=False, ks=(1,),
         cut += sum(c.finish == "length" for c in completions)
         if on_answer:
             on_answer(problem, texts[0], right[-1][0])
-    return {"data": str(spec), "problems": len(todo), "accuracy": rates(right, ks), "cut_off": round(cut / max(1, n * len(todo)), 4)}
+    return {"data": str(spec), "problems": len(todo), "accuracy": rates(right, ks),
+            "cut_off": round(cut / max(1, n * len(todo)), 4)}
 
 
 @torch.no_grad()
@@ -133,7 +141,8 @@ def bits_per_byte(model, tokenizer, texts, T=256, rows=16, max_tokens=0, autocas
         nats -= float((logprobs.double() * batch.loss_mask).sum())
         count += int(batch.loss_mask.sum())
         size += int(length_of[batch.targets[batch.loss_mask > 0].numpy()].sum())
-    return {"bits_per_byte": round(nats / math.log(2) / size, 4), "loss": round(nats / count, 4), "tokens": count, "bytes": size}
+    return {"bits_per_byte": round(nats / math.log(2) / size, 4), "loss": round(nats / count, 4), "tokens": count,
+            "bytes": size}
 
 
 def evaluate_all(model, tokenizer, specs, problems=100, T=256, autocast=None):
@@ -169,12 +178,14 @@ def print_comparison(result, ks):
         print("operations  " + "".join(f" {f'{f[-18:]} pass@{k}':>26}" for k in ks for f in folders))
         for rows in zip(*(result[f][spec] for f in folders), strict=True):
             if "ops" in rows[0]:
-                print(f"{rows[0]['ops']:<12}" + "".join(f" {_show(r['process'][f'pass@{k}']):>26}" for k in ks for r in rows))
+                print(f"{rows[0]['ops']:<12}" + "".join(f" {_show(r['process'][f'pass@{k}']):>26}" for k in ks for r
+                                                        in rows))
 
 
 def main():
     p = cli.Parser(__doc__)
-    p.add_argument("--init", metavar="FOLDER", nargs="+", required=True, help="checkpoints to measure, ours or Hugging Face's")
+    p.add_argument("--init", metavar="FOLDER", nargs="+", required=True,
+                   help="checkpoints to measure, ours or Hugging Face's")
     p.add_argument("--data", metavar="SPEC", nargs="*", default=[], help="questions: world:... or a .jsonl file")
     p.add_argument("--text", metavar="FILE", nargs="*", default=[], help="text, for bits per byte")
     p.add_argument("--problems", type=int, default=100, help="world problems for each number of operations")
@@ -207,7 +218,8 @@ def measure(folder, args):
     if tokenizer is None:
         raise ValueError(f"--init {folder}: the folder has no tokenizer.json")
     print(f"\n{folder}")
-    common = dict(ks=args.k, samples=args.samples, temperature=args.temperature, rows=args.rows, seed=args.seed, progress=True)
+    common = dict(ks=args.k, samples=args.samples, temperature=args.temperature, rows=args.rows, seed=args.seed,
+                  progress=True)
     found = {}
     for spec in args.data:
         if spec.startswith("world:"):
@@ -220,9 +232,11 @@ def measure(folder, args):
             if left[0]:
                 print(f"--- {'right' if ok else 'wrong'}, gold {problem.answer}\n{problem.question}\n> {text.strip()}")
                 left[0] -= 1
-        found[spec] = file_accuracy(model, tokenizer, spec, args.limit, args.shots, args.chat, max_new_tokens=args.max_new_tokens,
+        found[spec] = file_accuracy(model, tokenizer, spec, args.limit, args.shots, args.chat,
+                                    max_new_tokens=args.max_new_tokens,
                                     on_answer=show, **common)
-        print(f"{spec}: {found[spec]['problems']} questions, " + ", ".join(f"{k} {_show(r)}" for k, r in found[spec]["accuracy"].items()))
+        print(f"{spec}: {found[spec]['problems']} questions, "
+              + ", ".join(f"{k} {_show(r)}" for k, r in found[spec]["accuracy"].items()))
     for path in args.text:
         found[path] = bits_per_byte(model, tokenizer, read_texts(path), args.seq_len)
         print(f"{path}: {found[path]['bits_per_byte']:.4f} bits per byte over {found[path]['bytes']:,} bytes")

@@ -15,7 +15,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-KINDS = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM", "smollm3": "SmolLM3ForCausalLM",
+KINDS = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM",
+         "smollm3": "SmolLM3ForCausalLM",
          "olmo2": "Olmo2ForCausalLM", "olmo3": "Olmo3ForCausalLM", "nanothink": "NanothinkForCausalLM"}
 THETA = {"smollm3": 2_000_000.0, "olmo3": 500_000.0}      # where config.json is silent; 10,000 for the others
 
@@ -27,7 +28,8 @@ def fields_from(hf, where="config.json"):
         raise ValueError(f"{where}: model_type {kind!r} is not one of {', '.join(KINDS)}")
     if kind == "nanothink":
         return dict(hf["fields"])
-    for key, wanted in (("hidden_act", "silu"), ("mlp_bias", False), ("quantization_config", None), ("partial_rotary_factor", 1.0)):
+    for key, wanted in (("hidden_act", "silu"), ("mlp_bias", False), ("quantization_config", None),
+                        ("partial_rotary_factor", 1.0)):
         if hf.get(key, wanted) != wanted:
             raise ValueError(f"{where}: {key}={hf[key]!r} is not supported, only {wanted!r}")
     if kind != "qwen2" and hf.get("attention_bias"):
@@ -56,7 +58,8 @@ def _attention(hf, kind, layers):
     if types is None and kind == "olmo3":
         types = ["full_attention" if (i + 1) % 4 == 0 else "sliding_attention" for i in range(layers)]
     if types is None and hf.get("use_sliding_window") and kind in ("qwen2", "qwen3"):
-        types = ["sliding_attention" if i >= hf.get("max_window_layers", 28) else "full_attention" for i in range(layers)]
+        types = ["sliding_attention" if i >= hf.get("max_window_layers", 28) else "full_attention" for i
+                 in range(layers)]
     kinds = ["window" if t == "sliding_attention" else "rope" for t in types] if types else ["rope"] * layers
     if kind == "smollm3":
         step = hf.get("no_rope_layer_interval", 4)
@@ -70,9 +73,11 @@ def _attention(hf, kind, layers):
 def _rope(hf, kind):
     """(theta, scaling or None) from the new spelling (rope_parameters) or the old one (rope_theta, rope_scaling)."""
     new = hf.get("rope_parameters") or {}
-    if "full_attention" in new:                            # one set for each kind of layer: only the full ones may scale
+    # one set for each kind of layer: only the full ones may scale
+    if "full_attention" in new:
         window = new.get("sliding_attention") or {}
-        if window.get("rope_type", "default") != "default" or window.get("rope_theta") not in (None, new["full_attention"].get("rope_theta")):
+        if window.get("rope_type", "default") != "default" or window.get("rope_theta") not in (None,
+                new["full_attention"].get("rope_theta")):
             raise ValueError("config.json: windowed layers with a RoPE of their own are not supported")
         new = new["full_attention"]
     scaling = {**new, **(hf.get("rope_scaling") or {})}
@@ -92,9 +97,12 @@ def config_for(c, eos=None, bos=None, dtype="float32"):
     """Our Config -> config.json (dict) of the kind that has the same architecture, or of our own kind if none has."""
     scaled = {"rope_type": "default", **(c.rope_scaling or {}), "rope_theta": c.rope_theta}
     hf = {"model_type": kind_of(c), "vocab_size": c.vocab_size, "hidden_size": c.width, "intermediate_size": c.ff,
-          "num_hidden_layers": c.layers, "num_attention_heads": c.heads, "num_key_value_heads": c.kv_heads, "head_dim": c.head_size,
-          "hidden_act": "silu", "max_position_embeddings": c.context, "rms_norm_eps": c.eps, "tie_word_embeddings": c.tied,
-          "attention_bias": c.qkv_bias, "attention_dropout": 0.0, "initializer_range": 0.02, "use_cache": True, "torch_dtype": dtype,
+          "num_hidden_layers": c.layers, "num_attention_heads": c.heads, "num_key_value_heads": c.kv_heads,
+          "head_dim": c.head_size,
+          "hidden_act": "silu", "max_position_embeddings": c.context, "rms_norm_eps": c.eps,
+          "tie_word_embeddings": c.tied,
+          "attention_bias": c.qkv_bias, "attention_dropout": 0.0, "initializer_range": 0.02, "use_cache": True,
+          "torch_dtype": dtype,
           "rope_theta": c.rope_theta, "rope_parameters": scaled,
           "eos_token_id": eos, "bos_token_id": bos, "pad_token_id": None}
     if c.rope_scaling:
@@ -108,7 +116,8 @@ def config_for(c, eos=None, bos=None, dtype="float32"):
     if hf["model_type"] == "smollm3":
         hf["no_rope_layers"] = [int(a != "nope") for a in c.attention]
     if hf["model_type"] == "olmo3":
-        hf["rope_parameters"] = {"full_attention": scaled, "sliding_attention": {"rope_type": "default", "rope_theta": c.rope_theta}}
+        hf["rope_parameters"] = {"full_attention": scaled,
+                                 "sliding_attention": {"rope_type": "default", "rope_theta": c.rope_theta}}
     if hf["model_type"] == "nanothink":
         hf["fields"] = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(c).items()}
     hf["architectures"] = [KINDS[hf["model_type"]]]
@@ -156,7 +165,8 @@ def read_weights(folder, expected, device="cpu", dtype=torch.float32):
     """
     folder = Path(folder)
     index = folder / "model.safetensors.index.json"
-    files = sorted({folder / f for f in json.loads(index.read_text())["weight_map"].values()}) if index.is_file() else [folder / "model.safetensors"]
+    names = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {"model.safetensors"}
+    files = [folder / name for name in sorted(names)]
     weights, wrong = {}, []
     for file in files:
         if not file.is_file():
@@ -182,7 +192,8 @@ def read_weights(folder, expected, device="cpu", dtype=torch.float32):
     seen = {w.split(" ")[0].removeprefix("model.") for w in wrong}
     wrong += [f"{name} is missing" for name in expected if name not in weights and name not in seen]
     if wrong:
-        raise ValueError(f"{folder}: {len(wrong)} weights do not fit config.json: " + "; ".join(wrong[:20]) + ("; ..." if len(wrong) > 20 else ""))
+        raise ValueError(f"{folder}: {len(wrong)} weights do not fit config.json: " + "; ".join(wrong[:20])
+                         + ("; ..." if len(wrong) > 20 else ""))
     return weights
 
 
@@ -198,7 +209,8 @@ def write_folder(folder, config, weights):
     """Writes config.json (dict) and model.safetensors ({our name: tensor}), each under a temporary name, then renamed."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    named = {name if name.startswith("lm_head") else f"model.{name}": w.detach().cpu().contiguous() for name, w in weights.items()}
+    named = {name if name.startswith("lm_head") else f"model.{name}": w.detach().cpu().contiguous() for name,
+             w in weights.items()}
     write_atomically(folder / "model.safetensors", lambda path: save_file(named, path, metadata={"format": "pt"}))
     write_atomically(folder / "config.json", lambda path: Path(path).write_text(json.dumps(config, indent=1) + "\n"))
 

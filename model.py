@@ -35,9 +35,11 @@ class Config:
     kv_heads: int = 2
     head_size: int = 0                   # 0: width / heads
     ff: int = 0                          # 0: 8/3 of the width, rounded up to a multiple of 64
-    attention: tuple = ("rope",)         # the kind of each layer, "rope", "nope" or "window" (with RoPE); repeated to fill L
+    # the kind of each layer, "rope", "nope" or "window" (with RoPE); repeated to fill L
+    attention: tuple = ("rope",)
     window: int = 0                      # tokens that a "window" layer sees, itself included
-    qk_norm: str = ""                    # "", "head" (each head by itself, Qwen3) or "full" (all heads together, OLMo 2)
+    # "", "head" (each head by itself, Qwen3) or "full" (all heads together, OLMo 2)
+    qk_norm: str = ""
     qkv_bias: bool = False               # Qwen2
     tied: bool = True                    # the head is the embedding
     norm_after: bool = False             # norm the output of attention and feed-forward, not their input (OLMo 2)
@@ -53,8 +55,10 @@ class Config:
             self.attention = self.attention.replace("+", ",").split(",")
         self.attention = tuple(self.attention[i % len(self.attention)] for i in range(self.layers))
         for wrong, message in (
-            (set(self.attention) - {"rope", "nope", "window"}, f"attention={','.join(self.attention)}: use rope, nope, window"),
-            (("window" in self.attention) != (self.window > 0), f"window={self.window} must be set with, and only with, window layers"),
+            (set(self.attention) - {"rope", "nope", "window"},
+             f"attention={','.join(self.attention)}: use rope, nope, window"),
+            (("window" in self.attention) != (self.window > 0),
+             f"window={self.window} must be set with, and only with, window layers"),
             (self.heads % self.kv_heads, f"heads={self.heads} must be a multiple of kv_heads={self.kv_heads}"),
             (self.head_size % 2, f"head size {self.head_size} must be even (width / heads)"),
             (self.qk_norm not in ("", "head", "full"), f"qk_norm={self.qk_norm}: use head, full or nothing"),
@@ -77,10 +81,12 @@ def rope_frequencies(config, scaled=True):
     if s["rope_type"] == "llama3":
         turns = old * frequencies / (2 * math.pi)                             # full turns within the old context
         low, high = s["low_freq_factor"], s["high_freq_factor"]
-        keep = ((turns - low) / (high - low)).clamp(0, 1)                     # 1: short wave, unchanged; 0: long wave, slowed
+        # 1: short wave, unchanged; 0: long wave, slowed
+        keep = ((turns - low) / (high - low)).clamp(0, 1)
         return frequencies * keep + frequencies / factor * (1 - keep), 1.0
 
-    def pair_with(turns):                                                     # the (fractional) pair that turns this often
+    # the (fractional) pair that turns this often
+    def pair_with(turns):
         return hd * math.log(old / (turns * 2 * math.pi)) / (2 * math.log(theta))
     low, high = pair_with(s.get("beta_fast") or 32), pair_with(s.get("beta_slow") or 1)
     if s.get("truncate", True):
@@ -290,7 +296,8 @@ class KVCache:
         self.k, self.v = torch.zeros(shape, device=device, dtype=dtype), torch.zeros(shape, device=device, dtype=dtype)
         self.lengths = torch.zeros(rows, dtype=torch.long, device=device)     # tokens held by each row
         self.rows = torch.arange(rows, device=device)
-        self.longest = 0                                                      # upper bound on the lengths; set by the caller
+        # upper bound on the lengths; set by the caller
+        self.longest = 0
 
     def write(self, layer, k, v):
         """Puts one token's k and v (B, 1, K, hd) behind each of the first B rows; returns those rows (B, K, S, hd)."""

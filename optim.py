@@ -67,7 +67,8 @@ def build(model, kind="muon", lr=0.02, adam_lr=0.003, weight_decay=0.0, betas=(0
     matrices = [w for name, w in model.named_parameters() if "layers." in name and w.ndim == 2]
     others = [w for name, w in model.named_parameters() if not ("layers." in name and w.ndim == 2)]
     if kind == "muon":
-        found = [Muon(matrices, lr=lr, weight_decay=weight_decay), torch.optim.AdamW(others, lr=adam_lr, betas=betas, weight_decay=0.0, fused=True)]
+        found = [Muon(matrices, lr=lr, weight_decay=weight_decay),
+                 torch.optim.AdamW(others, lr=adam_lr, betas=betas, weight_decay=0.0, fused=True)]
     elif kind == "adamw":
         groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
         found = [torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)]

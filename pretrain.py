@@ -1,4 +1,4 @@
-"""Next-token training: pre-training from random weights, and mid-training from a checkpoint with another mixture.
+r"""Next-token training: pre-training from random weights, and mid-training from a checkpoint with another mixture.
 
 On a laptop:
     python pretrain.py --data world:ops=1-3@0.9 world:ops=4-6@0.1 --out runs/base --steps 600
@@ -6,8 +6,11 @@ On a laptop:
 Real text (trains a tokenizer of its own when none is given):
     python pretrain.py --data corpus.txt --eval-data held_out.txt --out runs/text --vocab-size 4096 --steps 200
 One GPU, and eight:
-    python pretrain.py --data shards/ --out runs/gpu --tokenizer tokenizer/ --layers 12 --width 768 --heads 12 --kv-heads 4 --seq-len 2048 --batch-tokens 524288 --micro-tokens 32768 --compile
-    torchrun --nproc_per_node=8 pretrain.py --data shards/ --out runs/node --tokenizer tokenizer/ --layers 24 --width 2048 --heads 16 --kv-heads 8 --seq-len 4096 --batch-tokens 2097152 --micro-tokens 16384 --compile --shard
+    python pretrain.py --data shards/ --out runs/gpu --tokenizer tokenizer/ --layers 12 --width 768 \
+        --heads 12 --kv-heads 4 --seq-len 2048 --batch-tokens 524288 --micro-tokens 32768 --compile
+    torchrun --nproc_per_node=8 pretrain.py --data shards/ --out runs/node --tokenizer tokenizer/ \
+        --layers 24 --width 2048 --heads 16 --kv-heads 8 --seq-len 4096 --batch-tokens 2097152 --micro-tokens 16384 \
+        --compile --shard
 
 Simpler than the papers: one sequence length for the whole run, and mid-training in the stable-then-decay way
 (OctoThinker, arXiv 2506.20512) is two commands, one with --schedule constant and one from its end with --schedule cosine.
@@ -28,7 +31,8 @@ from tokenizer import Tokenizer
 
 def flags():
     p = common.training_flags(__doc__)
-    p.add_argument("--tokenizer", metavar="FOLDER", default="", help="folder with tokenizer.json; none: train one on the data")
+    p.add_argument("--tokenizer", metavar="FOLDER", default="",
+                   help="folder with tokenizer.json; none: train one on the data")
     p.add_argument("--vocab-size", type=int, default=4096, help="of a tokenizer trained here")
     p.add_argument("--seq-len", type=int, default=256, help="tokens in a row")
     p.add_argument("--max-epochs", type=float, default=0.0, help="cap on the passes through each source; 0: none")
@@ -37,14 +41,16 @@ def flags():
     p.add_argument("--heads", type=int, default=4, help="query heads")
     p.add_argument("--kv-heads", type=int, default=2, help="key/value heads")
     p.add_argument("--ff", type=int, default=0, help="feed-forward width; 0: 8/3 of the width")
-    p.add_argument("--attention", default="rope", help="kinds of layers, repeated: rope, nope, window, as in rope+rope+nope")
+    p.add_argument("--attention", default="rope",
+                   help="kinds of layers, repeated: rope, nope, window, as in rope+rope+nope")
     p.add_argument("--window", type=int, default=0, help="tokens that a window layer sees")
     p.add_argument("--qk-norm", default="", choices=["", "head", "full"], help="norm of queries and keys")
     p.add_argument("--qkv-bias", action="store_true", help="bias on q, k and v")
     p.add_argument("--norm-after", action="store_true", help="OLMo's placement of the norms")
     p.add_argument("--untied", action="store_true", help="a head apart from the embedding")
     p.add_argument("--rope-theta", type=float, default=10_000.0, help="base of the rotary embedding")
-    p.add_argument("--eval-data", metavar="SPEC", nargs="*", default=[], help="held-out text (bits per byte) and world:... (accuracy)")
+    p.add_argument("--eval-data", metavar="SPEC", nargs="*", default=[],
+                   help="held-out text (bits per byte) and world:... (accuracy)")
     p.add_argument("--eval-problems", type=int, default=100, help="problems for each number of operations")
     return p
 
@@ -61,8 +67,10 @@ def new_tokenizer(args):
 
 
 def new_model(args, vocab_size):
-    config = Config(vocab_size=vocab_size, layers=args.layers, width=args.width, heads=args.heads, kv_heads=args.kv_heads, ff=args.ff,
-                    attention=args.attention, window=args.window, qk_norm=args.qk_norm, qkv_bias=args.qkv_bias, tied=not args.untied,
+    config = Config(vocab_size=vocab_size, layers=args.layers, width=args.width, heads=args.heads,
+                    kv_heads=args.kv_heads, ff=args.ff,
+                    attention=args.attention, window=args.window, qk_norm=args.qk_norm, qkv_bias=args.qkv_bias,
+                    tied=not args.untied,
                     norm_after=args.norm_after, rope_theta=args.rope_theta, context=max(2048, args.seq_len))
     return Transformer(config)
 
@@ -82,7 +90,8 @@ def main():
         stream = Stream(args.data, tokenizer, args.seq_len, args.batch_tokens, args.seed, args.max_epochs)
         micro_rows = args.micro_tokens // args.seq_len if args.micro_tokens else None
         if stream.rows % run.ranks or (args.micro_tokens and not micro_rows):
-            raise ValueError(f"--batch-tokens {args.batch_tokens} must be a multiple of rows x ranks (= {args.seq_len * run.ranks}) and --micro-tokens at least one row")
+            raise ValueError(f"--batch-tokens {args.batch_tokens} must be a multiple of --seq-len x ranks "
+                             f"(= {args.seq_len * run.ranks}), and --micro-tokens at least --seq-len")
 
     wrapped = run.distribute(model)
     optimizers = optim.build(model, args.optimizer, args.lr, args.adam_lr, args.weight_decay)
@@ -97,7 +106,9 @@ def main():
         return next_token_loss(wrapped(batch.tokens, batch.documents, batch.targets), batch.loss_mask)
 
     def evaluate():
-        return evaluate_all(model, tokenizer, args.eval_data, problems=args.eval_problems, T=args.seq_len, autocast=run.autocast())
+        with common.gathered(model):
+            return evaluate_all(model, tokenizer, args.eval_data, problems=args.eval_problems, T=args.seq_len,
+                                autocast=run.autocast())
 
     progress, loss, used_up = common.Progress(run, "pretrain"), float("nan"), False
     flops, start, tokens_seen = model.flops_per_token(args.seq_len), time.perf_counter(), 0
@@ -108,7 +119,8 @@ def main():
             used_up = True
             progress.say(f"the data is used up after {run.step} steps (--max-epochs {args.max_epochs:g})")
             break
-        lr = optim.set_lr(optimizers, optim.schedule(run.step, args.steps, args.schedule, args.warmup, args.decay, args.floor))
+        lr = optim.set_lr(optimizers, optim.schedule(run.step, args.steps, args.schedule, args.warmup, args.decay,
+                                                     args.floor))
         loss, weight = run.backward(wrapped, batches, loss_of)
         grad_norm = common.clip_gradients(model, args.clip)
         with cli.bad_input():
@@ -124,8 +136,10 @@ def main():
         progress.update(args.batch_tokens, loss=f"{loss:.3f}")
         if run.step % args.log_every == 0 or why:
             rate = progress.rate()
-            run.log({"step": run.step, "loss": loss, "grad_norm": grad_norm, "lr": lr, "weight": weight, "skipped": why, "tokens_per_second": round(rate, 1),
-                     "utilisation": round(rate * flops / (args.peak_tflops * 1e12 * run.ranks), 4) if run.device.type == "cuda" else None})
+            run.log({"step": run.step, "loss": loss, "grad_norm": grad_norm, "lr": lr, "weight": weight, "skipped": why,
+                     "tokens_per_second": round(rate, 1),
+                     "utilisation": round(rate * flops / (args.peak_tflops * 1e12 * run.ranks), 4) if run.device.type
+                     == "cuda" else None})
         if args.eval_every and run.step % args.eval_every == 0 and run.step < args.steps:
             run.log({"step": run.step, "eval": evaluate()})
         if args.save_every and run.step % args.save_every == 0 and run.step < args.steps:
@@ -134,8 +148,10 @@ def main():
     progress.bar.close()
     run.save(model, tokenizer, optimizers, stream, guard)
     done = run.step == args.steps or used_up
-    result = {"out": args.out, "steps": run.step, "parameters": parameters, "loss": round(loss, 4), "seconds": round(seconds, 1),
-              "tokens_per_second": round(tokens_seen / max(seconds, 1e-9), 1), "skipped": guard.skipped, "mixture": stream.mixture.table()} | stream.packer.report()
+    result = {"out": args.out, "steps": run.step, "parameters": parameters, "loss": round(loss, 4),
+              "seconds": round(seconds, 1),
+              "tokens_per_second": round(tokens_seen / max(seconds, 1e-9), 1), "skipped": guard.skipped,
+              "mixture": stream.mixture.table()} | stream.packer.report()
     if run.main:
         print_table(result["mixture"])
     if done and args.eval_data:

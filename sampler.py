@@ -91,7 +91,8 @@ class Sampler:
         self.half = self.dtype != weight.dtype
         self.steps = self.prefills = 0                    # decode steps run and prompts prefilled, ever
 
-    def generate(self, prompts, n=1, max_new_tokens=256, temperature=1.0, top_p=1.0, top_k=0, seed=0, stop=None, on_token=None, progress=""):
+    def generate(self, prompts, n=1, max_new_tokens=256, temperature=1.0, top_p=1.0, top_k=0, seed=0, stop=None,
+                 on_token=None, progress=""):
         """n completions for each prompt: a list with, for each prompt, a list of n Completion.
 
         prompts: strings (encoded as ordinary text) or lists of token ids. stop: ids that end a completion (default: the
@@ -119,7 +120,8 @@ class Sampler:
         hidden = torch.zeros(rows, config.width, device=self.device, dtype=self.model.head.dtype)
         requests = torch.zeros(rows, dtype=torch.long, device=self.device)
         positions = torch.zeros(rows, dtype=torch.long, device=self.device)   # of the token about to be drawn, from 0
-        running, prefilled = [], {}                                           # request of each row; prompt -> its prefill
+        # request of each row; prompt -> its prefill
+        running, prefilled = [], {}
         bar = tqdm(total=len(done), desc=progress, unit="completion", disable=not progress, leave=False)
         while running or waiting:
             first = len(running)
@@ -138,7 +140,8 @@ class Sampler:
             if B > first:
                 requests[first:B] = torch.tensor(running[first:], device=self.device)
                 positions[first:B] = 0
-            tokens, logprobs = draw(linear(hidden[:B], self.model.head), uniform(seed, requests[:B], positions[:B]), *how)
+            tokens, logprobs = draw(linear(hidden[:B], self.model.head), uniform(seed, requests[:B], positions[:B]),
+                                    *how)
             finished = []
             for row, (request, token, logprob) in enumerate(zip(running, tokens.tolist(), logprobs.tolist())):
                 c = done[request]
@@ -151,7 +154,8 @@ class Sampler:
                     c.finish = "stop" if token in stop else "length"
                     finished.append(row)
                     bar.update()
-            for row in reversed(finished):                                    # the last row takes the place of a finished one
+            # the last row takes the place of a finished one
+            for row in reversed(finished):
                 last = len(running) - 1
                 if row != last:
                     cache.move(last, row)
@@ -184,12 +188,13 @@ class Sampler:
         at = 0
         for p in chosen:
             end = at + len(prompts[p])
-            prefilled[p] = {"hidden": hidden[0, end - 1], "kv": [(k[0, at:end], v[0, at:end]) for k, v in kv], "left": n}
+            prefilled[p] = {"hidden": hidden[0, end - 1], "kv": [(k[0, at:end], v[0, at:end]) for k, v in kv],
+                            "left": n}
             at = end
         self.prefills += len(chosen)
 
 
-# ---- the chat command ----------------------------------------------------------------------------------------------------------
+# the chat command
 
 def color(text, logprob):
     """The text on a terminal background from green (certain) over yellow to red (a surprise)."""
@@ -208,7 +213,8 @@ def answer(sampler, ids, args, out=sys.stdout):
             out.write(color(text, logprob) if args.colors else text)
             out.flush()
             held.clear()
-    [[completion]] = sampler.generate([ids], max_new_tokens=args.max_new_tokens, temperature=args.temperature, top_p=args.top_p,
+    [[completion]] = sampler.generate([ids], max_new_tokens=args.max_new_tokens, temperature=args.temperature,
+                                      top_p=args.top_p,
                                       top_k=args.top_k, seed=args.seed, on_token=show)
     out.write("\n")
     return completion
@@ -218,7 +224,8 @@ def main():
     p = cli.Parser(__doc__)
     p.add_argument("--init", metavar="FOLDER", required=True, help="checkpoint, ours or Hugging Face's")
     p.add_argument("--prompt", default="", help="text to continue, or with --chat the user's question; answers once")
-    p.add_argument("--chat", action="store_true", help="ChatML turns; without --prompt a conversation (an empty line ends it)")
+    p.add_argument("--chat", action="store_true",
+                   help="ChatML turns; without --prompt a conversation (an empty line ends it)")
     p.add_argument("--system", default="", help="system message of the chat")
     p.add_argument("--max-new-tokens", type=int, default=256, help="tokens")
     p.add_argument("--temperature", type=float, default=0.0, help="0: always the most likely token")
@@ -253,7 +260,8 @@ def main():
             if args.prompt:
                 break
     cli.finish({"turns": turns, "tokens": len(completion.tokens), "finish": completion.finish,
-                "mean_logprob": round(sum(completion.logprobs) / len(completion.logprobs), 4)} if turns else {"turns": 0})
+                "mean_logprob": round(sum(completion.logprobs) / len(completion.logprobs), 4)} if turns
+                else {"turns": 0})
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ class Documents:
     """Documents held as one array of tokens and the offsets where each begins; weights is None (all 1) or like tokens."""
 
     def __init__(self, parts):
-        self.parts = parts                                                    # [(tokens, offsets, weights)], memory or mapped
+        # [(tokens, offsets, weights)], memory or mapped
+        self.parts = parts
         self.firsts = np.cumsum([0] + [len(offsets) - 1 for _, offsets, _ in parts])
         self.count = int(self.firsts[-1])
         self.tokens = int(sum(offsets[-1] for _, offsets, _ in parts))
@@ -32,7 +33,8 @@ class Documents:
         part = int(np.searchsorted(self.firsts, i, side="right")) - 1
         tokens, offsets, weights = self.parts[part]
         a, b = offsets[i - self.firsts[part]:i - self.firsts[part] + 2]
-        return tokens[a:b].astype(np.int64), np.ones(b - a, np.float32) if weights is None else weights[a:b].astype(np.float32)
+        return tokens[a:b].astype(np.int64), np.ones(b - a,
+                                                     np.float32) if weights is None else weights[a:b].astype(np.float32)
 
 
 class WorldDocuments:
@@ -49,8 +51,10 @@ class WorldDocuments:
 
     def get(self, i):
         problem = self.world.problem(i)
-        if self.chat and (i * 0.6180339887) % 1 < self.chat:                  # an even sprinkling, the same in every run
-            reply = {"role": "assistant", "content": problem.solution.rpartition("\n")[2], "reasoning": problem.reasoning}
+        # an even sprinkling, the same in every run
+        if self.chat and (i * 0.6180339887) % 1 < self.chat:
+            reply = {"role": "assistant", "content": problem.solution.rpartition("\n")[2],
+                     "reasoning": problem.reasoning}
             ids, mask = self.tokenizer.encode_chat([{"role": "user", "content": problem.question}, reply])
             return np.array(ids), np.where(np.array(mask) > 0, 1.0, self.q_weight).astype(np.float32)
         question = self.tokenizer.encode(problem.question + "\n")
@@ -101,7 +105,8 @@ def open_source(name, tokenizer):
         return HubDocuments(name[3:], tokenizer)
     if os.path.isdir(name):
         return open_shards(name, len(tokenizer))
-    return tokenise(tqdm(read_texts(name), desc=f"tokenise {Path(name).name}", unit=" documents", leave=False), tokenizer)
+    return tokenise(tqdm(read_texts(name), desc=f"tokenise {Path(name).name}", unit=" documents", leave=False),
+                    tokenizer)
 
 
 def open_shards(folder, vocab_size):
@@ -111,12 +116,15 @@ def open_shards(folder, vocab_size):
         raise FileNotFoundError(f"{index_file}: no such file; make the folder with python data.py prepare")
     index = parse_json(index_file.read_text(), index_file)
     if index["vocab_size"] > vocab_size:
-        raise ValueError(f"{folder}: made with a vocabulary of {index['vocab_size']}, this tokenizer has {vocab_size}; prepare it again")
+        raise ValueError(f"{folder}: made with a vocabulary of {index['vocab_size']}, this tokenizer has {vocab_size}; "
+                         "prepare it again")
     parts = []
     for shard in index["shards"]:
         try:
-            tokens, offsets = (np.load(Path(folder) / f"{kind}_{shard['file']}.npy", mmap_mode="r") for kind in ("tokens", "offsets"))
-            weights = np.load(Path(folder) / f"weights_{shard['file']}.npy", mmap_mode="r") if shard["weighted"] else None
+            tokens, offsets = (np.load(Path(folder) / f"{kind}_{shard['file']}.npy", mmap_mode="r") for kind
+                               in ("tokens", "offsets"))
+            weights = np.load(Path(folder) / f"weights_{shard['file']}.npy",
+                              mmap_mode="r") if shard["weighted"] else None
         except ValueError as e:
             raise ValueError(f"{folder}: shard {shard['file']} is damaged ({e}); prepare it again") from None
         if len(tokens) != shard["tokens"] or len(offsets) != shard["documents"] + 1:
@@ -206,7 +214,8 @@ def prepare(specs, tokenizer_folder, out, workers=2, shard_tokens=100_000_000, m
         held, held_tokens = [], 0
 
     try:
-        with Pool(workers, _start_worker, (str(tokenizer_folder),)) as pool, tqdm(unit=" tokens", unit_scale=True, desc="prepare") as bar:
+        with Pool(workers, _start_worker, (str(tokenizer_folder),)) as pool, tqdm(unit=" tokens", unit_scale=True,
+                desc="prepare") as bar:
             for name in specs:
                 taken = 0
                 for documents in _in_order(pool, _jobs(name), workers * 4):

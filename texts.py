@@ -27,7 +27,8 @@ def read_rows(path):
     elif path.name.endswith((".jsonl", ".jsonl.gz")):
         number = 0
         try:
-            with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else open(path, encoding="utf-8") as lines:
+            with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else open(path,
+                    encoding="utf-8") as lines:
                 for number, line in enumerate(lines, 1):
                     if line.strip():
                         yield f"{path}, line {number}", parse_json(line, f"{path}, line {number}")

@@ -39,11 +39,11 @@ from texts import sample_texts
 EOT, IM_START, IM_END, THINK, END_THINK = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"
 SPECIAL_TOKENS = (EOT, IM_START, IM_END, THINK, END_THINK)
 
-# Text is cut into pieces first, and merges never cross a cut. Other than in GPT-2, a digit is always alone (a number is
-# spelled the same way wherever it stands), a newline is always alone (a line of a solution is a whole number of tokens,
-# and a chat header never grows into the content behind it), and a run of blanks is bounded.
-DEFAULT_PATTERN = (r"'(?i:[sdmt]|ll|ve|re)(?!\p{L})| ?[\p{L}\p{M}]+| ?[^\s\p{L}\p{M}\p{N}]+|\p{N}|\n"
-                   r"|[^\S\n]{1,999}(?![^\s\p{N}])|[^\S\n]")
+# Text is cut into pieces first, and merges never cross a cut. Other than in GPT-2, a digit is always alone but for the
+# blank before it (so every digit of a number is one token), a newline is always alone (a line of a solution is a whole
+# number of tokens, and a chat header never grows into the content behind it), and a run of blanks is bounded.
+DEFAULT_PATTERN = (r"'(?i:[sdmt]|ll|ve|re)(?!\p{L})| ?[\p{L}\p{M}]+| ?[^\s\p{L}\p{M}\p{N}]+| ?\p{N}|\n"
+                   r"|[^\S\n]{1,999}(?!\S)|[^\S\n]")
 # Hugging Face's ByteLevel(use_regex=true), alone and behind Digits. There a digit ends the piece before it, so that
 # blanks in front of a digit stay together: "a  5" is "a", "  ", "5".
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"

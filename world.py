@@ -29,16 +29,22 @@ import time
 from dataclasses import dataclass, field
 
 CONTEXTS = {  # the words of a context: how it is called, and thirty-two kinds of things to count
-    "zoo": ("Zoo", "lions owls bears foxes wolves zebras otters seals camels hippos rhinos monkeys parrots eagles swans cranes "
-            "turtles snakes frogs lizards tigers pandas koalas lemurs goats sheep horses donkeys deer moose geese ducks"),
-    "school": ("School", "painters singers dancers readers writers runners swimmers climbers drummers actors chemists poets tutors "
-               "coaches cooks nurses editors builders farmers pilots sailors bakers lawyers judges guards clerks porters tailors "
-               "weavers potters miners divers"),
-    "festival": ("Film festival", "dramas comedies westerns thrillers musicals cartoons romances epics mysteries satires parodies "
-                 "shorts serials sequels remakes tragedies fantasies horrors biopics noirs spoofs sagas farces pilots trailers "
-                 "premieres classics debuts revivals anthems ballets operas"),
-    "market": ("Market", "apples pears plums figs dates grapes lemons limes melons peaches cherries mangoes onions carrots beans peas "
-               "leeks beets radishes turnips olives nuts eggs loaves cheeses fishes crabs candles baskets flowers roses tulips"),
+    "zoo": ("Zoo",
+        "lions owls bears foxes wolves zebras otters seals camels hippos rhinos monkeys parrots eagles swans "
+        "cranes turtles snakes frogs lizards tigers pandas koalas lemurs goats sheep horses donkeys deer "
+        "moose geese ducks"),
+    "school": ("School",
+        "painters singers dancers readers writers runners swimmers climbers drummers actors chemists poets "
+        "tutors coaches cooks nurses editors builders farmers pilots sailors bakers lawyers judges guards "
+        "clerks porters tailors weavers potters miners divers"),
+    "festival": ("Film festival",
+        "dramas comedies westerns thrillers musicals cartoons romances epics mysteries satires parodies "
+        "shorts serials sequels remakes tragedies fantasies horrors biopics noirs spoofs sagas farces pilots "
+        "trailers premieres classics debuts revivals anthems ballets operas"),
+    "market": ("Market",
+        "apples pears plums figs dates grapes lemons limes melons peaches cherries mangoes onions carrots "
+        "beans peas leeks beets radishes turnips olives nuts eggs loaves cheeses fishes crabs candles baskets "
+        "flowers roses tulips"),
 }
 PLACES = ["Oak Park", "Elm Yard", "Pine Hall", "Ash Court", "Fir Lane", "Birch Row", "Cedar Gate", "Maple End"]
 OPERATORS = {"+": "plus", "-": "minus", "*": "times"}
@@ -46,7 +52,8 @@ COMPUTE = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a
 
 # Ways to say the same thing; `paraphrase=n` draws from the first n. The first is the plainest.
 SAY_LEAF = ["The {x} number {v}.", "There are {v} {x}.", "We count {v} {x}.", "Of {x} there are {v}."]
-SAY_STEP = ["The {x} number {e}.", "There are as many {x} as {e}.", "To count the {x}, take {e}.", "Of {x} there are {e}."]
+SAY_STEP = ["The {x} number {e}.", "There are as many {x} as {e}.", "To count the {x}, take {e}.",
+            "Of {x} there are {e}."]
 ASK = ["How many {x}?", "How many {x} are there?", "What is the number of {x}?", "Count the {x}."]
 
 # Shares of all problems, by hash, that belong to each named split: no problem is in two of them.
@@ -115,7 +122,8 @@ class World:
     seed         another seed, another order of other problems
     """
 
-    def __init__(self, ops="1-4", contexts="zoo+school+festival+market", operators="+-*", modulus=10, max_value=99, distractors="0",
+    def __init__(self, ops="1-4", contexts="zoo+school+festival+market", operators="+-*", modulus=10, max_value=99,
+                 distractors="0",
                  order="given", reverse=0.0, paraphrase=1, branch=0.15, places=0, solution=1, split="", seed=0):
         self.ops = _range("ops", ops, 1)
         self.distractors = _range("distractors", distractors, 0)
@@ -128,7 +136,8 @@ class World:
         _need(self.modulus or self.max_value >= 9, f"max_value={max_value}: use at least 9")
         _need(order in ("given", "shuffled"), f"order={order}: use given or shuffled")
         _need(0 <= self.reverse <= 1 and 0 <= self.branch <= 1, "reverse and branch are shares: use 0 to 1")
-        _need(self.reverse == 0 or set(self.operators) & {"+", "-"}, "reverse questions need + or - among the operators")
+        _need(self.reverse == 0 or set(self.operators) & {"+", "-"},
+              "reverse questions need + or - among the operators")
         _need(1 <= self.paraphrase <= len(SAY_LEAF), f"paraphrase={paraphrase}: use 1 to {len(SAY_LEAF)}")
         _need(split == "" or split in SPLITS, f"split={split}: use one of {', '.join(SPLITS)}")
         names = 32 * (len(PLACES) if self.places else 1)
@@ -279,8 +288,8 @@ class World:
         return verify(problem, text)
 
 
-LINE = re.compile(r"^[ \t]*(?:([a-z][A-Za-z ]{0,60}?) )?(-?\d{1,9}) ([-+*]) (?:([a-z][A-Za-z ]{0,60}?) )?(-?\d{1,9}) = ([a-z][A-Za-z ]{0,60}?) "
-                  r"(-?\d{1,9})[ \t.]*$", re.M)
+_NAME, _NUMBER = r"([a-z][A-Za-z ]{0,60}?)", r"(-?\d{1,9})"
+LINE = re.compile(rf"^[ \t]*(?:{_NAME} )?{_NUMBER} ([-+*]) (?:{_NAME} )?{_NUMBER} = {_NAME} {_NUMBER}[ \t.]*$", re.M)
 ANSWER = re.compile(r"^[ \t]*Answer: (-?\d{1,9})[ \t.]*$", re.M)
 
 
@@ -404,7 +413,8 @@ def main():
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--data", default="world:ops=1-4", help="which world: world:option=value,...")
     parser.add_argument("--show", type=int, default=3, metavar="N", help="problems to print")
-    parser.add_argument("--time", type=float, default=0.0, metavar="S", help="seconds to generate for; prints problems per second")
+    parser.add_argument("--time", type=float, default=0.0, metavar="S",
+                        help="seconds to generate for; prints problems per second")
     args = parser.parse_args()
     world = World.from_spec(args.data)
     for i in range(args.show):

@@ -249,7 +249,8 @@ class _TokenLogprobs(torch.autograd.Function):
     def backward(ctx, grad):
         hidden, weight, targets = ctx.saved_tensors
         d_hidden, d_weight = torch.empty_like(hidden), torch.zeros_like(weight)
-        kept, ctx.kept = ctx.kept, None                                       # spent below, in place; a second backward computes again
+        # spent below, in place; a second backward computes again
+        kept, ctx.kept = ctx.kept, None
         for i, at in enumerate(range(0, hidden.shape[0], ctx.rows)):
             part = slice(at, at + ctx.rows)
             h, g, t = hidden[part], grad[part], targets[part]
@@ -275,5 +276,6 @@ def token_logprobs(hidden, weight, targets, temperature=1.0):
     """
     if torch.is_autocast_enabled(hidden.device.type):
         hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
-    flat = _TokenLogprobs.apply(hidden.reshape(-1, hidden.shape[-1]), weight.to(hidden.dtype), targets.reshape(-1), temperature)
+    flat = _TokenLogprobs.apply(hidden.reshape(-1, hidden.shape[-1]), weight.to(hidden.dtype), targets.reshape(-1),
+                                temperature)
     return flat.view(targets.shape)

@@ -19,18 +19,18 @@ if [ -e "$OUT" ]; then
 fi
 
 echo "== 1. A tokenizer, trained on the world's own text"
-$PYTHON tokenizer.py train --data world:ops=1-6,split=pretrain --vocab-size 1024 --out "$OUT/tokenizer"
+$PYTHON tokenizer.py train --data world:ops=1-5,split=pretrain --vocab-size 1024 --out "$OUT/tokenizer"
 
-echo "== 2. Pre-training: mostly 1 to 3 operations, some 4 to 6"
+echo "== 2. Pre-training: mostly 1 to 3 operations, some 4 and 5"
 $PYTHON pretrain.py --tokenizer "$OUT/tokenizer" --out "$OUT/base" --qk-norm head --seq-len 512 \
-    --data world:ops=1-3,split=pretrain@0.65 world:ops=4-6,split=pretrain@0.35 \
+    --data world:ops=1-3,split=pretrain@0.65 world:ops=4-5,split=pretrain@0.35 \
     --steps "$STEPS" --lr 0.04 --adam-lr 0.008 --save-every 300 \
     --eval-data world:ops=1-8,split=test --eval-problems $((PROBLEMS / 2))
 
 echo "== 3. Mid-training: deeper problems, a part of them as chat turns, and some easy ones against forgetting"
 $PYTHON pretrain.py --init "$OUT/base" --out "$OUT/mid" --seq-len 512 \
-    --data world:ops=4-7,split=midtrain,chat=0.25@0.8 world:ops=1-3,split=midtrain,chat=0.25@0.2 \
-    --steps "$MID" --lr 0.02 --adam-lr 0.004 --schedule cosine --warmup 0.02 --save-every 300 \
+    --data world:ops=5-8,split=midtrain,chat=0.25@0.8 world:ops=1-4,split=midtrain,chat=0.25@0.2 \
+    --steps "$MID" --lr 0.03 --adam-lr 0.006 --schedule cosine --warmup 0.02 --save-every 300 \
     --eval-data world:ops=1-8,split=test --eval-problems $((PROBLEMS / 2))
 
 echo "== 4. A question, asked in chat; each token is coloured by its log-probability"

@@ -23,7 +23,8 @@ def real_file(name):
 def script(*args, ok=True, cwd=ROOT, **env):
     """Runs `python SCRIPT ARGS...`; returns the process, with .json the last line of its standard output."""
     command = [sys.executable, str(ROOT / args[0]), *map(str, args[1:])]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"} | env)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300,
+                          env=os.environ | {"OMP_NUM_THREADS": "1"} | env)
     assert not ok or done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
     lines = done.stdout.strip().splitlines()
     done.json = json.loads(lines[-1]) if ok else None
@@ -44,7 +45,8 @@ def tiny(tokenizer):
     """A random model of two layers, float64, whose logits are far from uniform."""
     from model import Config, Transformer
     torch.manual_seed(0)
-    model = Transformer(Config(vocab_size=len(tokenizer), layers=2, width=32, heads=4, kv_heads=2, attention="rope+nope")).double()
+    model = Transformer(Config(vocab_size=len(tokenizer), layers=2, width=32, heads=4, kv_heads=2,
+                               attention="rope+nope")).double()
     for w in model.parameters():
         w.data.add_(torch.randn_like(w) * 0.15)
     return model
@@ -54,6 +56,7 @@ def tiny(tokenizer):
 def toy_run(tmp_path_factory):
     """A run folder: a toy model pre-trained for a few steps by the script itself."""
     out = tmp_path_factory.mktemp("toy") / "base"
-    script("pretrain.py", "--data", "world:ops=1-2,split=pretrain", "--out", out, "--steps", 6, "--batch-tokens", 1024, "--layers", 2,
+    script("pretrain.py", "--data", "world:ops=1-2,split=pretrain", "--out", out, "--steps", 6, "--batch-tokens", 1024,
+           "--layers", 2,
            "--width", 32, "--vocab-size", 512)
     return out

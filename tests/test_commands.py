@@ -10,13 +10,15 @@ import sys
 
 import pytest
 import torch
-
 from conftest import ROOT
 
-TOY_MODEL = "--layers 1 --width 16 --heads 2 --kv-heads 1 --seq-len 64 --batch-tokens 256 --micro-tokens 0 --steps 2 --vocab-size 400 --device cpu --eval-problems 2"
+TOY_MODEL = ("--layers 1 --width 16 --heads 2 --kv-heads 1 --seq-len 64 --batch-tokens 256 --micro-tokens 0 --steps 2 "
+             "--vocab-size 400 --device cpu --eval-problems 2")
 TOY = {  # flags put behind a command's own (the last one wins), so that it ends in seconds on a CPU
-    "pretrain.py": TOY_MODEL, "sampler.py": "--max-new-tokens 4", "evaluate.py": "--problems 2 --limit 2 --max-new-tokens 4",
-    "tokenizer.py train": "--vocab-size 400 --overwrite", "data.py prepare": "--workers 1 --tokens 3000", "data.py table": "--tokens 3000",
+    "pretrain.py": TOY_MODEL, "sampler.py": "--max-new-tokens 4",
+    "evaluate.py": "--problems 2 --limit 2 --max-new-tokens 4",
+    "tokenizer.py train": "--vocab-size 400 --overwrite", "data.py prepare": "--workers 1 --tokens 3000",
+    "data.py table": "--tokens 3000",
     "world.py": "--time 0.1", "bench.py": "--rounds 1 --out results",
 }
 
@@ -28,9 +30,9 @@ def commands():
         text = path.read_text()
         if path.suffix == ".py":
             text = re.match(r'\s*"""(.*?)"""', text, re.S)[1]
-        for line in text.splitlines():
+        for line in text.replace("\\\n", " ").splitlines():
             line = line.lstrip("# ").strip()
-            line = re.split(r"\s{2,}", line)[0]
+            line = re.split(r"\s{3,}(?!-)", line)[0]                              # a note may stand behind a command
             if re.match(r"(python \w+\.py|torchrun .*\.py|bash recipes/|(\w+=\S+ )+bash recipes/|make \w+)", line):
                 found.append(pytest.param(path.name, line, id=f"{path.name}: {line[:90]}"))
     return found
@@ -41,21 +43,25 @@ def sandbox(tmp_path_factory, toy_run):
     """A folder that has every file the commands name."""
     here = tmp_path_factory.mktemp("commands")
     text = "".join(f"The lions number {i % 10}. It is a fine day in the zoo, {i} of them.\n" for i in range(400))
-    questions = "".join(json.dumps({"question": f"What is {i} + 1?", "answer": f"It is {i + 1}.\n#### {i + 1}"}) + "\n" for i in range(60))
-    for name, content in {"corpus.txt": text, "held_out.txt": text[:2000], "stories.txt": text, "problems.jsonl": questions, "corpus/a.jsonl": questions,
+    questions = "".join(json.dumps({"question": f"What is {i} + 1?", "answer": f"It is {i + 1}.\n#### {i + 1}"})
+                        + "\n" for i in range(60))
+    for name, content in {"corpus.txt": text, "held_out.txt": text[:2000], "stories.txt": text,
+                          "problems.jsonl": questions, "corpus/a.jsonl": questions,
                           "gsm8k/test.jsonl": questions, "gsm8k/train.jsonl": questions}.items():
         (here / name).parent.mkdir(exist_ok=True)
         (here / name).write_text(content)
     for name in ("runs/base", "runs/text", "runs/mid", "smollm2"):
         shutil.copytree(toy_run, here / name, ignore=shutil.ignore_patterns("log.jsonl", "train_state.pt"))
     for name in ("tokenizer", "runs/tokenizer"):
-        shutil.copytree(toy_run, here / name, ignore=lambda folder, names: [n for n in names if "token" not in n and "template" not in n])
+        shutil.copytree(toy_run, here / name, ignore=lambda folder,
+                        names: [n for n in names if "token" not in n and "template" not in n])
     return here
 
 
 def run(command, cwd, **env):
     return subprocess.run(command, shell=True, cwd=cwd, capture_output=True, text=True, timeout=280,
-                          env=os.environ | {"OMP_NUM_THREADS": "1", "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"} | env)
+                          env=os.environ | {"OMP_NUM_THREADS": "1",
+                                            "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"} | env)
 
 
 @pytest.mark.parametrize("where, command", commands())
@@ -67,11 +73,13 @@ def test_command(where, command, sandbox):
     if "recipes/laptop.sh" in command:
         return                                                                # has a test of its own, below
     if "one_gpu.sh" in command:
-        done = run(command.replace("recipes/", f"{ROOT}/recipes/"), sandbox, OUT=str(sandbox / "runs/one_gpu"), VOCAB="400", STEPS="2", MODEL=TOY_MODEL)
+        done = run(command.replace("recipes/", f"{ROOT}/recipes/"), sandbox, OUT=str(sandbox / "runs/one_gpu"),
+                   VOCAB="400", STEPS="2", MODEL=TOY_MODEL)
         assert done.returncode == 0, done.stderr[-3000:]
         return
     if command == "python bench.py readme":
-        return                                                                # would rewrite the README; its table has a test below
+        # would rewrite the README; its table has a test below
+        return
     if command.startswith("python bench.py pipeline"):
         return                                                                # runs the recipe that is tested below
     for pattern, flags in TOY.items():
@@ -86,7 +94,8 @@ def test_command(where, command, sandbox):
     command = re.sub(r"--data (corpus/)\*", r"--data \1*", command)
     words = re.sub(r"(\w+\.py)", lambda m: shlex.quote(str(ROOT / m[1])), command, count=1)
     if "shards" in command and "prepare" not in command and not (sandbox / "shards").exists():
-        made = run(f"python {ROOT}/data.py prepare --data corpus.txt --tokenizer tokenizer --out shards --workers 1", sandbox)
+        made = run(f"python {ROOT}/data.py prepare --data corpus.txt --tokenizer tokenizer --out shards --workers 1",
+                   sandbox)
         assert made.returncode == 0, made.stderr
     done = run(words, sandbox)
     assert done.returncode == 0, f"{words}\n{done.stdout[-1000:]}\n{done.stderr[-3000:]}"
@@ -99,7 +108,8 @@ def test_laptop_recipe(tmp_path):
     done = run(command, tmp_path, OUT=str(tmp_path / "out"), STEPS="3", MID="2", PROBLEMS="2", PYTHON=sys.executable)
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(done.stdout.strip().splitlines()[-1])
-    assert {str(tmp_path / "out" / "base"), str(tmp_path / "out" / "mid")} <= result.keys() and "verified accuracy" in done.stdout
+    assert {str(tmp_path / "out" / "base"),
+            str(tmp_path / "out" / "mid")} <= result.keys() and "verified accuracy" in done.stdout
     again = run(command, tmp_path, OUT=str(tmp_path / "out"))
     assert again.returncode == 2 and "exists already" in again.stderr
 
@@ -119,8 +129,10 @@ def test_readme_names_only_files_that_exist_and_its_tables_are_generated():
 def test_training_and_sampling_on_a_gpu(tmp_path):
     flags = "--layers 2 --width 64 --batch-tokens 8192 --steps 30 --eval-data world:ops=1,split=test --eval-problems 20"
     for name, more in {"plain": "", "compiled": "--compile", "checkpointing": "--checkpointing"}.items():
-        done = run(f"python {ROOT}/pretrain.py --data world:ops=1 --device cuda {flags} {more} --out {tmp_path}/{name}", tmp_path)
+        done = run(f"python {ROOT}/pretrain.py --data world:ops=1 --device cuda {flags} {more} --out {tmp_path}/{name}",
+                   tmp_path)
         assert done.returncode == 0, done.stderr[-3000:]
         assert json.loads(done.stdout.strip().splitlines()[-1])["loss"] < 2.0
-    done = run(f"python {ROOT}/sampler.py --init {tmp_path}/plain --prompt Zoo --device cuda --dtype bfloat16 --max-new-tokens 8", tmp_path)
+    sample = f"python {ROOT}/sampler.py --init {tmp_path}/plain --prompt Zoo --max-new-tokens 8"
+    done = run(f"{sample} --device cuda --dtype bfloat16", tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -129,7 +129,8 @@ def test_a_stream_resumes_bit_for_bit(stop_after, tokenizer, tmp_path):
 def test_ranks_and_micro_batches_share_one_global_batch(tokenizer):
     def rows(batches):
         return [tuple(r.tolist()) for b in batches for r in b.tokens]
-    one, ranks = Stream(["world:ops=1-2"], tokenizer, 64, 512), [Stream(["world:ops=1-2"], tokenizer, 64, 512) for _ in range(2)]
+    one, ranks = Stream(["world:ops=1-2"], tokenizer, 64, 512), [Stream(["world:ops=1-2"], tokenizer, 64, 512) for _
+            in range(2)]
     for _ in range(3):
         together = rows(one.next(micro_rows=3))
         apart = [rows(s.next(rank, 2, 2)) for rank, s in enumerate(ranks)]
@@ -178,7 +179,8 @@ def test_gsm8k_questions_and_answers_are_documents(tokenizer):
 def test_prepared_shards_hold_what_memory_holds(workers, tmp_path, saved_tokenizer, tokenizer):
     rows = [f"document {i} " * (1 + i % 7) for i in range(500)]
     (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": t}) for t in rows))
-    index = prepare([str(tmp_path / "a.jsonl"), "world:ops=1-2"], saved_tokenizer, tmp_path / "shards", workers, shard_tokens=4000, max_tokens=9000)
+    index = prepare([str(tmp_path / "a.jsonl"), "world:ops=1-2"], saved_tokenizer, tmp_path / "shards", workers,
+                    shard_tokens=4000, max_tokens=9000)
     shards, memory = open_shards(tmp_path / "shards", len(tokenizer)), open_source(str(tmp_path / "a.jsonl"), tokenizer)
     assert len(index["shards"]) > 3 and index["dtype"] == "uint16" and shards.tokens == index["tokens"]
     held = index["documents"] - sum(1 for i in range(shards.count) if shards.get(i)[1].min() < 1)
@@ -223,7 +225,8 @@ def test_hub_data_sets_stream(tmp_path, tokenizer, monkeypatch):
     (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": f"row {i}"}) for i in range(5)))
     load = datasets.load_dataset
     monkeypatch.setattr(datasets, "load_dataset", lambda name, split, streaming: load(
-        "json", data_files=str(tmp_path / "a.jsonl"), split=split, streaming=streaming, cache_dir=str(tmp_path / "cache")))
+        "json", data_files=str(tmp_path / "a.jsonl"), split=split, streaming=streaming,
+        cache_dir=str(tmp_path / "cache")))
     mixture = Mixture(["hf:org/name"], tokenizer, max_epochs=2)
     drawn = []
     with pytest.raises(StopIteration):
@@ -237,8 +240,10 @@ def test_hub_data_sets_stream(tmp_path, tokenizer, monkeypatch):
 
 
 @pytest.mark.parametrize("content, name, message", [
-    (None, "a.jsonl", "a.jsonl: no such file"), ("", "a.jsonl", "a.jsonl: the file is empty"), ("", "a.txt", "a.txt: the file is empty"),
-    ('{"text": "a"}\n{"text": \n', "a.jsonl", "a.jsonl, line 2: not valid JSON"), ('{"text": "a"}\n\n{"body": "b"}\n', "a.jsonl", 'line 3: no field "text".*found: body'),
+    (None, "a.jsonl", "a.jsonl: no such file"), ("", "a.jsonl", "a.jsonl: the file is empty"),
+    ("", "a.txt", "a.txt: the file is empty"),
+    ('{"text": "a"}\n{"text": \n', "a.jsonl", "a.jsonl, line 2: not valid JSON"),
+    ('{"text": "a"}\n\n{"body": "b"}\n', "a.jsonl", 'line 3: no field "text".*found: body'),
     ("x", "a.csv", "use a .txt"), ("[1]\n", "a.jsonl", "line 1: no field")])
 def test_bad_files(content, name, message, tmp_path):
     if content is not None:
@@ -252,14 +257,17 @@ def test_bad_files(content, name, message, tmp_path):
 def test_bad_weights(spec):
     with pytest.raises(ValueError, match="weight after @"):
         data.split_spec(spec)
-    assert data.split_spec("dir/a.txt") == ("dir/a.txt", 1.0) and data.split_spec("world:ops=1-2@0.5") == ("world:ops=1-2", 0.5)
+    assert data.split_spec("dir/a.txt") == ("dir/a.txt",
+                                            1.0) and data.split_spec("world:ops=1-2@0.5") == ("world:ops=1-2", 0.5)
 
 
 def test_commands(tmp_path, saved_tokenizer):
     (tmp_path / "a.txt").write_text("some text " * 500)
-    made = script("data.py", "prepare", "--data", tmp_path / "a.txt", "--tokenizer", saved_tokenizer, "--out", tmp_path / "shards", "--workers", 1)
+    made = script("data.py", "prepare", "--data", tmp_path / "a.txt", "--tokenizer", saved_tokenizer, "--out",
+                  tmp_path / "shards", "--workers", 1)
     assert made.json["documents"] == 1 and made.json["shards"] == 1
-    table = script("data.py", "table", "--data", f"{tmp_path}/shards@1", "world:ops=1-2@3", "--tokenizer", saved_tokenizer, "--tokens", 100_000)
+    table = script("data.py", "table", "--data", f"{tmp_path}/shards@1", "world:ops=1-2@3", "--tokenizer",
+                   saved_tokenizer, "--tokens", 100_000)
     assert abs(table.json["mixture"][1]["share"] - 0.75) < 0.03
     assert "unique tokens" in table.stdout and table.json["mixture"][0]["epochs"] > 1
 

@@ -31,7 +31,8 @@ def test_interval_covers_the_truth_as_often_as_it_says():
 
 
 def test_rates():
-    assert rates([[True, False], [False, False]], (1, 2))["pass@1"][0] == 0.25 and rates([[True, False]], (2,))["pass@2"][0] == 1.0
+    assert rates([[True, False], [False, False]], (1, 2))["pass@1"][0] == 0.25 and rates([[True, False]],
+            (2,))["pass@2"][0] == 1.0
 
 
 @torch.no_grad()
@@ -58,7 +59,8 @@ def test_a_uniform_model_needs_log_of_the_vocabulary(tiny, tokenizer):
 def answer_with(monkeypatch, tokenizer, reply):
     """Lets every sampler answer prompt i with reply(text of the prompt, sample index)."""
     def generate(self, prompts, n=1, *_, **__):
-        return [[Completion(p, tokenizer.encode(reply(tokenizer.decode(p), j)), finish="stop") for j in range(n)] for p in prompts]
+        return [[Completion(p, tokenizer.encode(reply(tokenizer.decode(p), j)), finish="stop") for j in range(n)]
+                for p in prompts]
     monkeypatch.setattr(Sampler, "generate", generate)
 
 
@@ -67,7 +69,8 @@ def test_world_accuracy_of_a_model_that_knows_and_one_that_guesses(tiny, tokeniz
     known = {p.question + "\n": p for ops in "123" for p in map(World(ops=ops, split="test").problem, range(40))}
     answer_with(monkeypatch, tokenizer, lambda prompt, j: known[prompt].solution)
     table = world_accuracy(tiny, tokenizer, "world:ops=1-3,split=test", 40)
-    assert [r["ops"] for r in table if "ops" in r] == [1, 2, 3] and sum(r["problems"] for r in table if "context" in r) == 120
+    assert [r["ops"] for r in table if "ops" in r] == [1, 2, 3] and sum(r["problems"] for r in table if "context"
+            in r) == 120
     assert all(r["process"]["pass@1"] == (1.0, 1.0, 1.0) and r["why"] == "" for r in table)
     answer_with(monkeypatch, tokenizer, lambda prompt, j: "Answer: 3")
     row = world_accuracy(tiny, tokenizer, "world:ops=2,split=test", 200)[0]
@@ -78,7 +81,8 @@ def test_world_accuracy_of_a_model_that_knows_and_one_that_guesses(tiny, tokeniz
 
 
 def test_file_accuracy_with_shots_and_chat(tiny, tokenizer, monkeypatch, tmp_path):
-    rows = [{"question": f"What is {i} + {i}?", "answer": f"It is <<{i}+{i}={2 * i}>>{2 * i}.\n#### {2 * i}"} for i in range(12)]
+    rows = [{"question": f"What is {i} + {i}?", "answer": f"It is <<{i}+{i}={2 * i}>>{2 * i}.\n#### {2 * i}"} for i
+            in range(12)]
     (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
     prompts = []
     def reply(prompt, j):
@@ -91,13 +95,16 @@ def test_file_accuracy_with_shots_and_chat(tiny, tokenizer, monkeypatch, tmp_pat
     assert "#### 2" in prompts[0] and "<<" not in prompts[0] and prompts[0].rstrip().endswith("Answer:")
     prompts.clear()
     file_accuracy(tiny, tokenizer, tmp_path / "q.jsonl", chat=True, limit=3)
-    assert len(prompts) == 3 and prompts[0].startswith("<|im_start|>user\nWhat is") and prompts[0].endswith("<|im_start|>assistant\n")
+    assert len(prompts) == 3
+    assert prompts[0].startswith("<|im_start|>user\nWhat is") and prompts[0].endswith("<|im_start|>assistant\n")
 
 
 def test_commands(toy_run, tmp_path):
     (tmp_path / "held_out.txt").write_text("The lions number 3. " * 50)
-    done = script("evaluate.py", "--init", toy_run, toy_run, "--data", "world:ops=1-2,split=test", "--problems", 4, "--k", 1, 2, "--text", tmp_path / "held_out.txt")
-    assert "verified accuracy on world:ops=1-2,split=test" in done.stdout and "process pass@2" in done.stdout and done.json[str(toy_run)][str(tmp_path / "held_out.txt")]["bits_per_byte"] > 0
+    done = script("evaluate.py", "--init", toy_run, toy_run, "--data", "world:ops=1-2,split=test", "--problems", 4,
+                  "--k", 1, 2, "--text", tmp_path / "held_out.txt")
+    assert "verified accuracy on world:ops=1-2,split=test" in done.stdout and "process pass@2" in done.stdout
+    assert done.json[str(toy_run)][str(tmp_path / "held_out.txt")]["bits_per_byte"] > 0
     (tmp_path / "q.jsonl").write_text(json.dumps({"question": "1 + 1?", "answer": "2"}) + "\n")
     done = script("evaluate.py", "--init", toy_run, "--data", tmp_path / "q.jsonl", "--max-new-tokens", 4, "--show", 1)
     assert "1 questions" in done.stdout and "--- wrong, gold 2" in done.stdout

@@ -49,7 +49,8 @@ def test_attention_stays_inside_documents(packed, window):
     slow = attend_slowly(q, k, v, documents if packed else torch.zeros(B, T, dtype=torch.long), window)
     torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-12)
     g = torch.randn_like(fast)
-    for ours, theirs in zip(torch.autograd.grad(fast, (q, k, v), g), torch.autograd.grad(slow, (q, k, v), g), strict=True):
+    for ours, theirs in zip(torch.autograd.grad(fast, (q, k, v), g), torch.autograd.grad(slow, (q, k, v), g),
+                            strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
 
 
@@ -60,7 +61,8 @@ def test_dense_mask_path_equals_buckets(monkeypatch):
     packing = Packing(B, T, q.device, rows_of_documents(B, T, 3))
     expected = [attend(q, k, v, packing, w) for w in (0, 9)]
     monkeypatch.setattr(Packing, "_fill_buckets", lambda self, new: setattr(
-        self, "mask", (new.cumsum(1)[:, None, :, None] == new.cumsum(1)[:, None, None, :]) & reference._band(T, 0, q.device)))
+        self, "mask", (new.cumsum(1)[:, None, :, None] == new.cumsum(1)[:, None, None, :]) & reference._band(T, 0,
+                q.device)))
     dense = Packing(B, T, q.device, rows_of_documents(B, T, 3))
     assert dense.buckets is None
     for w, e in zip((0, 9), expected, strict=True):
@@ -83,14 +85,16 @@ def test_cached_attention_is_the_last_row_of_full_attention(window):
     for b, n in enumerate(lengths.tolist()):
         full = torch.zeros(1, n, H, hd, dtype=torch.float64)
         full[0, -1] = q[b, 0]
-        slow = attend_slowly(full, k[b:b + 1, :, :n].transpose(1, 2), v[b:b + 1, :, :n].transpose(1, 2), torch.zeros(1, n), window)
+        slow = attend_slowly(full, k[b:b + 1, :, :n].transpose(1, 2), v[b:b + 1, :, :n].transpose(1, 2),
+                             torch.zeros(1, n), window)
         torch.testing.assert_close(out[b, 0], slow[0, -1], rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("keep, chunk", [(2 ** 26, 2 ** 20), (2 ** 26, 350), (1000, 350)])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_token_logprobs_and_gradient(monkeypatch, keep, chunk, temperature):
-    monkeypatch.setattr(reference._TokenLogprobs, "KEEP", keep)               # the small ones force recomputation and chunks
+    # the small ones force recomputation and chunks
+    monkeypatch.setattr(reference._TokenLogprobs, "KEEP", keep)
     monkeypatch.setattr(reference._TokenLogprobs, "CHUNK", chunk)
     h = torch.randn(2, 15, 16, dtype=torch.float64, requires_grad=True)
     w = torch.randn(50, 16, dtype=torch.float64, requires_grad=True)
@@ -98,7 +102,8 @@ def test_token_logprobs_and_gradient(monkeypatch, keep, chunk, temperature):
     ours = token_logprobs(h, w, targets, temperature)
     theirs = -F.cross_entropy((h @ w.T / temperature).flatten(0, 1), targets.flatten(), reduction="none").view(2, 15)
     torch.testing.assert_close(ours, theirs)
-    for a, b in zip(torch.autograd.grad((ours * weights).sum(), (h, w)), torch.autograd.grad((theirs * weights).sum(), (h, w)), strict=True):
+    for a, b in zip(torch.autograd.grad((ours * weights).sum(), (h, w)),
+                    torch.autograd.grad((theirs * weights).sum(), (h, w)), strict=True):
         torch.testing.assert_close(a, b)
 
 
@@ -107,18 +112,22 @@ def test_rotation_is_multiplication_of_complex_pairs():
     angle = torch.randn(2, 5, 1, 4, dtype=torch.float64)
     pairs = torch.complex(x[..., :4], x[..., 4:]) * torch.polar(torch.ones_like(angle), angle)
     torch.testing.assert_close(rotate(x, angle.cos(), angle.sin()), torch.cat([pairs.real, pairs.imag], -1))
-    torch.testing.assert_close(rotate(x.float(), angle.cos(), angle.sin()), torch.cat([pairs.real, pairs.imag], -1).float())  # the plain path
+    # the plain path
+    torch.testing.assert_close(rotate(x.float(), angle.cos(), angle.sin()),
+                               torch.cat([pairs.real, pairs.imag], -1).float())
     assert torch.autograd.gradcheck(lambda x: rotate(x, angle.cos(), angle.sin()), (x.requires_grad_(),))
 
 
 def test_rms_norm():
-    x, w = torch.randn(3, 4, 16, dtype=torch.float64, requires_grad=True), torch.randn(16, dtype=torch.float64, requires_grad=True)
+    x, w = torch.randn(3, 4, 16, dtype=torch.float64, requires_grad=True), torch.randn(16, dtype=torch.float64,
+            requires_grad=True)
     torch.testing.assert_close(rms_norm(x, w, 1e-6), x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * w)
     assert torch.autograd.gradcheck(lambda x, w: rms_norm(x, w, 1e-3), (x, w))
 
 
 def test_linear_for_few_rows():
-    x, w, b = torch.randn(2, 3, 8, dtype=torch.float64), torch.randn(5, 8, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
+    x, w, b = torch.randn(2, 3, 8, dtype=torch.float64), torch.randn(5, 8, dtype=torch.float64), torch.randn(5,
+            dtype=torch.float64)
     with torch.no_grad():
         torch.testing.assert_close(linear(x, w, b), F.linear(x, w, b))
         torch.testing.assert_close(linear(x[0, 0], w), F.linear(x[0, 0], w))

@@ -14,9 +14,11 @@ from model import Config, KVCache, Transformer
 transformers = pytest.importorskip("transformers")
 transformers.utils.logging.set_verbosity_error()
 
-BASE = dict(vocab_size=300, hidden_size=64, intermediate_size=128, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
+BASE = dict(vocab_size=300, hidden_size=64, intermediate_size=128, num_hidden_layers=4, num_attention_heads=4,
+            num_key_value_heads=2,
             max_position_embeddings=512, pad_token_id=None, bos_token_id=None, eos_token_id=None)
-LLAMA3 = dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=64, rope_theta=500000.0)
+LLAMA3 = dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+              original_max_position_embeddings=64, rope_theta=500000.0)
 YARN = dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=64)
 FAMILIES = {
     "llama": ("LlamaConfig", dict(tie_word_embeddings=True)),
@@ -35,7 +37,8 @@ FAMILIES = {
 def theirs(family):
     kind, more = FAMILIES[family]
     torch.manual_seed(1)
-    model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, kind)(**BASE | more), attn_implementation="eager").float().eval()
+    model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, kind)(**BASE | more),
+                                                          attn_implementation="eager").float().eval()
     for w in model.parameters():
         w.data.add_(torch.randn_like(w) * 0.1)                                # norms and biases away from 1 and 0
     return model
@@ -72,9 +75,11 @@ def test_old_spelling_of_rope_and_shards(tmp_path):
 
 
 @pytest.mark.parametrize("options", [
-    dict(), dict(attention="rope+nope"), dict(attention="window+rope", window=9), dict(qk_norm="head"), dict(qkv_bias=True, tied=False),
+    dict(), dict(attention="rope+nope"), dict(attention="window+rope", window=9), dict(qk_norm="head"),
+    dict(qkv_bias=True, tied=False),
     dict(qk_norm="full", norm_after=True), dict(norm_after=True, qk_norm="full", attention="window+rope", window=9),
-    dict(qk_norm="head", attention="rope+nope"), dict(qk_norm="full"), dict(qkv_bias=True, qk_norm="head"), dict(head_size=10)])
+    dict(qk_norm="head", attention="rope+nope"), dict(qk_norm="full"), dict(qkv_bias=True, qk_norm="head"),
+    dict(head_size=10)])
 @torch.no_grad()
 def test_every_architecture_survives_its_folder_and_opens_in_transformers_where_it_exists(options, tmp_path):
     torch.manual_seed(0)
@@ -88,14 +93,16 @@ def test_every_architecture_survives_its_folder_and_opens_in_transformers_where_
         assert (back(tokens).logits - model(tokens)).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("options", [dict(), dict(attention="window+nope", window=6), dict(qk_norm="full", norm_after=True)])
+@pytest.mark.parametrize("options", [dict(), dict(attention="window+nope", window=6),
+                                     dict(qk_norm="full", norm_after=True)])
 @torch.no_grad()
 def test_packed_documents_are_as_if_alone(options):
     torch.manual_seed(0)
     model = Transformer(Config(vocab_size=60, layers=2, width=32, **options)).double()
     lengths = [[5, 17, 1, 9], [20, 3, 9]]                                     # the last one of each row is padding
     tokens = torch.randint(0, 60, (2, 32))
-    documents = torch.tensor([[d if d < len(row) - 1 else -1 for d, n in enumerate(row) for _ in range(n)] for row in lengths])
+    documents = torch.tensor([[d if d < len(row) - 1 else -1 for d, n in enumerate(row) for _ in range(n)] for row
+                              in lengths])
     packed = model(tokens, documents)
     logprobs = model.logprobs(tokens, documents)
     for b, row in enumerate(lengths):
@@ -109,7 +116,8 @@ def test_packed_documents_are_as_if_alone(options):
             at += n
 
 
-@pytest.mark.parametrize("options", [dict(), dict(attention="window+nope", window=6), dict(qk_norm="head", qkv_bias=True), dict(norm_after=True, qk_norm="full")])
+@pytest.mark.parametrize("options", [dict(), dict(attention="window+nope", window=6),
+                                     dict(qk_norm="head", qkv_bias=True), dict(norm_after=True, qk_norm="full")])
 @torch.no_grad()
 def test_decoding_with_the_cache_equals_a_full_pass(options):
     torch.manual_seed(0)
@@ -156,7 +164,9 @@ def change(folder, edit):
 
 
 def test_mismatched_weights_are_listed(folder):
-    change(folder, lambda w: (w.pop("model.norm.weight"), w.update({"model.extra": torch.ones(3), "model.layers.0.mlp.up_proj.weight": torch.ones(2, 2)})))
+    change(folder, lambda w: (w.pop("model.norm.weight"),
+                              w.update({"model.extra": torch.ones(3),
+                                        "model.layers.0.mlp.up_proj.weight": torch.ones(2, 2)})))
     with pytest.raises(ValueError) as error:
         ours.load(folder)
     text = str(error.value)
@@ -189,8 +199,10 @@ def test_damaged_and_missing_files(folder):
 
 
 @pytest.mark.parametrize("field, value, message", [
-    ("model_type", "mamba", "model_type 'mamba'"), ("hidden_act", "gelu", "hidden_act='gelu'"), ("mlp_bias", True, "mlp_bias=True"),
-    ("attention_bias", True, "attention_bias"), ("rope_parameters", {"rope_type": "longrope", "factor": 2.0}, "'longrope'")])
+    ("model_type", "mamba", "model_type 'mamba'"), ("hidden_act", "gelu", "hidden_act='gelu'"),
+    ("mlp_bias", True, "mlp_bias=True"),
+    ("attention_bias", True, "attention_bias"), ("rope_parameters", {"rope_type": "longrope", "factor": 2.0},
+                                                 "'longrope'")])
 def test_unsupported_configs_are_named(folder, field, value, message):
     config = json.loads((folder / "config.json").read_text()) | {field: value}
     (folder / "config.json").write_text(json.dumps(config))
@@ -198,7 +210,8 @@ def test_unsupported_configs_are_named(folder, field, value, message):
         ours.load(folder)
 
 
-@pytest.mark.parametrize("options", [dict(attention="rope+sliding"), dict(window=4), dict(attention="window"), dict(heads=3, kv_heads=2), dict(qk_norm="both")])
+@pytest.mark.parametrize("options", [dict(attention="rope+sliding"), dict(window=4), dict(attention="window"),
+                                     dict(heads=3, kv_heads=2), dict(qk_norm="both")])
 def test_bad_configs(options):
     with pytest.raises(ValueError):
         Config(**options)
@@ -213,7 +226,8 @@ def test_wikitext_through_a_real_tokenizer_and_hugging_face_model_agree_in_loss(
     torch.manual_seed(0)
     Transformer(Config(vocab_size=len(tokenizer), layers=2, width=64)).save(tmp_path, tokenizer)
     model, tokenizer = ours.load(tmp_path)
-    back, their_tokenizer = transformers.AutoModelForCausalLM.from_pretrained(tmp_path), transformers.AutoTokenizer.from_pretrained(tmp_path)
+    back = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    their_tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
     ids = tokenizer.encode(text[:5000])
     assert their_tokenizer(text[:5000], add_special_tokens=False)["input_ids"] == ids
     tokens = torch.tensor([ids])

@@ -24,7 +24,8 @@ def test_orthogonalise_keeps_the_singular_vectors_and_levels_the_values(shape):
 def test_muon_step_by_hand():
     torch.manual_seed(0)
     w = torch.nn.Parameter(torch.randn(8, 4))
-    before, muon, buffer = w.detach().clone(), optim.Muon([w], lr=0.1, momentum=0.9, weight_decay=0.01), torch.zeros(8, 4)
+    before, muon, buffer = w.detach().clone(), optim.Muon([w], lr=0.1, momentum=0.9, weight_decay=0.01), torch.zeros(8,
+            4)
     for _ in range(3):
         w.grad = torch.randn(8, 4)
         buffer = 0.9 * buffer + 0.1 * w.grad
@@ -59,8 +60,10 @@ def test_every_parameter_has_one_home_and_decay_falls_on_hidden_matrices_alone(k
 
 def test_schedules():
     s = optim.schedule
-    assert [round(s(i, 100, "wsd", warmup=0.1, decay=0.2), 3) for i in (0, 9, 10, 50, 80, 90, 99)] == [0.091, 0.909, 1, 1, 1, 0.5, 0.05]
-    assert s(0, 100, "cosine", warmup=0) == 1.0 and s(50, 100, "cosine", warmup=0) == pytest.approx(0.5) and s(99, 100, "cosine", warmup=0, floor=0.1) < 0.11
+    assert [round(s(i, 100, "wsd", warmup=0.1, decay=0.2), 3) for i in (0, 9, 10, 50, 80, 90, 99)] == [0.091, 0.909, 1,
+            1, 1, 0.5, 0.05]
+    assert s(0, 100, "cosine", warmup=0) == 1.0 and s(50, 100, "cosine", warmup=0) == pytest.approx(0.5) and s(99, 100,
+            "cosine", warmup=0, floor=0.1) < 0.11
     assert {s(i, 100, "constant", warmup=0) for i in range(100)} == {1.0}
     assert s(50, 100, "wsd", warmup=0, decay=1.0) == 0.5
     with pytest.raises(ValueError, match="use constant, cosine or wsd"):

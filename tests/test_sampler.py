@@ -17,7 +17,8 @@ HOWS = [dict(temperature=0.0), dict(temperature=1.0), dict(temperature=0.7, top_
 
 def prompts_of(count, seed=0):
     g = torch.Generator().manual_seed(seed)
-    return [torch.randint(5, 400, (int(torch.randint(1, 30, (1,), generator=g)),), generator=g).tolist() for _ in range(count)]
+    return [torch.randint(5, 400, (int(torch.randint(1, 30, (1,), generator=g)),), generator=g).tolist() for _
+            in range(count)]
 
 
 @pytest.mark.parametrize("how", HOWS)
@@ -28,9 +29,11 @@ def test_a_request_is_the_same_alone_and_among_63_others(tiny, tokenizer, how):
     assert [c.tokens for [c] in together] == [c.tokens for [c] in fewer_rows]
     assert len({len(c.tokens) for [c] in together}) > 1 or how["temperature"] == 0
     for i in (0, 17, 63):                                                     # alone, but with its request number kept
-        alone = Sampler(tiny, tokenizer).generate([[9]] * i + [prompts[i]], max_new_tokens=[1] * i + [20], seed=5, **how)[i][0]
+        alone = Sampler(tiny, tokenizer).generate([[9]] * i + [prompts[i]], max_new_tokens=[1] * i + [20], seed=5,
+                                                  **how)[i][0]
         assert alone.tokens == together[i][0].tokens
-        torch.testing.assert_close(torch.tensor(alone.logprobs), torch.tensor(together[i][0].logprobs), rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(torch.tensor(alone.logprobs), torch.tensor(together[i][0].logprobs), rtol=1e-9,
+                                   atol=1e-9)
 
 
 @pytest.mark.parametrize("how", HOWS)
@@ -40,18 +43,21 @@ def test_logprobs_match_a_full_pass(tiny, tokenizer, how):
         logits = tiny(ids)[0, len(c.prompt) - 1:-1]
         t = how["temperature"] or 1.0
         expected = truncate(logits / t, how.get("top_k", 0), how.get("top_p", 1.0)).log_softmax(-1)
-        torch.testing.assert_close(torch.tensor(c.logprobs, dtype=torch.float64), expected.gather(1, ids[0, len(c.prompt):, None]).squeeze(1).detach(),
+        torch.testing.assert_close(torch.tensor(c.logprobs, dtype=torch.float64),
+                                   expected.gather(1, ids[0, len(c.prompt):, None]).squeeze(1).detach(),
                                    rtol=1e-9, atol=1e-9)
         if how["temperature"] == 0:
             assert c.tokens == logits.argmax(-1).tolist()
         if how == dict(temperature=1.0):
             trained = tiny.logprobs(ids)[0, len(c.prompt) - 1:]
-            torch.testing.assert_close(torch.tensor(c.logprobs, dtype=torch.float64), trained.detach(), rtol=1e-9, atol=1e-9)
+            torch.testing.assert_close(torch.tensor(c.logprobs, dtype=torch.float64), trained.detach(), rtol=1e-9,
+                                       atol=1e-9)
 
 
 def test_n_samples_share_one_prefill(tiny, tokenizer, monkeypatch):
     passes = []
-    monkeypatch.setattr(tiny, "prefill", lambda tokens, documents, f=tiny.prefill: passes.append(tokens.shape[1]) or f(tokens, documents))
+    monkeypatch.setattr(tiny, "prefill", lambda tokens, documents,
+                        f=tiny.prefill: passes.append(tokens.shape[1]) or f(tokens, documents))
     s, prompts = Sampler(tiny, tokenizer, rows=4), prompts_of(5)
     done = s.generate(prompts, n=6, max_new_tokens=8, temperature=1.0)
     assert s.prefills == 5 and sum(passes) == sum(map(len, prompts))
@@ -63,7 +69,8 @@ def test_n_samples_share_one_prefill(tiny, tokenizer, monkeypatch):
 
 def test_ends_and_stamps(tiny, tokenizer):
     prompts = prompts_of(30)
-    done = [c for [c] in Sampler(tiny, tokenizer, rows=6, version=3).generate(prompts, max_new_tokens=12, temperature=1.0, stop=set(range(100)))]
+    done = [c for [c] in Sampler(tiny, tokenizer, rows=6, version=3).generate(prompts, max_new_tokens=12,
+            temperature=1.0, stop=set(range(100)))]
     assert {c.finish for c in done} == {"stop", "length"}
     for c, p in zip(done, prompts, strict=True):
         assert c.prompt == p and len(c.tokens) == len(c.logprobs) == len(c.versions) and set(c.versions) == {3}
@@ -75,7 +82,8 @@ def test_finished_rows_leave_and_waiting_ones_take_their_place(tiny, tokenizer):
     s = Sampler(tiny, tokenizer, rows=4)
     limits = [40, 2, 2, 2] + [2] * 40
     s.generate([[7]] * 44, max_new_tokens=limits, stop=set())
-    assert s.steps == 39                                                      # the long one alone decides: 40 tokens, 39 decodes
+    # the long one alone decides: 40 tokens, 39 decodes
+    assert s.steps == 39
 
 
 def test_draws_follow_the_distribution(tiny):
@@ -103,8 +111,10 @@ def test_uniform_numbers_are_uniform_and_keyed():
     counts = torch.histc(u, 50, 0, 1)
     assert float(((counts - 800) ** 2 / 800).sum()) < 100                     # chi-square, 49 degrees of freedom
     grid = u.view(400, 100) - 0.5
-    for a, b in ((grid[:-1], grid[1:]), (grid[:, :-1], grid[:, 1:]), (grid, uniform(1, requests, positions).view(400, 100) - 0.5)):
-        assert abs(float((a * b).mean()) * 12) < 0.03                         # no correlation with a neighbour in any key
+    for a, b in ((grid[:-1], grid[1:]), (grid[:, :-1], grid[:, 1:]),
+                 (grid, uniform(1, requests, positions).view(400, 100) - 0.5)):
+        # no correlation with a neighbour in any key
+        assert abs(float((a * b).mean()) * 12) < 0.03
     assert torch.equal(uniform(7, requests[:5], positions[:5]), uniform(7, requests, positions)[:5])
 
 
@@ -151,16 +161,19 @@ def test_streaming_holds_back_half_a_character(tiny, tokenizer, monkeypatch):
 
 
 def test_commands(toy_run):
-    once = script("sampler.py", "--init", toy_run, "--prompt", "Zoo, mod 10.", "--max-new-tokens", 5, "--temperature", 1)
+    once = script("sampler.py", "--init", toy_run, "--prompt", "Zoo, mod 10.", "--max-new-tokens", 5, "--temperature",
+                  1)
     assert once.json["turns"] == 1 and once.json["tokens"] <= 5 and once.json["mean_logprob"] < 0
-    assert script("sampler.py", "--init", toy_run, "--chat", "--prompt", "hello", "--max-new-tokens", 5, "--colors").json["turns"] == 1
+    assert script("sampler.py", "--init", toy_run, "--chat", "--prompt", "hello", "--max-new-tokens", 5,
+                  "--colors").json["turns"] == 1
     assert "give --prompt" in script("sampler.py", "--init", toy_run, ok=False).stderr
 
 
 def test_frequencies_of_whole_texts(tiny, tokenizer):
     """Two-token texts from one prompt appear as often as the model says."""
     n = 4000
-    [done] = Sampler(tiny, tokenizer, rows=512).generate([[11, 12]], n=n, max_new_tokens=2, temperature=0.5, top_k=3, stop=set())
+    [done] = Sampler(tiny, tokenizer, rows=512).generate([[11, 12]], n=n, max_new_tokens=2, temperature=0.5, top_k=3,
+                                                         stop=set())
     seen = Counter(tuple(c.tokens) for c in done)
     assert len(seen) > 3
     for pair, count in seen.items():

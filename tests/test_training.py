@@ -17,7 +17,8 @@ import common
 from data import Stream
 from model import Config, Transformer, load
 
-SMALL = ["--data", "world:ops=1-2,split=pretrain", "--batch-tokens", 1024, "--layers", 2, "--width", 32, "--vocab-size", 400, "--log-every", 1]
+SMALL = ["--data", "world:ops=1-2,split=pretrain", "--batch-tokens", 1024, "--layers", 2, "--width", 32, "--vocab-size",
+         400, "--log-every", 1]
 
 
 def weights_of(folder):
@@ -43,7 +44,8 @@ def whole(tmp_path_factory):
 
 def start(*args):
     command = [sys.executable, str(ROOT / "pretrain.py"), *map(str, args)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
 def wait_for_step(process, folder, step):
@@ -65,11 +67,13 @@ def test_killed_at_any_moment_it_resumes_bit_for_bit(whole, tmp_path, step):
     assert not (out / "train_state.pt").exists() or torch.load(out / "train_state.pt", weights_only=True)["step"] < 30
     script("pretrain.py", *flags, "--resume")
     assert_same_bits(weights_of(out), weights_of(whole))
-    assert losses(out) == losses(whole)                                       # every step once, each the very same number
+    # every step once, each the very same number
+    assert losses(out) == losses(whole)
     a, b = (torch.load(f / "train_state.pt", weights_only=True) for f in (out, whole))
     for x, y in zip(a["optimizers"], b["optimizers"], strict=True):
         for name in y:
-            assert all(torch.equal(x[name][k], v) if isinstance(v, torch.Tensor) else x[name][k] == v for k, v in y[name].items())
+            assert all(torch.equal(x[name][k], v) if isinstance(v, torch.Tensor) else x[name][k] == v for k,
+                       v in y[name].items())
 
 
 def test_ctrl_c_saves_and_exits_130_and_resumes_bit_for_bit(whole, tmp_path):
@@ -91,11 +95,13 @@ def test_a_run_folder_is_a_checkpoint(whole):
     assert len(tokenizer) == model.config.vocab_size
     first = json.loads((whole / "log.jsonl").read_text().splitlines()[0])
     assert first["flags"]["steps"] == 30 and first["versions"]["torch"] == torch.__version__ and "commit" in first
-    assert [r["source"] for r in json.loads((whole / "log.jsonl").read_text().splitlines()[-1])["result"]["mixture"]] == [SMALL[1]]
+    assert [r["source"] for r
+            in json.loads((whole / "log.jsonl").read_text().splitlines()[-1])["result"]["mixture"]] == [SMALL[1]]
 
 
 def test_mid_training_starts_from_a_checkpoint_and_its_schedule_decays(whole, tmp_path):
-    done = script("pretrain.py", "--init", whole, "--data", "world:ops=2-3,split=midtrain", "--out", tmp_path / "mid", "--steps", 4, "--batch-tokens", 1024,
+    done = script("pretrain.py", "--init", whole, "--data", "world:ops=2-3,split=midtrain", "--out", tmp_path / "mid",
+                  "--steps", 4, "--batch-tokens", 1024,
                   "--schedule", "cosine", "--warmup", 0, "--log-every", 1)
     records = [json.loads(line) for line in (tmp_path / "mid" / "log.jsonl").read_text().splitlines()]
     rates = [r["lr"] for r in records if "lr" in r]
@@ -103,7 +109,7 @@ def test_mid_training_starts_from_a_checkpoint_and_its_schedule_decays(whole, tm
     assert records[1]["loss"] < losses(whole)[1] - 1                          # it did not start from scratch
 
 
-# ---- the gradient does not depend on ranks and micro-batches -----------------------------------------------------------------
+# the gradient does not depend on ranks and micro-batches
 
 WORKER = """
 import sys, torch, argparse
@@ -112,7 +118,8 @@ import common
 from data import Stream
 from model import load
 from pretrain import next_token_loss
-args = argparse.Namespace(out={out!r} + "/never", device="cpu", dtype={dtype!r}, resume=False, seed=0, shard={shard}, compile=False, checkpointing=False, steps=1, wandb="")
+args = argparse.Namespace(out={out!r} + "/never", device="cpu", dtype={dtype!r}, resume=False, seed=0, shard={shard},
+                          compile=False, checkpointing=False, steps=1, wandb="")
 run = common.Run(args)
 model, tokenizer = load({folder!r}, dtype=run.weight_dtype)
 wrapped = run.distribute(model)
@@ -129,9 +136,12 @@ run.close()
 
 def gradient(folder, out, ranks=1, micro=None, shard=False, dtype="float64"):
     out.mkdir()
-    (out / "worker.py").write_text(WORKER.format(root=str(ROOT), out=str(out), folder=str(folder), micro=micro, shard=shard, dtype=dtype))
-    launch = [sys.executable] if ranks == 1 else [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
-    done = subprocess.run([*launch, str(out / "worker.py")], capture_output=True, text=True, timeout=240, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    (out / "worker.py").write_text(WORKER.format(root=str(ROOT), out=str(out), folder=str(folder), micro=micro,
+                                                 shard=shard, dtype=dtype))
+    launch = [sys.executable] if ranks == 1 else [sys.executable, "-m", "torch.distributed.run", "--standalone",
+                                                  f"--nproc_per_node={ranks}"]
+    done = subprocess.run([*launch, str(out / "worker.py")], capture_output=True, text=True, timeout=240,
+                          env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-3000:]
     return torch.load(out / "grads.pt", weights_only=True)
 
@@ -139,12 +149,14 @@ def gradient(folder, out, ranks=1, micro=None, shard=False, dtype="float64"):
 @pytest.mark.parametrize("dtype, tolerance", [("float64", 1e-12), ("float32", 2e-5)])
 def test_one_rank_two_ranks_and_accumulation_give_one_gradient(toy_run, tmp_path, dtype, tolerance):
     loss, weight, norm, grads = gradient(toy_run, tmp_path / "one", dtype=dtype)
-    others = {"accumulated": dict(micro=3), "two ranks": dict(ranks=2), "two ranks, accumulated": dict(ranks=2, micro=2)}
+    others = {"accumulated": dict(micro=3), "two ranks": dict(ranks=2),
+              "two ranks, accumulated": dict(ranks=2, micro=2)}
     if dtype == "float64":
         others |= {"sharded": dict(ranks=2, shard=True), "sharded, accumulated": dict(ranks=2, micro=2, shard=True)}
     for name, how in others.items():
         other = gradient(toy_run, tmp_path / name, dtype=dtype, **how)
-        assert other[1] == pytest.approx(weight, rel=1e-6) and other[0] == pytest.approx(loss, rel=tolerance) and other[2] == pytest.approx(norm, rel=tolerance * 10)
+        assert other[1] == pytest.approx(weight, rel=1e-6) and other[0] == pytest.approx(loss, rel=tolerance)
+        assert other[2] == pytest.approx(norm, rel=tolerance * 10)
         for k, g in grads.items():
             assert (other[3][k] - g).norm() <= tolerance * max(1e-3, float(g.norm())), (name, k)
 
@@ -156,28 +168,33 @@ def test_the_loss_is_the_weighted_mean_over_everything(toy_run, tmp_path):
     with torch.no_grad():
         logprobs = model(batch.tokens, batch.documents).log_softmax(-1).gather(2, batch.targets[..., None]).squeeze(2)
     mask = batch.loss_mask.double()
-    assert loss == pytest.approx(float(-(logprobs * mask).sum() / mask.sum()), rel=1e-10) and weight == pytest.approx(float(mask.sum()), rel=1e-6)
+    assert loss == pytest.approx(float(-(logprobs * mask).sum() / mask.sum()),
+                                 rel=1e-10) and weight == pytest.approx(float(mask.sum()), rel=1e-6)
 
 
 @pytest.mark.parametrize("shard", [[], ["--shard"]])
 def test_torchrun_trains_resumes_and_agrees_with_one_process(shard, tmp_path):
     flags = [*map(str, SMALL), "--dtype", "float64", "--steps", "6"]
     script("pretrain.py", *flags, "--out", tmp_path / "one")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(ROOT / "pretrain.py")]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+              str(ROOT / "pretrain.py")]
 
     def run(*more):
-        done = subprocess.run([*launch, *flags, "--out", str(tmp_path / "two"), "--save-every", "3", *shard, *more], capture_output=True, text=True,
+        done = subprocess.run([*launch, *flags, "--out", str(tmp_path / "two"), "--save-every", "3", *shard, *more],
+                              capture_output=True, text=True,
                               timeout=240, env=os.environ | {"OMP_NUM_THREADS": "1"})
         assert done.returncode == 0, done.stderr[-3000:]
         return json.loads(done.stdout.strip().splitlines()[-1])
-    assert run()["steps"] == 6
+    held_out = ["--eval-data", "world:ops=1,split=test", "--eval-problems", "3"]
+    assert len(run(*held_out)["eval"]) == 1
     one, two = weights_of(tmp_path / "one"), weights_of(tmp_path / "two")
     assert all((one[k] - two[k]).abs().max() < 1e-6 for k in one)
     assert load(tmp_path / "two")[0].config == load(tmp_path / "one")[0].config
-    assert run("--resume")["steps"] == 6                                      # nothing left to do; state opens on two ranks
+    # nothing left to do; state opens on two ranks
+    assert run("--resume", *held_out)["steps"] == 6
 
 
-# ---- guard, saving, refusals -----------------------------------------------------------------------------------------------------
+# guard, saving, refusals
 
 def test_guard_skips_and_gives_up():
     guard = common.Guard(settle=10, patience=3)
@@ -237,10 +254,12 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch, capsys, to
 
 def argparse_like(out):
     import argparse
-    return argparse.Namespace(out=str(out), device="cpu", dtype="float32", resume=False, seed=0, shard=False, compile=False, checkpointing=False, steps=9, wandb="")
+    return argparse.Namespace(out=str(out), device="cpu", dtype="float32", resume=False, seed=0, shard=False,
+                              compile=False, checkpointing=False, steps=9, wandb="")
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or not os.path.exists("/proc/mounts"), reason="needs to mount a small file system")
+@pytest.mark.skipif(os.geteuid() != 0 or not os.path.exists("/proc/mounts"),
+                    reason="needs to mount a small file system")
 def test_a_really_full_disk(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -251,7 +270,8 @@ def test_a_really_full_disk(tmp_path):
         script("pretrain.py", *flags, "--steps", 2)
         before = weights_of(disk / "run")
         (disk / "filler").write_bytes(b"x" * (os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize - 200_000))
-        done = script("pretrain.py", "--init", disk / "run", "--data", "world:ops=1", "--batch-tokens", 1024, "--out", disk / "mid", "--steps", 1, ok=False)
+        done = script("pretrain.py", "--init", disk / "run", "--data", "world:ops=1", "--batch-tokens", 1024, "--out",
+                      disk / "mid", "--steps", 1, ok=False)
         assert done.returncode == 2 and "cannot write the checkpoint" in done.stderr.strip().splitlines()[-1], done.stderr
         assert "Traceback" not in done.stderr
         assert_same_bits(weights_of(disk / "run"), before)
@@ -274,11 +294,14 @@ def test_an_out_folder_with_another_run_is_refused_and_untouched(whole, tmp_path
 
 
 @pytest.mark.parametrize("args, message", [
-    (["--data", "nowhere.txt"], "nowhere.txt: no such file"), (["--data", "world:ops=0"], "ops=0"), (["--data", "world:ops=1", "--colour", "red"], "--colour"),
-    (["--data", "world:ops=1", "--steps", "many"], "--steps"), (["--data", "world:ops=1", "--init", "nowhere"], "nowhere/config.json: no such file"),
+    (["--data", "nowhere.txt"], "nowhere.txt: no such file"), (["--data", "world:ops=0"], "ops=0"),
+    (["--data", "world:ops=1", "--colour", "red"], "--colour"),
+    (["--data", "world:ops=1", "--steps", "many"], "--steps"),
+    (["--data", "world:ops=1", "--init", "nowhere"], "nowhere/config.json: no such file"),
     (["--data", "world:ops=1", "--batch-tokens", "1000"], "--batch-tokens 1000 must be a multiple of --seq-len 256"),
     (["--data", "world:ops=1@-2"], "weight after @"), (["--data", "world:ops=1", "--heads", "3"], "heads=3"),
-    (["--data", "world:ops=1", "--device", "cuda"], "no GPU is visible"), (["--data", "world:ops=1", "--attention", "window"], "window=0")])
+    (["--data", "world:ops=1", "--device", "cuda"], "no GPU is visible"),
+    (["--data", "world:ops=1", "--attention", "window"], "window=0")])
 def test_bad_flags_are_one_line(args, message, tmp_path):
     if message == "no GPU is visible" and torch.cuda.is_available():
         pytest.skip("there is a GPU")
@@ -288,30 +311,38 @@ def test_bad_flags_are_one_line(args, message, tmp_path):
 
 def test_bad_lines_and_damaged_weights_are_named(toy_run, tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"text": "b"\n')
-    assert "a.jsonl, line 2: not valid JSON" in refused("--data", tmp_path / "a.jsonl", "--init", toy_run, "--out", tmp_path / "run")
+    assert "a.jsonl, line 2: not valid JSON" in refused("--data", tmp_path / "a.jsonl", "--init", toy_run, "--out",
+                                                        tmp_path / "run")
     (tmp_path / "b.jsonl").write_text('{"body": "a"}\n')
-    assert 'b.jsonl, line 1: no field "text"' in refused("--data", tmp_path / "b.jsonl", "--init", toy_run, "--out", tmp_path / "run")
+    assert 'b.jsonl, line 1: no field "text"' in refused("--data", tmp_path / "b.jsonl", "--init", toy_run, "--out",
+                                                         tmp_path / "run")
     import shutil
     shutil.copytree(toy_run, tmp_path / "cut")
     data = (tmp_path / "cut" / "model.safetensors").read_bytes()
     (tmp_path / "cut" / "model.safetensors").write_bytes(data[:-100])
-    assert "not a whole safetensors file" in refused("--data", "world:ops=1", "--init", tmp_path / "cut", "--out", tmp_path / "run")
+    assert "not a whole safetensors file" in refused("--data", "world:ops=1", "--init", tmp_path / "cut", "--out",
+                                                     tmp_path / "run")
     shutil.copy(toy_run / "model.safetensors", tmp_path / "cut" / "model.safetensors")
     config = json.loads((tmp_path / "cut" / "config.json").read_text()) | {"intermediate_size": 64}
     (tmp_path / "cut" / "config.json").write_text(json.dumps(config))
-    assert "up_proj.weight has shape (128, 32), config.json says (64, 32)" in refused("--data", "world:ops=1", "--init", tmp_path / "cut", "--out", tmp_path / "run")
+    assert "up_proj.weight has shape (128, 32), config.json says (64, 32)" in refused("--data", "world:ops=1", "--init",
+            tmp_path / "cut", "--out", tmp_path / "run")
 
 
 def test_capped_data_ends_the_run(tmp_path):
     (tmp_path / "a.txt").write_text("The lions number 3. " * 400)
-    done = script("pretrain.py", *SMALL[2:], "--data", tmp_path / "a.txt", "--max-epochs", 2, "--out", tmp_path / "run", "--steps", 500)
-    assert 0 < done.json["steps"] < 500 and "the data is used up" in done.stderr and done.json["mixture"][0]["epochs"] == pytest.approx(2, abs=0.6)
+    done = script("pretrain.py", *SMALL[2:], "--data", tmp_path / "a.txt", "--max-epochs", 2, "--out", tmp_path / "run",
+                  "--steps", 500)
+    assert 0 < done.json["steps"] < 500 and "the data is used up" in done.stderr
+    assert done.json["mixture"][0]["epochs"] == pytest.approx(2, abs=0.6)
 
 
 def test_real_text_with_its_own_vocabulary_gets_better(tmp_path):
     train, held_out = real_file("wikitext2/valid.txt"), real_file("wikitext2/test.txt")
-    done = script("pretrain.py", "--data", train, "--eval-data", held_out, "--vocab-size", 1024, "--out", tmp_path / "run", "--steps", 20, "--eval-every", 5,
+    done = script("pretrain.py", "--data", train, "--eval-data", held_out, "--vocab-size", 1024, "--out",
+                  tmp_path / "run", "--steps", 20, "--eval-every", 5,
                   "--batch-tokens", 2048, "--layers", 2, "--width", 64)
     records = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    curve = [list(r["eval"].values())[0]["bits_per_byte"] for r in records if "eval" in r] + [done.json["eval"][str(held_out)]["bits_per_byte"]]
+    curve = [list(r["eval"].values())[0]["bits_per_byte"] for r in records if "eval"
+             in r] + [done.json["eval"][str(held_out)]["bits_per_byte"]]
     assert curve == sorted(curve, reverse=True) and curve[-1] < curve[0] - 0.2

@@ -12,9 +12,11 @@ import pytest
 from world import CONTEXTS, SPLITS, World
 
 FACT = [re.compile(p) for p in (
-    r"^The (?P<x>.+?) number (?P<e>.+)$", r"^There are as many (?P<x>.+?) as (?P<e>.+)$", r"^To count the (?P<x>.+?), take (?P<e>.+)$",
+    r"^The (?P<x>.+?) number (?P<e>.+)$", r"^There are as many (?P<x>.+?) as (?P<e>.+)$",
+    r"^To count the (?P<x>.+?), take (?P<e>.+)$",
     r"^Of (?P<x>.+?) there are (?P<e>.+)$", r"^There are (?P<e>\d+) (?P<x>.+)$", r"^We count (?P<e>\d+) (?P<x>.+)$")]
-QUESTION = [re.compile(p) for p in (r"^How many (.+?) are there\?$", r"^How many (.+?)\?$", r"^What is the number of (.+?)\?$", r"^Count the (.+?)\.$")]
+QUESTION = [re.compile(p) for p in (r"^How many (.+?) are there\?$", r"^How many (.+?)\?$",
+                                    r"^What is the number of (.+?)\?$", r"^Count the (.+?)\.$")]
 
 
 def read(question):
@@ -63,8 +65,10 @@ def solve(question):
 
 
 OPTIONS = {
-    "plain": {}, "numbers": dict(modulus=0), "deep": dict(ops="12", places=1), "shuffled": dict(order="shuffled", paraphrase=4, distractors="0-3"),
-    "reverse": dict(reverse=1, operators="+-", order="shuffled"), "reverse numbers": dict(reverse=1, modulus=0, paraphrase=3), "sums": dict(operators="+"),
+    "plain": {}, "numbers": dict(modulus=0), "deep": dict(ops="12", places=1),
+    "shuffled": dict(order="shuffled", paraphrase=4, distractors="0-3"),
+    "reverse": dict(reverse=1, operators="+-", order="shuffled"),
+    "reverse numbers": dict(reverse=1, modulus=0, paraphrase=3), "sums": dict(operators="+"),
     "mod 7": dict(modulus=7, branch=1.0), "places": dict(places=1, distractors="2"),
 }
 
@@ -123,7 +127,8 @@ def test_verify_tells_operations_apart_and_accepts_swapped_sums():
 
 def test_verify_is_fast_and_calm_on_any_text():
     rng, p, world = random.Random(0), World(ops="3").problem(0), World(ops="3")
-    nasty = ["", "Answer: " + "9" * 5000, "a = " * 20_000, "\n" * 50_000, "x" * 100_000, "= = =\n" * 1000, "a = b 1 + c 2 = 3\n" * 5000]
+    nasty = ["", "Answer: " + "9" * 5000, "a = " * 20_000, "\n" * 50_000, "x" * 100_000, "= = =\n" * 1000,
+             "a = b 1 + c 2 = 3\n" * 5000]
     nasty += ["".join(rng.choice("ab =+-*1 \n:Answer") for _ in range(2000)) for _ in range(200)]
     for text in nasty:
         start = time.perf_counter()
@@ -151,7 +156,8 @@ def test_splits_are_disjoint_and_cover_everything():
 def test_order_and_wording_do_not_move_a_problem_to_another_split():
     plain = {p.question for p in itertools.islice(World(ops="1", contexts="zoo", split="test", order="given"), 3000)}
     facts = {tuple(sorted(map(str, read(q)[0]))) + (read(q)[1],) for q in plain}
-    for p in itertools.islice(World(ops="1", contexts="zoo", split="pretrain", order="shuffled", paraphrase=4, seed=5), 3000):
+    for p in itertools.islice(World(ops="1", contexts="zoo", split="pretrain", order="shuffled", paraphrase=4, seed=5),
+                              3000):
         equations, asked, _ = read(p.question)
         assert tuple(sorted(map(str, equations))) + (asked,) not in facts
 
@@ -168,7 +174,8 @@ def test_shares_depths_and_distractors():
     assert abs(Counter(p.context for p in drawn)["zoo"] / 2000 - 0.75) < 0.04
     assert all(abs(n / 2000 - 0.25) < 0.05 for n in Counter(p.ops for p in drawn).values())
     facts = [len(read(p.question)[0]) - len(read(replace(q, question=q.question).question)[0])
-             for p, q in zip(drawn, itertools.islice(World.from_spec("world:ops=2-5,contexts=zoo:3+market"), 2000), strict=True)]
+             for p, q in zip(drawn, itertools.islice(World.from_spec("world:ops=2-5,contexts=zoo:3+market"), 2000),
+                             strict=True)]
     assert sum(facts) > 0
 
 
@@ -195,9 +202,12 @@ def test_kinds_are_distinct_words():
 
 
 @pytest.mark.parametrize("spec, message", [
-    ("ops=0", "rises from at least 1"), ("ops=4-2", "rises"), ("ops=a", "number or a range"), ("contexts=moon", "context 'moon'"),
-    ("operators=/", "operators"), ("colour=red", "option 'colour=red'"), ("seed=x", "not a number"), ("split=dev", "split"), ("order=random", "order"),
-    ("ops=1-30", "places=1"), ("modulus=1", "modulus"), ("reverse=2", "0 to 1"), ("reverse=1,operators=*", "need"), ("paraphrase=9", "paraphrase")])
+    ("ops=0", "rises from at least 1"), ("ops=4-2", "rises"), ("ops=a", "number or a range"),
+    ("contexts=moon", "context 'moon'"),
+    ("operators=/", "operators"), ("colour=red", "option 'colour=red'"), ("seed=x", "not a number"),
+    ("split=dev", "split"), ("order=random", "order"),
+    ("ops=1-30", "places=1"), ("modulus=1", "modulus"), ("reverse=2", "0 to 1"), ("reverse=1,operators=*", "need"),
+    ("paraphrase=9", "paraphrase")])
 def test_bad_specs_are_one_clear_line(spec, message):
     with pytest.raises(ValueError, match=message) as error:
         World.from_spec(spec)
