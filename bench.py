@@ -32,6 +32,7 @@ from sampler import Sampler
 
 HERE = Path(__file__).parent
 SHAPE = dict(vocab_size=4096, layers=6, width=384, heads=6, kv_heads=2, ff=1024)
+TOY = dict(vocab_size=256, layers=1, width=32, heads=2, kv_heads=1, ff=64)
 
 
 def pair(device, dtype):
@@ -184,7 +185,8 @@ def speed_table():
         for (device, dtype), r in newest(name).items():
             t = r["tokens_per_second"]
             lines.append(f"| {name}: {r['shape']}, {dtype} | {device} | {t['ours']:,.0f} tokens/s "
-                         f"| {t['hugging_face']:,.0f} tokens/s | **{r['ratio']:.2f}** ({r['ratio_low']:.2f} to {r['ratio_high']:.2f}) |")
+                         f"| {t['hugging_face']:,.0f} tokens/s | **{r['ratio']:.2f}** "
+                         f"({r['ratio_low']:.2f} to {r['ratio_high']:.2f}) |")
     return "\n".join(lines)
 
 
@@ -217,6 +219,7 @@ def main():
     p.add_argument("--rounds", type=int, default=7, help="turns of each side")
     p.add_argument("--device", default="cpu", help="cpu or cuda")
     p.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of weights and matrix products")
+    p.add_argument("--toy", action="store_true", help="a tiny model, only to see that it works")
     p.add_argument("--out", metavar="FOLDER", default=str(HERE / "results"), help="where results are appended")
     args = p.parse_args()
     if args.what == "readme":
@@ -224,6 +227,8 @@ def main():
         cli.finish({"readme": "written"})
         return
     device, results = torch.device(args.device), {}
+    if args.toy:
+        SHAPE.update(TOY)
     for name in BENCHES if args.what == "all" else [args.what]:
         with cli.bad_input():
             try:

@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python}
 OUT=${OUT:-runs/laptop}
 STEPS=${STEPS:-900}        # pre-training, 4,096 tokens each
-MID=${MID:-350}            # mid-training
+MID=${MID:-450}            # mid-training
 PROBLEMS=${PROBLEMS:-80}   # test problems for each number of operations
 START=$SECONDS
 
@@ -19,11 +19,11 @@ if [ -e "$OUT" ]; then
 fi
 
 echo "== 1. A tokenizer, trained on the world's own text"
-$PYTHON tokenizer.py train --data world:ops=1-5,split=pretrain --vocab-size 1024 --out "$OUT/tokenizer"
+$PYTHON tokenizer.py train --data world:ops=1-8,split=pretrain --vocab-size 1024 --out "$OUT/tokenizer"
 
-echo "== 2. Pre-training: mostly 1 to 3 operations, some 4 and 5"
+echo "== 2. Pre-training: mostly 1 to 3 operations, some 4 and 5, a few deeper ones"
 $PYTHON pretrain.py --tokenizer "$OUT/tokenizer" --out "$OUT/base" --qk-norm head --seq-len 512 \
-    --data world:ops=1-3,split=pretrain@0.65 world:ops=4-5,split=pretrain@0.35 \
+    --data world:ops=1-3,split=pretrain@0.6 world:ops=4-5,split=pretrain@0.3 world:ops=6-8,split=pretrain@0.1 \
     --steps "$STEPS" --lr 0.04 --adam-lr 0.008 --save-every 300 \
     --eval-data world:ops=1-8,split=test --eval-problems $((PROBLEMS / 2))
 

@@ -19,7 +19,7 @@ TOY = {  # flags put behind a command's own (the last one wins), so that it ends
     "evaluate.py": "--problems 2 --limit 2 --max-new-tokens 4",
     "tokenizer.py train": "--vocab-size 400 --overwrite", "data.py prepare": "--workers 1 --tokens 3000",
     "data.py table": "--tokens 3000",
-    "world.py": "--time 0.1", "bench.py": "--rounds 1 --out results",
+    "world.py": "--time 0.1", "bench.py": "--rounds 1 --out results --toy",
 }
 
 
@@ -29,7 +29,7 @@ def commands():
     for path in [ROOT / "README.md", *sorted(ROOT.glob("*.py")), *sorted((ROOT / "recipes").glob("*.sh"))]:
         text = path.read_text()
         if path.suffix == ".py":
-            text = re.match(r'\s*"""(.*?)"""', text, re.S)[1]
+            text = re.match(r'\s*r?"""(.*?)"""', text, re.S)[1]
         for line in text.replace("\\\n", " ").splitlines():
             line = line.lstrip("# ").strip()
             line = re.split(r"\s{3,}(?!-)", line)[0]                              # a note may stand behind a command
