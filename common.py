@@ -70,9 +70,9 @@ def training_flags(text):
 class Run:
     """One run on one or many ranks: where it computes, what it writes, how it stops."""
 
-    MAY_DIFFER = {"resume", "eval_data", "eval_problems", "device", "compile", "log_every", "eval_every", "save_every",
-                  "wandb", "out", "micro_tokens", "checkpointing", "shard",
-                  "peak_tflops"}
+    # flags that a resumed run may change, for they do not change what is learned
+    MAY_DIFFER = {"resume", "out", "device", "compile", "checkpointing", "shard", "micro_tokens", "log_every", "eval_every",
+                  "eval_data", "eval_problems", "save_every", "peak_tflops", "wandb"}
 
     def __init__(self, args):
         self.args, self.folder = args, Path(args.out)
@@ -89,6 +89,8 @@ class Run:
         if self.ranks > 1 and not dist.is_initialized():
             dist.init_process_group("nccl" if cuda else "gloo", device_id=self.device if cuda else None)
         self.state = self._open_folder()
+        if self.ranks > 1:
+            dist.barrier()                                # no rank writes to the folder before all have looked into it
         seed_everything(args.seed)
         self.step, self.stopping, self.log_file, self.wandb = 0, False, None, None
 
@@ -110,10 +112,9 @@ class Run:
         except Exception as e:
             raise ValueError(f"{state}: cannot be read ({type(e).__name__}); remove it to start again") from None
         now = {k: v for k, v in vars(self.args).items() if k not in self.MAY_DIFFER}
-        differ = [f"--{k.replace('_', '-')} {found['args'].get(k)}" for k,
-                  v in now.items() if found["args"].get(k) != v]
-        if differ:
-            raise ValueError(f"--resume: the run in {self.folder} was started with {' '.join(differ)}; give the same flags")
+        then = [f"--{k.replace('_', '-')} {found['args'].get(k)}" for k in now if found["args"].get(k) != now[k]]
+        if then:
+            raise ValueError(f"--resume: the run in {self.folder} was started with {' '.join(then)}; give the same flags")
         return found
 
     def open_log(self, about):
@@ -123,16 +124,15 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / "log.jsonl"
         if self.state is not None and path.exists():                          # forget what came after the checkpoint
-            kept = [line for line in path.read_text().splitlines() if line.endswith("}")
-                    and json.loads(line).get("step", 0) <= self.step]
+            whole = [line for line in path.read_text().splitlines() if line.endswith("}")]
+            kept = [line for line in whole if json.loads(line).get("step", 0) <= self.step]
             write_atomically(path, lambda p: p.write_text("\n".join(kept) + "\n"))
             self.log_file = open(path, "a")
             self.log({"resumed_at": self.step})
         else:
             self.log_file = open(path, "w")
             self.log({"flags": vars(self.args), "script": Path(sys.argv[0]).name, "versions": versions(),
-                      "commit": commit(),
-                      "ranks": self.ranks, "device": device_name(self.device)} | about)
+                      "commit": commit(), "ranks": self.ranks, "device": device_name(self.device)} | about)
         if self.args.wandb:
             import wandb
             self.wandb = wandb.init(project=self.args.wandb, name=self.folder.name, config=vars(self.args))

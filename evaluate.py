@@ -60,9 +60,8 @@ def world_accuracy(model, tokenizer, spec, count=100, ks=(1,), samples=0, temper
         todo = [world.problem(i) for i in range(count)]
         prompts = [tokenizer.encode(p.question + "\n") for p in todo]
         limits = [2 * len(tokenizer.encode(p.solution)) + 8 for p in todo]
-        drawn = Sampler(model, tokenizer, rows, dtype).generate(prompts, n, limits, temperature if sampled else 0.0,
-                                                                seed=seed,
-                                                                progress=f"{ops} operations" if progress else "")
+        drawn = Sampler(model, tokenizer, rows, dtype).generate(
+            prompts, n, limits, temperature if sampled else 0.0, seed=seed, progress=f"{ops} operations" if progress else "")
         for problem, completions in zip(todo, drawn):
             texts = [tokenizer.decode(c.tokens, skip_special=True) for c in completions]
             found.append((problem, [world.verify(problem, t) for t in texts],
@@ -83,8 +82,7 @@ def world_accuracy(model, tokenizer, spec, count=100, ks=(1,), samples=0, temper
 
 
 def file_accuracy(model, tokenizer, spec, limit=0, shots=0, chat=False, ks=(1,), samples=0, temperature=1.0,
-                  max_new_tokens=400,
-                  rows=64, seed=0, dtype=None, progress=False, on_answer=None):
+                  max_new_tokens=400, rows=64, seed=0, dtype=None, progress=False, on_answer=None):
     """Accuracy of final answers on a file of questions: {"problems", "accuracy": rates, "cut_off": share}.
 
     chat asks in ChatML; else the question stands behind `shots` solved ones of the same file, which are then left out.
@@ -101,9 +99,8 @@ def file_accuracy(model, tokenizer, spec, limit=0, shots=0, chat=False, ks=(1,),
         prompts = [tokenizer.encode(questions.format_question(p, shown)) for p in todo]
     sampled = tuple(ks) != (1,)
     n = max(samples, *ks) if sampled else 1
-    drawn = Sampler(model, tokenizer, rows, dtype).generate(prompts, n, max_new_tokens, temperature if sampled else 0.0,
-                                                            seed=seed,
-                                                            progress=str(spec) if progress else "")
+    drawn = Sampler(model, tokenizer, rows, dtype).generate(
+        prompts, n, max_new_tokens, temperature if sampled else 0.0, seed=seed, progress=str(spec) if progress else "")
     right, cut = [], 0
     for problem, completions in zip(todo, drawn):
         texts = [tokenizer.decode(c.tokens, skip_special=True).split("\nQuestion:")[0] for c in completions]

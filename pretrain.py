@@ -67,12 +67,22 @@ def new_tokenizer(args):
 
 
 def new_model(args, vocab_size):
-    config = Config(vocab_size=vocab_size, layers=args.layers, width=args.width, heads=args.heads,
-                    kv_heads=args.kv_heads, ff=args.ff,
-                    attention=args.attention, window=args.window, qk_norm=args.qk_norm, qkv_bias=args.qkv_bias,
-                    tied=not args.untied,
-                    norm_after=args.norm_after, rope_theta=args.rope_theta, context=max(2048, args.seq_len))
-    return Transformer(config)
+    return Transformer(Config(
+        vocab_size=vocab_size, layers=args.layers, width=args.width, heads=args.heads, kv_heads=args.kv_heads, ff=args.ff,
+        attention=args.attention, window=args.window, qk_norm=args.qk_norm, qkv_bias=args.qkv_bias, tied=not args.untied,
+        norm_after=args.norm_after, rope_theta=args.rope_theta, context=max(2048, args.seq_len)))
+
+
+def speed(run, model, rate, batches):
+    """Tokens per second, and FLOP/s and utilisation of the GPU twice: by the usual convention (every token attends to a
+    whole row) and truly (to the tokens before it in its document)."""
+    attended = [(b.positions + 1)[b.documents >= 0].double().mean() for b in batches]
+    counts = {"": model.flops_per_token(run.args.seq_len), "_true": model.flops_per_token(float(sum(attended)) / len(batches))}
+    found = {"tokens_per_second": round(rate, 1)} | {f"flops_per_second{k}": round(rate * n) for k, n in counts.items()}
+    if run.device.type == "cuda":
+        peak = run.args.peak_tflops * 1e12 * run.ranks
+        found |= {f"utilisation{k}": round(rate * n / peak, 4) for k, n in counts.items()}
+    return found
 
 
 def main():
@@ -111,7 +121,7 @@ def main():
                                 autocast=run.autocast())
 
     progress, loss, used_up = common.Progress(run, "pretrain"), float("nan"), False
-    flops, start, tokens_seen = model.flops_per_token(args.seq_len), time.perf_counter(), 0
+    start, tokens_seen = time.perf_counter(), 0
     while run.step < args.steps and not run.stopping:
         try:
             batches = stream.next(run.rank, run.ranks, micro_rows)
@@ -119,12 +129,15 @@ def main():
             used_up = True
             progress.say(f"the data is used up after {run.step} steps (--max-epochs {args.max_epochs:g})")
             break
-        lr = optim.set_lr(optimizers, optim.schedule(run.step, args.steps, args.schedule, args.warmup, args.decay,
-                                                     args.floor))
+        share = optim.schedule(run.step, args.steps, args.schedule, args.warmup, args.decay, args.floor)
+        lr = optim.set_lr(optimizers, share)
         loss, weight = run.backward(wrapped, batches, loss_of)
         grad_norm = common.clip_gradients(model, args.clip)
-        with cli.bad_input():
+        try:
             why = guard.check(loss, grad_norm)
+        except ValueError as e:                           # it gave up: keep what was learned before
+            run.save(model, tokenizer, optimizers, stream, guard)
+            cli.fail(e)
         if why:
             progress.say(f"step {run.step} skipped: {why}")
         else:
@@ -135,11 +148,8 @@ def main():
         tokens_seen += args.batch_tokens
         progress.update(args.batch_tokens, loss=f"{loss:.3f}")
         if run.step % args.log_every == 0 or why:
-            rate = progress.rate()
-            run.log({"step": run.step, "loss": loss, "grad_norm": grad_norm, "lr": lr, "weight": weight, "skipped": why,
-                     "tokens_per_second": round(rate, 1),
-                     "utilisation": round(rate * flops / (args.peak_tflops * 1e12 * run.ranks), 4) if run.device.type
-                     == "cuda" else None})
+            run.log({"step": run.step, "loss": loss, "grad_norm": grad_norm, "lr": lr, "weight": weight, "skipped": why}
+                    | speed(run, model, progress.rate(), batches))
         if args.eval_every and run.step % args.eval_every == 0 and run.step < args.steps:
             run.log({"step": run.step, "eval": evaluate()})
         if args.save_every and run.step % args.save_every == 0 and run.step < args.steps:
@@ -149,9 +159,8 @@ def main():
     run.save(model, tokenizer, optimizers, stream, guard)
     done = run.step == args.steps or used_up
     result = {"out": args.out, "steps": run.step, "parameters": parameters, "loss": round(loss, 4),
-              "seconds": round(seconds, 1),
-              "tokens_per_second": round(tokens_seen / max(seconds, 1e-9), 1), "skipped": guard.skipped,
-              "mixture": stream.mixture.table()} | stream.packer.report()
+              "seconds": round(seconds, 1), "tokens_per_second": round(tokens_seen / max(seconds, 1e-9), 1),
+              "skipped": guard.skipped, "mixture": stream.mixture.table()} | stream.packer.report()
     if run.main:
         print_table(result["mixture"])
     if done and args.eval_data:

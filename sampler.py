@@ -220,6 +220,14 @@ def answer(sampler, ids, args, out=sys.stdout):
     return completion
 
 
+def ask():
+    """The next line of the conversation; "" at its end."""
+    try:
+        return input("> ")
+    except EOFError:
+        return ""
+
+
 def main():
     p = cli.Parser(__doc__)
     p.add_argument("--init", metavar="FOLDER", required=True, help="checkpoint, ours or Hugging Face's")
@@ -247,7 +255,7 @@ def main():
         turns = 0
         while True:
             if args.chat:
-                text = args.prompt or (input("> ") if sys.stdin else "")
+                text = args.prompt or ask()
                 if not text:
                     break
                 messages.append({"role": "user", "content": text})

@@ -148,25 +148,21 @@ def _encode_world(job):
     return [source.get(i) for i in range(first, last)]
 
 
-def _jobs(name, chunk=64):
+def _jobs(name):
     """The work of `prepare` in pieces, as (function, argument)."""
     if name.startswith("world:"):
-        return ((_encode_world, (name, i, i + 1000)) for i in range(0, 2 ** 40, 1000))
-    texts = []
-
-    def pieces():
-        nonlocal texts
-        for text in read_texts(name):
-            # One long text is cut at line ends so that the processes can share it; each piece is then a document.
-            for piece in ([text] if len(text) < 1_000_000 else _cut(text, 250_000)):
-                texts.append(piece)
-                if len(texts) >= chunk or sum(map(len, texts[-1:])) > 100_000:
-                    yield _encode_texts, texts
-                    texts = []
-        if texts:
-            yield _encode_texts, texts
-            texts = []
-    return pieces()
+        yield from ((_encode_world, (name, i, i + 1000)) for i in range(0, 2 ** 40, 1000))
+    texts, size = [], 0
+    for text in read_texts(name):
+        # One long text is cut at line ends so that the processes can share it; each piece is then a document.
+        for piece in [text] if len(text) < 1_000_000 else _cut(text, 250_000):
+            texts.append(piece)
+            size += len(piece)
+            if size >= 100_000:
+                yield _encode_texts, texts
+                texts, size = [], 0
+    if texts:
+        yield _encode_texts, texts
 
 
 def _cut(text, size):
@@ -214,8 +210,8 @@ def prepare(specs, tokenizer_folder, out, workers=2, shard_tokens=100_000_000, m
         held, held_tokens = [], 0
 
     try:
-        with Pool(workers, _start_worker, (str(tokenizer_folder),)) as pool, tqdm(unit=" tokens", unit_scale=True,
-                desc="prepare") as bar:
+        bar = tqdm(unit=" tokens", unit_scale=True, desc="prepare")
+        with Pool(workers, _start_worker, (str(tokenizer_folder),)) as pool, bar:
             for name in specs:
                 taken = 0
                 for documents in _in_order(pool, _jobs(name), workers * 4):

@@ -161,7 +161,7 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g):
         x, weight, r = ctx.saved_tensors
-        gx = (g * x).view(-1, x.shape[-1])                                    # (rows, D)
+        gx = (g * x).reshape(-1, x.shape[-1])                                 # (rows, D)
         d_weight = r.view(1, -1) @ gx                                         # (1, D)
         along = (gx @ weight).view(r.shape) * r.pow(3).div_(-x.shape[-1])     # (..., 1)
         return (g * weight).mul_(r).addcmul_(x, along), d_weight[0], None
