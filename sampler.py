@@ -225,6 +225,7 @@ def ask():
     try:
         return input("> ")
     except EOFError:
+        print()
         return ""
 
 

@@ -8,8 +8,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python}
 OUT=${OUT:-runs/laptop}
-STEPS=${STEPS:-900}        # pre-training, 4,096 tokens each
-MID=${MID:-450}            # mid-training
+STEPS=${STEPS:-850}        # pre-training, 4,096 tokens each
+MID=${MID:-420}            # mid-training
 PROBLEMS=${PROBLEMS:-80}   # test problems for each number of operations
 START=$SECONDS
 
@@ -19,17 +19,17 @@ if [ -e "$OUT" ]; then
 fi
 
 echo "== 1. A tokenizer, trained on the world's own text"
-$PYTHON tokenizer.py train --data world:ops=1-8,split=pretrain --vocab-size 1024 --out "$OUT/tokenizer"
+$PYTHON tokenizer.py train --data world:ops=1-6,split=pretrain --vocab-size 1024 --out "$OUT/tokenizer"
 
-echo "== 2. Pre-training: mostly 1 to 3 operations, some 4 and 5, a few deeper ones"
+echo "== 2. Pre-training: 1 to 3 operations, and a few deeper ones, so that 4 to 6 are within reach"
 $PYTHON pretrain.py --tokenizer "$OUT/tokenizer" --out "$OUT/base" --qk-norm head --seq-len 512 \
-    --data world:ops=1-3,split=pretrain@0.6 world:ops=4-5,split=pretrain@0.3 world:ops=6-8,split=pretrain@0.1 \
+    --data world:ops=1-3,split=pretrain@0.9 world:ops=4-6,split=pretrain@0.1 \
     --steps "$STEPS" --lr 0.04 --adam-lr 0.008 --save-every 300 \
     --eval-data world:ops=1-8,split=test --eval-problems $((PROBLEMS / 2))
 
-echo "== 3. Mid-training: deeper problems, a part of them as chat turns, and some easy ones against forgetting"
+echo "== 3. Mid-training at the edge of competence: 4 to 6 operations, a part as chat turns, and easy ones against forgetting"
 $PYTHON pretrain.py --init "$OUT/base" --out "$OUT/mid" --seq-len 512 \
-    --data world:ops=5-8,split=midtrain,chat=0.25@0.8 world:ops=1-4,split=midtrain,chat=0.25@0.2 \
+    --data world:ops=4-6,split=midtrain,chat=0.25@0.8 world:ops=1-3,split=midtrain,chat=0.25@0.2 \
     --steps "$MID" --lr 0.03 --adam-lr 0.006 --schedule cosine --warmup 0.02 --save-every 300 \
     --eval-data world:ops=1-8,split=test --eval-problems $((PROBLEMS / 2))
 

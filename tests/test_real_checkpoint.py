@@ -5,8 +5,8 @@ import os
 
 import pytest
 import torch
-
 from conftest import real_file
+
 from model import load
 from sampler import Sampler
 
