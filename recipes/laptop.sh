@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python}
 OUT=${OUT:-runs/laptop}
 STEPS=${STEPS:-850}        # pre-training, 4,096 tokens each
-MID=${MID:-420}            # mid-training
+MID=${MID:-500}            # mid-training
 PROBLEMS=${PROBLEMS:-80}   # test problems for each number of operations
 START=$SECONDS
 
@@ -21,9 +21,9 @@ fi
 echo "== 1. A tokenizer, trained on the world's own text"
 $PYTHON tokenizer.py train --data world:ops=1-6,split=pretrain --vocab-size 1024 --out "$OUT/tokenizer"
 
-echo "== 2. Pre-training: 1 to 3 operations, and a few deeper ones, so that 4 to 6 are within reach"
+echo "== 2. Pre-training: 1 to 3 operations, and a few percent of 4 to 6, which puts those within reach"
 $PYTHON pretrain.py --tokenizer "$OUT/tokenizer" --out "$OUT/base" --qk-norm head --seq-len 512 \
-    --data world:ops=1-3,split=pretrain@0.9 world:ops=4-6,split=pretrain@0.1 \
+    --data world:ops=1-3,split=pretrain@0.96 world:ops=4-6,split=pretrain@0.04 \
     --steps "$STEPS" --lr 0.04 --adam-lr 0.008 --save-every 300 \
     --eval-data world:ops=1-8,split=test --eval-problems $((PROBLEMS / 2))
 
