@@ -163,11 +163,14 @@ def bench_pipeline():
         if done.returncode:
             raise ValueError(f"recipes/laptop.sh ended with exit code {done.returncode}")
         seconds = time.perf_counter() - start
-    found = json.loads(done.stdout.strip().splitlines()[-1])
-    tables = {Path(f).name: next(iter(found[f].values())) for f in found if isinstance(found[f], dict)}
-    by_operations = {name: [{"ops": r["ops"], "problems": r["problems"]} | r["process"] for r in rows if "ops" in r]
-                     for name, rows in tables.items()}
-    return {"seconds": round(seconds), "verified": by_operations}
+    return {"seconds": round(seconds), "verified": verified(json.loads(done.stdout.strip().splitlines()[-1]))}
+
+
+def verified(evaluation):
+    """evaluate.py's result -> {checkpoint: [{"ops", "problems", "pass@k": (mean, low, high)}]}."""
+    tables = {Path(folder).name: next(iter(found.values())) for folder, found in evaluation.items() if isinstance(found, dict)}
+    return {name: [{"ops": r["ops"], "problems": r["problems"]} | r["process"] for r in rows if "ops" in r]
+            for name, rows in tables.items()}
 
 
 def newest(name):
