@@ -135,7 +135,7 @@ def _band(T, window, device):
 def linear(x, weight, bias=None):
     """x (..., D) @ weight (N, D).T + bias -> (..., N).
 
-    For the few rows of a decode step oneDNN's product is a third faster on a CPU than the one that F.linear takes.
+    For the few rows of a decode step on a CPU, oneDNN has a faster product than the one that F.linear takes.
     """
     few = x.numel() <= 512 * x.shape[-1] and x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
     if few and not torch.is_grad_enabled() and torch.backends.mkldnn.is_available():
