@@ -178,13 +178,16 @@ class Run:
         dist.all_reduce(t)
         return t.tolist()
 
-    def backward(self, wrapped, batches, loss_of):
+    def backward(self, wrapped, batches, loss_of, weight=None):
         """Gradient of the global mean loss over all micro-batches and ranks.
 
-        loss_of(batch) -> (sum of weighted losses, sum of weights). The weights are summed over everything first, so
-        neither the split into micro-batches nor the number of ranks changes the gradient. Returns (mean loss, weight).
+        loss_of(batch) -> sum of weighted losses; weight: what this rank's batches weigh together, by default the sum of
+        their loss masks. The weights are summed over everything first, so neither the split into micro-batches nor the
+        number of ranks changes the gradient. Returns (mean loss, global weight).
         """
-        weight, wants_stop = self.sum(sum(float(b.loss_mask.double().sum()) for b in batches), self.stopping)
+        if weight is None:
+            weight = sum(float(b.loss_mask.double().sum()) for b in batches)
+        weight, wants_stop = self.sum(weight, self.stopping)
         self.stopping = wants_stop > 0                                        # all ranks stop at the same step
         total = 0.0
         for i, batch in enumerate(batches):

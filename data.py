@@ -140,6 +140,14 @@ class Batch:
         return Batch(*(t.to(device, non_blocking=True) for t in vars(self).values()))
 
 
+def document_sums(values, documents):
+    """Sums over each document: values and documents (B, T) -> (B, M), M one more than the largest document number.
+    Padding (a negative number) counts nowhere."""
+    M = int(documents.max()) + 1
+    index = torch.where(documents >= 0, documents, M)
+    return values.new_zeros(values.shape[0], M + 1).scatter_add(1, index, values)[:, :M]
+
+
 def batch_from(rows, T):
     """rows: for each row a list of (tokens (n+1,), weights (n+1,)) that fill at most T slots -> Batch.
 

@@ -240,8 +240,9 @@ class Transformer(nn.Module):
                 x = layer(x, angles, packing, None, kept)
         return self.norm(x)
 
-    def forward(self, tokens, documents=None, targets=None, temperature=1.0):
-        """Logits (B, T, V); or, with targets (B, T), the log-probability of each target (B, T), which needs no logits.
+    def forward(self, tokens, documents=None, targets=None, temperature=1.0, entropy=False):
+        """Logits (B, T, V); or, with targets (B, T), the log-probability of each target (B, T), which needs no logits;
+        with entropy=True a pair, that and the entropy of the distribution at each place (B, T).
 
         documents (B, T) numbers the packed documents of a row: positions restart and attention stops at each change; a
         negative number is padding. None: a row is one document. Training calls this method, so that DDP and FSDP see it.
@@ -249,7 +250,7 @@ class Transformer(nn.Module):
         x = self.hidden(tokens, documents)
         if targets is None:
             return linear(x, self.head)                                       # (B, T, V)
-        return token_logprobs(x, self.head, targets, temperature)             # (B, T)
+        return token_logprobs(x, self.head, targets, temperature, entropy)    # (B, T), or two of them
 
     def logprobs(self, tokens, documents=None, temperature=1.0):
         """Log-probability of each next token, by the code path that training uses: (B, T) -> (B, T-1)."""

@@ -210,7 +210,8 @@ def rotate(x, cos, sin):
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """log softmax(hidden @ weight.T / temperature) at the targets, with as few passes over the logits as possible.
+    """log softmax(hidden @ weight.T / temperature) at the targets, and on request the entropy of the same distribution,
+    with as few passes over the logits as possible.
 
     Rows go through in chunks that stay in a cache. The forward turns a chunk's logits into probabilities in place, and
     keeps them if all of them together are small; the backward turns probabilities into the logits' gradient in place."""
@@ -229,25 +230,31 @@ class _TokenLogprobs(torch.autograd.Function):
         return logits, logits.amax(dim=-1, keepdim=True)
 
     @staticmethod
-    def forward(ctx, hidden, weight, targets, temperature):
+    def forward(ctx, hidden, weight, targets, temperature, entropy):
         N, V = hidden.shape[0], weight.shape[0]
         ctx.rows = max(1, (2 ** 26 if hidden.is_cuda else _TokenLogprobs.CHUNK) // V)
+        ctx.set_materialize_grads(False)                                      # an output that nobody used gives None
         ctx.temperature, ctx.kept = temperature, [] if N * V <= _TokenLogprobs.KEEP and any(ctx.needs_input_grad) else None
-        out = []
+        chosen_logprobs, entropies = [], []
         for h, t in zip(hidden.split(ctx.rows), targets.split(ctx.rows), strict=True):
             logits, shift = _TokenLogprobs.logits(h, weight, temperature)
             chosen = logits.gather(1, t[:, None])
-            p = logits.sub_(shift).exp_()
+            logits.sub_(shift)
+            p = logits.exp() if entropy else logits.exp_()
             total = p.sum(dim=-1, keepdim=True)
-            out.append((chosen - shift - total.log()).squeeze(1))
+            chosen_logprobs.append((chosen - shift - total.log()).squeeze(1))
+            if entropy:                                                       # H = log Z - sum p log(p Z)
+                entropies.append((total.log() - p.mul(logits).sum(dim=-1, keepdim=True) / total).squeeze(1))
             if ctx.kept is not None:
                 ctx.kept.append(p.div_(total))
-        ctx.save_for_backward(hidden, weight, targets)
-        return torch.cat(out)
+        entropies = torch.cat(entropies) if entropy else None
+        ctx.save_for_backward(hidden, weight, targets, entropies)
+        return torch.cat(chosen_logprobs), entropies
 
     @staticmethod
-    def backward(ctx, grad):
-        hidden, weight, targets = ctx.saved_tensors
+    def backward(ctx, grad, grad_entropy):
+        hidden, weight, targets, entropies = ctx.saved_tensors
+        grad = torch.zeros_like(targets, dtype=grad_entropy.dtype) if grad is None else grad
         d_hidden, d_weight = torch.empty_like(hidden), torch.zeros_like(weight)
         # spent below, in place; a second backward computes again
         kept, ctx.kept = ctx.kept, None
@@ -261,21 +268,27 @@ class _TokenLogprobs(torch.autograd.Function):
             else:
                 p = kept[i]
             g = g.to(p.dtype) / ctx.temperature
-            p.mul_(-g[:, None]).scatter_add_(1, t[:, None], g[:, None])       # d logits = g (onehot - p)
+            along = g[:, None]                                                # d logits = g (onehot - p)
+            if grad_entropy is not None:                                      # and of the entropy: -p (log p + H)
+                tiny = torch.finfo(p.dtype).tiny
+                e = grad_entropy[part, None].to(p.dtype) / ctx.temperature
+                along = along + e * (p.clamp(min=tiny).log() + entropies[part, None])
+            p.mul_(-along).scatter_add_(1, t[:, None], g[:, None])
             p = p.to(h.dtype)
             torch.mm(p, weight, out=d_hidden[part])
             d_weight.addmm_(p.T, h)
-        return d_hidden, d_weight, None, None
+        return d_hidden, d_weight, None, None, None
 
 
-def token_logprobs(hidden, weight, targets, temperature=1.0):
+def token_logprobs(hidden, weight, targets, temperature=1.0, entropy=False):
     """Log-probability of each target: hidden (..., D), weight (V, D), targets (...) -> (...), float32 or better.
+    With entropy=True a pair: also the entropy of the distribution at each place (...), in nats.
 
     The full (tokens, V) logits live at most once, and not at all where they would be large. Under autocast the product
     is taken in autocast's type, like every other one.
     """
     if torch.is_autocast_enabled(hidden.device.type):
         hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
-    flat = _TokenLogprobs.apply(hidden.reshape(-1, hidden.shape[-1]), weight.to(hidden.dtype), targets.reshape(-1),
-                                temperature)
-    return flat.view(targets.shape)
+    logprobs, entropies = _TokenLogprobs.apply(hidden.reshape(-1, hidden.shape[-1]), weight.to(hidden.dtype),
+                                               targets.reshape(-1), temperature, entropy)
+    return (logprobs.view(targets.shape), entropies.view(targets.shape)) if entropy else logprobs.view(targets.shape)

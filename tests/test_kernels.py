@@ -105,6 +105,18 @@ def test_token_logprobs_and_gradient(monkeypatch, keep, chunk, temperature):
     for a, b in zip(torch.autograd.grad((ours * weights).sum(), (h, w)),
                     torch.autograd.grad((theirs * weights).sum(), (h, w)), strict=True):
         torch.testing.assert_close(a, b)
+    ours, entropy = token_logprobs(h, w, targets, temperature, entropy=True)
+    true_entropy = torch.distributions.Categorical(logits=h @ w.T / temperature).entropy()
+    torch.testing.assert_close(entropy, true_entropy)
+    more = torch.rand(2, 15, dtype=torch.float64)                             # both outputs, and the entropy alone
+    theirs = -F.cross_entropy((h @ w.T / temperature).flatten(0, 1), targets.flatten(), reduction="none").view(2, 15)
+    for a, b in zip(torch.autograd.grad((ours * weights + entropy * more).sum(), (h, w), retain_graph=True),
+                    torch.autograd.grad((theirs * weights + true_entropy * more).sum(), (h, w), retain_graph=True),
+                    strict=True):
+        torch.testing.assert_close(a, b)
+    for a, b in zip(torch.autograd.grad((entropy * more).sum(), (h, w)),
+                    torch.autograd.grad((true_entropy * more).sum(), (h, w)), strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def test_rotation_is_multiplication_of_complex_pairs():
