@@ -178,6 +178,14 @@ class Run:
         dist.all_reduce(t)
         return t.tolist()
 
+    def most(self, number):
+        """The largest of a number over all ranks, in its own type."""
+        if self.ranks == 1:
+            return number
+        t = torch.tensor(number, device=self.device)
+        dist.all_reduce(t, dist.ReduceOp.MAX)
+        return t.item()
+
     def backward(self, wrapped, batches, loss_of, weight=None):
         """Gradient of the global mean loss over all micro-batches and ranks.
 

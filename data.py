@@ -52,11 +52,11 @@ class Mixture:
     `max_epochs` drops out and the others fill its place; when all are out, `next` raises StopIteration.
     """
 
-    def __init__(self, specs, tokenizer, seed=0, max_epochs=0.0):
+    def __init__(self, specs, tokenizer, seed=0, max_epochs=0.0, opener=None):
         named = [split_spec(s) for s in specs]
         self.names, weights = [n for n, _ in named], np.array([w for _, w in named])
         self.weights, self.seed, self.max_epochs = weights / weights.sum(), seed, max_epochs
-        self.sources = [open_source(n, tokenizer) for n in self.names]
+        self.sources = [(opener or open_source)(n, tokenizer) for n in self.names]
         self.cursors, self.epochs = [0] * len(named), [0] * len(named)
         self.given = np.zeros(len(named), np.int64)                           # tokens drawn from each source
         self.orders = [None] * len(named)
@@ -68,7 +68,8 @@ class Mixture:
         return not (self.max_epochs and count and self.epochs[s] * count + self.cursors[s] >= self.max_epochs * count)
 
     def next(self):
-        """One document: tokens (n,) int64, loss weights (n,) float32."""
+        """One document, a tuple of tokens (n,) int64 and loss weights (n,) float32; from a source whose documents must
+        stay together (the two answers of a preference pair) a list of such tuples."""
         live = [s for s in range(len(self.names)) if self._live(s)]
         if not live:
             raise StopIteration
@@ -80,17 +81,17 @@ class Mixture:
                 self.orders[s] = np.random.default_rng([self.seed, s, self.epochs[s]]).permutation(source.count)
             i = int(self.orders[s][i])
         try:
-            tokens, weights = source.get(i)
+            drawn = source.get(i)
         except IndexError:                                                    # the end of a streamed source
             if self.cursors[s] == 0:
                 raise ValueError(f"{self.names[s]}: holds no documents") from None
             self._turn(s)
             return self.next()
         self.cursors[s] += 1
-        self.given[s] += len(tokens)
+        self.given[s] += sum(len(tokens) for tokens, *_ in (drawn if isinstance(drawn, list) else [drawn]))
         if self.cursors[s] == source.count:
             self._turn(s)
-        return tokens, weights
+        return drawn
 
     def _turn(self, s):
         """A source begins its next epoch, or drops out."""
@@ -129,7 +130,7 @@ def print_table(rows):
 
 @dataclass
 class Batch:
-    """Packed rows, all (B, T). The loss of a slot is loss_mask * -log p(target); a mask is never guessed from token ids."""
+    """Packed rows, all (B, T). The loss of a slot is loss_mask * -log p(target); masks are never guessed from ids."""
     tokens: torch.Tensor
     targets: torch.Tensor
     positions: torch.Tensor          # within the document
@@ -137,19 +138,20 @@ class Batch:
     loss_mask: torch.Tensor          # float; 0 on padding
 
     def to(self, device):
-        return Batch(*(t.to(device, non_blocking=True) for t in vars(self).values()))
+        return type(self)(*(t.to(device, non_blocking=True) for t in vars(self).values()))
 
 
 def document_sums(values, documents):
     """Sums over each document: values and documents (B, T) -> (B, M), M one more than the largest document number.
-    Padding (a negative number) counts nowhere."""
-    M = int(documents.max()) + 1
-    index = torch.where(documents >= 0, documents, M)
-    return values.new_zeros(values.shape[0], M + 1).scatter_add(1, index, values)[:, :M]
+    Padding (a negative number) counts nowhere. (scatter_add would be shorter, but on a GPU its order of addition
+    varies, and with it the last bit of every sum.)"""
+    M = max(0, int(documents.max())) + 1
+    mine = documents[:, :, None] == torch.arange(M, device=documents.device)                                # (B, T, M)
+    return torch.where(mine, values[:, :, None], 0).sum(dim=1)                                              # (B, M)
 
 
 def batch_from(rows, T):
-    """rows: for each row a list of (tokens (n+1,), weights (n+1,)) that fill at most T slots -> Batch.
+    """rows: for each row a list of (tokens (n+1,), weights (n+1,), ...) that fill at most T slots -> Batch.
 
     A document of n+1 tokens takes n slots: its last token, the end-of-document, is a target only.
     """
@@ -158,7 +160,7 @@ def batch_from(rows, T):
     documents, mask = np.full((B, T), -1, np.int64), np.zeros((B, T), np.float32)
     for b, row in enumerate(rows):
         at = 0
-        for d, (ids, weights) in enumerate(row):
+        for d, (ids, weights, *_) in enumerate(row):
             end = at + len(ids) - 1
             tokens[b, at:end], targets[b, at:end] = ids[:-1], ids[1:]
             positions[b, at:end], documents[b, at:end], mask[b, at:end] = np.arange(end - at), d, weights[1:]
@@ -168,39 +170,45 @@ def batch_from(rows, T):
 
 class Packer:
     """Fills rows of T slots with whole documents, best fit: each row starts with the document that has waited longest,
-    then takes the largest waiting one that fits until none does. Only documents longer than a row are cut."""
+    then takes the largest waiting one that fits until none does. Only documents longer than a row are cut. Documents
+    that were drawn together, as a list, wait as one and come to lie side by side."""
 
     def __init__(self, T, draw, waiting_rows=16):
         self.T, self.draw, self.enough = T, draw, waiting_rows * T
-        # waiting: sorted (slots, number, ids, weights)
+        # waiting: sorted (slots, number, documents)
         self.waiting, self.slots, self.born = [], 0, 0
         self.stats = {"slots": 0, "padding": 0, "documents": 0, "cut": 0}
 
     def _refill(self):
         while self.slots < self.enough:
             try:
-                ids, weights = self.draw()
+                drawn = self.draw()
             except StopIteration:
                 return
             self.stats["documents"] += 1
+            if isinstance(drawn, list):                                       # its source has seen to it that it fits
+                self._add(drawn)
+                continue
+            ids, weights = drawn
             self.stats["cut"] += len(ids) - 1 > self.T
             for at in range(0, len(ids) - 1, self.T):
-                self._add(ids[at:at + self.T + 1], weights[at:at + self.T + 1])
+                self._add([(ids[at:at + self.T + 1], weights[at:at + self.T + 1])])
 
-    def _add(self, ids, weights):
-        bisect.insort(self.waiting, (len(ids) - 1, self.born, ids, weights), key=lambda w: w[:2])
-        self.slots, self.born = self.slots + len(ids) - 1, self.born + 1
+    def _add(self, documents):
+        slots = sum(len(ids) - 1 for ids, *_ in documents)
+        bisect.insort(self.waiting, (slots, self.born, documents), key=lambda w: w[:2])
+        self.slots, self.born = self.slots + slots, self.born + 1
 
     def row(self):
-        """One row: a list of (ids, weights). Raises StopIteration when the sources are used up and nothing waits."""
+        """One row: a list of documents. Raises StopIteration when the sources are used up and nothing waits."""
         self._refill()
         if not self.waiting:
             raise StopIteration
         space, row = self.T, []
         i = min(range(len(self.waiting)), key=lambda j: self.waiting[j][1])
         while i >= 0:
-            n, _, ids, weights = self.waiting.pop(i)
-            row.append((ids, weights))
+            n, _, documents = self.waiting.pop(i)
+            row += documents
             space, self.slots = space - n, self.slots - n
             i = bisect.bisect_right(self.waiting, space, key=lambda w: w[0]) - 1
         self.stats["slots"] += self.T
@@ -213,24 +221,27 @@ class Packer:
                 "cut_documents": round(s["cut"] / max(1, s["documents"]), 4)}
 
     def state(self):
-        return {"born": self.born, "stats": dict(self.stats),
-                "waiting": [(n, b, torch.from_numpy(np.asarray(i, np.int64)), torch.from_numpy(np.array(w))) for n, b,
-                            i, w in self.waiting]}
+        def kept(documents):
+            return [[torch.from_numpy(np.array(x)) for x in document] for document in documents]
+        return {"born": self.born, "stats": dict(self.stats), "waiting": [(n, b, kept(d)) for n, b, d in self.waiting]}
 
     def restore(self, state):
         self.born, self.stats = state["born"], dict(state["stats"])
-        self.waiting = [(n, b, i.numpy(), w.numpy()) for n, b, i, w in state["waiting"]]
+        self.waiting = [(n, b, [tuple(x.numpy() for x in document) for document in documents])
+                        for n, b, documents in state["waiting"]]
         self.slots = sum(n for n, *_ in self.waiting)
 
 
 class Stream:
-    """The batches of a run: a mixture, packed, the same for any number of ranks, and resumable between two batches."""
+    """The batches of a run: a mixture, packed, the same for any number of ranks, and resumable between two batches.
 
-    def __init__(self, specs, tokenizer, T, batch_tokens, seed=0, max_epochs=0.0):
+    opener(name, tokenizer) opens a source other than plain text; make(rows, T) makes a batch with more in it."""
+
+    def __init__(self, specs, tokenizer, T, batch_tokens, seed=0, max_epochs=0.0, opener=None, make=batch_from):
         if batch_tokens % T or batch_tokens <= 0:
             raise ValueError(f"--batch-tokens {batch_tokens} must be a multiple of --seq-len {T}")
-        self.T, self.rows = T, batch_tokens // T
-        self.mixture = Mixture(specs, tokenizer, seed, max_epochs)
+        self.T, self.rows, self.make = T, batch_tokens // T, make
+        self.mixture = Mixture(specs, tokenizer, seed, max_epochs, opener)
         self.packer = Packer(T, self.mixture.next)
 
     def next(self, rank=0, ranks=1, micro_rows=None):
@@ -239,7 +250,7 @@ class Stream:
         rows = [self.packer.row() for _ in range(self.rows)]
         mine = rows[rank::ranks]
         size = micro_rows or len(mine)
-        return [batch_from(mine[i:i + size], self.T) for i in range(0, len(mine), size)]
+        return [self.make(mine[i:i + size], self.T) for i in range(0, len(mine), size)]
 
     def state(self):
         return {"mixture": self.mixture.state(), "packer": self.packer.state()}

@@ -1,0 +1,408 @@
+r"""Reinforcement learning from verifiable rewards: sample groups of completions, score them, push up what scored well.
+
+On a laptop:
+    python grpo.py --init runs/sft --data world:ops=4-6,split=rl --out runs/grpo --mode think --reward strict --steps 60
+    python grpo.py --init runs/sft --data world:ops=4-6,split=rl --out runs/dapo --mode think --loss dapo --replace 3 \
+        --clip-high 0.28 --overlong-buffer 16
+A real model on real questions:
+    python grpo.py --init smollm2/ --data gsm8k/train.jsonl --out runs/gsm8k --steps 2 --prompts 4 --group 4 \
+        --max-new-tokens 200 --lr 1e-6
+One GPU, and eight:
+    python grpo.py --init smollm2/ --data gsm8k/train.jsonl --out runs/gpu --prompts 64 --group 16 --rows 1024 \
+        --max-new-tokens 1024 --micro-tokens 32768 --lr 1e-6
+    torchrun --nproc_per_node=8 grpo.py --init smollm2/ --data gsm8k/train.jsonl --out runs/node --prompts 128 \
+        --group 16 --rows 256 --max-new-tokens 2048 --micro-tokens 16384 --lr 1e-6 --shard
+
+A step samples --prompts x --group completions, then makes --updates passes over them in --minibatches parts. Losses
+(--loss), with advantages A, ratio r = pi / pi_old, and where the mean over tokens is taken:
+
+    grpo         clip(r) A, each completion's mean, A over the group's standard deviation      arXiv 2402.03300
+    dr_grpo      the same without the deviation, divided by a constant length                  arXiv 2503.20783
+    dapo         mean over all tokens, clip higher above than below                            arXiv 2503.14476
+    gspo         r of the whole completion, its geometric mean                                 arXiv 2507.18071
+    cispo        -sg(clip(r)) A log pi: no token loses its gradient                            arXiv 2506.13585
+    rloo         r of the whole completion, A against the mean of the others                   arXiv 2402.14740
+    reinforce++  token returns, whitened over the whole batch                                  arXiv 2501.03262
+    ppo          a value head and GAE                                                          arXiv 1707.06347
+
+Simpler than the papers: sampling and training take turns; the sampler draws from the full vocabulary (a truncated draw,
+top-k or top-p, would have to be repeated in the loss, so there is no flag for it); ppo's value head stands on the policy's
+own hidden states and needs whole weights (DDP, not --shard).
+"""
+
+import copy
+import time
+
+import torch
+
+import cli
+import common
+import optim
+from critic import ActorCritic, gae, moments, value_loss, whiten
+from data import document_sums
+from evaluate import evaluate_all, print_world
+from model import load
+from problems import parse_rewards
+from rollouts import Prompts, Rollouts, deal, pack, summary
+
+LOSSES = ("grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "reinforce++", "ppo")
+CORRECTIONS = ("none", "tis", "mis", "seq-tis", "seq-mis", "geo-mis")
+
+
+def flags():
+    p = common.training_flags(__doc__)
+    p.set_defaults(batch_tokens=0, lr=2e-4, adam_lr=2e-4, optimizer="adamw", schedule="constant", warmup=0.0, log_every=1,
+                   steps=100)
+    p.add_argument("--loss", default="grpo", choices=LOSSES, help="see above")
+    p.add_argument("--prompts", type=int, default=16, help="P, prompts in a step, over all ranks")
+    p.add_argument("--group", type=int, default=8, help="G, completions of a prompt")
+    p.add_argument("--mode", default="chat", choices=["plain", "chat", "think", "no_think"], help="how a question is put")
+    p.add_argument("--reward", default="answer", metavar="NAME[:WEIGHT]+...",
+                   help="answer, process, strict, format, length; for study: random, incorrect, majority")
+    p.add_argument("--max-new-tokens", nargs="+", default=["128"], metavar="CAP[@STEP]",
+                   help="response cap, tokens; several are stages, each from its step on")
+    p.add_argument("--think-budget", type=int, default=None, help="tokens of thinking, then it is closed; none: no limit")
+    p.add_argument("--temperature", type=float, default=1.0, help="of sampling, and again in the loss")
+    p.add_argument("--rows", type=int, default=128, help="completions that decode at once")
+    p.add_argument("--seq-len", type=int, default=0, help="window and packed row, tokens; 0: as long as needed")
+    p.add_argument("--updates", type=int, default=1, help="passes over a batch of rollouts")
+    p.add_argument("--minibatches", type=int, default=1, help="parts of a pass, one optimiser step each")
+    p.add_argument("--clip-low", type=float, default=0.2, help="r is clipped at 1 - this")
+    p.add_argument("--clip-high", type=float, default=0.2, help="and at 1 + this (DAPO 0.28)")
+    p.add_argument("--dual-clip", type=float, default=0.0, help="bound on r where A < 0 (3 is usual); 0: none")
+    p.add_argument("--scale", default="", choices=["", "group", "batch", "none"],
+                   help="what A is divided by: a standard deviation, or nothing; empty: as the loss has it")
+    p.add_argument("--kl", type=float, default=0.0, help="weight of the KL divergence from --init")
+    p.add_argument("--kl-kind", default="k3", choices=["k1", "k2", "k3"], help="its estimator")
+    p.add_argument("--kl-in", default="loss", choices=["loss", "reward"], help="where it counts")
+    p.add_argument("--entropy", type=float, default=0.0, help="weight of an entropy bonus")
+    p.add_argument("--correction", default="none", choices=CORRECTIONS,
+                   help="weight for trainer against sampler: truncated, masked; per token, sequence, geometric mean")
+    p.add_argument("--cap", type=float, default=2.0, help="C of the correction")
+    p.add_argument("--veto", type=float, default=0.0, help="drop a completion with a token less likely than this times "
+                   "what the sampler had (1e-4); 0: none")
+    p.add_argument("--old", default="trainer", choices=["trainer", "sampler"], help="whose log-probabilities are pi_old")
+    p.add_argument("--replace", type=int, default=0, help="times to replace groups without spread (DAPO); 0: keep them")
+    p.add_argument("--mask-truncated", action="store_true", help="no loss on completions cut off at the cap")
+    p.add_argument("--overlong-buffer", type=int, default=0, help="DAPO's soft penalty over the last tokens before the cap")
+    p.add_argument("--keep-rate", type=float, nargs=2, default=None, metavar=("LOW", "HIGH"),
+                   help="keep prompts whose pass rate under --init is within these")
+    p.add_argument("--candidates", type=int, default=256, help="prompts to measure for --keep-rate")
+    p.add_argument("--curriculum", action="store_true", help="the kept prompts from easy to hard")
+    p.add_argument("--gamma", type=float, default=1.0, help="discount of ppo and reinforce++")
+    p.add_argument("--lam", type=float, default=1.0, help="lambda of GAE")
+    p.add_argument("--value-weight", type=float, default=0.5, help="weight of ppo's value loss")
+    p.add_argument("--show-every", type=int, default=10, help="steps between completions in the log")
+    p.add_argument("--eval-data", metavar="SPEC", nargs="*", default=[], help="world:... (verified accuracy, greedy)")
+    p.add_argument("--eval-problems", type=int, default=50, help="problems for each number of operations")
+    return p
+
+
+# The algorithm: three pure functions, and two helpers.
+
+def group_advantages(rewards, loss, scale="", batch_deviation=None):
+    """A of each completion from the rewards of its group: (P, G) -> (P, G).
+
+    GRPO divides by the group's standard deviation (n - 1); Dr. GRPO and the centred kind of OlmoRL do not; RLOO compares
+    with the mean of the others, which is G / (G - 1) times the centred reward. scale "batch" divides by that of all."""
+    centred = rewards - rewards.mean(dim=1, keepdim=True)
+    scale = scale or ("none" if loss in ("dr_grpo", "rloo") else "group")
+    if loss == "rloo":
+        centred = centred * (rewards.shape[1] / max(1, rewards.shape[1] - 1))
+    if scale == "none":
+        return centred
+    return centred / ((rewards.std(dim=1, keepdim=True) if scale == "group" else batch_deviation) + 1e-6)
+
+
+def surrogate(loss, logprobs, old_logprobs, advantages, mask, documents, clip_low=0.2, clip_high=0.2, dual_clip=0.0):
+    """The loss of each token, and where the clip acts below and above: all (B, T). mask is 1 on the tokens that count."""
+    log_ratio = (logprobs - old_logprobs) * mask
+    if loss in ("gspo", "rloo"):                          # one ratio for the whole completion, as its mean or its product
+        total = document_sums(log_ratio, documents)
+        if loss == "gspo":
+            total = total / document_sums(mask, documents).clamp(min=1)
+        log_ratio = total.gather(1, documents.clamp(min=0)) * mask
+    ratio = log_ratio.clamp(-20, 20).exp()
+    clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
+    low, high = (ratio < 1 - clip_low) & (advantages < 0), (ratio > 1 + clip_high) & (advantages > 0)
+    if loss == "cispo":
+        return -clipped.detach() * advantages * logprobs, low, high
+    gain = torch.minimum(ratio * advantages, clipped * advantages)
+    if dual_clip:
+        gain = torch.where(advantages < 0, torch.maximum(gain, dual_clip * advantages), gain)
+    return -gain, low, high
+
+
+def correction(kind, old_logprobs, sampler_logprobs, mask, documents, cap=2.0, veto=0.0):
+    """Weight of each token that turns an expectation under the sampler into one under pi_old: (B, T), without gradient.
+
+    rho = pi_old / pi_sampler, both of the weights that sampled. tis: min(rho, C); mis: rho where rho <= C, else 0; seq-:
+    the same with the product over the completion, which is unbiased but varies more; geo-mis: its geometric mean, kept
+    within [1/C, C]. veto drops a completion with any rho below it. This corrects from the sampler to pi_old only; the
+    step from pi_old to pi is the ratio's. To take the recomputed pi_old for the policy that sampled is the common bug."""
+    log_rho = (old_logprobs - sampler_logprobs).detach() * mask
+    rho, allowed = log_rho.clamp(-20, 20).exp(), torch.ones_like(mask)
+    if kind.startswith(("seq", "geo")):
+        total = document_sums(log_rho, documents)
+        if kind == "geo-mis":
+            total = total / document_sums(mask, documents).clamp(min=1)
+        rho_of = total.clamp(-20, 20).exp().gather(1, documents.clamp(min=0))
+    else:
+        rho_of = rho
+    if veto:
+        vetoed = document_sums((rho < veto).to(mask.dtype) * mask, documents).gather(1, documents.clamp(min=0)) > 0
+        allowed = torch.where(vetoed, 0.0, allowed)
+    if kind == "none":
+        return allowed
+    if kind.endswith("tis"):
+        return rho_of.clamp(max=cap) * allowed
+    inside = rho_of <= cap
+    if kind == "geo-mis":
+        inside &= rho_of >= 1 / cap
+    return torch.where(inside, rho_of, 0.0) * allowed
+
+
+def kl_estimate(kind, logprobs, ref_logprobs):
+    """KL(pi || pi_ref) from sampled tokens (Schulman, "Approximating KL divergence"): k1 unbiased and noisy; k2 half the
+    square, whose gradient is the right one; k3 unbiased and never negative."""
+    d = ref_logprobs - logprobs
+    return {"k1": -d, "k2": 0.5 * d ** 2, "k3": torch.expm1(d) - d}[kind]
+
+
+def token_weights(loss, mask, documents, longest):
+    """How much each token's loss weighs (B, T). The sum is then divided by what `global_weight` says."""
+    if loss in ("grpo", "gspo", "rloo"):                  # each completion's own mean
+        return mask / document_sums(mask, documents).clamp(min=1).gather(1, documents.clamp(min=0))
+    return mask / longest if loss == "dr_grpo" else mask  # dr_grpo: a constant; else the mean over all tokens
+
+
+def stages(caps):
+    """["64", "128@200"] -> [(0, 64), (200, 128)]."""
+    found = []
+    for text in caps:
+        cap, _, step = text.partition("@")
+        if not cap.isdigit() or not (step or "0").isdigit() or not int(cap):
+            raise ValueError(f"--max-new-tokens {text}: give tokens, or tokens@step, as in 64 128@200")
+        found.append((int(step or 0), int(cap)))
+    if min(found)[0]:
+        raise ValueError(f"--max-new-tokens {' '.join(caps)}: none of them begins at step 0")
+    return found
+
+
+def check(args):
+    """What argparse cannot see, each in one line that names the mend."""
+    for wrong, mend in (
+        (args.prompts < 1 or args.steps < 1, "--prompts and --steps must be at least 1"),
+        (args.temperature <= 0, "--temperature must be above 0: the loss needs the probability of what was drawn"),
+        (args.group < 2 and args.loss not in ("ppo", "reinforce++"), "--group must be at least 2: a completion is compared "
+         "with the others of its group"),
+        (args.old == "sampler" and (args.correction != "none" or args.veto), "--old sampler has the mismatch in its ratio "
+         "already; leave --correction and --veto out"),
+        (args.loss == "ppo" and args.shard, "--loss ppo needs whole weights; leave --shard out"),
+        (args.curriculum and not args.keep_rate, "--curriculum orders what --keep-rate measured; give --keep-rate 0 1"),
+    ):
+        if wrong:
+            raise ValueError(mend)
+
+
+def main():
+    args = flags().parse_args()
+    with cli.bad_input():
+        check(args)
+        caps, rewards = stages(args.max_new_tokens), parse_rewards(args.reward)
+        run = common.Run(args)
+        model, tokenizer = load(args.init, dtype=run.weight_dtype)
+        if tokenizer is None:
+            raise ValueError(f"--init {args.init}: the folder has no tokenizer.json; copy the model's tokenizer there")
+        if args.batch_tokens:                             # as many prompts as can fill so many tokens of responses
+            args.prompts = max(run.ranks, args.batch_tokens // (args.group * max(c for _, c in caps)))
+        if args.prompts % run.ranks:
+            raise ValueError(f"--prompts {args.prompts} must be a multiple of the number of ranks (= {run.ranks})")
+        prompts = Prompts(args.data, args.seed)
+        half = run.dtype if run.dtype == torch.bfloat16 else None
+        rollouts = Rollouts(prompts, tokenizer, rewards, P=args.prompts, G=args.group, mode=args.mode, caps=caps,
+                            temperature=args.temperature, seed=args.seed, rows=args.rows, dtype=half, window=args.seq_len,
+                            think_budget=args.think_budget, overlong_buffer=args.overlong_buffer, replace=args.replace,
+                            rank=run.rank, ranks=run.ranks)
+    reference = copy.deepcopy(model).requires_grad_(False).to(run.device) if args.kl else None
+    sampling = copy.deepcopy(model).requires_grad_(False).to(run.device) if args.shard else model
+    policy = ActorCritic(model) if args.loss == "ppo" else model
+    wrapped = run.distribute(policy)
+    model.checkpointing = args.checkpointing
+    optimizers = optim.build(policy, args.optimizer, args.lr, args.adam_lr, args.weight_decay)
+    guard = common.Guard(sigmas=float("inf"))             # a policy's loss may jump; only what is not a number is skipped
+    with cli.bad_input():
+        run.resume(policy, optimizers, prompts, guard)
+        if args.keep_rate and run.state is None:
+            prompts.keep(rollouts.pass_rates(sampling, args.candidates, args.group), *args.keep_rate, args.curriculum)
+    run.open_log({"parameters": sum(w.numel() for w in model.parameters()), "config": vars(model.config),
+                  "pool": len(prompts.pool)})
+    run.catch_interrupts()
+
+    updates = args.updates * args.minibatches
+    by_token = args.loss in ("dapo", "cispo", "reinforce++", "ppo")           # mean over tokens, else over completions
+    by_return = args.loss in ("reinforce++", "ppo")                           # an advantage for each token
+    looks_first = updates > 1 or by_return or args.kl > 0                     # a pass without gradient before the updates
+    kl_reward = args.kl if args.kl_in == "reward" else 0.0
+    seen = {}
+
+    def forward(b):
+        """Log-probabilities, entropies and values of the targets, each (B, T)."""
+        with run.autocast():
+            found = wrapped(b.tokens, b.documents, b.targets, args.temperature, True)
+        return found if args.loss == "ppo" else (*found, b.values)
+
+    def compare(logprobs, b):
+        """Notes how far the trainer's log-probabilities lie from the sampler's, both of the weights that sampled."""
+        apart = (logprobs - b.sampler_logprobs).abs() * b.loss_mask
+        seen["diff"] += float(apart.sum())
+        seen["diff_max"] = max(seen["diff_max"], float(apart.max()))
+        seen["compared"] += float(b.loss_mask.sum())
+
+    def packed(chosen):
+        """Micro-batches of completions, as many on each rank; with what the weights as they sampled have to say."""
+        micro = pack(chosen, args.seq_len, args.micro_tokens or 16384, run.weight_dtype)
+        micro += pack([], dtype=run.weight_dtype) * (run.most(len(micro)) - len(micro))
+        if looks_first:
+            with torch.no_grad():
+                for b in micro:
+                    look(b, b.to(run.device))
+        if by_return:
+            lam, use = (args.lam, 1.0) if args.loss == "ppo" else (1.0, 0.0)
+            raw = [gae(b.rewards, b.values * use, b.loss_mask, b.documents, args.gamma, lam) for b in micro]
+            for b, a, white in zip(micro, raw, whiten(run, raw, [b.loss_mask for b in micro]), strict=True):
+                b.returns, b.advantages = a + b.values, white
+        return micro
+
+    def look(b, on):
+        logprobs, _, values = forward(on)
+        b.old_logprobs, b.values = logprobs.to(b.values).cpu(), values.to(b.values).cpu()
+        if reference is not None:
+            with run.autocast():
+                b.ref_logprobs = reference(on.tokens, on.documents, on.targets, args.temperature).to(b.values).cpu()
+            b.rewards -= kl_reward * kl_estimate(args.kl_kind, b.old_logprobs, b.ref_logprobs) * b.loss_mask
+
+    def loss_of(b):
+        logprobs, entropies, values = forward(b)
+        mask = b.loss_mask.to(logprobs.dtype)
+        old = b.sampler_logprobs if args.old == "sampler" else b.old_logprobs if looks_first else logprobs.detach()
+        if not seen["updates"]:
+            compare(old if looks_first else logprobs.detach(), b)
+        loss, low, high = surrogate(args.loss, logprobs, old, b.advantages, mask, b.documents, args.clip_low, args.clip_high,
+                                    args.dual_clip)
+        loss = loss * correction(args.correction, old, b.sampler_logprobs, mask, b.documents, args.cap, args.veto)
+        kl = kl_estimate(args.kl_kind, logprobs, b.ref_logprobs) if args.kl else torch.zeros_like(loss)
+        loss = loss + (args.kl - kl_reward) * kl - args.entropy * entropies
+        if args.loss == "ppo":
+            loss = loss + args.value_weight * value_loss(values, b.values, b.returns)
+        with torch.no_grad():
+            for name, x in (("tokens", mask), ("entropy", entropies), ("clip_low", low), ("clip_high", high), ("kl", kl)):
+                seen[name] += float((x * mask).sum())
+            seen["packed"] += int((b.documents >= 0).sum())
+        return (loss * token_weights(args.loss, mask, b.documents, max(c for _, c in caps))).sum()
+
+    def fill(micro, chosen):
+        """Puts the advantage of each completion on its tokens."""
+        for r in chosen:
+            if r.batch >= 0:
+                b = micro[r.batch]
+                b.advantages[r.row, b.documents[r.row] == r.document] = r.advantage
+
+    def evaluate():
+        with common.gathered(model):
+            return evaluate_all(model, tokenizer, args.eval_data, problems=args.eval_problems, autocast=run.autocast(),
+                                chat=args.mode != "plain")
+
+    progress, start = common.Progress(run, "grpo"), time.perf_counter()
+    record, sampling_seconds, without_spread, warned = {}, 0.0, 0, ""
+    while run.step < args.steps and not run.stopping:
+        began = time.perf_counter()
+        seen = dict.fromkeys(("tokens", "entropy", "clip_low", "clip_high", "kl", "diff", "diff_max", "compared", "packed",
+                              "updates"), 0.0)
+        with cli.bad_input():
+            groups, sampled, busy, slots = rollouts.collect(sampling, run.step)
+        rolled = time.perf_counter() - began
+
+        parts = deal([r for g in groups for r in g if not (args.mask_truncated and r.cut_off)], args.minibatches,
+                     args.seed * 7919 + run.step)
+        if kl_reward:                                     # the penalty is part of the reward, so it comes before A
+            micros = [packed(part) for part in parts]
+            for part, micro in zip(parts, micros, strict=True):
+                for r in part:
+                    r.reward = r.total(micro, "rewards")
+        table = torch.tensor([[r.reward for r in g] for g in groups], dtype=torch.float64).view(-1, args.group)
+        deviation = moments(run, [table], [torch.ones_like(table)])[1] if args.scale == "batch" else None
+        for g, advantages in zip(groups, group_advantages(table, args.loss, args.scale, deviation).tolist(), strict=True):
+            for r, advantage in zip(g, advantages, strict=True):
+                r.advantage = advantage
+        if not kl_reward:                                 # completions with A = 0 change nothing, unless a term beside A does
+            all_count = by_return or args.kl or args.entropy
+            micros = [packed([r for r in part if all_count or abs(r.advantage) > 1e-9]) for part in parts]
+
+        lr = optim.set_lr(optimizers, optim.schedule(run.step, args.steps, args.schedule, args.warmup, args.decay, args.floor))
+        for update in range(updates):
+            part, micro = parts[update % args.minibatches], micros[update % args.minibatches]
+            if not by_return:
+                fill(micro, part)
+            loss, _ = run.backward(wrapped, micro, loss_of, sum(r.drawn for r in part) if by_token else len(part))
+            seen["updates"] += update + 1 >= args.minibatches                 # from here on the weights are other ones
+            grad_norm = common.clip_gradients(policy, args.clip)
+            try:
+                why = guard.check(loss, grad_norm)
+            except ValueError as e:                       # it gave up: keep what was learned before
+                run.save(policy, tokenizer, optimizers, prompts, guard)
+                cli.fail(e)
+            if why:
+                progress.say(f"step {run.step}: an update skipped: {why}")
+            else:
+                for optimizer in optimizers:
+                    optimizer.step()
+            policy.zero_grad(set_to_none=True)
+        if args.shard:
+            common.restore_weights(sampling, common.full_weights(model))
+        run.step += 1
+
+        seconds = time.perf_counter() - began
+        sampling_seconds += rolled
+        record = {"step": run.step, "loss": loss, "grad_norm": grad_norm, "lr": lr, "seconds": round(seconds, 3)}
+        record |= summary(run, sampled, seen, busy, slots, rolled, seconds - rolled)
+        if abs(loss) < 1e-6 and updates == 1:
+            record["note"] = ("the loss is zero because it must be: r = 1 and the advantages of a group cancel; see grad_norm"
+                              if record["zero_spread"] < 1 else "the loss is zero: no group had two different rewards")
+        without_spread = without_spread + 1 if record["zero_spread"] == 1 else 0
+        if without_spread in (5, 50):
+            warned = (f"{without_spread} steps in a row in which no group had two different rewards: nothing can be learned. "
+                      "Take prompts at the edge of competence (--keep-rate 0.1 0.9), a larger --group, or another --reward")
+            progress.say(warned)
+        for name, text, error in rollouts.failures:
+            progress.say(f"step {run.step}: reward {name} failed on a completion, counted as 0: {error}: {text[:200]!r}")
+        rollouts.failures.clear()
+        if args.show_every and (run.step % args.show_every == 0 or run.step == 1):
+            record["samples"] = [{"question": r.problem.question, "text": r.reply.text, "reward": round(r.reward, 4),
+                                  "reason": r.score.reason} for g in sampled[:3] for r in g[:1]]
+        progress.update(int(seen["packed"]), reward=f"{record['reward']:.3f}", process=f"{record['process']:.3f}")
+        if run.step % args.log_every == 0:
+            run.log(record)
+        if args.eval_every and run.step % args.eval_every == 0 and run.step < args.steps:
+            run.log({"step": run.step, "eval": evaluate()})
+        if args.save_every and run.step % args.save_every == 0 and run.step < args.steps:
+            run.save(policy, tokenizer, optimizers, prompts, guard)
+    seconds = time.perf_counter() - start
+    progress.bar.close()
+    run.save(policy, tokenizer, optimizers, prompts, guard)
+    kept = ("reward", "answer", "process", "length_mean", "entropy", "zero_spread", "logprob_diff_mean", "logprob_diff_max")
+    result = {"out": args.out, "steps": run.step, "seconds": round(seconds, 1),
+              "rollout_share": round(sampling_seconds / max(seconds, 1e-9), 3)} | {k: record[k] for k in kept if k in record}
+    if warned:
+        result["warning"] = warned
+    if run.step == args.steps and args.eval_data:
+        result["eval"] = evaluate()
+        for spec, table in result["eval"].items():
+            if run.main and isinstance(table, list):
+                print(spec)
+                print_world(table, [1])
+    run.finish(result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,267 @@
+"""Rollouts for reinforcement learning: prompts in their order, completions in groups, rewards, and packed batches.
+
+`Prompts` gives out problems from weighted sources, the same for any number of ranks and resumable; `Rollouts.collect`
+samples G completions for each of P prompts with our own sampler, has them scored, and, where it was asked to, replaces
+groups that can teach nothing; `pack` lays completions into the packed rows that training takes.
+
+Simpler than a rollout service: sampling and training take turns in one process, and each rank samples its own prompts.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from data import Batch, batch_from, split_spec
+from problems import Problem, Reply, Score, load_problems, score_group
+from sampler import Completion, Sampler
+from tokenizer import thinking_mode
+from world import World
+
+
+@dataclass
+class Rollout:
+    problem: Problem
+    completion: Completion
+    reply: Reply                     # its text as rewards see it
+    score: Score                     # the rewards and the verdict
+    reward: float                    # the score's reward and the penalty for length together
+    advantage: float = 0.0
+    batch: int = -1                  # where `pack` put it: micro-batch, row and document number
+    row: int = -1
+    document: int = -1
+
+    @property
+    def cut_off(self):
+        return self.completion.finish == "length"
+
+    @property
+    def right(self):
+        """The answer is right and, where the steps can be checked, so are they."""
+        return self.score.answer_ok and self.score.process_ok is not False
+
+    @property
+    def drawn(self):
+        """Tokens that the model chose, without those that a thinking budget forced."""
+        return len(self.completion.tokens) - sum(self.completion.forced)
+
+    def total(self, micro, name):
+        """Sum over its tokens of a field of the micro-batches."""
+        b = micro[self.batch]
+        return float(getattr(b, name)[self.row][b.documents[self.row] == self.document].sum())
+
+
+def question_ids(tokenizer, problem, mode):
+    """The prompt of a problem. plain: question and newline, as in pre-training; chat: a user turn; think and no_think: a
+    user turn with that flag (Qwen3's soft switch), the latter answered behind an empty think block."""
+    if mode == "plain":
+        return tokenizer.encode(problem.question + "\n")
+    flag = {"chat": "", "think": " /think", "no_think": " /no_think"}[mode]
+    messages = [{"role": "user", "content": problem.question + flag}]
+    return tokenizer.encode_chat(messages, add_generation_prompt=True, think=thinking_mode(messages))[0]
+
+
+class Prompts:
+    """Problems from SOURCE[@WEIGHT] specs, in an order that depends on the seed alone. A world goes on for ever; a file
+    is gone through in a fresh permutation for each epoch. `pool` (after `keep`) replaces the sources by a fixed list."""
+
+    def __init__(self, specs, seed=0):
+        named = [split_spec(s) for s in specs]
+        self.specs, self.seed = [n for n, _ in named], seed
+        self.weights = np.array([w for _, w in named]) / sum(w for _, w in named)
+        self.sources = [World.from_spec(n) if n.startswith("world:") else load_problems(n) for n in self.specs]
+        self.given, self.pool = [0] * len(named), []
+
+    def problem(self, source, i):
+        """Problem i of a source; of a file, i counts through all epochs."""
+        found = self.sources[source]
+        if isinstance(found, World):
+            p = found.problem(i)
+            return Problem(p.question, p.answer, p.solution, self.specs[source], p.ops, p.context, found, p)
+        epoch, at = divmod(i, len(found))
+        return found[int(np.random.default_rng([self.seed, source, epoch]).permutation(len(found))[at])]
+
+    def next(self):
+        """The next problem, from the source that lags furthest behind its share; of a pool, the next in its order."""
+        total = sum(self.given)
+        if self.pool:
+            source, i = self.pool[total % len(self.pool)]
+            self.given[source] += 1
+            return self.problem(source, i)
+        source = int(np.argmax(self.weights * (total + 1) - np.array(self.given)))
+        self.given[source] += 1
+        return self.problem(source, self.given[source] - 1)
+
+    def keep(self, rates, low, high, easy_first=False):
+        """Makes the pool from measured pass rates {(source, i): rate}: those within [low, high] (OlmoRL, OctoThinker: the
+        edge of competence). easy_first orders it as a curriculum, by falling rate; else the order stays."""
+        self.pool = [key for key, rate in rates.items() if low <= rate <= high]
+        if easy_first:
+            self.pool.sort(key=lambda key: -rates[key])
+        self.given = [0] * len(self.sources)
+        if not self.pool:
+            raise ValueError(f"--keep-rate {low:g} {high:g}: none of {len(rates)} prompts has such a pass rate; widen it, or "
+                             "take other prompts")
+
+    def state(self):
+        return {"given": list(self.given), "pool": [list(key) for key in self.pool]}
+
+    def restore(self, state):
+        self.given, self.pool = list(state["given"]), [tuple(key) for key in state["pool"]]
+
+
+def overlong_penalty(length, limit, buffer):
+    """DAPO's soft penalty (arXiv 2503.14476, equation 13): 0 up to limit - buffer tokens, falling to -1 at the limit."""
+    return min(0.0, (limit - buffer - length) / buffer) if buffer else 0.0
+
+
+def cap_at(caps, step):
+    """The response cap in force at a step: caps is [(first step, tokens)], as in OctoThinker's staged lengths."""
+    return [tokens for first, tokens in sorted(caps) if first <= step][-1]
+
+
+class Rollouts:
+    """Samples and scores groups. `problems_failed` collects what a reward function tripped over: (name, text, error)."""
+
+    def __init__(self, prompts, tokenizer, rewards, *, P, G, mode="chat", caps=((0, 256),), temperature=1.0, seed=0,
+                 rows=64, dtype=None, window=0, think_budget=None, overlong_buffer=0, replace=0, rank=0, ranks=1):
+        self.prompts, self.tokenizer, self.rewards, self.P, self.G, self.mode = prompts, tokenizer, rewards, P, G, mode
+        self.caps, self.temperature, self.seed, self.rows, self.dtype = caps, temperature, seed, rows, dtype
+        self.window, self.think_budget, self.overlong_buffer = window, think_budget, overlong_buffer
+        self.replace, self.rank, self.ranks = replace, rank, ranks
+        self.failures = []
+
+    def sample(self, model, problems, numbers, G, cap, seed, version=0):
+        """G scored completions of each problem, and how full the decode steps were. numbers: what keys the randomness of
+        each problem, so that it does not depend on which rank draws it."""
+        ids = [question_ids(self.tokenizer, p, self.mode) for p in problems]
+        for problem, prompt in zip(problems, ids):
+            if self.window and len(prompt) + cap > self.window:
+                raise ValueError(f"a prompt of {problem.source} has {len(prompt)} tokens and with {cap} new ones is longer than "
+                                 f"the window of {self.window}; shorten it, lower --max-new-tokens, or raise --seq-len")
+        sampler = Sampler(model, self.tokenizer, rows=self.rows, dtype=self.dtype, version=version)
+        drawn = sampler.generate(ids, n=G, max_new_tokens=cap, temperature=self.temperature, seed=seed, numbers=numbers,
+                                 think_budget=self.think_budget)
+        groups = []
+        for problem, number, completions in zip(problems, numbers, drawn, strict=True):
+            replies = [Reply.of(c, self.tokenizer, limit=cap, sample=i) for i, c in enumerate(completions)]
+            scores = score_group(problem, replies, self.rewards, seed=seed + number,
+                                 on_error=lambda *what: self.failures.append(what))
+            groups.append([Rollout(problem, c, reply, s, s.reward + overlong_penalty(len(c.tokens), cap, self.overlong_buffer))
+                           for c, reply, s in zip(completions, replies, scores, strict=True)])
+        busy = sum(len(c.tokens) for cs in drawn for c in cs)
+        return groups, busy, (sampler.steps + 1) * min(self.rows, len(ids) * G)
+
+    def collect(self, model, step):
+        """This rank's groups of one step: (those to train on, all that were sampled, decode slots in use and at hand).
+
+        Where `replace` > 0, groups whose rewards are all equal, which teach nothing, are dropped and others are sampled in
+        their place, at most that many times over (DAPO's dynamic sampling, section 3.2); the last ones stay as they are."""
+        kept, sampled, busy, slots = [], [], 0, 0
+        share, cap = self.P // self.ranks, cap_at(self.caps, step)
+        for attempt in range(1 + self.replace):
+            missing = share - len(kept)
+            if not missing and self.ranks == 1:
+                break
+            # with many ranks all of them draw the same problems, so that the next step begins alike everywhere
+            problems = [self.prompts.next() for _ in range(self.P if self.ranks > 1 else missing)]
+            first = attempt * self.P + self.rank * share
+            if not missing:
+                continue
+            mine = problems[self.rank * share:][:missing] if self.ranks > 1 else problems
+            groups, used, offered = self.sample(model, mine, range(first, first + missing), self.G, cap,
+                                                self.seed * 1_000_003 + step, step)
+            busy, slots, sampled = busy + used, slots + offered, sampled + groups
+            kept += [g for g in groups if attempt == self.replace or len({r.reward for r in g}) > 1]
+        return kept, sampled, busy, slots
+
+    def pass_rates(self, model, count, samples, progress=None):
+        """Share of right completions of the first `count` prompts, {(source, i): rate}: what the difficulty filter needs."""
+        rates, step = {}, 64
+        for at in range(0, count, step):
+            keys = []
+            for _ in range(min(step, count - at)):
+                before = list(self.prompts.given)
+                self.prompts.next()
+                source = next(s for s, n in enumerate(self.prompts.given) if n != before[s])
+                keys.append((source, before[source]))
+            groups, *_ = self.sample(model, [self.prompts.problem(*k) for k in keys], range(at, at + len(keys)), samples,
+                                     cap_at(self.caps, 0), self.seed * 1_000_003 - 1)
+            rates |= {k: sum(r.right for r in g) / samples for k, g in zip(keys, groups, strict=True)}
+            if progress:
+                progress(len(rates))
+        return rates
+
+
+@dataclass
+class RolloutBatch(Batch):
+    """Packed completions behind their prompts, all (B, T). loss_mask is 1 on the tokens that are to be learned from."""
+    sampler_logprobs: torch.Tensor   # as reported by the sampler
+    rewards: torch.Tensor            # the reward, on the last token of its completion
+    advantages: torch.Tensor         # filled in by the trainer, as are the following
+    old_logprobs: torch.Tensor
+    ref_logprobs: torch.Tensor
+    values: torch.Tensor
+    returns: torch.Tensor
+
+
+def deal(rollouts, parts, seed):
+    """Shuffles completions and cuts them into that many parts."""
+    order = np.random.default_rng(seed).permutation(len(rollouts))
+    return [[rollouts[i] for i in order[m::parts]] for m in range(parts)]
+
+
+def pack(rollouts, T=0, micro_tokens=16384, dtype=torch.float32):
+    """Completions with their prompts, first fit, the longest first, in rows of T slots (0: at least 512, and as long as the
+    longest) -> list of RolloutBatch of at most micro_tokens. Notes in each rollout where it went. With no rollouts at all
+    one row of padding, so that every rank has a batch."""
+    def slots(r):
+        return len(r.completion.prompt) + len(r.completion.tokens) - 1
+    T = T or max([slots(r) for r in rollouts] + [512])
+    rows, space, height = [], [], max(1, micro_tokens // T)
+    for r in sorted(rollouts, key=slots, reverse=True):
+        b = next((b for b, left in enumerate(space) if left >= slots(r)), len(rows))
+        if b == len(rows):
+            rows.append([])
+            space.append(T)
+        (r.batch, r.row), r.document = divmod(b, height), len(rows[b])
+        rows[b].append(r)
+        space[b] -= slots(r)
+    rows = rows or [[]]
+    return [_batch(rows[i:i + height], T, dtype) for i in range(0, len(rows), height)]
+
+
+def _batch(rows, T, dtype):
+    def document(c):
+        return np.array(c.prompt + c.tokens), np.array([0.0] * len(c.prompt) + [1.0 - f for f in c.forced], np.float32)
+    base = batch_from([[document(r.completion) for r in row] for row in rows], T)
+    logprobs, rewards = torch.zeros(len(rows), T, dtype=dtype), torch.zeros(len(rows), T, dtype=dtype)
+    for b, row in enumerate(rows):
+        end = 0
+        for r in row:
+            end += len(r.completion.prompt) + len(r.completion.tokens) - 1
+            logprobs[b, end - len(r.completion.tokens):end] = torch.tensor(r.completion.logprobs, dtype=dtype)
+            rewards[b, end - 1] = r.reward
+    return RolloutBatch(*vars(base).values(), logprobs, rewards, *(torch.zeros(len(rows), T, dtype=dtype) for _ in range(5)))
+
+
+def summary(run, groups, seen, busy, slots, rollout_seconds, train_seconds):
+    """What a step is judged by, over all ranks. groups: all that were sampled; seen: sums over the tokens trained on."""
+    flat = [r for g in groups for r in g]
+    lengths = [len(r.completion.tokens) for r in flat]
+    spread = [float(np.std([r.reward for r in g], ddof=1)) if len(g) > 1 else 0.0 for g in groups]
+    (n, reward, answer, process, steps, length, cut, groups, deviation, flat_groups, tokens, busy, slots, train, packed, entropy,
+     low, high, kl, diff, compared) = run.sum(
+        len(flat), sum(r.reward for r in flat), sum(r.score.answer_ok for r in flat), sum(bool(r.score.process_ok) for r in flat),
+        sum(r.score.steps_ok or 0 for r in flat), sum(lengths), sum(r.cut_off for r in flat), len(groups), sum(spread),
+        sum(s == 0 for s in spread), seen["tokens"], busy, slots, train_seconds, *(seen[k] for k in (
+            "packed", "entropy", "clip_low", "clip_high", "kl", "diff", "compared")))
+    n, groups, tokens, compared = max(1, n), max(1, groups), max(1, tokens), max(1, compared)
+    found = {"reward": reward / n, "reward_std": deviation / groups, "answer": answer / n, "process": process / n,
+             "steps_right": steps / n, "length_mean": length / n, "length_max": run.most(max(lengths, default=0)),
+             "cut_off": cut / n, "zero_spread": flat_groups / groups, "entropy": entropy / tokens, "clip_low": low / tokens,
+             "clip_high": high / tokens, "kl": kl / tokens, "logprob_diff_mean": diff / compared,
+             "logprob_diff_max": run.most(seen["diff_max"]), "rollout_tokens_per_second": busy / max(rollout_seconds, 1e-9),
+             "train_tokens_per_second": packed / max(train / run.ranks, 1e-9),
+             "rollout_share": rollout_seconds / (rollout_seconds + train_seconds), "wasted_slots": 1 - busy / max(1, slots)}
+    return {k: float(f"{v:.6g}") for k, v in found.items()}

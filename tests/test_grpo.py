@@ -1,0 +1,390 @@
+"""The policy-gradient losses against short references, completion by completion, and grpo.py as a user runs it."""
+
+import itertools
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import ROOT, script
+
+import grpo
+from critic import gae, value_loss
+from grpo import LOSSES, correction, group_advantages, kl_estimate, surrogate, token_weights
+from rollouts import Prompts, cap_at, overlong_penalty
+
+D = torch.float64
+LOW, HIGH, LONGEST = 0.2, 0.28, 9
+
+
+def ragged(seed=0, spread=0.3):
+    """Five completions in two packed rows: (packed tensors, the same as a list of 1-d tensors for each completion)."""
+    g = torch.Generator().manual_seed(seed)
+    lengths, prompts = [[4, 9, 1], [6, 3]], [[3, 2, 5], [4, 4]]
+    T = 30
+    documents, mask = torch.full((2, T), -1), torch.zeros(2, T, dtype=D)
+    places = []
+    for b in range(2):
+        at = 0
+        for d, (n, p) in enumerate(zip(lengths[b], prompts[b])):
+            documents[b, at:at + p + n - 1] = d
+            mask[b, at + p - 1:at + p - 1 + n] = 1
+            places.append((b, slice(at + p - 1, at + p - 1 + n)))
+            at += p + n - 1
+    logprobs = -torch.rand(2, T, generator=g, dtype=D) * 3
+    old = logprobs + torch.randn(2, T, generator=g, dtype=D) * spread
+    A = torch.randn(5, generator=g, dtype=D)
+    advantages = torch.zeros(2, T, dtype=D)
+    for (b, part), a in zip(places, A):
+        advantages[b, part] = a
+    return logprobs.requires_grad_(), old, advantages, mask, documents, places, A
+
+
+def reference(loss, logprobs, old, places, A):
+    """Each loss as its paper has it, one completion after the other."""
+    total, tokens = torch.zeros((), dtype=D), sum(part.stop - part.start for _, part in places)
+    for (b, part), a in zip(places, A):
+        new, was = logprobs[b, part], old[b, part]
+        n = len(new)
+
+        def clip(r, a=a):
+            return torch.min(r * a, r.clamp(1 - LOW, 1 + HIGH) * a)
+        if loss == "grpo":
+            total = total - clip((new - was).exp()).mean() / len(places)
+        elif loss == "dr_grpo":
+            total = total - clip((new - was).exp()).sum() / (LONGEST * len(places))
+        elif loss in ("dapo", "reinforce++", "ppo"):
+            total = total - clip((new - was).exp()).sum() / tokens
+        elif loss == "gspo":
+            total = total - clip(((new - was).sum() / n).exp()) / len(places)
+        elif loss == "rloo":
+            total = total - clip((new - was).sum().exp()) / len(places)
+        elif loss == "cispo":
+            total = total - ((new - was).exp().clamp(1 - LOW, 1 + HIGH).detach() * a * new).sum() / tokens
+    return total
+
+
+def ours(loss, logprobs, old, advantages, mask, documents, **options):
+    per_token, low, high = surrogate(loss, logprobs, old, advantages, mask, documents, LOW, HIGH, **options)
+    weight = mask.sum() if loss in ("dapo", "cispo", "reinforce++", "ppo") else 5
+    return (per_token * token_weights(loss, mask, documents, LONGEST)).sum() / weight
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("loss", LOSSES)
+def test_losses_and_gradients_equal_the_papers(loss, seed):
+    logprobs, old, advantages, mask, documents, places, A = ragged(seed)
+    a, b = ours(loss, logprobs, old, advantages, mask, documents), reference(loss, logprobs, old, places, A)
+    assert abs(a - b) < 1e-10
+    ga, gb = torch.autograd.grad(a, logprobs)[0], torch.autograd.grad(b, logprobs)[0]
+    assert (ga - gb).abs().max() < 1e-10 and gb.abs().max() > 1e-3
+
+
+def test_dual_clip_bounds_the_loss_of_bad_tokens():
+    logprobs, old, advantages, mask, documents, *_ = ragged(spread=2.0)
+    per_token, *_ = surrogate("grpo", logprobs, old, advantages, mask, documents, LOW, HIGH, dual_clip=3.0)
+    r = (logprobs - old).exp()
+    bad = (advantages < 0) & (mask > 0)
+    expected = torch.min(-3.0 * advantages, torch.max(-r * advantages, -r.clamp(1 - LOW, 1 + HIGH) * advantages))
+    torch.testing.assert_close(per_token[bad], expected[bad])                 # PPO's loss there, at most 3 |A|
+    plain, *_ = surrogate("grpo", logprobs, old, advantages, mask, documents, LOW, HIGH)
+    torch.testing.assert_close(per_token[~bad], plain[~bad])
+    assert (plain[bad] > per_token[bad]).any()
+
+
+def gradient_of(loss, on_policy=True):
+    logprobs, old, advantages, mask, documents, *_ = ragged()
+    return torch.autograd.grad(ours(loss, logprobs, logprobs.detach() if on_policy else old, advantages, mask, documents),
+                               logprobs)[0]
+
+
+def test_on_policy_the_losses_agree():
+    torch.testing.assert_close(gradient_of("gspo"), gradient_of("grpo"))      # each completion's mean, one ratio or many
+    torch.testing.assert_close(gradient_of("cispo"), gradient_of("dapo"))     # the mean over all tokens
+    torch.testing.assert_close(gradient_of("ppo"), gradient_of("dapo"))
+    assert (gradient_of("gspo", False) - gradient_of("grpo", False)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_with_ratio_one_the_clip_never_acts(loss):
+    logprobs, _, advantages, mask, documents, *_ = ragged()
+    _, low, high = surrogate(loss, logprobs, logprobs.detach(), advantages, mask, documents, 0.0, 0.0)
+    assert not low.any() and not high.any()
+
+
+def test_cispo_keeps_the_gradient_of_every_token_and_grpo_does_not():
+    logprobs, old, advantages, mask, documents, *_ = ragged(spread=2.0)
+    for loss, some_lost in (("cispo", False), ("grpo", True)):
+        g = torch.autograd.grad(ours(loss, logprobs, old, advantages, mask, documents), logprobs)[0]
+        assert bool(((g == 0) & (mask > 0)).any()) is some_lost
+
+
+# advantages
+
+def test_group_advantages():
+    R = torch.tensor([[1.0, 0, 0, 1, 1], [0.2, 0.1, 0.9, 0.4, 0.4]], dtype=D)
+    n = R.shape[1]
+    for i, j in itertools.product(range(2), range(n)):
+        others = [float(R[i, k]) for k in range(n) if k != j]
+        mean = float(R[i].mean())
+        deviation = math.sqrt(sum((float(r) - mean) ** 2 for r in R[i]) / (n - 1))
+        assert group_advantages(R, "rloo")[i, j] == pytest.approx(float(R[i, j]) - sum(others) / len(others), abs=1e-12)
+        assert group_advantages(R, "dr_grpo")[i, j] == pytest.approx(float(R[i, j]) - mean, abs=1e-12)
+        assert group_advantages(R, "grpo")[i, j] == pytest.approx((float(R[i, j]) - mean) / (deviation + 1e-6), abs=1e-12)
+    torch.testing.assert_close(group_advantages(R, "rloo"), n / (n - 1) * group_advantages(R, "grpo", "none"))
+    torch.testing.assert_close(group_advantages(R, "grpo", "batch", 2.0), group_advantages(R, "grpo", "none") / (2 + 1e-6))
+    assert (group_advantages(torch.ones(3, 4, dtype=D), "grpo") == 0).all()
+
+
+def test_gae_and_the_value_loss_equal_the_definition():
+    _, _, _, mask, documents, places, _ = ragged()
+    g = torch.Generator().manual_seed(1)
+    rewards, values = (torch.randn(2, 30, generator=g, dtype=D) for _ in range(2))
+    found = gae(rewards * mask, values, mask, documents, 0.9, 0.8)
+    for b, part in places:
+        r, v = rewards[b, part].tolist(), [*values[b, part].tolist(), 0.0]
+        deltas = [r[t] + 0.9 * v[t + 1] - v[t] for t in range(len(r))]
+        for t in range(len(r)):
+            expected = sum((0.9 * 0.8) ** (k - t) * deltas[k] for k in range(t, len(r)))
+            assert found[b, part][t] == pytest.approx(expected, abs=1e-10)
+    assert (found * (1 - mask) == 0).all()
+    returns = gae(rewards * mask, torch.zeros_like(values), mask, documents, 0.9, 1.0)      # REINFORCE++
+    b, part = places[1]
+    assert returns[b, part][2] == pytest.approx(sum(0.9 ** (k - 2) * rewards[b, part][k].item() for k in range(2, 9)), abs=1e-10)
+    v, was, to = torch.tensor([1.0, 0.0, 3.0]), torch.tensor([0.5, 0.0, 0.0]), torch.tensor([2.0, 1.0, 0.1])
+    assert value_loss(v, was, to).tolist() == pytest.approx([0.5 * 1.3 ** 2, 0.5, 0.5 * 2.9 ** 2])
+
+
+def test_kl_estimators_have_the_mean_and_the_gradient_that_they_should():
+    g = torch.Generator().manual_seed(0)
+    logits, ref = torch.randn(6, generator=g, dtype=D).requires_grad_(), torch.randn(6, generator=g, dtype=D).log_softmax(0)
+    logp = logits.log_softmax(0)
+    p = logp.exp().detach()
+    kl = (logp.exp() * (logp - ref)).sum()
+    for kind in ("k1", "k3"):                                                 # unbiased, summed over all outcomes
+        assert (p * kl_estimate(kind, logp, ref)).sum().item() == pytest.approx(kl.item(), abs=1e-12)
+    assert (kl_estimate("k3", logp, ref) >= 0).all()
+    true = torch.autograd.grad(kl, logits, retain_graph=True)[0]
+    k2 = torch.autograd.grad((p * kl_estimate("k2", logp, ref)).sum(), logits, retain_graph=True)[0]
+    torch.testing.assert_close(k2, true)                                      # the others' gradients are not that of the KL
+
+
+# off-policy corrections, by summing over every outcome of a tiny policy of two tokens
+
+def outcomes(sampler, old, new, reward, kind="tis", cap=1e9, loss="grpo", as_behaviour=False):
+    """Expected loss under the sampler of one completion of two tokens from {0, 1, 2}: exact, with its gradient in `new`."""
+    total = 0.0
+    documents, mask = torch.zeros(1, 2, dtype=torch.long), torch.ones(1, 2, dtype=D)
+    for x, y in itertools.product(range(3), range(3)):
+        def of(p, x=x, y=y):
+            return torch.stack([p[0, x], p[1 + x, y]])[None]
+        q = of(sampler).sum().exp().detach()
+        A = torch.full((1, 2), reward[x][y], dtype=D)
+        per_token, *_ = surrogate(loss, of(new), of(old), A, mask, documents, 1e9, 1e9)
+        rho = 1.0 if as_behaviour else correction(kind, of(old), of(sampler), mask, documents, cap)
+        total = total + q * (per_token * rho * token_weights(loss, mask, documents, 2)).sum()
+    return total
+
+
+def three_policies():
+    g = torch.Generator().manual_seed(3)
+    base = torch.randn(4, 3, generator=g, dtype=D)
+    sampler, old, new = (base + 0.5 * torch.randn(4, 3, generator=g, dtype=D) for _ in range(3))
+    return sampler.log_softmax(1), old.log_softmax(1), new.requires_grad_(), torch.randn(3, 3, generator=g, dtype=D).tolist()
+
+
+def test_the_sequence_weight_makes_rloo_exact_and_the_common_bug_does_not():
+    sampler, old, new, reward = three_policies()
+    policy = new.log_softmax(1)
+    true = -sum((policy[0, x] + policy[1 + x, y]).exp() * reward[x][y] for x, y in itertools.product(range(3), range(3)))
+    true = torch.autograd.grad(true, new, retain_graph=True)[0]
+    # rho takes the sampler to pi_old, the ratio takes pi_old to pi: together exactly the policy's own gradient
+    right = torch.autograd.grad(outcomes(sampler, old, policy, reward, "seq-tis", loss="rloo"), new, retain_graph=True)[0]
+    torch.testing.assert_close(right, true)
+    torch.testing.assert_close(torch.autograd.grad(outcomes(sampler, old, policy, reward, "seq-mis", loss="rloo"), new,
+                                                   retain_graph=True)[0], true)
+    # the bug: pi_old, recomputed by the trainer, is taken for the policy that sampled
+    wrong = torch.autograd.grad(outcomes(sampler, old, policy, reward, loss="rloo", as_behaviour=True), new,
+                                retain_graph=True)[0]
+    assert (wrong - true).abs().max() > 0.02
+    # with the sampler's own log-probabilities as pi_old the ratio holds the mismatch, and no weight is due
+    bypass = torch.autograd.grad(outcomes(sampler, sampler, policy, reward, "none", loss="rloo"), new)[0]
+    torch.testing.assert_close(bypass, true)
+
+
+def test_token_weights_truncate_mask_and_veto():
+    documents, mask = torch.tensor([[0, 0, 0, 1, 1, -1]]), torch.tensor([[0, 1, 1, 1, 1, 0]], dtype=D)
+    rho = torch.tensor([[7, 0.5, 3, 1.2, 1e-6, 9]], dtype=D)                  # 7 and 9 stand where nothing counts
+    old, sampler = rho.log(), torch.zeros_like(rho)
+
+    def weights(kind, **options):
+        return (correction(kind, old, sampler, mask, documents, **options) * mask)[0, 1:5].tolist()
+    assert weights("none") == [1, 1, 1, 1]
+    assert weights("tis") == pytest.approx([0.5, 2, 1.2, 1e-6])
+    assert weights("mis") == pytest.approx([0.5, 0, 1.2, 1e-6])
+    assert weights("seq-tis", cap=1.4) == pytest.approx([1.4, 1.4, 1.2e-6, 1.2e-6])
+    assert weights("seq-mis", cap=1.4) == pytest.approx([0, 0, 1.2e-6, 1.2e-6])
+    assert weights("geo-mis") == pytest.approx([1.5 ** 0.5, 1.5 ** 0.5, 0, 0])
+    assert weights("none", veto=1e-4) == [1, 1, 0, 0]
+    assert weights("tis", veto=1e-4) == pytest.approx([0.5, 2, 0, 0])
+
+
+# rollouts
+
+def test_prompts_keep_their_shares_their_order_and_their_place():
+    specs = ["world:ops=1@3", "world:ops=2@1"]
+    a, b = Prompts(specs), Prompts(specs)
+    first = [a.next() for _ in range(40)]
+    assert sum(p.ops == 1 for p in first) == 30 and len({p.question for p in first}) == 40
+    for _ in range(17):
+        b.next()
+    c = Prompts(specs)
+    c.restore(b.state())
+    assert [c.next().question for _ in range(23)] == [p.question for p in first[17:]]
+    a.keep({(0, 3): 1.0, (0, 4): 0.5, (1, 2): 0.75, (1, 9): 0.0}, 0.25, 0.9, easy_first=True)
+    assert a.pool == [(1, 2), (0, 4)]
+    assert [a.next().question for _ in range(3)] == [a.problem(1, 2).question, a.problem(0, 4).question, a.problem(1, 2).question]
+    with pytest.raises(ValueError, match="pass rate"):
+        a.keep({(0, 3): 1.0}, 0.25, 0.9)
+
+
+def test_caps_in_stages_and_the_soft_penalty():
+    caps = grpo.stages(["32", "64@10", "128@20"])
+    assert [cap_at(caps, s) for s in (0, 9, 10, 19, 20, 99)] == [32, 32, 64, 64, 128, 128]
+    for bad in (["0"], ["a"], ["32@5"], ["32@-1"]):
+        with pytest.raises(ValueError, match="max-new-tokens"):
+            grpo.stages(bad)
+    assert [overlong_penalty(n, 100, 20) for n in (10, 80, 90, 100)] == [0, 0, -0.5, -1]
+    assert overlong_penalty(100, 100, 0) == 0
+
+
+# the script
+
+TOY = ["--data", "world:ops=1-2,split=rl", "--mode", "plain", "--reward", "random", "--prompts", 4, "--group", 4,
+       "--max-new-tokens", 12, "--dtype", "float64", "--clip", 1e9, "--rows", 8]
+
+
+def records(out):
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def state(out):
+    return torch.load(out / "train_state.pt", weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def able(tmp_path_factory):
+    """A toy model that has learned the form of a solution."""
+    out = tmp_path_factory.mktemp("able") / "base"
+    script("pretrain.py", "--data", "world:ops=1-2,split=pretrain", "--out", out, "--steps", 60, "--batch-tokens", 2048,
+           "--layers", 2, "--width", 32, "--vocab-size", 512, "--qk-norm", "head")
+    return out
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_runs_and_logs_all_that_a_step_is_judged_by(able, tmp_path, loss):
+    out = tmp_path / "run"
+    done = script("grpo.py", "--init", able, "--out", out, "--steps", 2, "--loss", loss, *TOY, "--updates", 2, "--kl", 0.01,
+                  "--minibatches", 2, "--correction", "tis", "--entropy", 0.01, "--show-every", 1)
+    assert done.json["steps"] == 2
+    step = [r for r in records(out) if "reward" in r][-1]
+    for name in ("reward reward_std answer process length_mean length_max cut_off entropy zero_spread clip_low clip_high kl "
+                 "logprob_diff_mean logprob_diff_max grad_norm rollout_tokens_per_second train_tokens_per_second "
+                 "rollout_share wasted_slots lr loss seconds").split():
+        assert math.isfinite(step[name]), name
+    assert step["samples"][0]["question"] and 0 <= step["wasted_slots"] < 1 and step["logprob_diff_max"] < 1e-9
+    assert step["length_max"] <= 12 and 0 < step["entropy"] < math.log(512)
+
+
+def grads(out):
+    """The gradient of the only step, which is a tenth of AdamW's first moment divided by 1 - 0.9."""
+    return {name: s["exp_avg"] / (1 - 0.9) for o in state(out)["optimizers"] for name, s in o.items()}
+
+
+@pytest.mark.parametrize("loss", ["grpo", "dapo", "gspo", "ppo"])
+def test_micro_batches_and_ranks_change_no_gradient(able, tmp_path, loss):
+    flags = ["--init", able, "--steps", 1, "--loss", loss, *TOY, "--kl", 0.05, "--entropy", 0.01]
+    script("grpo.py", *flags, "--out", tmp_path / "one")
+    script("grpo.py", *flags, "--out", tmp_path / "micro", "--micro-tokens", 1, "--seq-len", 100)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(ROOT / "grpo.py"),
+               *map(str, flags), "--out", str(tmp_path / "two")]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    one = grads(tmp_path / "one")
+    assert max(float(g.abs().max()) for g in one.values()) > 1e-4
+    for other in ("micro", "two"):
+        found = grads(tmp_path / other)
+        for name, g in one.items():
+            assert (found[name] - g).abs().max() < 1e-11, (other, name)
+        a, b = (next(r for r in records(tmp_path / n) if "reward" in r) for n in ("one", other))
+        assert all(a[k] == pytest.approx(b[k], rel=1e-6, abs=1e-9) for k in ("reward", "loss", "kl", "entropy", "length_mean"))
+
+
+def test_sharded_ranks_give_the_same_gradient(able, tmp_path):
+    flags = ["--init", able, "--steps", 1, *TOY]
+    script("grpo.py", *flags, "--out", tmp_path / "one")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(ROOT / "grpo.py"),
+               *map(str, flags), "--out", str(tmp_path / "two"), "--shard"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name, g in grads(tmp_path / "one").items():
+        assert (grads(tmp_path / "two")[name] - g).abs().max() < 1e-11, name
+
+
+def test_killed_in_the_middle_it_goes_on_bit_for_bit(able, tmp_path):
+    flags = ["--init", able, "--steps", 8, *TOY, "--save-every", 2, "--updates", 2, "--minibatches", 2, "--replace", 1]
+    script("grpo.py", *flags, "--out", tmp_path / "whole")
+    out = tmp_path / "killed"
+    process = subprocess.Popen([sys.executable, str(ROOT / "grpo.py"), *map(str, flags), "--out", str(out)],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    deadline = time.time() + 120
+    while time.time() < deadline and process.poll() is None:
+        if (out / "train_state.pt").exists() and (out / "log.jsonl").read_text().count('"reward"') >= 3:
+            break
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert state(out)["step"] < 8
+    script("grpo.py", *flags, "--out", out, "--resume")
+    a, b = state(tmp_path / "whole"), state(out)
+    assert all(torch.equal(a["weights"][k], b["weights"][k]) for k in a["weights"])
+    assert a["stream"] == b["stream"]
+    for x, y in zip(a["optimizers"], b["optimizers"], strict=True):
+        assert all(torch.equal(x[n]["exp_avg"], y[n]["exp_avg"]) for n in x)
+
+    def curve(out):
+        return {r["step"]: (r["loss"], r["reward"], r["grad_norm"]) for r in records(out) if "reward" in r}
+    assert curve(out) == curve(tmp_path / "whole")
+
+
+def test_what_must_be_zero_says_so_and_rewards_without_spread_are_a_warning(able, tmp_path):
+    done = script("grpo.py", "--init", able, "--out", tmp_path / "zero", "--steps", 1, *TOY)
+    step = next(r for r in records(tmp_path / "zero") if "reward" in r)
+    assert abs(step["loss"]) < 1e-9 and "must be" in step["note"] and step["grad_norm"] > 0
+    done = script("grpo.py", "--init", able, "--out", tmp_path / "same", "--steps", 6, "--data", "world:ops=9,split=rl", "--mode",
+                  "plain", "--reward", "strict", "--prompts", 2, "--group", 2, "--max-new-tokens", 4)
+    assert "no group had two different rewards" in done.stderr and "--keep-rate" in done.json["warning"]
+
+
+def test_the_difficulty_filter_keeps_the_edge(able, tmp_path):
+    script("grpo.py", "--init", able, "--out", tmp_path / "run", "--steps", 1, *TOY, "--keep-rate", 0.0, 0.9, "--candidates", 12,
+           "--curriculum")
+    assert 0 < records(tmp_path / "run")[0]["pool"] <= 12
+
+
+@pytest.mark.parametrize("flags, message", [
+    (["--temperature", 0], "--temperature must be above 0"), (["--group", 1], "--group must be at least 2"),
+    (["--old", "sampler", "--correction", "tis"], "--old sampler has the mismatch"), (["--reward", "luck"], "luck"),
+    (["--loss", "ppo", "--shard"], "leave --shard out"), (["--curriculum"], "--keep-rate"),
+    (["--max-new-tokens", "x"], "--max-new-tokens x"), (["--seq-len", 20], "longer than the window"),
+    (["--data", "nowhere.jsonl"], "nowhere.jsonl"), (["--top-p", 0.9], "unrecognized"), (["--prompts", 0], "--prompts"),
+    (["--keep-rate", 2, 3, "--candidates", 4], "none of 4 prompts")])
+def test_bad_flags_are_one_line(able, tmp_path, flags, message):
+    done = script("grpo.py", "--init", able, "--out", tmp_path / "run", "--steps", 1, *TOY, *flags, ok=False)
+    lines = [line for line in done.stderr.strip().splitlines() if "Traceback" in line or "grpo.py:" in line]
+    assert done.returncode == 2 and len(lines) == 1 and message in lines[0], done.stderr[-1500:]
