@@ -1,16 +1,25 @@
-"""Measures a checkpoint: accuracy on the world by depth and context, on GSM8K/MATH-style files, and bits per byte on text.
+"""Measures a checkpoint: accuracy on the world by depth and context, on GSM8K/MATH-style files, and bits per byte.
 
     python evaluate.py --init runs/base runs/mid --data world:ops=1-6,split=test --k 1 8
+    python evaluate.py --init runs/base runs/mid --data world:ops=1-6,split=test --band 4-6 --solved 1-3 --out gain.json
+    python evaluate.py --init runs/mid --data world:ops=1-6,split=test --chat --user-suffix " /no_think"
     python evaluate.py --init runs/text --text held_out.txt
     python evaluate.py --init smollm2/ --data gsm8k/test.jsonl --limit 40 --chat --max-new-tokens 400
 
 pass@1 of k=1 alone is greedy. With a larger k, n >= k samples are drawn for each problem, and pass@k is the unbiased
-estimate 1 - C(n-c, k) / C(n, k) from the c right ones (arXiv 2107.03374, equation 1). A world answer counts twice: by the
-answer alone, and only if every step is right. Intervals are 95% bootstrap intervals over problems.
+estimate 1 - C(n-c, k) / C(n, k) from the c right ones (arXiv 2107.03374, equation 1). A world answer counts twice: by
+the answer alone, and only if every step is right. Intervals are 95% bootstrap intervals over problems; the gain from
+one checkpoint to the next is a mean over the problems that both were asked, and its interval pairs them.
 """
 
 import contextlib
+import itertools
+import json
 import math
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,9 +28,12 @@ import cli
 import problems as questions
 from data import batch_from
 from model import load
-from sampler import Sampler
+from problems import Reply
+from sampler import Sampler, parse_think
 from texts import read_texts
-from world import World
+from tokenizer import split_thinking
+from verify import mark_lines
+from world import Problem, World
 
 
 def pass_at_k(n, c, k):
@@ -42,74 +54,134 @@ def rates(right, ks):
     return {f"pass@{k}": interval([pass_at_k(len(r), sum(r), k) for r in right]) for k in ks}
 
 
-def world_accuracy(model, tokenizer, spec, count=100, ks=(1,), samples=0, temperature=1.0, rows=64, seed=0, dtype=None,
-                   progress=False):
-    """Accuracy on problems of the world: a list of rows (dict), one per number of operations, then one per context.
+def ask(model, tokenizer, texts, limits, chat=False, think=None, think_budget=None, user_suffix="", ks=(1,), samples=0,
+        temperature=1.0, rows=64, seed=0, dtype=None, progress=""):
+    """Completions of questions: for each text a list of problems.Reply, of at most limits tokens.
 
-    count problems for each number of operations in the spec. ks (1,) decodes greedily; otherwise `samples` (default the
-    largest k) draws per problem at the temperature. Each row holds "answer" and "process" rates, and "why", the most
-    common first error.
+    chat: as the user's turn in ChatML, with user_suffix behind it; think None lets a flag there decide, else on or off
+    (Tokenizer.chat_prompt). think_budget: tokens of a think block. ks (1,) decodes greedily; otherwise `samples`
+    (default the largest k) draws per question at the temperature.
     """
-    whole = World.from_spec(spec)
+    if chat:
+        prompts = [tokenizer.chat_prompt([{"role": "user", "content": text + user_suffix}], think) for text in texts]
+    else:
+        prompts = [tokenizer.encode(text) for text in texts]
     sampled = tuple(ks) != (1,)
-    n = max(samples, *ks) if sampled else 1
-    found = []                                                                # (problem, verdicts)
-    for ops in whole.ops:
+    done = Sampler(model, tokenizer, rows, dtype).generate(
+        prompts, max(samples, *ks) if sampled else 1, limits, temperature if sampled else 0.0, seed=seed,
+        progress=progress, think_budget=think_budget)
+    return [[Reply.of(c, tokenizer, limit) for c in completions] for completions, limit in zip(done, limits)]
+
+
+def manner(groups):
+    """How replies are given, apart from right and wrong: mean tokens, and the shares that have reasoning in a think
+    block, that say nothing outside of one, and that were cut off at their limit."""
+    replies = [reply for group in groups for reply in group]
+    split = [split_thinking(reply.text) for reply in replies]
+
+    def mean(values, digits=4):
+        return round(float(np.mean(values)), digits)
+    return {"tokens": mean([r.tokens for r in replies], 1),
+            "thinking": mean([bool((reasoning or "").strip()) for reasoning, _ in split]),
+            "empty": mean([not said.strip() for _, said in split]),
+            "cut_off": mean([r.finish == "length" for r in replies])}
+
+
+@dataclass
+class Asked:
+    """A problem of the world, its replies, and what verify says on each of them."""
+    problem: Problem
+    replies: list
+    verdicts: list
+
+
+def ask_world(model, tokenizer, spec, count=100, chat=False, progress=False, **how):
+    """The first `count` problems of each number of operations in the spec, asked as `ask` does: list of Asked."""
+    found = []
+    for ops in World.from_spec(spec).ops:
         world = World.from_spec(spec)
         world.ops = [ops]
         todo = [world.problem(i) for i in range(count)]
-        prompts = [tokenizer.encode(p.question + "\n") for p in todo]
-        limits = [2 * len(tokenizer.encode(p.solution)) + 8 for p in todo]
-        drawn = Sampler(model, tokenizer, rows, dtype).generate(
-            prompts, n, limits, temperature if sampled else 0.0, seed=seed, progress=f"{ops} operations" if progress else "")
-        for problem, completions in zip(todo, drawn):
-            texts = [tokenizer.decode(c.tokens, skip_special=True) for c in completions]
-            found.append((problem, [world.verify(problem, t) for t in texts],
-                          sum(len(c.tokens) for c in completions) / n))
+        texts = [p.question if chat else p.question + "\n" for p in todo]
+        # twice the gold solution; in a chat there are thinking marks as well, and maybe a hand-over to the answer
+        limits = [2 * len(tokenizer.encode(p.solution)) + (40 if chat else 8) for p in todo]
+        drawn = ask(model, tokenizer, texts, limits, chat, progress=f"{ops} operations" if progress else "", **how)
+        found += [Asked(p, replies, [world.verify(p, r.text) for r in replies]) for p, replies in zip(todo, drawn)]
+    return found
+
+
+def world_table(asked, ks=(1,)):
+    """A list of rows (dict), one per number of operations, then one per context.
+
+    Each holds "answer" and "process" rates, the share of right "steps", what `manner` tells, and "why", the most common
+    first error. Rows by operations also have "right": [process-verified samples, samples] of each problem in order.
+    """
     table = []
     for field in ("ops", "context"):
-        for value in sorted({getattr(p, field) for p, _, _ in found}):
-            part = [(p, v, t) for p, v, t in found if getattr(p, field) == value]
-            reasons = [x.reason.partition(": ")[2] or x.reason for _, v, _ in part for x in v if not x.ok]
-            kinds = [" ".join(w for w in r.split()[:2]) for r in reasons]
-            table.append({field: value, "problems": len(part),
-                          "answer": rates([[x.answer_ok for x in v] for _, v, _ in part], ks),
-                          "process": rates([[x.ok for x in v] for _, v, _ in part], ks),
-                          "steps": round(float(np.mean([x.steps_ok for _, v, _ in part for x in v])), 4),
-                          "tokens": round(float(np.mean([t for *_, t in part])), 1),
-                          "why": max(set(kinds), key=kinds.count) if kinds else ""})
+        for value in sorted({getattr(a.problem, field) for a in asked}):
+            part = [a for a in asked if getattr(a.problem, field) == value]
+            verdicts = [v for a in part for v in a.verdicts]
+            reasons = [v.reason.partition(": ")[2] or v.reason for v in verdicts if not v.ok]
+            kinds = [" ".join(word for word in reason.split()[:2]) for reason in reasons]
+            row = {field: value, "problems": len(part),
+                   "answer": rates([[v.answer_ok for v in a.verdicts] for a in part], ks),
+                   "process": rates([[v.ok for v in a.verdicts] for a in part], ks),
+                   "steps": round(float(np.mean([v.steps_ok for v in verdicts])), 4),
+                   **manner([a.replies for a in part]),
+                   "why": max(set(kinds), key=kinds.count) if kinds else ""}
+            if field == "ops":
+                row["right"] = [[sum(v.ok for v in a.verdicts), len(a.verdicts)] for a in part]
+            table.append(row)
     return table
 
 
-def file_accuracy(model, tokenizer, spec, limit=0, shots=0, chat=False, ks=(1,), samples=0, temperature=1.0,
-                  max_new_tokens=400, rows=64, seed=0, dtype=None, progress=False, on_answer=None):
-    """Accuracy of final answers on a file of questions: {"problems", "accuracy": rates, "cut_off": share}.
+def world_samples(asked, keep):
+    """The first completion of the first `keep` problems of each number of operations, each line marked right (True),
+    wrong (False) or neither (None)."""
+    samples, seen = [], Counter()
+    for a in asked:
+        seen[a.problem.ops] += 1
+        if seen[a.problem.ops] <= keep:
+            p, text, verdict = a.problem, a.replies[0].text, a.verdicts[0]
+            samples.append({"ops": p.ops, "question": p.question, "gold": p.solution, "text": text, "ok": verdict.ok,
+                            "reason": verdict.reason, "lines": mark_lines(p, text)})
+    return samples
+
+
+def world_accuracy(model, tokenizer, spec, count=100, ks=(1,), **how):
+    """Accuracy on problems of the world: world_table of ask_world; how: chat, think and the other options of `ask`."""
+    return world_table(ask_world(model, tokenizer, spec, count, ks=ks, **how), ks)
+
+
+def gain(before, after, ops):
+    """How much pass@1 on these numbers of operations grew from one table of the same problems to another: (mean, low,
+    high), the mean difference over problems and its paired bootstrap interval (process-verified)."""
+    pairs = [[pair for row in table if row.get("ops") in ops for pair in row["right"]] for table in (before, after)]
+    return interval([c / n - b / m for (b, m), (c, n) in zip(*pairs, strict=True)])
+
+
+def file_accuracy(model, tokenizer, spec, limit=0, shots=0, chat=False, ks=(1,), max_new_tokens=400, seed=0,
+                  progress=False, on_answer=None, **how):
+    """Accuracy of final answers on a file of questions: {"problems", "accuracy": rates, and what `manner` tells}.
 
     chat asks in ChatML; else the question stands behind `shots` solved ones of the same file, which are then left out.
+    how: the other options of `ask`.
     """
     everything = questions.load_problems(str(spec))
     shown, todo = everything[:shots], everything[shots:]
     if limit:
         order = np.random.default_rng(seed).permutation(len(todo))[:limit]
         todo = [todo[i] for i in sorted(order)]
-    if chat:
-        prompts = [tokenizer.encode_chat([{"role": "user", "content": p.question}], add_generation_prompt=True)[0]
-                   for p in todo]
-    else:
-        prompts = [tokenizer.encode(questions.format_question(p, shown)) for p in todo]
-    sampled = tuple(ks) != (1,)
-    n = max(samples, *ks) if sampled else 1
-    drawn = Sampler(model, tokenizer, rows, dtype).generate(
-        prompts, n, max_new_tokens, temperature if sampled else 0.0, seed=seed, progress=str(spec) if progress else "")
-    right, cut = [], 0
-    for problem, completions in zip(todo, drawn):
-        texts = [tokenizer.decode(c.tokens, skip_special=True).split("\nQuestion:")[0] for c in completions]
-        right.append([questions.check_answer(t, problem.answer) for t in texts])
-        cut += sum(c.finish == "length" for c in completions)
+    texts = [p.question if chat else questions.format_question(p, shown) for p in todo]
+    drawn = ask(model, tokenizer, texts, [max_new_tokens] * len(todo), chat, ks=ks, seed=seed,
+                progress=str(spec) if progress else "", **how)
+    right = []
+    for problem, replies in zip(todo, drawn):
+        said = [reply.text.split("\nQuestion:")[0] for reply in replies]
+        right.append([questions.check_answer(text, problem.answer) for text in said])
         if on_answer:
-            on_answer(problem, texts[0], right[-1][0])
-    return {"data": str(spec), "problems": len(todo), "accuracy": rates(right, ks),
-            "cut_off": round(cut / max(1, n * len(todo)), 4)}
+            on_answer(problem, said[0], right[-1][0])
+    return {"data": str(spec), "problems": len(todo), "accuracy": rates(right, ks), **manner(drawn)}
 
 
 @torch.no_grad()
@@ -142,41 +214,82 @@ def bits_per_byte(model, tokenizer, texts, T=256, rows=16, max_tokens=0, autocas
             "bytes": size}
 
 
-def evaluate_all(model, tokenizer, specs, problems=100, T=256, autocast=None):
-    """What training scripts report: for each world spec its accuracy table (greedy), for each text its bits per byte."""
+def evaluate_all(model, tokenizer, specs, problems=100, T=256, autocast=None, chat=False):
+    """What training scripts report: for each world spec its accuracy table (greedy), for a text its bits per byte."""
     found = {}
     for spec in specs:
         if spec.startswith("world:"):
             dtype = torch.bfloat16 if model.head.is_cuda else None
-            found[spec] = world_accuracy(model, tokenizer, spec, problems, dtype=dtype)
+            found[spec] = brief(world_accuracy(model, tokenizer, spec, problems, dtype=dtype, chat=chat))
         else:
             found[spec] = bits_per_byte(model, tokenizer, read_texts(spec), T, max_tokens=500_000, autocast=autocast)
     return found
 
 
+def brief(table):
+    """The table without its rates problem by problem."""
+    return [{key: value for key, value in row.items() if key != "right"} for row in table]
+
+
 def print_world(table, ks):
     head = "".join(f" {f'answer pass@{k}':>24} {f'process pass@{k}':>24}" for k in ks)
     for field, title in (("ops", "operations"), ("context", "context")):
-        print(f"{title:<12}{'problems':>9}{head} {'steps':>7} {'tokens':>7}  most common error")
+        print(f"{title:<12}{'problems':>9}{head} {'steps':>7} {'tokens':>7} {'thinking':>8} {'empty':>6}  common error")
         for row in (r for r in table if field in r):
             cells = "".join(f" {_show(row[part][f'pass@{k}']):>24}" for k in ks for part in ("answer", "process"))
-            print(f"{row[field]!s:<12}{row['problems']:>9}{cells} {row['steps']:>7.3f} {row['tokens']:>7.1f}  {row['why']}")
+            print(f"{row[field]!s:<12}{row['problems']:>9}{cells} {row['steps']:>7.3f} {row['tokens']:>7.1f} "
+                  f"{row['thinking']:>8.3f} {row['empty']:>6.3f}  {row['why']}")
 
 
 def _show(rate):
     return f"{rate[0]:.3f} [{rate[1]:.3f}, {rate[2]:.3f}]"
 
 
-def print_comparison(result, ks):
-    """Verified accuracy by operations, one column for each checkpoint and k, for every world that was measured."""
-    folders = [f for f in result if isinstance(result[f], dict)]
-    for spec in [s for s in result[folders[0]] if s.startswith("world:")]:
+def gains(measured, bands):
+    """From each checkpoint to the next, the gain in each band of each world: list of dict.
+
+    measured: {folder: {spec: {"rows"}}}; bands: {name: numbers of operations}."""
+    found = []
+    for before, after in itertools.pairwise(measured):
+        for spec in (s for s in measured[before] if s.startswith("world:")):
+            tables = [measured[folder][spec]["rows"] for folder in (before, after)]
+            for name, ops in bands.items():
+                if any(row.get("ops") in ops for row in tables[0]):
+                    found.append({"data": spec, "band": name, "ops": [min(ops), max(ops)], "before": before,
+                                  "after": after, "gain": gain(*tables, ops)})
+    return found
+
+
+def print_comparison(measured, ks, found_gains=()):
+    """Verified accuracy by operations, a column for each checkpoint and k, for every world; and the gains in bands."""
+    folders = list(measured)
+    for spec in [s for s in measured[folders[0]] if s.startswith("world:")]:
         print(f"\nverified accuracy on {spec}")
         print("operations  " + "".join(f" {f'{f[-18:]} pass@{k}':>26}" for k in ks for f in folders))
-        for rows in zip(*(result[f][spec] for f in folders), strict=True):
+        for rows in zip(*(measured[f][spec]["rows"] for f in folders), strict=True):
             if "ops" in rows[0]:
-                print(f"{rows[0]['ops']:<12}" + "".join(f" {_show(r['process'][f'pass@{k}']):>26}" for k in ks for r
-                                                        in rows))
+                cells = [f" {_show(row['process'][f'pass@{k}']):>26}" for k in ks for row in rows]
+                print(f"{rows[0]['ops']:<12}{''.join(cells)}")
+        for g in (g for g in found_gains if g["data"] == spec):
+            mean, low, high = g["gain"]
+            print(f"gain in pass@1 on {g['ops'][0]}-{g['ops'][1]} operations ({g['band']}), {g['before'][-18:]} to "
+                  f"{g['after'][-18:]}: {mean:+.3f} [{low:+.3f}, {high:+.3f}]")
+
+
+def parse_band(flag, text):
+    """"4-6" -> range(4, 7)."""
+    low, dash, high = text.partition("-")
+    if not low.isdecimal() or (dash and not high.isdecimal()) or not 1 <= int(low) <= int(high or low):
+        raise ValueError(f"{flag} {text}: use a number of operations, or a range such as 4-6")
+    return range(int(low), int(high or low) + 1)
+
+
+def write_json(path, value):
+    """The file appears whole or not at all."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(f"{path}.{os.getpid()}")
+    temporary.write_text(json.dumps(value) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
 
 
 def main():
@@ -191,22 +304,50 @@ def main():
     p.add_argument("--samples", type=int, default=0, help="samples per problem; 0: the largest k")
     p.add_argument("--temperature", type=float, default=0.7, help="of the samples")
     p.add_argument("--shots", type=int, default=0, help="solved questions of the file to show first")
-    p.add_argument("--chat", action="store_true", help="ask a file's questions in ChatML")
+    p.add_argument("--chat", action="store_true", help="ask in ChatML")
+    p.add_argument("--think", metavar="on|off|auto|N", default="auto",
+                   help="thinking in a chat; N: on, for at most N tokens; auto: by /think or /no_think in the question")
+    p.add_argument("--user-suffix", metavar="TEXT", default="", help="put behind every question, such as ' /no_think'")
+    p.add_argument("--band", metavar="OPS", default="", help="operations, such as 4-6, in which the gain is measured")
+    p.add_argument("--solved", metavar="OPS", default="", help="operations solved before, to see what was forgotten")
     p.add_argument("--max-new-tokens", type=int, default=400, help="tokens of an answer to a file's question")
     p.add_argument("--seq-len", type=int, default=256, help="tokens of context for bits per byte")
     p.add_argument("--rows", type=int, default=64, help="completions that decode at once")
     p.add_argument("--show", type=int, default=0, help="answers to print from each file")
+    p.add_argument("--out", metavar="FILE", default="", help="JSON file to write, with some completions")
+    p.add_argument("--keep", type=int, default=2, help="completions in --out for each number of operations")
     p.add_argument("--seed", type=int, default=0, help="of the samples")
     p.add_argument("--device", default="cpu", help="cpu or cuda")
     p.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of weights and cache")
     args = p.parse_args()
     with cli.bad_input():
-        if not (args.data or args.text):
-            raise ValueError("give --data or --text: what to measure on")
-        result = {"k": args.k} | {folder: measure(folder, args) for folder in args.init}
+        bands = check(args)
+        measured = {folder: measure(folder, args) for folder in dict.fromkeys(args.init)}
+        found = gains(measured, bands)
+        if args.out:
+            write_json(args.out, {"flags": vars(args), "results": measured, "gain": found})
     if len(args.init) > 1:
-        print_comparison(result, args.k)
-    cli.finish(result)
+        print_comparison(measured, args.k, found)
+    cli.finish({"k": args.k, "gain": found} | {
+        folder: {name: brief(value["rows"]) if name.startswith("world:") else value for name, value in results.items()}
+        for folder, results in measured.items()})
+
+
+def check(args):
+    """Refuses flags that do not go together before anything is measured; returns {name: numbers of operations}."""
+    if not (args.data or args.text):
+        raise ValueError("give --data or --text: what to measure on")
+    if not args.chat and (args.think != "auto" or args.user_suffix):
+        raise ValueError("--think and --user-suffix need --chat")
+    parse_think(args.think)
+    if args.out and Path(args.out).exists():
+        raise ValueError(f"--out {args.out}: exists already; remove it or choose another file")
+    worlds = [World.from_spec(spec) for spec in args.data if spec.startswith("world:")]
+    bands = {flag: parse_band(f"--{flag}", getattr(args, flag)) for flag in ("band", "solved") if getattr(args, flag)}
+    for flag, ops in bands.items():
+        if not any(set(ops) & set(world.ops) for world in worlds):
+            raise ValueError(f"--{flag} {getattr(args, flag)}: no --data world:... has such problems")
+    return bands
 
 
 def measure(folder, args):
@@ -215,13 +356,15 @@ def measure(folder, args):
     if tokenizer is None:
         raise ValueError(f"--init {folder}: the folder has no tokenizer.json")
     print(f"\n{folder}")
-    common = dict(ks=args.k, samples=args.samples, temperature=args.temperature, rows=args.rows, seed=args.seed,
-                  progress=True)
+    think, budget = parse_think(args.think)
+    how = dict(ks=args.k, samples=args.samples, temperature=args.temperature, rows=args.rows, seed=args.seed,
+               chat=args.chat, think=think, think_budget=budget, user_suffix=args.user_suffix, progress=True)
     found = {}
     for spec in args.data:
         if spec.startswith("world:"):
-            found[spec] = world_accuracy(model, tokenizer, spec, args.problems, **common)
-            print_world(found[spec], args.k)
+            asked = ask_world(model, tokenizer, spec, args.problems, **how)
+            found[spec] = {"rows": world_table(asked, args.k), "samples": world_samples(asked, args.keep)}
+            print_world(found[spec]["rows"], args.k)
             continue
         left = [args.show]
 
@@ -229,11 +372,12 @@ def measure(folder, args):
             if left[0]:
                 print(f"--- {'right' if ok else 'wrong'}, gold {problem.answer}\n{problem.question}\n> {text.strip()}")
                 left[0] -= 1
-        found[spec] = file_accuracy(model, tokenizer, spec, args.limit, args.shots, args.chat,
-                                    max_new_tokens=args.max_new_tokens,
-                                    on_answer=show, **common)
-        print(f"{spec}: {found[spec]['problems']} questions, "
-              + ", ".join(f"{k} {_show(r)}" for k, r in found[spec]["accuracy"].items()))
+        found[spec] = file_accuracy(model, tokenizer, spec, args.limit, args.shots, max_new_tokens=args.max_new_tokens,
+                                    on_answer=show, **how)
+        r = found[spec]
+        shown = ", ".join(f"{k} {_show(rate)}" for k, rate in r["accuracy"].items())
+        print(f"{spec}: {r['problems']} questions, {shown}; {r['tokens']} tokens, thinking {r['thinking']:.3f}, "
+              f"empty {r['empty']:.3f}, cut off {r['cut_off']:.3f}")
     for path in args.text:
         found[path] = bits_per_byte(model, tokenizer, read_texts(path), args.seq_len)
         print(f"{path}: {found[path]['bits_per_byte']:.4f} bits per byte over {found[path]['bytes']:,} bytes")

@@ -1,36 +1,31 @@
-"""Questions with checkable answers, and the check itself.
+"""Questions with checkable answers, and the rewards that answers to them earn.
 
     load_problems("world:ops=1-4,split=test", limit=100)    problems of the reasoning world
     load_problems("gsm8k/test.jsonl")                       GSM8K-style, MATH-style or any question/answer JSONL(.gz)
-    check_answer(completion, gold)                          does a completion end in the right answer?
+    check_answer(completion, gold)                          does a completion end in the right answer? (answers.py)
+    mix = parse_rewards("strict:1+length:0.1", spec)        rewards by name, with weights
+    score_group(problem, replies, mix, seed)                a Score for each of the G completions of one prompt
 
-The check is a pipeline of small pure functions: extract_answer finds the final answer in a text, _normalise removes
-LaTeX cosmetics, _read splits it into sets, tuples, intervals and matrices down to single expressions, and an
-expression is evaluated by a small parser over exact fractions. An expression with variables is evaluated at fixed
-pseudo-random points: two polynomials that agree there are taken as equal. Texts come from models, so nothing here
-calls eval, every size is bounded, and no input raises.
-
-What it simplifies: units are dropped, not converted (5 cm = 5); a bare one-letter unit reads as a variable; a percent
-sign is dropped, but 50% also equals 0.5; decimals are exact (0.33 is not 1/3); i is a variable, so i^2 is not -1;
-inequalities and words are compared side by side, not understood.
+A reward is a pure function reward(problem, reply, group) -> float; a new one needs an entry in REWARDS and no more.
+Three of them are wrong on purpose, as controls (arXiv 2506.10947): where random, incorrect or majority rewards teach as
+much as true ones, it was not the reward that taught. They differ from the paper's: there, majority is the mode of 64
+samples of the initial model, fixed before training, and incorrect rewards agreeing with that mode on the prompts where
+it is wrong. Here majority is the mode of the group itself, and incorrect takes any wrong answer to any prompt.
 """
+import hashlib
 import itertools
 import math
 import random
 import re
 from dataclasses import dataclass, field
-from fractions import Fraction
+from functools import cached_property
 
-from expression import MAX_DEPTH, evaluate
+from answers import boxed, check_answer, count_answers, extract_answer, same_answer
 from texts import read_rows
+from tokenizer import END_THINK, THINK, split_thinking
+from verify import ANSWER, LINE, Verdict, final_answer
 from world import World
 
-MAX_TEXT = 4096    # characters at the end of a completion in which an answer is sought
-MAX_ANSWER = 512   # characters of an answer; longer ones are only compared as strings
-MAX_PARTS = 64     # elements of a set that are compared in any order
-
-
-# Problems.
 
 @dataclass
 class Problem:
@@ -70,7 +65,7 @@ def _problem(record, where: str, source: str) -> Problem:
     if question is None:
         raise ValueError(f"{where}: no field 'question' or 'problem'")
     if answer is None and "\\boxed" in solution:
-        answer = _boxed(solution)
+        answer = boxed(solution)
     if answer is None:
         raise ValueError(f"{where}: no field 'answer', and no \\boxed answer in a field 'solution'")
     answer = str(answer)
@@ -94,257 +89,183 @@ def format_question(problem: Problem, shots: list[Problem] = ()) -> str:
     return f"{text}Question: {problem.question.strip()}\nAnswer:"
 
 
-# Finding the answer in a completion.
+# rewards
 
-def check_answer(text: str, gold: str) -> bool:
-    """Whether the final answer of a completion equals the gold answer."""
-    return same_answer(extract_answer(text), gold)
+@dataclass
+class Reply:
+    """One completion, as rewards see it."""
+    text: str               # decoded, with thinking marks; begins with <think> also where the prompt opened the block
+    tokens: int = 0         # how many it has
+    limit: int = 0          # how many it could have had
+    finish: str = "stop"    # "stop" or "length"
+    thinking: bool = False  # whether it should think: True in a chat, False in plain text and in no-think mode
+    sample: int = 0         # its number in the group
 
-
-def extract_answer(text: str) -> str | None:
-    """The final answer of a completion: the last \\boxed{}, else <answer>, else ####, else "answer is", else the last
-    number. After a </think>, only what follows it counts; a <think> that never ends has no answer yet (None)."""
-    rest = text.rpartition("</think>")[2]
-    if "<think>" in rest:
-        return None
-    tail = rest[-MAX_TEXT:]
-    for find in (_boxed, _tagged, _after_hashes, _after_phrase, _last_number):
-        answer = (find(tail) or "").strip(" \t\r\n*")
-        if answer:
-            return answer
-    return None
-
-
-def _boxed(text: str) -> str | None:
-    """Content of the last \\boxed{...} or \\fbox{...} whose braces balance, or the word after `\\boxed `."""
-    boxes = list(re.finditer(r"\\(?:boxed|fbox)(?![A-Za-z])\s?", text))
-    for box in reversed(boxes[-8:]):
-        if not text.startswith("{", box.end()):
-            return re.match(r"[^\s$]*", text[box.end():])[0].rstrip(".,;")
-        depth = 0
-        for brace in re.finditer(r"\\.|[{}]", text[box.end():], re.DOTALL):
-            depth += {"{": 1, "}": -1}.get(brace[0], 0)  # \{ and \} are not counted
-            if depth == 0 and brace[0] == "}":
-                return text[box.end() + 1:box.end() + brace.start()]
-    return None
-
-
-def _tagged(text: str) -> str | None:
-    _, tag, rest = text.rpartition("<answer>")
-    return rest.split("</answer>")[0] if tag and "</answer>" in rest else None
-
-
-def _after_hashes(text: str) -> str | None:
-    _, hashes, rest = text.rpartition("####")
-    return rest.strip().split("\n")[0] if hashes else None
-
-
-def _after_phrase(text: str) -> str | None:
-    """What follows the last "answer is" or "Answer:", up to the end of the sentence or line."""
-    phrases = list(re.finditer(r"\banswer(?: is|:)[:*\s]*", text, re.IGNORECASE))
-    return re.split(r"[.!?](?=[*\s]|$)|\n|,?\s(?:because|since)\s", text[phrases[-1].end():])[0] if phrases else None
-
-
-def _last_number(text: str) -> str | None:
-    numbers = re.findall(r"(?:(?<![\w)}])[-−])?\$?(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)(?:/\d+)?%?", text)
-    return numbers[-1] if numbers else None
-
-
-# Comparing two answers.
-
-def same_answer(candidate: str | None, gold: str) -> bool:
-    """Whether two answers are mathematically the same. Symmetric, except that "(C) 12" answers a gold "C"."""
-    if candidate is None or not candidate.strip() or not gold.strip():
-        return False
-    if max(len(candidate), len(gold)) > MAX_ANSWER:
-        return candidate.strip() == gold.strip()
-    candidate, gold = _normalise(candidate), _normalise(gold)
-    if candidate == gold:
-        return gold != ""
-    choice, chosen = re.fullmatch(r"\(?([A-J])\)?", gold), re.match(r"\(?([A-J])[).:]\s", candidate)
-    if choice and chosen:
-        return chosen[1] == choice[1]
-    return _same(_read(candidate), _read(gold))
-
-
-_SPELLINGS = [  # applied in this order
-    ("\\\\", ";"), ("\\!", ""), ("{,}", ""), ("\\$", "$"), ("\\%", "%"), (" percent", "%"), ("−", "-"), ("–", "-"),
-    ("×", "*"), ("·", "*"), ("÷", "/"), ("**", "^"), ("π", "\\pi "), ("∞", "\\infty "), ("√", "sqrt"), ("²", "^2"),
-    ("³", "^3"), ("±", "\\pm "), ("∪", "\\cup "), ("∈", "\\in "), ("≤", "\\le "), ("≥", "\\ge "), ("≠", "\\ne "),
-    ("<=", "\\le "), (">=", "\\ge "), ("\\lbrace", "\\{"), ("\\rbrace", "\\}"),
-]
-_LATEX = [(re.compile(pattern), replacement) for pattern, replacement in [
-    (r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|mbox|hbox|math(?:rm|bf|it|sf)|operatorname)\s*(?=\{)", r"\\text"),
-    (r"(?<=[\d}])(?:\\[,; ]|\s)*\\text\{\s*[gmshLNJVW]\s*\}(?:\^\d|\^\{\d\})?", ""),  # 5\text{ m}^2: a one-letter unit
-    (r"\\text\{([^{}]*)\}", r" \1 "),
-    (r"(?<=\d)\\,(?=\d{3})", ""),                                                       # 1\,234
-    (r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|limits)(?![A-Za-z])\.?", ""),
-    (r"\\[,;: ]|~|\\q?quad(?![A-Za-z])", " "),
-    (r"\^\s*\\circ(?![A-Za-z])|\^\s*\{\s*\\circ\s*\}|\\degree(?![A-Za-z])|°", ""),
-    (r"\\[dtc]frac", r"\\frac"),
-    (r"\\(?:times|cdot|ast)(?![A-Za-z])", "*"),
-    (r"\\div(?![A-Za-z])", "/"),
-    (r"\\(le|ge|ne)q(?![A-Za-z])", r"\\\1 "),
-    (r"\\[()\[\]]|[$€£¥]", ""),                                                         # delimiters and currencies
-    (r"_\s*\{\s*(\w+)\s*\}", r"_\1"),
-    (r"\s+", " "),
-    (r",? (?:and|or) ", ", "),
-    (r"^ ?[A-Za-z] ?\\in ", ""),                                                        # x \in [0, 1]
-]]
-
-
-def _normalise(text: str) -> str:
-    """One spelling for what is written in many ways: dashes, spaces, fonts, units in \\text, thousands separators."""
-    text = re.sub(r",\\!\s*", "", text.strip(" *`\"'"))                                   # 11,\! 100
-    for old, new in _SPELLINGS:
-        text = text.replace(old, new)
-    for pattern, new in _LATEX:
-        text = pattern.sub(new, text)
-    if not re.search(r"[(\[{]", text):  # inside brackets a comma separates: (1,234) is a pair
-        text = re.sub(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\d)", lambda number: number[0].replace(",", ""), text)
-    return text.strip().rstrip(" .,;:")
+    @classmethod
+    def of(cls, completion, tokenizer, limit, sample=0):
+        """From a sampler.Completion."""
+        c, chat = completion, tokenizer.im_start is not None and tokenizer.im_start in completion.prompt
+        return cls(tokenizer.decode_reply(c.prompt, c.tokens), len(c.tokens), limit, c.finish,
+                   chat and tokenizer.thinking_in(c.prompt) is not False, sample)
 
 
 @dataclass
-class _Answer:
-    kind: str                     # "one" expression, or what holds the parts together: "set", "()", "[)", "<", ...
-    parts: list                   # of _Answer; empty for "one"
-    text: str = ""                # "one" only, as are the following
-    values: list | None = None    # at each random point; None where it is not an expression but words
-    equation: list | None = None  # left minus right side at each point, where it is an equation
-    percent: bool = False
+class Group:
+    """What a reward may look at beside its own reply."""
+    problem: Problem
+    replies: list[Reply]
+    seed: int = 0
+
+    @cached_property
+    def majority(self) -> str | None:
+        """The answer that most replies give, the earlier one of equals; None where nobody answers."""
+        given, votes = [], []
+        for answer in (answer_of(self.problem, reply.text) for reply in self.replies):
+            if answer is not None:
+                at = next((i for i, other in enumerate(given) if same_answer(answer, other)), len(given))
+                if at == len(given):
+                    given.append(answer)
+                    votes.append(0)
+                votes[at] += 1
+        return given[votes.index(max(votes))] if given else None
 
 
-def _read(text: str, depth: int = 0) -> _Answer:
-    """An answer as a tree of sets, tuples, intervals, matrices and inequalities over single expressions."""
-    text = text.strip()
-    if depth > MAX_DEPTH:
-        return _Answer("one", [], text)
-
-    def parts(kind, pieces):
-        return _Answer(kind, [_read(piece, depth + 1) for piece in pieces])
-
-    name, _, right = text.partition("=")
-    if "=" not in right and re.fullmatch(r"\w|\([\w, ]+\)", name.strip()) and re.search(r"[,;&]", right):
-        text = right.strip()                                                            # (x, y) = (1, 2)
-    if matrix := re.fullmatch(r"\\begin\{([pbvBV]?)matrix\}(.*)\\end\{\1matrix\}", text):
-        rows = [row.split("&") for row in matrix[2].strip(" ;").split(";")]
-        return parts(f"matrix {[len(row) for row in rows]}", [cell for row in rows for cell in row])
-    if len(pieces := _split(text, "\\cup")) > 1:
-        return parts("union", pieces)
-    pieces = [both for piece in _split(text, ",") for both in _plus_and_minus(piece)]
-    if len(pieces) > 1:
-        return parts("set", pieces)
-    if text.startswith(("\\{", "{")) and text.endswith("}") and _closes_at_end(text):
-        inner = text.lstrip("\\")[1:-1].removesuffix("\\")
-        elements = _read(inner, depth + 1)
-        return elements if elements.kind == "set" or not inner.strip() else _Answer("set", [elements])
-    if text.startswith(("(", "[")) and text.endswith((")", "]")) and _closes_at_end(text):
-        pieces = _split(text[1:-1], ",")
-        if len(pieces) > 1:
-            return parts(text[0] + text[-1], pieces)
-    if len(pieces := re.split(r"(\\(?:le|ge|ne)(?![A-Za-z])|[<>])", text)) > 1:
-        return parts(" ".join(pieces[1::2]), pieces[0::2])
-    return _read_one(text)
+@dataclass
+class Score:
+    reward: float           # the weighted sum of the parts
+    parts: dict             # each reward by name, without its weight
+    answer_ok: bool
+    process_ok: bool | None  # None where a problem has no steps to check: only the world has
+    steps_ok: float | None
+    reason: str             # "ok", or the first thing that is wrong
 
 
-def _split(text: str, separator: str) -> list[str]:
-    """Split where no bracket is open. All brackets count alike, since [0, 1) is an interval."""
-    pieces, depth, start = [], 0, 0
-    for at, char in enumerate(text):
-        depth += (char in "([{") - (char in ")]}")
-        if depth == 0 and text.startswith(separator, at):
-            pieces.append(text[start:at])
-            start = at + len(separator)
-    return pieces + [text[start:]]
+def answer_of(problem: Problem, text: str) -> str | None:
+    """The final answer: in the world the last "Answer:" line. Inside an unclosed think block nothing is an answer."""
+    return final_answer(text) if problem.world else extract_answer(text)
 
 
-def _plus_and_minus(text: str) -> list[str]:
-    """3 \\pm 2 stands for 3 + 2 and 3 - 2. Inside brackets it is left for later."""
-    if len(_split(text, "\\pm")) == 1:
-        return [text]
-    return [text.replace("\\pm", sign).replace("\\mp", opposite) for sign, opposite in ("+-", "-+")]
+def grade(problem: Problem, text: str) -> Verdict:
+    """Answer and steps of a completion; process_ok and steps_ok are None where the problem has no steps."""
+    if problem.world:
+        return problem.world.verify(problem.world_problem, text)
+    ok = check_answer(text, problem.answer)
+    return Verdict(ok, None, None, "ok" if ok else f"answer {str(extract_answer(text))[:80]}, it is {problem.answer}")
 
 
-def _closes_at_end(text: str) -> bool:
-    """Whether the bracket that opens the text is closed by its last character: no for (a+1)(b+2)."""
-    depths = itertools.accumulate((char in "([{") - (char in ")]}") for char in text.lstrip("\\"))
-    return next((at for at, depth in enumerate(depths, 1) if depth == 0), 0) == len(text.lstrip("\\"))
+def answer_reward(problem, reply, group):
+    """1 for a right final answer."""
+    return float(grade(problem, reply.text).answer_ok)
 
 
-def _read_one(text: str) -> _Answer:
-    """A single expression: evaluated where it is one, else kept as words. "x = 5" is both an equation and a 5."""
-    percent, equation = "%" in text, None
-    # a space only tells letters or digits apart: "6 : 15 PM" and "6:15PM" are the same words, "1 2" and "12" are not
-    words = re.sub(r"(?<![^\W\d]) (?!\d)|(?<!\d) (?![^\W\d])|(?<=\d) (?=[^\W\d])|(?<=[^\W\d]) (?=\d)", "", text)
-    left, *rights = text.replace("%", "").split("=")
-    expression = rights[-1] if rights else left
-    values = evaluate(expression) or evaluate(_without_unit(expression))
-    if rights:
-        equation = evaluate(f"({left})-({expression})") if len(rights) == 1 else None
-        if re.search(r"[A-Za-z]", left) and not re.fullmatch(r" ?\\?[A-Za-z]+(_\w+)?(\(\w\))? ?", left):
-            values = None                                                               # x + y = 5 is not a 5
-    return _Answer("one", [], words, values, equation, percent)
+def process_reward(problem, reply, group):
+    """The share of the gold steps that are right."""
+    return grade(problem, reply.text).steps_ok
 
 
-_NOT_UNITS = {"am", "pm", "dozen", "hundred", "thousand", "million", "billion", "trillion", "squared", "cubed"}
+def strict_reward(problem, reply, group):
+    """1 for a right answer by right steps: R = R_out if R_pv = 1, else 0 (arXiv 2512.07783)."""
+    return float(grade(problem, reply.text).ok)
 
 
-def _without_unit(text: str) -> str:
-    """Drop the words after a number: 12 apples, 5 cm^2, 3 miles per hour. Not 5 million, and not 5 x."""
-    unit = re.search(r"(?<![A-Za-z\\])[A-Za-z][A-Za-z /.-]*(?: ?\^ ?(?:\d|\{\d\}))? ?$", text)
-    words = re.findall(r"[A-Za-z]+", unit[0]) if unit else ["x"]
-    is_unit = len(words[0]) > 1 and words[0].lower() not in _NOT_UNITS and all(len(w) > 1 or w == "a" for w in words)
-    return text[:unit.start()].rstrip() if is_unit else text
+def format_reward(problem, reply, group):
+    """1 for a finished text of the right form, whatever it says.
+
+    A reply that should think: one <think> at the very start, some reasoning, one </think>, and behind it exactly one
+    final answer (in the world one "Answer: N" line, else one \\boxed{} or another form that count_answers knows).
+    Any other: no thinking mark, and exactly one final answer; in the world, steps alone may stand before its line.
+    """
+    text = reply.text
+    if reply.thinking:
+        reasoning, said = split_thinking(text)
+        good = bool((reasoning or "").strip()) and text.lstrip().startswith(THINK)
+        good = good and text.count(THINK) == text.count(END_THINK) == 1
+    else:
+        said, good = text, THINK not in text and END_THINK not in text
+    if problem.world is None:
+        return float(good and reply.finish == "stop" and count_answers(said) == 1)
+    *before, last = [line for line in said.split("\n") if line.strip()] or [""]
+    good = good and ANSWER.search(last) and (reply.thinking or all(LINE.search(line) for line in before))
+    return float(bool(good) and reply.finish == "stop" and len(ANSWER.findall(said)) == 1)
 
 
-def _same(a: _Answer, b: _Answer) -> bool:
-    """Compare two trees: in any order for sets and unions, in order for everything else."""
-    if a.kind != b.kind:
-        one, other = (a, b) if a.kind == "set" else (b, a)
-        return one.kind == "set" and len(one.parts) == 1 and _same(one.parts[0], other)  # {5} is 5
-    if a.kind == "one":
-        return _same_one(a, b)
-    if len(a.parts) != len(b.parts):
-        return False
-    if a.kind not in ("set", "union") or len(a.parts) > MAX_PARTS:
-        return all(map(_same, a.parts, b.parts))
-    unmatched = list(b.parts)
-    for part in a.parts:
-        match = next((other for other in unmatched if _same(part, other)), None)
-        if match is None:
-            return False
-        unmatched = [other for other in unmatched if other is not match]
-    return True
+def length_reward(problem, reply, group):
+    """1 for no tokens, falling in a straight line to 0 at the limit: short is better, right or wrong."""
+    if reply.limit < 1:
+        raise ValueError("the length reward needs Reply.limit, the most tokens that a completion may have")
+    return max(0.0, 1 - reply.tokens / reply.limit)
 
 
-def _same_one(a: _Answer, b: _Answer) -> bool:
-    if a.text == b.text:
-        return a.text != ""
-    if a.equation and b.equation:  # the same line, up to a factor
-        pairs = [pair for pair in zip(a.equation, b.equation) if None not in pair]
+def random_reward(problem, reply, group):
+    """A fair coin for each (seed, question, sample), blind to the text; a resumed run throws the same ones."""
+    key = f"{group.seed}|{reply.sample}|{problem.question}"
+    return float(hashlib.blake2b(key.encode("utf-8", "replace"), digest_size=1).digest()[0] & 1)
+
+
+def incorrect_reward(problem, reply, group):
+    """1 for a final answer that is there and wrong."""
+    return float(answer_of(problem, reply.text) is not None and not grade(problem, reply.text).answer_ok)
+
+
+def majority_reward(problem, reply, group):
+    """1 for the answer that most of the group give."""
+    return float(group.majority is not None and same_answer(answer_of(problem, reply.text), group.majority))
+
+
+REWARDS = {"answer": answer_reward, "process": process_reward, "strict": strict_reward, "format": format_reward,
+           "length": length_reward, "random": random_reward, "incorrect": incorrect_reward, "majority": majority_reward}
+NEED_STEPS = {"process", "strict"}
+
+
+def parse_rewards(mix: str, *specs: str) -> list[tuple]:
+    """"strict:1+length:0.1" -> [(name, function, weight), ...]; a name alone weighs 1.
+
+    specs: where the problems come from, to refuse rewards that need steps where there are none."""
+    rewards = []
+    for part in mix.split("+"):
+        name, colon, weight = part.strip().partition(":")
+        if name not in REWARDS:
+            raise ValueError(f"reward {name!r} is not known: use {', '.join(REWARDS)}, as in strict:1+length:0.1")
+        if name in [seen for seen, _, _ in rewards]:
+            raise ValueError(f"reward {name!r} is given twice")
+        without = [spec for spec in specs if not spec.startswith("world:")]
+        if name in NEED_STEPS and without:
+            raise ValueError(f"reward {name!r} checks steps, and {without[0]} has none: use answer, or world:...")
         try:
-            factor = next((x / y for x, y in pairs if x and y), None)
-            return factor is not None and all(_close(x, y * factor) for x, y in pairs)
-        except OverflowError:
-            return False
-    if a.values and b.values:
-        return _agree(a.values, b.values) or a.percent != b.percent and (
-            _agree(a.values, b.values, Fraction(1, 100)) if a.percent else _agree(b.values, a.values, Fraction(1, 100)))
-    return not a.values and not b.values and a.text.casefold() == b.text.casefold()
+            rewards.append((name, REWARDS[name], float(weight) if colon else 1.0))
+        except ValueError:
+            raise ValueError(f"reward {part!r}: {weight!r} is not a number") from None
+        if not math.isfinite(rewards[-1][2]):
+            raise ValueError(f"reward {part!r}: use a finite weight")
+    return rewards
 
 
-def _agree(a: list, b: list, scale: Fraction = Fraction(1)) -> bool:
-    """Whether two expressions have the same value at every point where they have one at all."""
-    pairs = [(x, y) for x, y in zip(a, b) if x is not None or y is not None]
-    return bool(pairs) and all(None not in pair and _close(pair[0] * scale, pair[1]) for pair in pairs)
+def score_group(problem: Problem, replies: list[Reply], rewards: list[tuple], seed: int = 0,
+                on_error=None) -> list[Score]:
+    """Scores the G completions of one prompt; `rewards` is what parse_rewards gives.
 
+    Texts come from models and rewards from users, so a reward that raises, or is not a finite number, counts as zero,
+    and on_error(name, text, exception) is called."""
+    group, scores = Group(problem, replies, seed), []
 
-def _close(x, y) -> bool:
-    """Exact for fractions; to nine digits where a root or a constant made it a float."""
-    if isinstance(x, float) or isinstance(y, float):
+    def guarded(name, reply, function, *arguments, otherwise):
         try:
-            return math.isclose(x, y, rel_tol=1e-9, abs_tol=1e-12)
-        except OverflowError:
-            return False
-    return x == y
+            return function(*arguments)
+        except Exception as error:
+            if on_error:
+                on_error(name, reply.text, error)
+            return otherwise
+
+    def value(function, reply):
+        number = float(function(problem, reply, group))
+        if not math.isfinite(number):
+            raise ValueError(f"the reward is {number}")
+        return number
+
+    for reply in replies:
+        parts = {name: guarded(name, reply, value, function, reply, otherwise=0.0) for name, function, _ in rewards}
+        verdict = guarded("grade", reply, grade, problem, reply.text,
+                          otherwise=Verdict(False, False, 0.0, "cannot be graded"))
+        total = sum(weight * parts[name] for name, _, weight in rewards)
+        scores.append(Score(total, parts, verdict.answer_ok, verdict.process_ok, verdict.steps_ok, verdict.reason))
+    return scores

@@ -55,12 +55,15 @@ _order = _visible + [byte for byte in range(256) if byte not in _visible]
 CHAR_OF_BYTE = {byte: chr(byte if n < len(_visible) else 256 + n - len(_visible)) for n, byte in enumerate(_order)}
 BYTE_OF_CHAR = {ord(char): byte for byte, char in CHAR_OF_BYTE.items()}
 
-# Jinja for apply_chat_template; `think` means the same there as in encode_chat.
+# Jinja for apply_chat_template. `think` means the same there as in encode_chat; without it, thinking_mode decides.
 CHAT_TEMPLATE = (
-    r"{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
+    r"{% set mode = namespace(think=none) %}{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
+    r"{% if m.role == 'user' and m.content.rstrip().endswith('/no_think') %}{% set mode.think = false %}"
+    r"{% elif m.role == 'user' and m.content.rstrip().endswith('/think') %}{% set mode.think = none %}{% endif %}"
     r"{% if m.role == 'assistant' and m.reasoning is defined and m.reasoning is not none %}"
     r"{{ '<think>\n' + m.reasoning + '\n</think>\n\n' }}{% endif %}{{ m.content + '<|im_end|>\n' }}{% endfor %}"
-    r"{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% if think is defined and think is not none %}"
+    r"{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
+    r"{% set think = think if think is defined else mode.think %}{% if think is not none %}"
     r"{{ '<think>\n' if think else '<think>\n\n</think>\n\n' }}{% endif %}{% endif %}")
 
 
@@ -332,6 +335,34 @@ class Tokenizer:
             put(0.0, self.im_start, "assistant\n")
             put(0.0, *{None: (), True: (opening, "\n"), False: empty_block}[think])
         return ids, mask
+
+    def chat_prompt(self, messages: list[dict], think: bool | None = None) -> list[int]:
+        """The ids of a conversation up to where the model replies; with think=None the user's flags decide."""
+        return self.encode_chat(messages, True, thinking_mode(messages) if think is None else think)[0]
+
+    def thinking_in(self, ids: list[int]) -> bool | None:
+        """What the end of a prompt says on thinking, in the words of encode_chat's `think`: True where it leaves a
+        block open, False where it has closed one, None where the turn that the model is to write has no mark."""
+        start = max((at for at, i in enumerate(ids) if i == self.im_start), default=0)
+        if self.think is not None and self.end_think is not None:
+            marks = [i == self.think for i in ids[start:] if i in (self.think, self.end_think)]
+            return marks[-1] if marks else None
+        turn = self.decode(ids[start:])
+        opened, closed = turn.rfind(THINK), turn.rfind(END_THINK)
+        return None if opened == closed else opened > closed
+
+    def decode_reply(self, prompt: list[int], tokens: list[int]) -> str:
+        """A completion's text with thinking marks and no other special token; <think> also where the prompt has it."""
+        return (THINK if self.thinking_in(prompt) else "") + self.decode(tokens, skip_special=True)
+
+
+def thinking_mode(messages: list[dict]) -> bool | None:
+    """Qwen3's soft switch, for encode_chat's `think`: the last user turn that ends in a flag decides. After "/no_think"
+    the prompt gives the empty block (False), which a model is never trained to write; after "/think", or with no flag,
+    the model opens a block itself (None)."""
+    turns = [str(message.get("content")).rstrip() for message in messages if message.get("role") == "user"]
+    flagged = [turn for turn in turns if turn.endswith(("/no_think", "/think"))]
+    return False if flagged and flagged[-1].endswith("/no_think") else None
 
 
 def split_thinking(text: str) -> tuple[str | None, str]:

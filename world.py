@@ -24,9 +24,10 @@ import argparse
 import hashlib
 import json
 import random
-import re
 import time
 from dataclasses import dataclass, field
+
+from verify import Step, verify
 
 CONTEXTS = {  # the words of a context: how it is called, and thirty-two kinds of things to count
     "zoo": ("Zoo",
@@ -61,21 +62,6 @@ SPLITS = {"pretrain": (0, 60), "midtrain": (60, 70), "sft": (70, 75), "rl": (75,
 
 
 @dataclass(frozen=True)
-class Step:
-    """One line of a solution: left op right = target value. An operand is a quantity's name or an int constant."""
-    target: str
-    op: str
-    left: str | int
-    right: str | int
-    value: int
-
-    def normal(self):
-        """The step without its value, the same for a + b and b + a."""
-        pair = (str(self.left), str(self.right))
-        return self.op, pair if self.op == "-" else tuple(sorted(pair))
-
-
-@dataclass(frozen=True)
 class Problem:
     question: str
     solution: str                    # the steps, one a line, then "Answer: N"; only the last line if solution=False
@@ -90,18 +76,6 @@ class Problem:
     def reasoning(self):
         """The solution without its last line, as it stands in a think block."""
         return self.solution.rpartition("\n")[0]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    answer_ok: bool                  # the final answer is right
-    process_ok: bool                 # every gold step is there and right
-    steps_ok: float                  # share of the gold steps that are there and right
-    reason: str                      # "ok", or the first thing that is wrong
-
-    @property
-    def ok(self):
-        return self.answer_ok and self.process_ok
 
 
 class World:
@@ -153,7 +127,7 @@ class World:
 
     @classmethod
     def from_spec(cls, spec):
-        """World from "ops=1-4,contexts=zoo+school" (a leading "world:" is dropped). Unknown options are a ValueError."""
+        """World from "ops=1-4,contexts=zoo+school" (a leading "world:" is dropped); ValueError for unknown options."""
         options = {}
         for part in filter(None, spec.removeprefix("world:").split(",")):
             key, eq, value = part.partition("=")
@@ -278,54 +252,8 @@ class World:
         return Problem(" ".join(said), solution, answer, ops, context, tuple(steps), values, self.modulus)
 
     def verify(self, problem, text):
-        """Checks a completion against the problem's graph: Verdict.
-
-        A gold step counts when the text has a line for the same quantity with the same parents and operation, the
-        right values beside their names and the right result (the paper's s(v), made stricter by the last three).
-        Lines for quantities that the gold solution lacks are ignored. Where a quantity is computed twice, the lines
-        must agree.
-        """
+        """Checks a completion against the problem's graph: Verdict (see verify.py)."""
         return verify(problem, text)
-
-
-_NAME, _NUMBER = r"([a-z][A-Za-z ]{0,60}?)", r"(-?\d{1,9})"
-LINE = re.compile(rf"^[ \t]*(?:{_NAME} )?{_NUMBER} ([-+*]) (?:{_NAME} )?{_NUMBER} = {_NAME} {_NUMBER}[ \t.]*$", re.M)
-ANSWER = re.compile(r"^[ \t]*Answer: (-?\d{1,9})[ \t.]*$", re.M)
-
-
-def verify(problem, text):
-    """See World.verify."""
-    found, twice = {}, set()
-    for a, a_value, op, b, b_value, target, value in LINE.findall(text[:100_000]):
-        line = (Step(target, op, a or int(a_value), b or int(b_value), int(value)), {a: int(a_value), b: int(b_value)})
-        if found.setdefault(target, line) != line:
-            twice.add(target)
-    right, reason = 0, ""
-    for gold in problem.steps:
-        why = ""
-        if gold.target not in found:
-            why = "missing"
-        elif gold.target in twice:
-            why = "computed twice, with two results"
-        else:
-            step, stated = found[gold.target]
-            wrong = [n for n, v in stated.items() if n and problem.values.get(n) != v]
-            if {step.left, step.right} != {gold.left, gold.right}:
-                why = f"computed from {step.left} and {step.right}, not from {gold.left} and {gold.right}"
-            elif step.normal() != gold.normal():
-                why = f"operation {step.left} {step.op} {step.right}, not {gold.left} {gold.op} {gold.right}"
-            elif wrong:
-                why = f"takes {wrong[0]} for {stated[wrong[0]]}, it is {problem.values[wrong[0]]}"
-            elif step.value != gold.value:
-                why = f"result {step.value}, it is {gold.value}"
-        right += not why
-        if why and not reason:
-            reason = f"{gold.target}: {why}"
-    answers = ANSWER.findall(text[-100_000:])
-    answer_ok = bool(answers) and int(answers[-1]) == int(problem.answer)
-    if not reason and not answer_ok:
-        reason = f"answer {answers[-1]}, it is {problem.answer}" if answers else "no answer"
-    return Verdict(answer_ok, right == len(problem.steps), right / len(problem.steps), reason or "ok")
 
 
 def _reverse(rng, facts, steps, values, asked):

@@ -19,6 +19,10 @@ TOY = {  # flags put behind a command's own (the last one wins), so that it ends
     "evaluate.py": "--problems 2 --limit 2 --max-new-tokens 4",
     "tokenizer.py train": "--vocab-size 400 --overwrite", "data.py prepare": "--workers 1 --tokens 3000",
     "data.py table": "--tokens 3000",
+    "sft.py": "--seq-len 512 --batch-tokens 1024 --micro-tokens 0 --steps 2 --device cpu --eval-problems 2",
+    "dpo.py": "--seq-len 512 --batch-tokens 1024 --micro-tokens 0 --steps 2 --device cpu --eval-problems 2",
+    "grpo.py": "--prompts 2 --group 2 --max-new-tokens 8 --steps 1 --device cpu --candidates 4 --eval-problems 2",
+    "augment.py": "--count 6 --max-new-tokens 100 --temperature 1.5", "report.py": "--overwrite",
     "world.py": "--time 0.1", "bench.py": "--rounds 1 --out results --toy",
 }
 
@@ -32,7 +36,7 @@ def commands():
             text = re.match(r'\s*r?"""(.*?)"""', text, re.S)[1]
         for line in text.replace("\\\n", " ").splitlines():
             line = line.lstrip("# ").strip()
-            line = re.split(r"\s{3,}(?!-)", line)[0]                              # a note may stand behind a command
+            line = re.split(r"\s{3,}(?![-\s])", line)[0]                              # a note may stand behind a command
             if re.match(r"(python \w+\.py|torchrun .*\.py|bash recipes/|(\w+=\S+ )+bash recipes/|make \w+)", line):
                 found.append(pytest.param(path.name, line, id=f"{path.name}: {line[:90]}"))
     return found
@@ -45,13 +49,22 @@ def sandbox(tmp_path_factory, toy_run):
     text = "".join(f"The lions number {i % 10}. It is a fine day in the zoo, {i} of them.\n" for i in range(400))
     questions = "".join(json.dumps({"question": f"What is {i} + 1?", "answer": f"It is {i + 1}.\n#### {i + 1}"})
                         + "\n" for i in range(60))
+    chats = "".join(json.dumps({"messages": [{"role": "user", "content": f"Say {i}."},
+                                             {"role": "assistant", "content": f"{i}"}]}) + "\n" for i in range(40))
+    pairs = "".join(json.dumps({"prompt": f"Say {i}.", "chosen": f"{i}", "rejected": f"{i} {i}"}) + "\n" for i in range(40))
     for name, content in {"corpus.txt": text, "held_out.txt": text[:2000], "stories.txt": text,
                           "problems.jsonl": questions, "corpus/a.jsonl": questions,
-                          "gsm8k/test.jsonl": questions, "gsm8k/train.jsonl": questions}.items():
+                          "gsm8k/test.jsonl": questions, "gsm8k/train.jsonl": questions,
+                          "conversations.jsonl": chats, "pairs.jsonl": pairs}.items():
         (here / name).parent.mkdir(exist_ok=True)
         (here / name).write_text(content)
-    for name in ("runs/base", "runs/text", "runs/mid", "smollm2"):
-        shutil.copytree(toy_run, here / name, ignore=shutil.ignore_patterns("log.jsonl", "train_state.pt"))
+    for name in ("base", "text", "mid", "sft", "dpo", "grpo"):
+        shutil.copytree(toy_run, here / "runs" / name, ignore=shutil.ignore_patterns("train_state.pt"))
+        shutil.copytree(here / "runs" / name, here / "runs" / "laptop" / name)
+    shutil.copytree(toy_run, here / "smollm2", ignore=shutil.ignore_patterns("log.jsonl", "train_state.pt"))
+    made = run(f"python {ROOT}/evaluate.py --init runs/laptop/dpo runs/laptop/grpo --data world:ops=1,split=test --problems 2 "
+               "--k 1 2 --out runs/laptop/evaluation.json", here)
+    assert made.returncode == 0, made.stderr
     for name in ("tokenizer", "runs/tokenizer"):
         shutil.copytree(toy_run, here / name, ignore=lambda folder,
                         names: [n for n in names if "token" not in n and "template" not in n])
@@ -89,7 +102,8 @@ def test_command(where, command, sandbox):
             command += f" {flags}"
     out = re.search(r"--out (\S+)", command)
     if out and "bench" not in command:
-        shutil.rmtree(sandbox / f"made_{where}" , ignore_errors=True)
+        shutil.rmtree(sandbox / f"made_{where}", ignore_errors=True)
+        (sandbox / f"made_{where}").unlink(missing_ok=True)
         command = command.replace(out[0], f"--out {sandbox}/made_{where}")
     command = command.replace("--compile", "").replace("--nproc_per_node=8", "--standalone --nproc_per_node=2")
     command = re.sub(r"--data (corpus/)\*", r"--data \1*", command)

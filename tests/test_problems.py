@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import problems
+import answers
 from problems import Problem, check_answer, extract_answer, format_question, load_problems, same_answer
 
 DATA = Path(os.environ.get("NANOTHINK_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
@@ -240,7 +240,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile(text):
-    text = text[:problems.MAX_ANSWER]
+    text = text[:answers.MAX_ANSWER]
     for other in ("5", text[:-1] + "2", text[:-2] + "+0", "x=5", r"10^{400}\pi"):
         assert seconds(same_answer, text, other) < 0.1
         assert seconds(same_answer, other, text) < 0.1

@@ -11,6 +11,7 @@ from conftest import script
 
 import sampler as sampling
 from sampler import Sampler, draw, truncate, uniform
+from tokenizer import split_thinking
 
 HOWS = [dict(temperature=0.0), dict(temperature=1.0), dict(temperature=0.7, top_k=20), dict(temperature=1.3, top_p=0.8)]
 
@@ -153,10 +154,10 @@ def test_streaming_holds_back_half_a_character(tiny, tokenizer, monkeypatch):
     monkeypatch.setattr(Sampler, "generate", generate)
     args = SimpleNamespace(max_new_tokens=9, temperature=0, top_p=1, top_k=0, seed=0, colors=False)
     out = io.StringIO()
-    sampling.answer(Sampler(tiny, tokenizer), [1], args, out)
+    sampling.answer(Sampler(tiny, tokenizer), [1], args, None, out)
     assert out.getvalue() == "aé€b\n"
     args.colors, out = True, io.StringIO()
-    sampling.answer(Sampler(tiny, tokenizer), [1], args, out)
+    sampling.answer(Sampler(tiny, tokenizer), [1], args, None, out)
     assert out.getvalue().count("\x1b[48;5;94m") >= 3
 
 
@@ -166,6 +167,12 @@ def test_commands(toy_run):
     assert once.json["turns"] == 1 and once.json["tokens"] <= 5 and once.json["mean_logprob"] < 0
     assert script("sampler.py", "--init", toy_run, "--chat", "--prompt", "hello", "--max-new-tokens", 5,
                   "--colors").json["turns"] == 1
+    brief = script("sampler.py", "--init", toy_run, "--chat", "--prompt", "hello", "--max-new-tokens", 40, "--think", 3)
+    assert "<think>" in brief.stdout and "Time to answer.\n</think>\n\n" in brief.stdout
+    assert "use on, off" in script("sampler.py", "--init", toy_run, "--chat", "--prompt", "hello", "--think", "so",
+                                   ok=False).stderr
+    assert "needs --chat" in script("sampler.py", "--init", toy_run, "--prompt", "hello", "--think", "on",
+                                    ok=False).stderr
     assert "give --prompt" in script("sampler.py", "--init", toy_run, ok=False).stderr
 
 
@@ -179,3 +186,162 @@ def test_frequencies_of_whole_texts(tiny, tokenizer):
     for pair, count in seen.items():
         p = math.exp(next(sum(c.logprobs) for c in done if tuple(c.tokens) == pair))
         assert abs(count / n - p) < 4.5 * math.sqrt(p * (1 - p) / n)
+
+
+# think budgets
+
+def thoughtful(tokenizer, count=24, think=True):
+    """Chat prompts that leave a think block open."""
+    return [tokenizer.chat_prompt([{"role": "user", "content": f"How many lions, {i} or {7 * i}?"}], think)
+            for i in range(count)]
+
+
+def hand_over(tokenizer, budget=1):
+    words = sampling.HAND_OVER if budget else "\n"
+    return [*tokenizer.encode(words), tokenizer.end_think, *tokenizer.encode("\n\n")]
+
+
+def handed_over(done):
+    """The completions, most of them, whose block was not closed by the model before the budget was spent."""
+    found = [c for [c] in done if any(c.forced)]
+    assert len(found) > 0.6 * len(done)
+    return found
+
+
+@pytest.mark.parametrize("budget", [0, 1, 7])
+@pytest.mark.parametrize("how", HOWS)
+def test_a_budget_closes_the_block_and_an_answer_follows(tiny, tokenizer, budget, how):
+    forced, s = hand_over(tokenizer, budget), Sampler(tiny, tokenizer, rows=9)
+    for c in handed_over(s.generate(thoughtful(tokenizer), max_new_tokens=60, think_budget=budget, seed=2, **how)):
+        at = c.forced.index(True)
+        assert at <= budget and (at == budget or c.tokens[at - 1] != tokenizer.end_think)
+        assert c.tokens[at:at + len(forced)] == forced and all(c.forced[at:at + len(forced)])
+        assert len(c.tokens) == len(c.logprobs) == len(c.versions) == len(c.forced)
+        assert all(math.isfinite(x) for x in c.logprobs)
+        reasoning, said = split_thinking(tokenizer.decode_reply(c.prompt, c.tokens))
+        assert reasoning.endswith("\nTime to answer.") if budget else reasoning == ""
+        assert said.strip() or c.finish == "length"
+
+
+def test_without_a_budget_nothing_changes_and_nothing_is_forced(tiny, tokenizer):
+    s, prompts = Sampler(tiny, tokenizer), thoughtful(tokenizer)
+    plain = [c for [c] in s.generate(prompts, max_new_tokens=30, seed=3)]
+    assert not any(any(c.forced) or len(c.forced) != len(c.tokens) for c in plain)
+    # a budget that is never reached, where no block ends early, leaves every token as it was
+    ample = s.generate(prompts, max_new_tokens=90, think_budget=90, answer_tokens=8, seed=3, stop=set())
+    free = s.generate(prompts, max_new_tokens=90, seed=3, stop=set())
+    for [a], [b] in zip(ample, free):
+        if not any(a.forced):
+            assert a == b and tokenizer.end_think in a.tokens
+            continue
+        at = a.forced.index(True)
+        assert at == 90 - 8 - len(hand_over(tokenizer)) and a.tokens[:at] == b.tokens[:at]
+        assert a.logprobs[:at] == b.logprobs[:at]
+
+
+def test_a_budget_does_not_make_neighbours_matter(tiny, tokenizer):
+    prompts = [*thoughtful(tokenizer, 20), *prompts_of(20)]
+    options = dict(max_new_tokens=50, seed=5, stop=set(range(60)))
+    budgets = [[None, 0, 3, 20][i % 4] for i in range(40)]
+    together = Sampler(tiny, tokenizer, rows=40).generate(prompts, think_budget=budgets, **options)
+    fewer = Sampler(tiny, tokenizer, rows=3).generate(prompts, think_budget=budgets, **options)
+    assert [(c.tokens, c.forced) for [c] in together] == [(c.tokens, c.forced) for [c] in fewer]
+    for i in (1, 6, 11, 33):
+        [[alone]] = Sampler(tiny, tokenizer).generate([prompts[i]], think_budget=budgets[i], numbers=[i], **options)
+        assert alone.tokens == together[i][0].tokens and alone.forced == together[i][0].forced
+        torch.testing.assert_close(alone.logprobs, together[i][0].logprobs, rtol=1e-9, atol=1e-9)
+    for [c], budget in zip(together, budgets):
+        assert budget is not None or not any(c.forced)
+
+
+def test_logprobs_under_a_budget(tiny, tokenizer):
+    """Drawn and forced tokens have the model's own; a token that was drawn in place of an end, that without ends."""
+    stop, again = set(range(300)), 0
+    s = Sampler(tiny, tokenizer, rows=5)
+    for c in handed_over(s.generate(thoughtful(tokenizer), max_new_tokens=40, think_budget=4, seed=1, temperature=0.7,
+                                    stop=stop)):
+        ids = torch.tensor([c.prompt + c.tokens])
+        logits = tiny(ids)[0, len(c.prompt) - 1:-1].detach() / 0.7
+        at = c.forced.index(True)
+        begins = at + len(hand_over(tokenizer, at))                           # of the answer
+        for i in range(begins, len(c.tokens)):
+            if c.forced[i]:
+                logits[i, :300], again = -torch.inf, again + 1
+        expected = logits.log_softmax(-1).gather(1, ids[0, len(c.prompt):, None]).squeeze(1)
+        torch.testing.assert_close(torch.tensor(c.logprobs, dtype=torch.float64), expected, rtol=1e-9, atol=1e-9)
+    assert again > 10
+
+
+def test_an_end_inside_the_block_closes_it_and_no_answer_is_empty(tiny, tokenizer):
+    stop, early = set(range(32, 400)), 0                                      # most draws would be the end
+    s = Sampler(tiny, tokenizer)
+    for c in handed_over(s.generate(thoughtful(tokenizer, 60), max_new_tokens=60, think_budget=9, seed=1, stop=stop)):
+        at = c.forced.index(True)
+        early += at < 9
+        words = hand_over(tokenizer, at)
+        assert c.tokens[at:at + len(words)] == words and not stop & set(c.tokens[:at])
+        answer_text = tokenizer.decode([t for t in c.tokens[at + len(words):] if t not in stop])
+        assert answer_text.strip() or c.finish == "length"
+    assert early > 30
+    for [c] in s.generate(prompts_of(60), max_new_tokens=60, think_budget=9, seed=1, stop=stop):
+        assert c.tokens[0] not in stop                                        # without a block too
+
+
+def test_the_answer_keeps_its_room(tiny, tokenizer):
+    for limit, answer_tokens, room in ((60, 10, 10), (60, 64, 30), (40, 25, 20)):
+        done = Sampler(tiny, tokenizer).generate(thoughtful(tokenizer), max_new_tokens=limit, think_budget=999,
+                                                 answer_tokens=answer_tokens, stop=set())
+        for c in handed_over(done):
+            assert len(c.tokens) == limit and c.forced[limit - room - 1] and not any(c.forced[limit - room:])
+
+
+def test_a_block_that_the_model_opens_is_closed_too(tiny, tokenizer, monkeypatch):
+    def draws(*sequence):
+        """Lets every row draw these tokens in turn."""
+        left = iter(sequence)
+        monkeypatch.setattr(sampling, "draw", lambda logits, u, *how: (
+            torch.full((len(logits),), next(left)), torch.zeros(len(logits), dtype=torch.float64)))
+    forced = hand_over(tokenizer)
+    def tokens(*sequence, **options):
+        draws(*sequence)
+        [[c]] = Sampler(tiny, tokenizer).generate(thoughtful(tokenizer, 1, None), **(dict(max_new_tokens=50) | options))
+        return c.tokens, [i for i, was in enumerate(c.forced) if was]
+    think, close, end, a = tokenizer.think, tokenizer.end_think, tokenizer.im_end, tokenizer.encode("a")[0]
+    newline = tokenizer.encode("\n")[0]
+    hidden = [a] * len(forced)                                                # drawn, but not taken
+    assert tokens(think, a, a, *hidden, a, end, think_budget=2) == (
+        [think, a, a, *forced, a, end], list(range(3, 3 + len(forced))))
+    assert tokens(think, a, end, *hidden[1:], a, end, think_budget=9) == (
+        [think, a, *forced, a, end], list(range(2, 2 + len(forced))))
+    assert tokens(think, a, a, close, newline, a, end, think_budget=2) == ([think, a, a, close, newline, a, end], [])
+    assert tokens(think, close, newline, end, a, end, think_budget=2) == ([think, close, newline, a, end], [3])
+    assert tokens(a, think, a, a, a, end, think_budget=2) == ([a, think, a, a, a, end], [])   # not at the start
+    assert tokens(end, a, end, think_budget=2) == ([a, end], [0])
+    at_once = hand_over(tokenizer, 0)
+    assert tokens(think, *[a] * len(at_once), a, end, think_budget=0) == (
+        [think, *at_once, a, end], list(range(1, 1 + len(at_once))))
+    assert tokens(end) == ([end], [])
+
+
+def test_a_budget_of_zero_is_the_empty_block(tiny, tokenizer):
+    [c] = handed_over(Sampler(tiny, tokenizer).generate(thoughtful(tokenizer, 1), max_new_tokens=20, think_budget=0))
+    assert c.prompt + c.tokens[:c.forced.index(False)] == thoughtful(tokenizer, 1, False)[0]
+
+
+def test_bad_budgets(tiny, tokenizer):
+    for bad in (dict(think_budget=-1), dict(think_budget=5, max_new_tokens=3), dict(think_budget=[None, -2])):
+        with pytest.raises(ValueError, match="think budget is at least 0 and needs max_new_tokens"):
+            Sampler(tiny, tokenizer).generate([[1], [2]], **bad)
+    with pytest.raises(ValueError, match="special tokens <think> and </think>"):
+        Sampler(tiny).generate([[1]], think_budget=5)
+    lacking = SimpleNamespace(think=None, end_think=None, stop_ids=set())
+    with pytest.raises(ValueError, match="special tokens <think> and </think>"):
+        Sampler(tiny, lacking).generate([[1]], think_budget=5)
+
+
+def test_parse_think():
+    assert [sampling.parse_think(t) for t in ("on", "off", "auto", "0", "12")] == [
+        (True, None), (False, None), (None, None), (True, 0), (True, 12)]
+    for bad in ("yes", "-3", "1.5", ""):
+        with pytest.raises(ValueError, match="use on, off, auto or a number"):
+            sampling.parse_think(bad)

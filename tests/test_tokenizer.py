@@ -110,7 +110,7 @@ def test_merges_equal_naive_bpe(text, n_merges, tmp_path):
 
 def test_vocabulary_layout(ours):
     n = len(ours)
-    assert n == ours.vocab_size and 256 + 5 < n <= 1200    # fewer where the corpus, without real files, runs out of pairs
+    assert n == ours.vocab_size and 256 + 5 < n <= 1200  # fewer where the corpus, without real files, runs out of pairs
     names = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"]
     assert ours.special == dict(zip(names, range(n - 5, n), strict=True))
     assert [ours.token_bytes(i) for i in range(256)] == [bytes([i]) for i in range(256)]
@@ -362,6 +362,40 @@ def test_generation_prompt_and_template(ours, folder, think, end):
         assert theirs.apply_chat_template(messages, add_generation_prompt=True, think=think, return_dict=False) == ids
         assert theirs.apply_chat_template(messages, return_dict=False) == ours.encode_chat(messages)[0]
         assert mask[-1] == 0.0
+
+
+FLAGGED = [  # user turns, and what they decide
+    (["hi"], None), (["hi /no_think"], False), (["hi /think"], None), (["hi\n/no_think \n"], False),
+    (["/no_think"], False), (["a /no_think", "b"], False), (["a /no_think", "b /think"], None),
+    (["a /think", "b /no_think", "c"], False), (["/no_think is a flag"], None), ([], None)]
+
+
+@pytest.mark.parametrize("turns, expected", FLAGGED)
+def test_the_last_flag_in_a_user_turn_decides(ours, folder, turns, expected):
+    messages = [{"role": "system", "content": "x /no_think"}]                 # only the user may
+    for turn in turns:
+        messages += [{"role": "user", "content": turn}, {"role": "assistant", "content": "y /think"}]
+    assert T.thinking_mode(messages) is expected
+    ids = ours.encode_chat(messages, add_generation_prompt=True, think=expected)[0]
+    assert ours.chat_prompt(messages) == ids
+    theirs = AutoTokenizer.from_pretrained(folder)
+    assert theirs.apply_chat_template(messages, add_generation_prompt=True, return_dict=False) == ids
+    for think in (True, False):                                               # said outright, it overrules the flags
+        ids = ours.encode_chat(messages, add_generation_prompt=True, think=think)[0]
+        assert ours.chat_prompt(messages, think) == ids and ours.thinking_in(ids) is think
+
+
+def test_what_a_prompt_says_on_thinking(ours, tmp_path):
+    hf_tokenizer("smollm").save(str(tmp_path / "tokenizer.json"))
+    for tokenizer in (ours, Tokenizer.load(tmp_path)):                        # marks as tokens, and as text
+        for think in (None, True, False):
+            ids = tokenizer.encode_chat(CHAT[:5], add_generation_prompt=True, think=think)[0]
+            assert tokenizer.thinking_in(ids) is think
+            reply = tokenizer.decode_reply(ids, [*tokenizer.encode("\nSo.\n"), tokenizer.im_end])
+            assert reply == "<think>\nSo.\n" if think else reply == "\nSo.\n"
+        assert tokenizer.thinking_in(tokenizer.encode("Zoo, mod 10.\n")) is None and tokenizer.thinking_in([]) is None
+        attack = tokenizer.chat_prompt([{"role": "user", "content": "hi <think>"}])
+        assert tokenizer.thinking_in(attack) is None
 
 
 def test_prompt_is_a_prefix_of_the_conversation(ours):

@@ -1,0 +1,224 @@
+"""Conversations as training documents: what sft.py learns from, and the preference pairs of dpo.py.
+
+A SPEC of conversations is one of:
+
+    conversations.jsonl    rows of {"messages": [{"role": "user", "content": ...}, {"role": "assistant", ...}, ...]}
+    gsm8k/train.jsonl      rows with a question and an answer: GSM8K, MATH, or any other that problems.py reads
+    world:ops=1-4,...      problems of the reasoning world
+
+and one of preference pairs a file of rows in either form, the two answers alike but for the last turn:
+
+    {"prompt": text or messages, "chosen": text, "rejected": text}          {"chosen": messages, "rejected": messages}
+
+An assistant's message may have its "reasoning" apart, or begin with a <think> block, which then becomes its reasoning.
+All files may also be .jsonl.gz or .parquet. Every conversation is one document, so packed neighbours never see each
+other. Loss falls on what an assistant says alone, and in a pair on the last turn alone.
+
+Simpler than it could be: every rank holds all files, tokenised, in memory.
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from data import Batch, batch_from
+from problems import load_problems
+from sources import Documents
+from texts import read_rows
+from tokenizer import split_thinking
+from world import World
+
+ROLES = ("system", "user", "assistant", "tool")
+
+
+# messages
+
+def assistant(text, reasoning=None):
+    """An assistant's turn; a think block at the head of the text becomes its reasoning unless that is given apart."""
+    if reasoning is None:
+        reasoning, text = split_thinking(text)
+    return {"role": "assistant", "content": text, "reasoning": reasoning}
+
+
+def read_messages(messages, where):
+    """Messages of a file as encode_chat wants them. `where` names file and line in errors."""
+    if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
+        raise ValueError(f"{where}: the messages must be a list of {{\"role\", \"content\"}}")
+    told = []
+    for m in messages:
+        if m.get("role") not in ROLES:
+            raise ValueError(f"{where}: unknown role {m.get('role')!r}; use one of {', '.join(ROLES)}")
+        plain = m["role"] != "assistant" or not isinstance(m.get("content"), str)
+        told.append(m if plain else assistant(m["content"], m.get("reasoning")))
+    return told
+
+
+def encode(tokenizer, messages, where):
+    """Token ids (n,) int32 and loss weights (n,) float32 of a conversation."""
+    try:
+        ids, mask = tokenizer.encode_chat(messages)
+    except ValueError as e:
+        raise ValueError(f"{where}: {e}") from None
+    return np.array(ids, np.int32), np.array(mask, np.float32)
+
+
+def tell(problem, i, no_think=0.0, unflagged=0.0):
+    """Problem number i as a user's turn and an assistant's, which thinks (its block holds the working) or does not.
+
+    With no_think above 0 that share of the problems is told in Qwen3's second mode (arXiv 2505.09388, section 4.3): the
+    question ends in " /no_think" and the block is empty, kept but masked from the loss. The others end in " /think",
+    but for a share `unflagged` of them: to think is the default. Which is which is a function of i alone, an even
+    sprinkling by the golden ratio. A problem without working can only be told without thinking.
+    """
+    working = re.split(r"####|^Answer: ", problem.solution, maxsplit=1, flags=re.M)[0].strip()
+    if not no_think:
+        flag, reasoning = "", working or None
+    elif not working or i * 0.6180339887 % 1 < no_think:
+        flag, reasoning = " /no_think", ""
+    else:
+        flag, reasoning = "" if i * 0.4142135624 % 1 < unflagged else " /think", working
+    return [{"role": "user", "content": problem.question + flag},
+            {"role": "assistant", "content": f"Answer: {problem.answer}", "reasoning": reasoning}]
+
+
+# conversations
+
+class WorldChats:
+    """Problems of the world as conversations, endless: document i is problem i."""
+
+    count = None
+
+    def __init__(self, name, tokenizer, T, no_think=0.0, unflagged=0.0, look=200):
+        self.world, self.tokenizer, self.T = World.from_spec(name.removeprefix("world:")), tokenizer, T
+        self.modes = no_think, unflagged
+        longest = max(len(self._encode(i)[0]) - 1 for i in range(look))
+        if longest > T:
+            raise ValueError(f"{name}: a conversation takes {longest} tokens, --seq-len is {T}; raise --seq-len, "
+                             "or lower ops")
+
+    def _encode(self, i):
+        return encode(self.tokenizer, tell(self.world.problem(i), i, *self.modes), f"problem {i}")
+
+    def get(self, i):
+        """Document i: tokens (n,) and loss weights (n,). One too long for the window, rare as none was found among the
+        first, is drawn again."""
+        ids, weights = self._encode(i)
+        return (ids, weights) if len(ids) - 1 <= self.T else self.get(i + 2 ** 36)
+
+
+def open_conversations(name, tokenizer, T, no_think=0.0, unflagged=0.0):
+    """A SPEC of conversations without its weight -> a source with .get(i) and .count, as in sources.py."""
+    tokenizer.encode_chat([])                             # a tokenizer without ChatML's tokens is refused here
+    if name.startswith("world:"):
+        return WorldChats(name, tokenizer, T, no_think, unflagged)
+    rows = list(read_rows(name))
+    if any("messages" in row for _, row in rows if isinstance(row, dict)):
+        told = ((where, read_messages(row.get("messages") if isinstance(row, dict) else None, where))
+                for where, row in rows)
+    else:
+        told = ((where, tell(problem, i, no_think, unflagged))
+                for i, ((where, _), problem) in enumerate(zip(rows, load_problems(name), strict=True)))
+    documents = []
+    for where, messages in tqdm(told, desc=f"tokenise {name}", total=len(rows), unit=" conversations", leave=False):
+        if not any(m["role"] == "assistant" for m in messages):
+            raise ValueError(f"{where}: no turn of an assistant, so there is nothing to learn; add one or remove it")
+        documents.append(encode(tokenizer, messages, where))
+        check_length(len(documents[-1][0]) - 1, T, where, "conversation")
+    ids, weights = zip(*documents)
+    return Documents([(np.concatenate(ids), np.cumsum([0] + [len(d) for d in ids]), np.concatenate(weights))])
+
+
+def check_length(slots, T, where, what):
+    if slots > T:
+        raise ValueError(f"{where}: the {what} takes {slots} tokens, --seq-len is {T}; raise --seq-len to at least "
+                         f"{slots}, or remove the line")
+
+
+# preference pairs
+
+class Pairs:
+    """The preference pairs of a file. Each comes as a list of documents that stay together in a row: the chosen answer,
+    the rejected one and, where KTO asks for it, a mismatched one, the chosen answer of the next pair to this prompt."""
+
+    def __init__(self, name, tokenizer, T, mismatched=False):
+        if name.startswith("world:"):
+            raise ValueError(f"{name}: pairs come from a file; make one with python augment.py pairs")
+        tokenizer.encode_chat([])
+        self.name, self.size, self.pairs = name, 3 if mismatched else 2, []
+        rows = list(read_rows(name))
+        for where, row in tqdm(rows, desc=f"tokenise {name}", unit=" pairs", leave=False):
+            self.pairs.append(read_pair(row, tokenizer, where))
+        self.count = len(self.pairs)
+        if self.count < self.size - 1:
+            raise ValueError(f"{name}: holds {self.count} pairs; --loss kto needs at least two, others one")
+        self.reference = torch.zeros(self.count, self.size, dtype=torch.float64)              # dpo.py fills it in
+        self.slots = [sum(len(ids) - 1 for ids, *_ in self.get(i)) for i in range(self.count)]
+        for slots, (where, _) in zip(self.slots, rows):
+            check_length(slots, T, where, f"pair, {self.size} answers each with their prompt,")
+        self.tokens = sum(self.slots) + self.size * self.count
+
+    def get(self, i):
+        """Pair i: [(tokens (n,), loss weights (n,), log-probability under the reference), ...]."""
+        chosen, rejected, prompt = self.pairs[i]
+        answers = [chosen, rejected]
+        if self.size == 3:
+            (ids, weights), _, start = self.pairs[(i + 1) % self.count]
+            answers.append((np.concatenate([chosen[0][:prompt], ids[start:]]),
+                            np.concatenate([chosen[1][:prompt], weights[start:]])))
+        return [(*answer, float(known)) for answer, known in zip(answers, self.reference[i])]
+
+    def digest(self):
+        """A fingerprint of the pairs, by which a resumed run knows that its cached reference still fits."""
+        h = hashlib.blake2b(digest_size=16)
+        for (chosen, _), (rejected, _), _ in self.pairs:
+            h.update(chosen.tobytes() + b"|" + rejected.tobytes() + b"\n")
+        return h.hexdigest()
+
+
+def read_pair(row, tokenizer, where):
+    """A row of a file of pairs -> (ids, weights) of the chosen answer, the same of the rejected one, and the number of
+    tokens of their prompt."""
+    if not isinstance(row, dict) or not {"chosen", "rejected"} <= row.keys():
+        raise ValueError(f'{where}: a pair needs the fields "chosen" and "rejected", and "prompt" unless they are '
+                         "lists of messages")
+    prompt, encoded = row.get("prompt"), []
+    prompt = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else read_messages(prompt or [], where)
+    told = []
+    for answer in (row["chosen"], row["rejected"]):
+        turns = [assistant(answer)] if isinstance(answer, str) else read_messages(answer, where)
+        whole = turns if len(turns) > 1 else prompt + turns                   # messages may bring the prompt themselves
+        if len(whole) < 2 or whole[-1]["role"] != "assistant":
+            raise ValueError(f"{where}: chosen and rejected must each end a conversation with an assistant's turn")
+        told.append(whole)
+    if told[0][:-1] != told[1][:-1]:
+        raise ValueError(f"{where}: chosen and rejected answer different prompts; only their last turns may differ")
+    try:
+        start = len(tokenizer.encode_chat(told[0][:-1], add_generation_prompt=True)[0])
+    except ValueError as e:
+        raise ValueError(f"{where}: {e}") from None
+    for whole in told:
+        ids, weights = encode(tokenizer, whole, where)
+        weights[:start] = 0                                                   # earlier answers are part of the prompt
+        encoded.append((ids, weights))
+    if np.array_equal(encoded[0][0], encoded[1][0]):
+        raise ValueError(f"{where}: chosen equals rejected, so there is nothing to prefer; remove the line")
+    return *encoded, start
+
+
+@dataclass
+class PairBatch(Batch):
+    """A packed batch of pairs. Numbered within a row, the even documents are chosen answers and the odd ones rejected
+    (for KTO they come in threes, the third being the mismatched one)."""
+    reference: torch.Tensor          # (B, M) log-probability of each document under the reference; 0 for none
+
+
+def pair_batch(rows, T):
+    """As data.batch_from, for rows of (tokens, weights, log-probability under the reference)."""
+    known = np.zeros((len(rows), max(map(len, rows))))
+    for b, row in enumerate(rows):
+        known[b, :len(row)] = [reference for *_, reference in row]
+    return PairBatch(*vars(batch_from(rows, T)).values(), torch.from_numpy(known))

@@ -1,0 +1,313 @@
+r"""Preference training: pairs of a chosen and a rejected answer, with a choice of losses.
+
+On a laptop, with pairs that augment.py made from a stronger and a weaker checkpoint (delta learning, arXiv 2507.06187):
+    python augment.py pairs --strong runs/sft --weak runs/base --weak-plain --data world:ops=4-6,split=sft \
+        --count 400 --out pairs.jsonl
+    python dpo.py --init runs/sft --data pairs.jsonl --out runs/dpo --steps 100 --lr 1e-4
+Other losses, and another reference than --init:
+    python dpo.py --init runs/sft --data pairs.jsonl --out runs/norm --loss dpo_norm --steps 100 --lr 1e-4
+    python dpo.py --init runs/sft --data pairs.jsonl --out runs/simpo --loss simpo --gamma 0.5 --steps 100 --lr 1e-4
+    python dpo.py --init runs/sft --data pairs.jsonl --out runs/kto --loss kto --reference runs/mid --lr 1e-4
+A real model:
+    python dpo.py --init smollm2/ --data pairs.jsonl --out runs/real --seq-len 2048 --batch-tokens 65536 --steps 500
+One GPU, and eight:
+    python dpo.py --init smollm2/ --data pairs.jsonl --out runs/gpu --seq-len 8192 --batch-tokens 524288 \
+        --micro-tokens 32768 --compile
+    torchrun --nproc_per_node=8 dpo.py --init smollm2/ --data pairs.jsonl --out runs/node --loss dpo_norm --lr 8e-8 \
+        --seq-len 16384 --batch-tokens 1048576 --micro-tokens 32768 --compile --shard
+
+The losses, with h = (log pi - log pi_reference of chosen) - (the same of rejected), sums over the answer's tokens:
+
+    dpo        -log sigmoid(beta h)                                       arXiv 2305.18290, equation 7
+    dpo_norm   the same with means over tokens instead of sums            arXiv 2512.13961, appendix A.6.2 (OLMo 3)
+    ipo        (h - 1 / (2 beta))^2                                       arXiv 2310.12036, equation 17
+    simpo      -log sigmoid(beta h - gamma), means, no reference          arXiv 2405.14734, equation 6
+    orpo       SFT on chosen + beta -log sigmoid(log odds ratio), means   arXiv 2403.07691, equations 6 and 7
+    kto        chosen and rejected apart, each against a baseline z       arXiv 2402.01306, equation 8
+
+All of them can succeed by making both answers less likely, the rejected one faster. So the log has the log-probs of
+chosen and rejected answers apart, with their change against the reference, beside margin (the mean h) and accuracy (the
+share of h > 0); the first time the chosen ones fall below the reference, a line on standard error says so.
+
+Simpler than the papers: the log-probabilities under the reference are computed once, before training, on whole weights
+(so these must fit on one device, also with --shard), and kept in the checkpoint; kto takes paired data only, and its
+mismatched answers run along in both passes of a step.
+"""
+
+import functools
+import time
+
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+import cli
+import common
+import optim
+from conversations import Pairs, pair_batch
+from data import Stream, document_sums, print_table
+from evaluate import evaluate_all, print_world
+from model import load
+
+BETA = {"dpo": 0.1, "dpo_norm": 5.0, "ipo": 0.1, "simpo": 2.0, "orpo": 0.1, "kto": 0.1}
+BY_MEANS, NO_REFERENCE = ("dpo_norm", "simpo", "orpo"), ("simpo", "orpo")
+
+
+def flags():
+    p = common.training_flags(__doc__)
+    # the linear decay after a tenth of warm-up that OLMo 3 uses
+    p.set_defaults(steps=200, lr=1e-6, optimizer="adamw", schedule="wsd", warmup=0.1, decay=0.9)
+    p.add_argument("--loss", default="dpo", choices=list(BETA), help="see above")
+    p.add_argument("--beta", type=float, default=None,
+                   help="strength; none: " + ", ".join(f"{name} {beta:g}" for name, beta in BETA.items()))
+    p.add_argument("--label-smoothing", type=float, default=0.0, metavar="SHARE",
+                   help="share of pairs taken to be the wrong way round (dpo, dpo_norm, simpo)")
+    p.add_argument("--gamma", type=float, default=None, help="simpo's margin; none: half of beta")
+    p.add_argument("--kto-weights", type=float, nargs=2, default=[1.0, 1.0], metavar=("CHOSEN", "REJECTED"),
+                   help="weights of kto's two terms")
+    p.add_argument("--reference", metavar="FOLDER", default="", help="checkpoint of the reference; none: --init")
+    p.add_argument("--seq-len", type=int, default=1024, help="tokens in a row; both answers of a pair must fit")
+    p.add_argument("--max-epochs", type=float, default=0.0, help="cap on the passes through each source; 0: none")
+    p.add_argument("--eval-data", metavar="SPEC", nargs="*", default=[], help="world:... (verified accuracy), text")
+    p.add_argument("--eval-problems", type=int, default=100, help="problems for each number of operations")
+    return p
+
+
+# The losses: pure functions from one number per pair or answer to one loss per pair (N,), whose mean over the global
+# batch is trained.
+
+def margins(policy, reference):
+    """h, how much better than the reference the policy tells chosen from rejected: (N, 2), (N, 2) -> (N,)."""
+    return (policy - reference)[:, 0] - (policy - reference)[:, 1]
+
+
+def dpo_loss(h, beta=0.1, smoothing=0.0):
+    """DPO on sums, dpo_norm on means; smoothing mixes in the loss of the swapped pair (cDPO, Mitchell 2023)."""
+    return -(1 - smoothing) * F.logsigmoid(beta * h) - smoothing * F.logsigmoid(-beta * h)
+
+
+def ipo_loss(h, beta=0.1):
+    """IPO: regression of h to 1 / (2 beta), so that a pair once told apart is let alone."""
+    return (h - 1 / (2 * beta)) ** 2
+
+
+def simpo_loss(h, beta=2.0, gamma=1.0, smoothing=0.0):
+    """SimPO: h from means of the policy alone, to be at least gamma / beta."""
+    return dpo_loss(h - gamma / beta, beta, smoothing)
+
+
+def orpo_loss(means, beta=0.1):
+    """ORPO: negative log-likelihood of chosen and the log odds ratio, from mean log-probs (N, 2).
+
+    log(1 - p) is taken as log(-expm1(log p)), which keeps its digits near p = 1, where log1p(-exp) has none left; at
+    p = 1 itself the odds are infinite, and the clamp ends the gradient there.
+    """
+    m = means.clamp(max=-1e-6)
+    log_odds = m - torch.log(-torch.expm1(m))                                 # (N, 2)
+    return -means[:, 0] - beta * F.logsigmoid(log_odds[:, 0] - log_odds[:, 1])
+
+
+def kto_loss(ratios, z, beta=0.1, weights=(1.0, 1.0)):
+    """KTO on pairs: log-ratios to the reference (N, 2); z is one number for the global batch, without gradient.
+
+    The mean of both answers' losses: a chosen one should have a ratio above z, a rejected one below."""
+    good, bad = torch.sigmoid(beta * (ratios[:, 0] - z)), torch.sigmoid(beta * (z - ratios[:, 1]))
+    return (weights[0] * (1 - good) + weights[1] * (1 - bad)) / 2
+
+
+def answer_sums(model, batch, size):
+    """Log-probability, length and reference log-probability of each answer: three of (N, size), size 2 or for kto 3."""
+    logprobs = model(batch.tokens, batch.documents, batch.targets)                                          # (B, T)
+    mask = batch.loss_mask.to(logprobs.dtype)
+    sums, lengths = document_sums(logprobs * mask, batch.documents), document_sums(mask, batch.documents)   # (B, M)
+    there = lengths > 0
+    return [x[there].view(-1, size) for x in (sums, lengths, batch.reference.to(sums.dtype))]
+
+
+def kto_baseline(run, model, batches):
+    """KTO's z: the mean log-ratio of the mismatched answers, not below 0; over the whole global batch, before it is
+    split, so that neither micro-batches nor ranks change it."""
+    total = count = 0.0
+    for batch in batches:
+        with torch.no_grad(), run.autocast():
+            policy, _, reference = answer_sums(model, batch.to(run.device), 3)
+        total, count = total + float((policy - reference)[:, 2].sum()), count + len(policy)
+    total, count = run.sum(total, count)
+    return max(0.0, total / count)
+
+
+def batch_loss(args, wrapped, batch, z=0.0):
+    """The chosen loss summed over the pairs of a batch, and a tensor of sums to log: log-probs of chosen and rejected,
+    their change against the reference, h, and pairs with h > 0."""
+    beta, size = BETA[args.loss] if args.beta is None else args.beta, 3 if args.loss == "kto" else 2
+    policy, lengths, reference = (x[:, :2] for x in answer_sums(wrapped, batch, size))                      # (N, 2)
+    scale = lengths if args.loss in BY_MEANS else 1
+    h = margins(policy / scale, reference / scale)                            # without a reference that is 0
+    if args.loss == "ipo":
+        losses = ipo_loss(h, beta)
+    elif args.loss == "simpo":
+        losses = simpo_loss(h, beta, beta / 2 if args.gamma is None else args.gamma, args.label_smoothing)
+    elif args.loss == "orpo":
+        losses = orpo_loss(policy / lengths, beta)
+    elif args.loss == "kto":
+        losses = kto_loss(policy - reference, z, beta, args.kto_weights)
+    else:
+        losses = dpo_loss(h, beta, args.label_smoothing)
+    seen = torch.stack([*policy.sum(0), *(policy - reference).sum(0), h.sum(), (h > 0).sum()])
+    return losses.sum(), seen.detach()
+
+
+@torch.no_grad()
+def reference_logprobs(run, model, source, rows):
+    """Log-probability of every answer of a source under a model: (pairs, source.size). Ranks share the work, `rows`
+    pairs at a time."""
+    model.to(run.device)
+    table = torch.zeros(source.count, source.size, dtype=torch.float64)
+    mine = sorted(range(run.rank, source.count, run.ranks), key=source.slots.__getitem__)     # by length: less padding
+    for at in tqdm(range(0, len(mine), rows), desc="reference", unit=" batches", leave=False, disable=not run.main):
+        some = mine[at:at + rows]
+        batch = pair_batch([source.get(i) for i in some], source.slots[some[-1]]).to(run.device)
+        with run.autocast():
+            table[some] = answer_sums(model, batch, source.size)[0].double().cpu()
+    return torch.tensor(run.sum(*table.flatten().tolist()), dtype=torch.float64).view(table.shape)
+
+
+def load_reference(args, run, tokenizer):
+    """The model of --reference; ValueError where it does not speak the same tokens."""
+    model, own = load(args.reference, dtype=run.weight_dtype)
+    size = len(tokenizer)
+    if model.config.vocab_size < size or (own and (len(own) != size or own.special != tokenizer.special or any(
+            own.token_bytes(i) != tokenizer.token_bytes(i) for i in range(size)))):
+        raise ValueError(f"--reference {args.reference}: has another vocabulary than --init {args.init}; their "
+                         "log-probabilities cannot be compared, so choose a checkpoint with the same tokenizer")
+    return model
+
+
+def check(args):
+    """What argparse cannot see, each in one line that names the mend."""
+    for wrong, mend in (
+        (not args.init, "--init is needed: the checkpoint to train"),
+        (args.beta is not None and args.beta <= 0, f"--beta {args.beta}: use a number above 0"),
+        (not 0 <= args.label_smoothing <= 0.5, f"--label-smoothing {args.label_smoothing}: use 0 to 0.5"),
+        (args.label_smoothing and args.loss not in ("dpo", "dpo_norm", "simpo"),
+         f"--label-smoothing has no effect on --loss {args.loss}; leave it out"),
+        (args.gamma is not None and args.loss != "simpo", "--gamma belongs to --loss simpo; leave it out"),
+        (args.reference and args.loss in NO_REFERENCE, f"--loss {args.loss} has no reference; leave --reference out"),
+    ):
+        if wrong:
+            raise ValueError(mend)
+
+
+def main():
+    args = flags().parse_args()
+    with cli.bad_input():
+        check(args)
+        run = common.Run(args)
+        model, tokenizer = load(args.init, dtype=run.weight_dtype)
+        if tokenizer is None:
+            raise ValueError(f"--init {args.init}: the folder has no tokenizer.json; copy the model's tokenizer there")
+        opener = functools.partial(Pairs, T=args.seq_len, mismatched=args.loss == "kto")
+        stream = Stream(args.data, tokenizer, args.seq_len, args.batch_tokens, args.seed, args.max_epochs, opener,
+                        pair_batch)
+        micro_rows = args.micro_tokens // args.seq_len if args.micro_tokens else None
+        if stream.rows % run.ranks or (args.micro_tokens and not micro_rows):
+            raise ValueError(f"--batch-tokens {args.batch_tokens} must be a multiple of --seq-len x ranks "
+                             f"(= {args.seq_len * run.ranks}), and --micro-tokens at least --seq-len")
+        sources, has_reference = stream.mixture.sources, args.loss not in NO_REFERENCE
+        more = run.state["more"] if run.state else {"pairs": [source.digest() for source in sources]}
+        if more["pairs"] != [source.digest() for source in sources]:
+            raise ValueError(f"--data {' '.join(args.data)}: the pairs have changed since the run began; start another")
+        reference = load_reference(args, run, tokenizer) if args.reference and not run.state else model
+
+    if has_reference and not run.state:
+        rows = micro_rows or stream.rows // run.ranks
+        more["reference"] = [reference_logprobs(run, reference, source, rows) for source in sources]
+    for source, known in zip(sources, more.get("reference", [])):
+        source.reference = known
+    del reference
+    wrapped = run.distribute(model)
+    optimizers = optim.build(model, args.optimizer, args.lr, args.adam_lr, args.weight_decay)
+    guard = common.Guard()
+    with cli.bad_input():
+        run.resume(model, optimizers, stream, guard)
+    run.open_log({"parameters": sum(w.numel() for w in model.parameters()), "config": vars(model.config),
+                  "pairs": sum(source.count for source in sources)})
+    run.catch_interrupts()
+    seen = []                                             # sums of the micro-batches of a step
+
+    def loss_of(batch, z):
+        loss, sums = batch_loss(args, wrapped, batch, z)
+        seen.append(sums)
+        return loss
+
+    def save():
+        run.save(model, tokenizer, optimizers, stream, guard, more)
+
+    def evaluate():
+        with common.gathered(model):
+            return evaluate_all(model, tokenizer, args.eval_data, problems=args.eval_problems, T=args.seq_len,
+                                autocast=run.autocast(), chat=True)
+
+    progress, loss, record, used_up, warned = common.Progress(run, "dpo"), float("nan"), {}, False, False
+    start, tokens_seen = time.perf_counter(), 0
+    while run.step < args.steps and not run.stopping:
+        try:
+            batches = stream.next(run.rank, run.ranks, micro_rows)
+        except StopIteration:
+            used_up = True
+            progress.say(f"the data is used up after {run.step} steps (--max-epochs {args.max_epochs:g})")
+            break
+        share = optim.schedule(run.step, args.steps, args.schedule, args.warmup, args.decay, args.floor)
+        lr = optim.set_lr(optimizers, share)
+        seen.clear()
+        z = kto_baseline(run, wrapped, batches) if args.loss == "kto" else 0.0
+        pairs = sum(int((b.documents.amax(1) + 1).sum()) // sources[0].size for b in batches)
+        loss, pairs = run.backward(wrapped, batches, functools.partial(loss_of, z=z), weight=pairs)
+        grad_norm = common.clip_gradients(model, args.clip)
+        try:
+            why = guard.check(loss, grad_norm)
+        except ValueError as e:                           # it gave up: keep what was learned before
+            save()
+            cli.fail(e)
+        if why:
+            progress.say(f"step {run.step} skipped: {why}")
+        else:
+            for optimizer in optimizers:
+                optimizer.step()
+        model.zero_grad(set_to_none=True)
+        run.step += 1
+        tokens_seen += args.batch_tokens
+        progress.update(args.batch_tokens, loss=f"{loss:.3f}")
+        if run.step % args.log_every == 0 or run.step == args.steps or why:
+            names = ("chosen", "rejected", "chosen_change", "rejected_change", "margin", "accuracy")
+            record = {k: x / pairs for k, x in zip(names, run.sum(*sum(seen).tolist()))
+                      if has_reference or not k.endswith("change")} | ({"z": z} if args.loss == "kto" else {})
+            run.log({"step": run.step, "loss": loss} | record | {
+                "grad_norm": grad_norm, "lr": lr, "pairs": int(pairs), "skipped": why,
+                "tokens_per_second": round(progress.rate(), 1)})
+            if record.get("chosen_change", 0) < -0.1 and run.main and not warned:
+                warned = True
+                progress.say(f"step {run.step}: the chosen answers have become less likely than under the reference, "
+                             f"by {-record['chosen_change']:.2f} nats; lower --lr, raise --beta, or stop here")
+        if args.eval_every and run.step % args.eval_every == 0 and run.step < args.steps:
+            run.log({"step": run.step, "eval": evaluate()})
+        if args.save_every and run.step % args.save_every == 0 and run.step < args.steps:
+            save()
+    seconds = time.perf_counter() - start
+    progress.bar.close()
+    save()
+    result = {"out": args.out, "steps": run.step, "loss": round(loss, 4)} | {k: round(record[k], 4) for k in record}
+    result |= {"seconds": round(seconds, 1), "tokens_per_second": round(tokens_seen / max(seconds, 1e-9), 1),
+               "skipped": guard.skipped, "mixture": stream.mixture.table()} | stream.packer.report()
+    if run.main:
+        print_table(result["mixture"])
+    if (run.step == args.steps or used_up) and args.eval_data:
+        result["eval"] = evaluate()
+        for table in result["eval"].values():
+            if run.main and isinstance(table, list):
+                print_world(table, [1])
+    run.finish(result)
+
+
+if __name__ == "__main__":
+    main()

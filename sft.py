@@ -1,0 +1,236 @@
+r"""Supervised fine-tuning: conversations in ChatML, loss on the assistant's tokens alone, with a choice of losses.
+
+On a laptop, thinking and not thinking in one model (Qwen3's dual mode):
+    python sft.py --init runs/mid --data world:ops=1-6,split=sft --out runs/sft --no-think 0.3 --unflagged 0.1
+Other losses on the same data:
+    python sft.py --init runs/mid --data world:ops=4-6,split=sft --out runs/dft --steps 200 --loss dft
+    python sft.py --init runs/mid --data world:ops=4-6,split=sft --out runs/iw --steps 200 --loss iw --iw-form token
+    python sft.py --init runs/mid --data world:ops=4-6,split=sft --out runs/psft --steps 200 --loss psft --refresh 8
+A real model on real conversations:
+    python sft.py --init smollm2/ --data conversations.jsonl gsm8k/train.jsonl@0.5 --out runs/chat --seq-len 1024 \
+        --batch-tokens 16384 --optimizer adamw --lr 2e-5 --steps 500
+One GPU, and eight:
+    python sft.py --init smollm2/ --data conversations.jsonl --out runs/gpu --seq-len 4096 --batch-tokens 524288 \
+        --micro-tokens 32768 --optimizer adamw --lr 2e-5 --compile
+    torchrun --nproc_per_node=8 sft.py --init smollm2/ --data conversations.jsonl --out runs/node --seq-len 8192 \
+        --batch-tokens 1048576 --micro-tokens 32768 --optimizer adamw --lr 2e-5 --compile --shard
+
+All four losses are sums over tokens of -w log pi(token), or have its gradient; they differ in the weight w:
+
+    sft    1                                                    what maximum likelihood does
+    dft    pi(token)                                            arXiv 2508.05629
+    iw     pi / pi_reference, of the whole answer or a token    arXiv 2507.12856; the reference is --init
+    psft   pi / pi_old while below 1 + clip-high, then 0        arXiv 2508.17784; pi_old is some steps old
+
+The log has the plain negative log-likelihood beside the trained loss, since the two may part: under dft the first rises
+while the second falls, as the distribution polarises.
+
+Simpler than the papers: no PSFT warm-up; psft recomputes pi_old from a copy of the weights, where its authors take 8
+small batches out of one large one; the frozen copy of iw and psft stands whole on every rank, also with --shard.
+"""
+
+import copy
+import functools
+import time
+
+import torch
+
+import cli
+import common
+import optim
+from conversations import open_conversations
+from data import Stream, document_sums, print_table
+from evaluate import evaluate_all, print_world
+from model import load
+
+
+def flags():
+    p = common.training_flags(__doc__)
+    p.set_defaults(steps=200, lr=0.005, adam_lr=0.001, schedule="cosine", warmup=0.05)
+    p.add_argument("--loss", default="sft", choices=["sft", "dft", "iw", "psft"], help="see above")
+    p.add_argument("--iw-form", default="sequence", choices=["sequence", "token"], help="what iw weighs")
+    p.add_argument("--refresh", type=int, default=8, help="steps between psft's snapshots of the weights")
+    p.add_argument("--clip-low", type=float, default=0.2, help="psft clips the ratio at 1 - this")
+    p.add_argument("--clip-high", type=float, default=0.28, help="and at 1 + this, where the gradient ends")
+    p.add_argument("--no-think", type=float, default=0.0, metavar="SHARE",
+                   help="share of questions answered without thinking; 0: one mode, no flags in the questions")
+    p.add_argument("--unflagged", type=float, default=0.0, metavar="SHARE",
+                   help="share of the thinking ones that do not say /think")
+    p.add_argument("--seq-len", type=int, default=512, help="tokens in a row; the longest conversation must fit")
+    p.add_argument("--max-epochs", type=float, default=0.0, help="cap on the passes through each source; 0: none")
+    p.add_argument("--eval-data", metavar="SPEC", nargs="*", default=[], help="world:... (verified accuracy), text")
+    p.add_argument("--eval-problems", type=int, default=100, help="problems for each number of operations")
+    return p
+
+
+# The losses: sums over tokens, (B, T) -> scalar, divided by the global number of assistant tokens elsewhere.
+
+def sft_loss(logprobs, mask):
+    """Negative log-likelihood: -sum log pi(y)."""
+    return -(logprobs * mask).sum()
+
+
+def dft_loss(logprobs, mask):
+    """Dynamic fine-tuning, arXiv 2508.05629: -sum sg[pi(y)] log pi(y), whose gradient is that of -sum pi(y)."""
+    return -(logprobs.detach().exp() * logprobs * mask).sum()
+
+
+def iw_loss(logprobs, reference, mask, documents, form="sequence"):
+    """Importance-weighted, arXiv 2507.12856: -sum sg[w] log pi(y), the bounds on w being those of the authors' code.
+
+    "token": w = pi / pi_reference within [0.2, 1.8]; "sequence": the exponential of the conversation's mean log-ratio,
+    at most 16, the same for all its tokens.
+    """
+    log_ratios = (logprobs.detach() - reference) * mask
+    if form == "token":
+        weights = log_ratios.exp().clamp(0.2, 1.8)
+    else:
+        means = document_sums(log_ratios, documents) / document_sums(mask, documents).clamp(min=1)          # (B, M)
+        weights = means.exp().clamp(max=16).gather(1, documents.clamp(min=0))                               # (B, T)
+    return -(weights * logprobs * mask).sum()
+
+
+def psft_loss(logprobs, old, mask, low=0.2, high=0.28):
+    """Proximal, arXiv 2508.17784: -sum min(r, clip(r, 1 - low, 1 + high)), r = pi / pi_old: PPO's with advantage 1.
+
+    A token that is already 1 + high times as likely as under pi_old has no gradient; right after a refresh r = 1, and
+    the gradient is that of sft.
+    """
+    ratios = (logprobs - old).exp()
+    return -(torch.minimum(ratios, ratios.clamp(1 - low, 1 + high)) * mask).sum()
+
+
+def batch_loss(args, wrapped, frozen, batch):
+    """The chosen loss of a batch, and a tensor of sums to log: negative log-likelihood, entropy, clipped tokens."""
+    logprobs, entropies = wrapped(batch.tokens, batch.documents, batch.targets, entropy=True)               # (B, T)
+    mask, clipped = batch.loss_mask.to(logprobs.dtype), torch.zeros_like(logprobs)
+    if frozen is not None:
+        with torch.no_grad():
+            old = frozen(batch.tokens, batch.documents, batch.targets)                                      # (B, T)
+    if args.loss == "dft":
+        loss = dft_loss(logprobs, mask)
+    elif args.loss == "iw":
+        loss = iw_loss(logprobs, old, mask, batch.documents, args.iw_form)
+    elif args.loss == "psft":
+        loss = psft_loss(logprobs, old, mask, args.clip_low, args.clip_high)
+        clipped = (logprobs - old).exp() > 1 + args.clip_high
+    else:
+        loss = sft_loss(logprobs, mask)
+    seen = torch.stack([sft_loss(logprobs, mask), (entropies * mask).sum(), (clipped * mask).sum()])
+    return loss, seen.detach()
+
+
+def check(args):
+    """What argparse cannot see, each in one line that names the mend."""
+    for wrong, mend in (
+        (not args.init, "--init is needed: the checkpoint to fine-tune"),
+        (not 0 <= args.no_think <= 1, f"--no-think {args.no_think}: use a share from 0 to 1"),
+        (not 0 <= args.unflagged <= 1, f"--unflagged {args.unflagged}: use a share from 0 to 1"),
+        (args.unflagged and not args.no_think, "--unflagged needs --no-think above 0: else no question has a flag"),
+        (args.refresh < 1, f"--refresh {args.refresh}: use at least 1"),
+    ):
+        if wrong:
+            raise ValueError(mend)
+
+
+def main():
+    args = flags().parse_args()
+    with cli.bad_input():
+        check(args)
+        run = common.Run(args)
+        model, tokenizer = load(args.init, dtype=run.weight_dtype)
+        if tokenizer is None:
+            raise ValueError(f"--init {args.init}: the folder has no tokenizer.json; copy the model's tokenizer there")
+        opener = functools.partial(open_conversations, T=args.seq_len, no_think=args.no_think, unflagged=args.unflagged)
+        stream = Stream(args.data, tokenizer, args.seq_len, args.batch_tokens, args.seed, args.max_epochs, opener)
+        micro_rows = args.micro_tokens // args.seq_len if args.micro_tokens else None
+        if stream.rows % run.ranks or (args.micro_tokens and not micro_rows):
+            raise ValueError(f"--batch-tokens {args.batch_tokens} must be a multiple of --seq-len x ranks "
+                             f"(= {args.seq_len * run.ranks}), and --micro-tokens at least --seq-len")
+
+    frozen = None                                         # iw's reference: the weights of --init; psft's snapshot
+    if args.loss in ("iw", "psft"):
+        frozen = copy.deepcopy(model).requires_grad_(False).to(run.device)
+    wrapped = run.distribute(model)
+    optimizers = optim.build(model, args.optimizer, args.lr, args.adam_lr, args.weight_decay)
+    guard = common.Guard()
+    with cli.bad_input():
+        more = run.resume(model, optimizers, stream, guard)
+    if "snapshot" in more:
+        common.restore_weights(frozen, more["snapshot"])
+    run.open_log({"parameters": sum(w.numel() for w in model.parameters()), "config": vars(model.config)})
+    run.catch_interrupts()
+    seen = []                                             # sums of the micro-batches of a step
+
+    def loss_of(batch):
+        loss, sums = batch_loss(args, wrapped, frozen, batch)
+        seen.append(sums)
+        return loss
+
+    def save():
+        snapshot = {"snapshot": common.full_weights(frozen)} if args.loss == "psft" else {}
+        run.save(model, tokenizer, optimizers, stream, guard, snapshot)
+
+    def evaluate():
+        with common.gathered(model):
+            return evaluate_all(model, tokenizer, args.eval_data, problems=args.eval_problems, T=args.seq_len,
+                                autocast=run.autocast(), chat=True)
+
+    progress, loss, record, used_up = common.Progress(run, "sft"), float("nan"), {}, False
+    start, tokens_seen = time.perf_counter(), 0
+    while run.step < args.steps and not run.stopping:
+        try:
+            batches = stream.next(run.rank, run.ranks, micro_rows)
+        except StopIteration:
+            used_up = True
+            progress.say(f"the data is used up after {run.step} steps (--max-epochs {args.max_epochs:g})")
+            break
+        if args.loss == "psft" and run.step % args.refresh == 0:
+            common.restore_weights(frozen, common.full_weights(model))
+        share = optim.schedule(run.step, args.steps, args.schedule, args.warmup, args.decay, args.floor)
+        lr = optim.set_lr(optimizers, share)
+        seen.clear()
+        loss, weight = run.backward(wrapped, batches, loss_of)
+        grad_norm = common.clip_gradients(model, args.clip)
+        try:
+            why = guard.check(loss, grad_norm)
+        except ValueError as e:                           # it gave up: keep what was learned before
+            save()
+            cli.fail(e)
+        if why:
+            progress.say(f"step {run.step} skipped: {why}")
+        else:
+            for optimizer in optimizers:
+                optimizer.step()
+        model.zero_grad(set_to_none=True)
+        run.step += 1
+        tokens_seen += args.batch_tokens
+        progress.update(args.batch_tokens, loss=f"{loss:.3f}")
+        if run.step % args.log_every == 0 or run.step == args.steps or why:
+            nll, entropy, clipped = (x / max(weight, 1e-9) for x in run.sum(*sum(seen).tolist()))
+            record = {"nll": nll, "entropy": entropy} | ({"clipped": clipped} if args.loss == "psft" else {})
+            run.log({"step": run.step, "loss": loss} | record | {
+                "grad_norm": grad_norm, "lr": lr, "weight": weight, "skipped": why,
+                "tokens_per_second": round(progress.rate(), 1)})
+        if args.eval_every and run.step % args.eval_every == 0 and run.step < args.steps:
+            run.log({"step": run.step, "eval": evaluate()})
+        if args.save_every and run.step % args.save_every == 0 and run.step < args.steps:
+            save()
+    seconds = time.perf_counter() - start
+    progress.bar.close()
+    save()
+    result = {"out": args.out, "steps": run.step, "loss": round(loss, 4)} | {k: round(record[k], 4) for k in record}
+    result |= {"seconds": round(seconds, 1), "tokens_per_second": round(tokens_seen / max(seconds, 1e-9), 1),
+               "skipped": guard.skipped, "mixture": stream.mixture.table()} | stream.packer.report()
+    if run.main:
+        print_table(result["mixture"])
+    if (run.step == args.steps or used_up) and args.eval_data:
+        result["eval"] = evaluate()
+        for table in result["eval"].values():
+            if run.main and isinstance(table, list):
+                print_world(table, [1])
+    run.finish(result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""What the tests of the training stages share: a tiny checkpoint, running a script in this process, and two ranks."""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from unittest import mock
+
+import torch
+from conftest import ROOT
+
+import common
+from model import Config, Transformer
+
+
+def tiny_checkpoint(folder, tokenizer, seed=0, **config):
+    """A random model of two layers, saved with the tokenizer; its predictions are far from uniform."""
+    torch.manual_seed(seed)
+    model = Transformer(Config(vocab_size=len(tokenizer), layers=2, width=32, heads=4, kv_heads=2, **config))
+    for w in model.parameters():
+        w.data.add_(torch.randn_like(w) * 0.1)
+    model.save(folder, tokenizer)
+    return folder
+
+
+def write_rows(path, rows):
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return path
+
+
+def run_main(module, *args):
+    """Runs a script's main() in this process: exit code, the JSON of its last line (or None), standard error."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    argv = [f"{module.__name__}.py", *map(str, args)]
+    with (mock.patch.object(sys, "argv", argv), mock.patch.object(signal, "signal"),
+          contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)):
+        try:
+            module.main()
+        except SystemExit as e:
+            code = e.code
+    lines = out.getvalue().strip().splitlines()
+    return code, json.loads(lines[-1]) if lines else None, err.getvalue()
+
+
+def refusal(module, *args):
+    """The one line with which a script refuses its input."""
+    code, _, err = run_main(module, *args)
+    lines = [line for line in err.replace("\r", "\n").splitlines() if line.startswith(f"{module.__name__}.py: ")]
+    assert code == 2 and len(lines) == 1 and "Traceback" not in err, err
+    return lines[0]
+
+
+def a_run(**more):
+    """A common.Run on the CPU in float64 that writes nothing."""
+    flags = {"out": "/never/written", "device": "cpu", "dtype": "float64", "resume": False, "seed": 0, "shard": False,
+             "compile": False, "checkpointing": False, "steps": 1, "wandb": ""}
+    return common.Run(argparse.Namespace(**flags | more))
+
+
+def on_two_ranks(tmp_path, code):
+    """Runs Python code under torchrun with two gloo ranks; what rank 0 assigns to `found` comes back."""
+    (tmp_path / "worker.py").write_text(f"import sys\nsys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]\n{code}\n"
+                                        "import os, torch\nif os.environ['RANK'] == '0':\n"
+                                        f"    torch.save(found, {str(tmp_path / 'found.pt')!r})\n"
+                                        "torch.distributed.barrier()\ntorch.distributed.destroy_process_group()\n")
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+                           str(tmp_path / "worker.py")], capture_output=True, text=True, timeout=240,
+                          env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-3000:]
+    return torch.load(tmp_path / "found.pt", weights_only=True)
+
+
+def assert_same_gradients(found, wanted, tolerance=1e-11):
+    """{name: (loss, {parameter: gradient})}, the same up to the order of additions."""
+    assert found.keys() == wanted.keys()
+    for name, (loss, grads) in wanted.items():
+        assert abs(found[name][0] - loss) <= tolerance * max(1, abs(loss)), name
+        size = max(float(g.norm()) for g in grads.values())
+        assert size > 1e-6, name
+        for parameter, g in grads.items():
+            assert float((found[name][1][parameter] - g).norm()) <= tolerance * max(size, 1e-3), (name, parameter)
+
+
+def kill_after(step, module, *args, out):
+    """Starts a script and kills it (SIGKILL) once its log has reached the step."""
+    command = [sys.executable, str(ROOT / f"{module.__name__}.py"), *map(str, args), "--out", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                               env=os.environ | {"OMP_NUM_THREADS": "1"})
+    log, deadline = Path(out) / "log.jsonl", time.time() + 120
+    while time.time() < deadline and process.poll() is None:
+        if log.exists() and any(f'{{"step": {s},' in log.read_text() for s in range(step, step + 3)):
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            return
+        time.sleep(0.005)
+    raise AssertionError(f"the run did not reach step {step}: {process.communicate()}")
+
+
+def state_of(folder):
+    return torch.load(Path(folder) / "train_state.pt", weights_only=True)
+
+
+def steps_of(folder):
+    """The step records of a log: {step: loss}."""
+    records = [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
+    return {r["step"]: r["loss"] for r in records if "loss" in r}
+
+
+def assert_same_state(a, b):
+    """Two saved states, equal to the last bit: weights, optimisers and data position."""
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for k in a:
+            assert_same_state(a[k], b[k])
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            assert_same_state(x, y)
+    else:
+        assert a == b
