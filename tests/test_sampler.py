@@ -71,12 +71,12 @@ def test_n_samples_share_one_prefill(tiny, tokenizer, monkeypatch):
 def test_ends_and_stamps(tiny, tokenizer):
     prompts = prompts_of(30)
     done = [c for [c] in Sampler(tiny, tokenizer, rows=6, version=3).generate(prompts, max_new_tokens=12,
-            temperature=1.0, stop=set(range(100)))]
+            temperature=1.0, stop=set(range(40)))]
     assert {c.finish for c in done} == {"stop", "length"}
     for c, p in zip(done, prompts, strict=True):
         assert c.prompt == p and len(c.tokens) == len(c.logprobs) == len(c.versions) and set(c.versions) == {3}
-        assert all(t >= 100 for t in c.tokens[:-1])
-        assert (c.finish == "stop") == (c.tokens[-1] < 100) and (c.finish == "stop" or len(c.tokens) == 12)
+        assert all(t >= 40 for t in c.tokens[:-1])
+        assert (c.finish == "stop") == (c.tokens[-1] < 40) and (c.finish == "stop" or len(c.tokens) == 12)
 
 
 def test_finished_rows_leave_and_waiting_ones_take_their_place(tiny, tokenizer):
@@ -128,10 +128,10 @@ def splitmix(x):
 
 def test_uniform_is_splitmix64():
     golden = 0x9e3779b97f4a7c15
-    for seed, request, position in ((0, 0, 1), (3, 5, 7), (123456789, 2 ** 40, 99)):
-        x = splitmix((seed * golden + request) % 2 ** 64)
-        x = splitmix((x * golden + position) % 2 ** 64)
-        assert float(uniform(seed, torch.tensor([request]), torch.tensor([position]))) == (x >> 11) / 2 ** 53
+    for seed, request, position in ((0, 0, 0), (0, 0, 1), (3, 5, 7), (123456789, 2 ** 40, 99)):
+        x = splitmix((seed * golden + request + golden) % 2 ** 64)            # the generator adds its step, then mixes
+        x = splitmix((x * golden + position + golden) % 2 ** 64)
+        assert x and float(uniform(seed, torch.tensor([request]), torch.tensor([position]))) == (x >> 11) / 2 ** 53
 
 
 def test_bad_requests(tiny, tokenizer):
@@ -203,7 +203,7 @@ def hand_over(tokenizer, budget=1):
 
 def handed_over(done):
     """The completions, most of them, whose block was not closed by the model before the budget was spent."""
-    found = [c for [c] in done if any(c.forced)]
+    found = [c for [c] in done if sum(c.forced) > 1]                          # one alone is an end token drawn again
     assert len(found) > 0.6 * len(done)
     return found
 
