@@ -4,6 +4,7 @@
     python bench.py sample    generated tokens/s against its generate, all completions of one length
     python bench.py ragged    the same with completions of many lengths, as rollouts have them
     python bench.py all
+    python bench.py rl        seconds per GRPO step against TRL's GRPOTrainer (pip install trl)
     python bench.py pipeline  runs recipes/laptop.sh and keeps its accuracies and time
     python bench.py readme    writes the newest results into README.md's tables
 
@@ -13,6 +14,7 @@ machine, the versions and the commit.
 """
 
 import copy
+import itertools
 import json
 import os
 import re
@@ -21,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -151,60 +154,142 @@ def bench_ragged(device, dtype, count):
     return against_generate(device, dtype, count, limits) | {"shape": shape}
 
 
-BENCHES = {"train": bench_train, "sample": bench_sample, "ragged": bench_ragged}
+def bench_rl(device, dtype, count):
+    """Seconds for a GRPO step: 8 prompts x 8 completions of 64 tokens from random weights (which never end by themselves),
+    one update with AdamW, against TRL's GRPOTrainer on the same model, tokenizer and prompts. The first step is left out."""
+    import datasets
+    import transformers
+    from trl import GRPOConfig, GRPOTrainer
 
-
-def bench_pipeline():
-    """recipes/laptop.sh from start to end: seconds, and the verified accuracy of each checkpoint by operations."""
+    from tokenizer import Tokenizer
+    from world import World
+    P, G, new, steps = 8, 8, 64, 3
+    world = World.from_spec("ops=2-4,split=rl")
+    problems = [world.problem(i) for i in range(P * steps * 2)]
+    seconds = {"ours": [], "trl": []}
     with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
-        done = subprocess.run(["bash", str(HERE / "recipes" / "laptop.sh")], stdout=subprocess.PIPE, text=True,
-                              env=os.environ | {"OUT": f"{folder}/laptop", "PYTHON": sys.executable})
-        if done.returncode:
-            raise ValueError(f"recipes/laptop.sh ended with exit code {done.returncode}")
+        tokenizer = Tokenizer.train((f"{p.question}\n{p.solution}" for p in map(world.problem, range(2000))), 1024)
+        torch.manual_seed(0)
+        Transformer(Config(**SHAPE | {"vocab_size": len(tokenizer)})).save(f"{folder}/model", tokenizer)
+        rows = datasets.Dataset.from_list([{"prompt": p.question + "\n"} for p in problems])
+
+        def ours(i):
+            command = [sys.executable, HERE / "grpo.py", "--init", f"{folder}/model", "--data", "world:ops=2-4,split=rl", "--out",
+                       f"{folder}/{i}", "--mode", "plain", "--reward", "random", "--prompts", P, "--group", G, "--steps", steps,
+                       "--max-new-tokens", new, "--rows", P * G, "--lr", 1e-6, "--device", device, "--dtype",
+                       str(dtype).removeprefix("torch."), "--show-every", 0]
+            subprocess.run(list(map(str, command)), check=True, capture_output=True)
+            records = [json.loads(line) for line in Path(f"{folder}/{i}/log.jsonl").read_text().splitlines()]
+            seconds["ours"] += [r["seconds"] for r in records if "reward" in r][1:]
+            assert all(r["length_mean"] > new / 2 for r in records if "reward" in r), "random weights ended early"
+
+        def theirs(i):
+            ends = []
+
+            class Clock(transformers.TrainerCallback):
+                def on_step_end(self, *_, **__):
+                    ends.append(time.perf_counter())
+            settings = GRPOConfig(
+                output_dir=f"{folder}/trl{i}", per_device_train_batch_size=P * G, num_generations=G, max_steps=steps,
+                max_completion_length=new, temperature=1.0, top_k=0, beta=0.0, loss_type="grpo", learning_rate=1e-6,
+                report_to="none", save_strategy="no", logging_steps=1000, disable_tqdm=True, use_cpu=device.type == "cpu",
+                bf16=dtype == torch.bfloat16, gradient_checkpointing=False)
+            dice = torch.Generator().manual_seed(0)
+            model = transformers.AutoModelForCausalLM.from_pretrained(f"{folder}/model", attn_implementation="sdpa")
+            GRPOTrainer(model, lambda completions, **_: torch.rand(len(completions), generator=dice).round().tolist(), settings,
+                        rows, processing_class=transformers.AutoTokenizer.from_pretrained(f"{folder}/model"),
+                        callbacks=[Clock()]).train()
+            seconds["trl"] += [b - a for a, b in itertools.pairwise(ends)]
+        for i in range(count):
+            for side in (ours, theirs)[::1 if i % 2 else -1]:
+                side(i)
+    median = {side: statistics.median(s) for side, s in seconds.items()}
+    ratios = [t / o for o, t in zip(sorted(seconds["ours"]), sorted(seconds["trl"]), strict=True)]
+    return {"seconds_per_step": {k: round(v, 3) for k, v in median.items()}, "ratio": round(median["trl"] / median["ours"], 3),
+            "ratio_low": round(min(ratios), 3), "ratio_high": round(max(ratios), 3), "rounds": count,
+            "shape": f"{P} prompts x {G} completions x {new} tokens", "trl": version("trl")}
+
+
+BENCHES = {"train": bench_train, "sample": bench_sample, "ragged": bench_ragged, "rl": bench_rl}
+
+
+def bench_pipeline(seed):
+    """recipes/laptop.sh from start to end: seconds, what each stage took, and the verified accuracy after each stage."""
+    with tempfile.TemporaryDirectory() as folder:
+        out, start = Path(folder) / "laptop", time.perf_counter()
+        if subprocess.run(["bash", str(HERE / "recipes" / "laptop.sh")], stdout=sys.stderr,
+                          env=os.environ | {"OUT": str(out), "SEED": str(seed), "PYTHON": sys.executable}).returncode:
+            raise ValueError("recipes/laptop.sh failed; its last lines say why")
         seconds = time.perf_counter() - start
-    return {"seconds": round(seconds), "verified": verified(json.loads(done.stdout.strip().splitlines()[-1]))}
+        evaluation = json.loads((out / "evaluation.json").read_text())
+        stages = {f.parent.name: json.loads(f.read_text().splitlines()[-1])["result"]["seconds"]
+                  for f in sorted(out.glob("*/log.jsonl"))}
+    return {"seconds": round(seconds), "seed": seed, "stage_seconds": stages, "verified": verified(evaluation),
+            "gain": [g | {k: Path(g[k]).name for k in ("before", "after")} for g in evaluation["gain"]]}
 
 
 def verified(evaluation):
-    """evaluate.py's result -> {checkpoint: [{"ops", "problems", "pass@k": (mean, low, high)}]}."""
-    tables = {Path(folder).name: next(iter(found.values())) for folder, found in evaluation.items() if isinstance(found, dict)}
+    """evaluate.py's file -> {checkpoint: [{"ops", "problems", "pass@k": (mean, low, high)}]}."""
+    tables = {Path(folder).name: next(iter(found.values()))["rows"] for folder, found in evaluation["results"].items()}
     return {name: [{"ops": r["ops"], "problems": r["problems"]} | r["process"] for r in rows if "ops" in r]
             for name, rows in tables.items()}
 
 
 def newest(name):
-    """The last record of results/bench_<name>.jsonl for each device and dtype."""
+    """The last record of results/bench_<name>.jsonl for each device, dtype and seed."""
     file, found = HERE / "results" / f"bench_{name}.jsonl", {}
     for line in file.read_text().splitlines() if file.exists() else []:
         record = json.loads(line)
-        found[record["device"], record.get("dtype")] = record
+        found[record["device"], record.get("dtype"), record.get("seed")] = record
     return found
 
 
+def shown(result):
+    """Both sides of a comparison as text, ours first."""
+    if "seconds_per_step" in result:
+        return [f"{s:.2f} s a step" for s in result["seconds_per_step"].values()]
+    return [f"{t:,.0f} tokens/s" for t in result["tokens_per_second"].values()]
+
+
 def speed_table():
-    lines = ["| what | device | nanothink | Hugging Face | ratio (range over rounds) |", "|---|---|---|---|---|"]
+    lines = ["| what | device | nanothink | Hugging Face (rl: TRL) | ratio (range) |", "|---|---|---|---|---|"]
     for name in BENCHES:
-        for (device, dtype), r in newest(name).items():
-            t = r["tokens_per_second"]
-            lines.append(f"| {name}: {r['shape']}, {dtype} | {device} | {t['ours']:,.0f} tokens/s "
-                         f"| {t['hugging_face']:,.0f} tokens/s | **{r['ratio']:.2f}** "
+        for (device, dtype, _), r in newest(name).items():
+            lines.append(f"| {name}: {r['shape']}, {dtype} | {device} | " + " | ".join(shown(r)) + f" | **{r['ratio']:.2f}** "
                          f"({r['ratio_low']:.2f} to {r['ratio_high']:.2f}) |")
     return "\n".join(lines)
 
 
 def pipeline_table():
-    lines = []
-    for (device, _), r in newest("pipeline").items():
-        base, mid = r["verified"]["base"], r["verified"]["mid"]
-        lines += [f"On {device} the whole of it took {r['seconds']} seconds. Verified accuracy on unseen problems, "
-                  f"{base[0]['problems']} for each number of operations, with 95% bootstrap intervals:", "",
-                  "| operations | base pass@1 | mid-trained pass@1 | base pass@8 | mid-trained pass@8 |",
-                  "|---|---|---|---|---|"]
-        cell = "{0:.2f} [{1:.2f}, {2:.2f}]".format
-        lines += [f"| {b['ops']} | " + " | ".join(cell(*row[k]) for k in ("pass@1", "pass@8") for row in (b, m))
-                  + " |" for b, m in zip(base, mid, strict=True)]
-    return "\n".join(lines)
+    """Two tables: the first seed by operations, and every seed by band."""
+    records = sorted((r for r in newest("pipeline").values() if "stage_seconds" in r), key=lambda r: r["seed"])
+    if not records:
+        return "Not measured yet: run `python bench.py pipeline`."
+    first, cell = records[0], "{0:.2f} [{1:.2f}, {2:.2f}]".format
+    stages, signed = list(first["verified"]), "{0:+.2f} [{1:+.2f}, {2:+.2f}]".format
+    lines = [f"On {first['device']} the whole of it took {first['seconds']} seconds after installation. Share of answers on "
+             f"unseen problems with every step right, {first['verified']['base'][0]['problems']} problems for each number of "
+             "operations, at temperature 0.7, with 95% bootstrap intervals:", "",
+             "| operations | " + " | ".join(stages) + f" | {stages[-1]} pass@8 |", "|---" * (len(stages) + 2) + "|"]
+    for rows in zip(*first["verified"].values(), strict=True):
+        cells = [cell(*r["pass@1"]) for r in rows] + [cell(*rows[-1]["pass@8"])]
+        lines.append(f"| {rows[0]['ops']} | " + " | ".join(cells) + " |")
+    bands = sorted({(g["band"], *g["ops"]) for g in first["gain"]})
+    lines += ["", "The same with other seeds (other weights, other training problems, other draws, other test problems); gains "
+              "with paired 95% bootstrap intervals:", ""]
+    for name, low, high in bands:
+        means = "each stage's mean" if name == "band" else "mean"
+        lines += [f"| seed | {low} to {high} operations, {means}: " + " | ".join(stages) + " | "
+                  + " | ".join(f"{a} to {b}" for a, b in itertools.pairwise(stages)) + " |",
+                  "|---" * (2 * len(stages)) + "|"]
+        for r in records:
+            mean = {s: statistics.mean(row["pass@1"][0] for row in rows if low <= row["ops"] <= high)
+                    for s, rows in r["verified"].items()}
+            found = {(g["before"], g["after"]): g["gain"] for g in r["gain"] if g["band"] == name}
+            lines.append(f"| {r['seed']} | " + " | ".join(f"{mean[s]:.2f}" for s in stages) + " | "
+                         + " | ".join(signed(*found[p]) for p in itertools.pairwise(stages)) + " |")
+        lines.append("")
+    return "\n".join(lines).rstrip()
 
 
 def readme(text):
@@ -222,6 +307,7 @@ def main():
     p.add_argument("--rounds", type=int, default=7, help="turns of each side")
     p.add_argument("--device", default="cpu", help="cpu or cuda")
     p.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of weights and matrix products")
+    p.add_argument("--seed", type=int, default=0, help="of the pipeline")
     p.add_argument("--toy", action="store_true", help="a tiny model, only to see that it works")
     p.add_argument("--out", metavar="FOLDER", default=str(HERE / "results"), help="where results are appended")
     args = p.parse_args()
@@ -235,17 +321,17 @@ def main():
     for name in BENCHES if args.what == "all" else [args.what]:
         with cli.bad_input():
             try:
-                result = bench_pipeline() if name == "pipeline" else BENCHES[name](device, getattr(torch, args.dtype),
-                        args.rounds)
+                dtype = getattr(torch, args.dtype)
+                result = (bench_pipeline(args.seed) if name == "pipeline" else BENCHES[name](device, dtype, args.rounds))
             except ModuleNotFoundError as e:
                 raise ValueError(f"{e.name} is needed to compare with; run pip install -r requirements-dev.txt") from None
         results[name] = result | {"bench": name, "device": common.device_name(device), "dtype": args.dtype,
                                   "versions": common.versions(),
                                   "commit": common.commit(), "date": time.strftime("%Y-%m-%d")}
         if name in BENCHES:
-            t = result["tokens_per_second"]
-            print(f"{name:<8} ours {t['ours']:>10,.0f} tokens/s   Hugging Face {t['hugging_face']:>10,.0f}   "
-                  f"ratio {result['ratio']:.2f} ({result['ratio_low']:.2f} to {result['ratio_high']:.2f})", flush=True)
+            ours, theirs = shown(result)
+            print(f"{name:<8} ours {ours}   theirs {theirs}   ratio {result['ratio']:.2f} ({result['ratio_low']:.2f} to "
+                  f"{result['ratio_high']:.2f})", flush=True)
         os.makedirs(args.out, exist_ok=True)
         with open(Path(args.out) / f"bench_{name}.jsonl", "a") as f:
             f.write(json.dumps(results[name]) + "\n")

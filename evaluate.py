@@ -305,6 +305,8 @@ def main():
     p.add_argument("--temperature", type=float, default=0.7, help="of the samples")
     p.add_argument("--shots", type=int, default=0, help="solved questions of the file to show first")
     p.add_argument("--chat", action="store_true", help="ask in ChatML")
+    p.add_argument("--plain", metavar="FOLDER", nargs="*", default=[],
+                   help="checkpoints that --chat leaves out: they have not learned ChatML")
     p.add_argument("--think", metavar="on|off|auto|N", default="auto",
                    help="thinking in a chat; N: on, for at most N tokens; auto: by /think or /no_think in the question")
     p.add_argument("--user-suffix", metavar="TEXT", default="", help="put behind every question, such as ' /no_think'")
@@ -337,6 +339,8 @@ def check(args):
     """Refuses flags that do not go together before anything is measured; returns {name: numbers of operations}."""
     if not (args.data or args.text):
         raise ValueError("give --data or --text: what to measure on")
+    if unknown := [f for f in args.plain if f not in args.init]:
+        raise ValueError(f"--plain {unknown[0]}: not among the checkpoints of --init")
     if not args.chat and (args.think != "auto" or args.user_suffix):
         raise ValueError("--think and --user-suffix need --chat")
     parse_think(args.think)
@@ -358,7 +362,10 @@ def measure(folder, args):
     print(f"\n{folder}")
     think, budget = parse_think(args.think)
     how = dict(ks=args.k, samples=args.samples, temperature=args.temperature, rows=args.rows, seed=args.seed,
-               chat=args.chat, think=think, think_budget=budget, user_suffix=args.user_suffix, progress=True)
+               chat=args.chat and folder not in args.plain, think=think, think_budget=budget,
+               user_suffix=args.user_suffix, progress=True)
+    if not how["chat"]:
+        how |= dict(think=None, think_budget=None)
     found = {}
     for spec in args.data:
         if spec.startswith("world:"):

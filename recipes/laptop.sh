@@ -11,10 +11,10 @@ PYTHON=${PYTHON:-python}
 OUT=${OUT:-runs/laptop}
 SEED=${SEED:-0}            # of weights, problems and draws; the test problems depend on it as well
 BASE=${BASE:-800}          # steps of pre-training, 4,096 tokens each
-MID=${MID:-300}            # of mid-training
-SFT=${SFT:-100}            # of supervised fine-tuning
-DPO=${DPO:-30}             # of preference training
-GRPO=${GRPO:-100}          # of reinforcement learning
+MID=${MID:-60}             # of mid-training
+SFT=${SFT:-70}             # of supervised fine-tuning
+DPO=${DPO:-25}             # of preference training
+GRPO=${GRPO:-280}          # of reinforcement learning
 PROBLEMS=${PROBLEMS:-50}   # test problems for each number of operations
 SOLVED=1-3 EDGE=4-8        # operations that pre-training solves, and those at the edge of competence
 START=$SECONDS
@@ -23,3 +23,43 @@ if [ -e "$OUT" ]; then
     echo "laptop.sh: $OUT exists already; remove it, or set OUT to another folder" >&2
     exit 2
 fi
+
+echo "== 1. A tokenizer, trained on the world's own text"
+$PYTHON tokenizer.py train --data world:ops=1-6,split=pretrain --vocab-size 1024 --out "$OUT/tokenizer"
+
+echo "== 2. Pre-training: 1 to 3 operations, and a few percent of deeper problems, which puts those within reach"
+$PYTHON pretrain.py --tokenizer "$OUT/tokenizer" --out "$OUT/base" --qk-norm head --seq-len 512 --seed "$SEED" \
+    --data "world:ops=$SOLVED,split=pretrain,branch=0,seed=$SEED@0.96" "world:ops=$EDGE,split=pretrain,branch=0,seed=$SEED@0.04" \
+    --steps "$BASE" --lr 0.04 --adam-lr 0.008 --save-every 300
+
+echo "== 3. Mid-training at the edge of competence, a part of it as chat turns, and easy problems against forgetting"
+$PYTHON pretrain.py --init "$OUT/base" --out "$OUT/mid" --seq-len 512 --seed "$SEED" \
+    --data "world:ops=$EDGE,split=midtrain,chat=0.4,branch=0,seed=$SEED@0.8" \
+           "world:ops=$SOLVED,split=midtrain,chat=0.4,branch=0,seed=$SEED@0.2" \
+    --steps "$MID" --lr 0.03 --adam-lr 0.006 --schedule cosine --warmup 0.02 --save-every 300
+
+echo "== 4. Supervised fine-tuning: chat, with thinking and without"
+$PYTHON sft.py --init "$OUT/mid" --out "$OUT/sft" --seed "$SEED" --no-think 0.2 --unflagged 0.1 \
+    --data "world:ops=$EDGE,split=sft,branch=0,seed=$SEED@0.7" "world:ops=$SOLVED,split=sft,branch=0,seed=$SEED@0.3" \
+    --steps "$SFT" --lr 0.015 --adam-lr 0.003
+
+echo "== 5. Preference pairs, chosen from the fine-tuned model and rejected from the mid-trained one, and DPO on them"
+$PYTHON augment.py pairs --strong "$OUT/sft" --weak "$OUT/mid" --weak-plain --mode think --out "$OUT/pairs.jsonl" \
+    --data "world:ops=$EDGE,split=sft,branch=0,seed=1$SEED" --count $((DPO * 12)) --rows 128 --temperature 1 --seed "$SEED"
+$PYTHON dpo.py --init "$OUT/sft" --out "$OUT/dpo" --data "$OUT/pairs.jsonl" --seed "$SEED" --steps "$DPO" --lr 2e-4
+
+echo "== 6. Reinforcement from verified answers: every step must be right"
+$PYTHON grpo.py --init "$OUT/dpo" --out "$OUT/grpo" --data "world:ops=$EDGE,split=rl,branch=0,seed=$SEED" --seed "$SEED" \
+    --mode think --reward strict --steps "$GRPO" --prompts 16 --group 8 --max-new-tokens 120 --lr 4e-4 \
+    --save-every 50
+
+echo "== 7. A question, asked in chat; each token is coloured by its log-probability"
+$PYTHON sampler.py --init "$OUT/grpo" --chat --colors --prompt "Zoo, mod 10. The lions number 3. The owls number the lions plus 4. The bears number the owls times the lions. How many bears? /think"
+
+echo "== 8. Accuracy by number of operations after each stage (every step verified), and the page"
+$PYTHON evaluate.py --init "$OUT"/{base,mid,sft,dpo,grpo} --plain "$OUT"/{base,mid} --chat --user-suffix " /think" \
+    --data "world:ops=1-8,split=test,branch=0,seed=$SEED" --problems "$PROBLEMS" --k 1 2 4 8 --temperature 1 \
+    --rows 256 \
+    --solved "$SOLVED" --band "$EDGE" --out "$OUT/evaluation.json"
+$PYTHON report.py --runs "$OUT"/{base,mid,sft,dpo,grpo} --evaluation "$OUT/evaluation.json" --out "$OUT/report.html"
+echo "the pipeline took $((SECONDS - START)) seconds; its page is $OUT/report.html" >&2

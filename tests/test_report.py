@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from conftest import script
 
+import plots
 import report
 from report import Stage
 
@@ -51,7 +52,7 @@ def measured(counts, ok):
 def pipeline(tmp_path):
     """(run folders, evaluation file)."""
     extra = {"pretrain.py": {}, "sft.py": {"nll": 0.5, "entropy": 0.4},
-             "dpo.py": {"chosen_logprob": -5.0, "rejected_logprob": -9.0, "margin": 0.3, "reward_accuracy": 0.8},
+             "dpo.py": {"chosen": -5.0, "rejected": -9.0, "margin": 0.3, "accuracy": 0.8},
              "grpo.py": {"reward": 0.5, "reward_std": 0.4, "answer": 0.6, "process": 0.5, "length_mean": 40.0,
                          "length_max": 90, "zero_spread": 0.2, "logprob_diff_mean": 0.0, "logprob_diff_max": 0.0,
                          "seconds": 2.0, "rollout_share": 0.5, "rollout_tokens_per_second": 300.0,
@@ -164,30 +165,30 @@ def test_before_and_after_is_the_last_rl_and_what_it_started_from():
 
 
 def test_running_mean():
-    assert report.running_mean([1, 2, 3, 4, 5], 3).tolist() == pytest.approx([1.5, 2, 3, 4, 4.5])
-    assert report.running_mean([1.0, 2.0], 1).tolist() == [1, 2]
+    assert plots.running_mean([1, 2, 3, 4, 5], 3).tolist() == pytest.approx([1.5, 2, 3, 4, 4.5])
+    assert plots.running_mean([1.0, 2.0], 1).tolist() == [1, 2]
 
 
 @pytest.mark.parametrize("low, high, expected", [
     (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]), (0, 850, [0, 200, 400, 600, 800]), (-23, 0, [-20, -15, -10, -5, 0]),
     (0, 4e-14, [0, 1e-14, 2e-14, 3e-14, 4e-14])])
 def test_ticks(low, high, expected):
-    assert report.ticks(low, high) == pytest.approx(expected, abs=0)
+    assert plots.ticks(low, high) == pytest.approx(expected, abs=0)
 
 
 def test_numbers_in_words():
-    assert [report.short(x) for x in (0, 0.123456, 12.34, 1234, 45_600, 3_482_000, -0.5, -5e-9, 1.2e10)] == [
+    assert [plots.short(x) for x in (0, 0.123456, 12.34, 1234, 45_600, 3_482_000, -0.5, -5e-9, 1.2e10)] == [
         "0", "0.123", "12.3", "1,234", "45.6k", "3.48M", "−0.5", "−5e−9", "12B"]
-    assert [report.clock(s) for s in (42, 150, 7200)] == ["42 s", "2.5 min", "2.0 h"]
-    assert report.rate_text([0.5, 0.25, 0.75]).replace("\xa0", " ") == "0.50 [0.25, 0.75]"
-    assert report.rate_text([-0.1], "+.2f") == "-0.10" and report.rate_text([]) == "–"
+    assert [plots.clock(s) for s in (42, 150, 7200)] == ["42 s", "2.5 min", "2.0 h"]
+    assert plots.rate_text([0.5, 0.25, 0.75]).replace("\xa0", " ") == "0.50 [0.25, 0.75]"
+    assert plots.rate_text([-0.1], "+.2f") == "-0.10" and plots.rate_text([]) == "–"
 
 
 def test_a_plot_puts_values_where_its_axes_say():
-    plot = report.Plot((0, 10), (0, 1), "step")
+    plot = plots.Plot((0, 10), (0, 1), "step")
     assert plot.y(0) == plot.height - 34 and plot.y(1) == 8 and plot.x(5) == (plot.x(0) + plot.x(10)) / 2
-    assert report.line_plot("x", {"empty": []}) == ""
-    flat = report.line_plot("flat", {"zero": [(1, 0.0), (2, 0.0)]})
+    assert plots.line_plot("x", {"empty": []}) == ""
+    flat = plots.line_plot("flat", {"zero": [(1, 0.0), (2, 0.0)]})
     assert flat.count("0 → 0") == 2                                           # in the legend and for screen readers
 
 

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Does it matter what is rewarded? Reinforcement from one checkpoint with a true reward and with three that are not:
+# strict (answer and steps), answer, random (a coin) and incorrect (paid for wrong answers). The study that found gains
+# from random rewards in some models is arXiv 2506.10947; with one update per batch the clip never acts, and a random
+# reward should do nothing beyond noise.
+#
+#   INIT=runs/laptop/dpo bash recipes/spurious.sh
+set -euo pipefail
+cd "$(dirname "$0")/.."
+PYTHON=${PYTHON:-python}
+INIT=${INIT:-runs/laptop/dpo}
+OUT=${OUT:-runs/spurious}
+STEPS=${STEPS:-60}
+SEEDS=${SEEDS:-0}          # several in one string: "0 1 2"
+PROBLEMS=${PROBLEMS:-50}   # test problems for each number of operations
+EDGE=${EDGE:-4-8}
+
+if [ -e "$OUT" ]; then
+    echo "spurious.sh: $OUT exists already; remove it, or set OUT to another folder" >&2
+    exit 2
+fi
+for SEED in $SEEDS; do
+    for REWARD in strict answer random incorrect; do
+        $PYTHON grpo.py --init "$INIT" --out "$OUT/$REWARD-$SEED" --data "world:ops=$EDGE,split=rl,branch=0,seed=5$SEED" \
+            --seed "$SEED" --mode think --reward "$REWARD" --steps "$STEPS" --prompts 16 --group 8 --max-new-tokens 120 --lr 4e-4
+        $PYTHON evaluate.py --init "$INIT" "$OUT/$REWARD-$SEED" --chat --user-suffix " /think" --k 1 8 --temperature 1.0 \
+            --data "world:ops=$EDGE,split=test,branch=0,seed=5$SEED" --problems "$PROBLEMS" --rows 256 --band "$EDGE" \
+            --out "$OUT/$REWARD-$SEED.json"
+    done
+done
+$PYTHON bench.py spurious --runs "$OUT"
