@@ -6,6 +6,8 @@
     python bench.py all
     python bench.py rl        seconds per GRPO step against TRL's GRPOTrainer (pip install trl)
     python bench.py pipeline  runs recipes/laptop.sh and keeps its accuracies and time
+    python bench.py spurious --runs runs/spurious       keeps what recipes/spurious.sh found
+    python bench.py real --init smollm2/ --data gsm8k/train.jsonl   SFT and GRPO of a real model: seconds and memory
     python bench.py readme    writes the newest results into README.md's tables
 
 Both sides get the same weights, batches, optimiser and dtype, and take turns, round by round; the ratio is the median of
@@ -17,7 +19,6 @@ import copy
 import itertools
 import json
 import os
-import re
 import statistics
 import subprocess
 import sys
@@ -30,6 +31,7 @@ import torch
 
 import cli
 import common
+import tables
 from model import Config, Transformer
 from sampler import Sampler
 
@@ -235,84 +237,65 @@ def verified(evaluation):
             for name, rows in tables.items()}
 
 
-def newest(name):
-    """The last record of results/bench_<name>.jsonl for each device, dtype and seed."""
-    file, found = HERE / "results" / f"bench_{name}.jsonl", {}
-    for line in file.read_text().splitlines() if file.exists() else []:
-        record = json.loads(line)
-        found[record["device"], record.get("dtype"), record.get("seed")] = record
+def bench_spurious(folder):
+    """What recipes/spurious.sh left in its folder: for each reward and seed the gain in verified and in answer accuracy."""
+    arms = []
+    for file in sorted(Path(folder).glob("*.json")):
+        evaluation = json.loads(file.read_text())
+        reward, seed = file.stem.rsplit("-", 1)
+        rows = [next(iter(found.values()))["rows"] for found in evaluation["results"].values()]
+        g = evaluation["gain"][0]
+        answer = [statistics.mean(r["answer"]["pass@1"][0] for r in table if "ops" in r) for table in rows]
+        arms.append({"reward": reward, "train_seed": int(seed), "ops": g["ops"], "gain": g["gain"],
+                     "process": [statistics.mean(r["process"]["pass@1"][0] for r in table if "ops" in r) for table in rows],
+                     "answer": answer})
+    if not arms:
+        raise ValueError(f"--runs {folder}: holds no evaluations; run recipes/spurious.sh first")
+    return {"arms": arms}
+
+
+def bench_real(init, data):
+    """A real checkpoint on real questions: twenty steps of SFT and two of GRPO, with seconds and peak memory."""
+    found = {"init": Path(init).name, "data": Path(data).name}
+    common_flags = ["--init", init, "--data", data]
+    stages = {"sft": ["--seq-len", 512, "--batch-tokens", 2048, "--optimizer", "adamw", "--lr", 2e-5, "--steps", 20,
+                      "--log-every", 1],
+              "grpo": ["--steps", 2, "--prompts", 4, "--group", 4, "--max-new-tokens", 200, "--lr", 1e-6]}
+    for name, more in stages.items():
+        with tempfile.TemporaryDirectory() as folder:
+            command = [sys.executable, HERE / f"{name}.py", *common_flags, *more, "--out", f"{folder}/run"]
+            start = time.perf_counter()
+            process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL)
+            _, status, usage = os.wait4(process.pid, 0)
+            if status:
+                raise ValueError(f"{name}.py failed; its last lines say why")
+            records = [json.loads(line) for line in Path(f"{folder}/run/log.jsonl").read_text().splitlines()]
+        steps = [r for r in records if "loss" in r]
+        found[name] = {"seconds": round(time.perf_counter() - start, 1), "peak_gib": round(usage.ru_maxrss / 2 ** 20, 2)}
+        if name == "sft":
+            found[name] |= {"nll_first5": round(statistics.mean(r["nll"] for r in steps[:5]), 4),
+                            "nll_last5": round(statistics.mean(r["nll"] for r in steps[-5:]), 4)}
+        else:
+            found[name] |= {k: [r[k] for r in steps] for k in ("reward", "length_mean", "seconds", "logprob_diff_max")}
     return found
-
-
-def shown(result):
-    """Both sides of a comparison as text, ours first."""
-    if "seconds_per_step" in result:
-        return [f"{s:.2f} s a step" for s in result["seconds_per_step"].values()]
-    return [f"{t:,.0f} tokens/s" for t in result["tokens_per_second"].values()]
-
-
-def speed_table():
-    lines = ["| what | device | nanothink | Hugging Face (rl: TRL) | ratio (range) |", "|---|---|---|---|---|"]
-    for name in BENCHES:
-        for (device, dtype, _), r in newest(name).items():
-            lines.append(f"| {name}: {r['shape']}, {dtype} | {device} | " + " | ".join(shown(r)) + f" | **{r['ratio']:.2f}** "
-                         f"({r['ratio_low']:.2f} to {r['ratio_high']:.2f}) |")
-    return "\n".join(lines)
-
-
-def pipeline_table():
-    """Two tables: the first seed by operations, and every seed by band."""
-    records = sorted((r for r in newest("pipeline").values() if "stage_seconds" in r), key=lambda r: r["seed"])
-    if not records:
-        return "Not measured yet: run `python bench.py pipeline`."
-    first, cell = records[0], "{0:.2f} [{1:.2f}, {2:.2f}]".format
-    stages, signed = list(first["verified"]), "{0:+.2f} [{1:+.2f}, {2:+.2f}]".format
-    lines = [f"On {first['device']} the whole of it took {first['seconds']} seconds after installation. Share of answers on "
-             f"unseen problems with every step right, {first['verified']['base'][0]['problems']} problems for each number of "
-             "operations, at temperature 0.7, with 95% bootstrap intervals:", "",
-             "| operations | " + " | ".join(stages) + f" | {stages[-1]} pass@8 |", "|---" * (len(stages) + 2) + "|"]
-    for rows in zip(*first["verified"].values(), strict=True):
-        cells = [cell(*r["pass@1"]) for r in rows] + [cell(*rows[-1]["pass@8"])]
-        lines.append(f"| {rows[0]['ops']} | " + " | ".join(cells) + " |")
-    bands = sorted({(g["band"], *g["ops"]) for g in first["gain"]})
-    lines += ["", "The same with other seeds (other weights, other training problems, other draws, other test problems); gains "
-              "with paired 95% bootstrap intervals:", ""]
-    for name, low, high in bands:
-        means = "each stage's mean" if name == "band" else "mean"
-        lines += [f"| seed | {low} to {high} operations, {means}: " + " | ".join(stages) + " | "
-                  + " | ".join(f"{a} to {b}" for a, b in itertools.pairwise(stages)) + " |",
-                  "|---" * (2 * len(stages)) + "|"]
-        for r in records:
-            mean = {s: statistics.mean(row["pass@1"][0] for row in rows if low <= row["ops"] <= high)
-                    for s, rows in r["verified"].items()}
-            found = {(g["before"], g["after"]): g["gain"] for g in r["gain"] if g["band"] == name}
-            lines.append(f"| {r['seed']} | " + " | ".join(f"{mean[s]:.2f}" for s in stages) + " | "
-                         + " | ".join(signed(*found[p]) for p in itertools.pairwise(stages)) + " |")
-        lines.append("")
-    return "\n".join(lines).rstrip()
-
-
-def readme(text):
-    """The README with its generated tables renewed."""
-    for name, made in (("bench", speed_table()), ("pipeline", pipeline_table())):
-        text = re.sub(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", lambda m, made=made: m[1] + made + m[2], text,
-                      flags=re.S)
-    return text
 
 
 def main():
     p = cli.Parser(__doc__)
-    p.add_argument("what", choices=[*BENCHES, "all", "pipeline", "readme"],
+    p.add_argument("what", choices=[*BENCHES, "all", "pipeline", "spurious", "real", "readme"],
                    help="which comparison; readme: write the tables")
     p.add_argument("--rounds", type=int, default=7, help="turns of each side")
     p.add_argument("--device", default="cpu", help="cpu or cuda")
     p.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of weights and matrix products")
     p.add_argument("--seed", type=int, default=0, help="of the pipeline")
+    p.add_argument("--runs", metavar="FOLDER", default="runs/spurious", help="of recipes/spurious.sh")
+    p.add_argument("--init", metavar="FOLDER", default="smollm2", help="checkpoint for real")
+    p.add_argument("--data", metavar="FILE", default="gsm8k/train.jsonl", help="questions for real")
     p.add_argument("--toy", action="store_true", help="a tiny model, only to see that it works")
     p.add_argument("--out", metavar="FOLDER", default=str(HERE / "results"), help="where results are appended")
     args = p.parse_args()
     if args.what == "readme":
-        (HERE / "README.md").write_text(readme((HERE / "README.md").read_text()))
+        (HERE / "README.md").write_text(tables.readme((HERE / "README.md").read_text()))
         cli.finish({"readme": "written"})
         return
     device, results = torch.device(args.device), {}
@@ -322,14 +305,15 @@ def main():
         with cli.bad_input():
             try:
                 dtype = getattr(torch, args.dtype)
-                result = (bench_pipeline(args.seed) if name == "pipeline" else BENCHES[name](device, dtype, args.rounds))
+                result = (bench_pipeline(args.seed) if name == "pipeline" else bench_spurious(args.runs) if name == "spurious"
+                          else bench_real(args.init, args.data) if name == "real" else BENCHES[name](device, dtype, args.rounds))
             except ModuleNotFoundError as e:
                 raise ValueError(f"{e.name} is needed to compare with; run pip install -r requirements-dev.txt") from None
         results[name] = result | {"bench": name, "device": common.device_name(device), "dtype": args.dtype,
                                   "versions": common.versions(),
                                   "commit": common.commit(), "date": time.strftime("%Y-%m-%d")}
         if name in BENCHES:
-            ours, theirs = shown(result)
+            ours, theirs = tables.shown(result)
             print(f"{name:<8} ours {ours}   theirs {theirs}   ratio {result['ratio']:.2f} ({result['ratio_low']:.2f} to "
                   f"{result['ratio_high']:.2f})", flush=True)
         os.makedirs(args.out, exist_ok=True)

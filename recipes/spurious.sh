@@ -28,4 +28,4 @@ for SEED in $SEEDS; do
             --out "$OUT/$REWARD-$SEED.json"
     done
 done
-$PYTHON bench.py spurious --runs "$OUT"
+$PYTHON bench.py spurious --runs "$OUT" --out "${RESULTS:-results}"

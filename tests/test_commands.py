@@ -23,7 +23,7 @@ TOY = {  # flags put behind a command's own (the last one wins), so that it ends
     "dpo.py": "--seq-len 512 --batch-tokens 1024 --micro-tokens 0 --steps 2 --device cpu --eval-problems 2",
     "grpo.py": "--prompts 2 --group 2 --max-new-tokens 8 --steps 1 --device cpu --candidates 4 --eval-problems 2",
     "augment.py": "--count 6 --max-new-tokens 100 --temperature 1.5", "report.py": "--overwrite",
-    "world.py": "--time 0.1", "bench.py": "--rounds 1 --out results --toy",
+    "world.py": "--time 0.1", "bench.py": "--rounds 1 --out results --toy --device cpu",
 }
 
 
@@ -83,7 +83,7 @@ def test_command(where, command, sandbox):
         if shutil.which("make"):
             assert run(f"make --dry-run {command.split()[1]}", ROOT).returncode == 0
         return
-    if "recipes/laptop.sh" in command:
+    if "recipes/laptop.sh" in command or "recipes/spurious.sh" in command:
         return                                                                # has a test of its own, below
     if "one_gpu.sh" in command:
         command = f"bash {ROOT}/recipes/one_gpu.sh corpus/ held_out.txt"
@@ -94,8 +94,8 @@ def test_command(where, command, sandbox):
     if command == "python bench.py readme":
         # would rewrite the README; its table has a test below
         return
-    if command.startswith("python bench.py pipeline"):
-        return                                                                # runs the recipe that is tested below
+    if command.startswith(("python bench.py pipeline", "python bench.py rl", "python bench.py spurious")):
+        return                                        # the recipes have tests of their own, and TRL is not installed for tests
     for pattern, flags in TOY.items():
         script, _, sub = pattern.partition(" ")
         if re.search(rf"\b{re.escape(script)} ?{sub}", command):
@@ -117,26 +117,33 @@ def test_command(where, command, sandbox):
     json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def test_laptop_recipe(tmp_path):
-    """The whole pipeline, a few steps of each stage."""
+def test_laptop_recipe_and_the_contrast_of_rewards(tmp_path):
+    """The whole pipeline, a few steps of each stage, then the arms of the spurious-rewards study from its checkpoint."""
     command = f"bash {ROOT}/recipes/laptop.sh"
-    done = run(command, tmp_path, OUT=str(tmp_path / "out"), STEPS="3", MID="2", PROBLEMS="2", PYTHON=sys.executable)
+    few = dict(BASE="3", MID="2", SFT="2", DPO="2", GRPO="1", PROBLEMS="2", PYTHON=sys.executable)
+    done = run(command, tmp_path, OUT=str(tmp_path / "out"), **few)
     assert done.returncode == 0, done.stderr[-3000:]
-    result = json.loads(done.stdout.strip().splitlines()[-1])
-    assert {str(tmp_path / "out" / "base"),
-            str(tmp_path / "out" / "mid")} <= result.keys() and "verified accuracy" in done.stdout
+    evaluation = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert [f.rpartition("/")[2] for f in evaluation["results"]] == ["base", "mid", "sft", "dpo", "grpo"]
+    assert len(evaluation["gain"]) == 8 and "verified accuracy" in done.stdout
+    assert "<svg" in (tmp_path / "out" / "report.html").read_text()
     again = run(command, tmp_path, OUT=str(tmp_path / "out"))
     assert again.returncode == 2 and "exists already" in again.stderr
+    contrast = run(f"bash {ROOT}/recipes/spurious.sh", tmp_path, INIT=str(tmp_path / "out" / "dpo"), STEPS="1", PROBLEMS="2",
+                   OUT=str(tmp_path / "spurious"), PYTHON=sys.executable, RESULTS=str(tmp_path / "results"))
+    assert contrast.returncode == 0, contrast.stderr[-3000:]
+    record = json.loads((tmp_path / "results" / "bench_spurious.jsonl").read_text())
+    assert [a["reward"] for a in record["arms"]] == ["answer", "incorrect", "random", "strict"]
 
 
 def test_readme_names_only_files_that_exist_and_its_tables_are_generated():
-    import bench
+    import tables
     text = (ROOT / "README.md").read_text()
     for name in re.findall(r"\]\(([^)#]+)\)", text):
         assert (ROOT / name).exists(), name
     files = {p.name for p in ROOT.glob("*.py")} - {"conftest.py"}
     assert files <= set(re.findall(r"\[(\w+\.py)\]", text)), "every file of the tour"
-    assert bench.readme(text) == text, "run python bench.py readme"
+    assert tables.readme(text) == text, "run python bench.py readme"
 
 
 @pytest.mark.cuda
