@@ -43,7 +43,7 @@ from data import document_sums
 from evaluate import evaluate_all, print_world
 from model import load
 from problems import parse_rewards
-from rollouts import Prompts, Rollouts, deal, pack, summary
+from rollouts import Prompts, Rollouts, deal, pack, stages, summary
 
 LOSSES = ("grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "reinforce++", "ppo")
 CORRECTIONS = ("none", "tis", "mis", "seq-tis", "seq-mis", "geo-mis")
@@ -176,19 +176,6 @@ def token_weights(loss, mask, documents, longest):
     return mask / longest if loss == "dr_grpo" else mask  # dr_grpo: a constant; else the mean over all tokens
 
 
-def stages(caps):
-    """["64", "128@200"] -> [(0, 64), (200, 128)]."""
-    found = []
-    for text in caps:
-        cap, _, step = text.partition("@")
-        if not cap.isdigit() or not (step or "0").isdigit() or not int(cap):
-            raise ValueError(f"--max-new-tokens {text}: give tokens, or tokens@step, as in 64 128@200")
-        found.append((int(step or 0), int(cap)))
-    if min(found)[0]:
-        raise ValueError(f"--max-new-tokens {' '.join(caps)}: none of them begins at step 0")
-    return found
-
-
 def check(args):
     """What argparse cannot see, each in one line that names the mend."""
     for wrong, mend in (
@@ -233,6 +220,8 @@ def main():
     guard = common.Guard(sigmas=float("inf"))             # a policy's loss may jump; only what is not a number is skipped
     with cli.bad_input():
         run.resume(policy, optimizers, prompts, guard)
+        if args.shard and run.state is not None:
+            common.restore_weights(sampling, common.full_weights(model))
         if args.keep_rate and run.state is None:
             prompts.keep(rollouts.pass_rates(sampling, args.candidates, args.group), *args.keep_rate, args.curriculum)
     run.open_log({"parameters": sum(w.numel() for w in model.parameters()), "config": vars(model.config),
@@ -287,7 +276,7 @@ def main():
         mask = b.loss_mask.to(logprobs.dtype)
         old = b.sampler_logprobs if args.old == "sampler" else b.old_logprobs if looks_first else logprobs.detach()
         if not seen["updates"]:
-            compare(old if looks_first else logprobs.detach(), b)
+            compare(b.old_logprobs if looks_first else logprobs.detach(), b)
         loss, low, high = surrogate(args.loss, logprobs, old, b.advantages, mask, b.documents, args.clip_low, args.clip_high,
                                     args.dual_clip)
         loss = loss * correction(args.correction, old, b.sampler_logprobs, mask, b.documents, args.cap, args.veto)
@@ -376,6 +365,7 @@ def main():
             progress.say(warned)
         for name, text, error in rollouts.failures:
             progress.say(f"step {run.step}: reward {name} failed on a completion, counted as 0: {error}: {text[:200]!r}")
+            record.setdefault("failed_rewards", []).append([name, str(error), text[:2000]])
         rollouts.failures.clear()
         if args.show_every and (run.step % args.show_every == 0 or run.step == 1):
             record["samples"] = [{"question": r.problem.question, "text": r.reply.text, "reward": round(r.reward, 4),

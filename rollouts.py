@@ -115,6 +115,19 @@ def overlong_penalty(length, limit, buffer):
     return min(0.0, (limit - buffer - length) / buffer) if buffer else 0.0
 
 
+def stages(caps):
+    """["64", "128@200"] -> [(0, 64), (200, 128)]."""
+    found = []
+    for text in caps:
+        cap, _, step = text.partition("@")
+        if not cap.isdigit() or not (step or "0").isdigit() or not int(cap):
+            raise ValueError(f"--max-new-tokens {text}: give tokens, or tokens@step, as in 64 128@200")
+        found.append((int(step or 0), int(cap)))
+    if min(found)[0]:
+        raise ValueError(f"--max-new-tokens {' '.join(caps)}: none of them begins at step 0")
+    return found
+
+
 def cap_at(caps, step):
     """The response cap in force at a step: caps is [(first step, tokens)], as in OctoThinker's staged lengths."""
     return [tokens for first, tokens in sorted(caps) if first <= step][-1]

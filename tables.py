@@ -1,0 +1,102 @@
+"""The tables of README.md, made from the newest records in results/; no number in them is typed by hand."""
+
+import itertools
+import json
+import re
+import statistics
+from pathlib import Path
+
+HERE = Path(__file__).parent
+SPEEDS = ("train", "sample", "ragged", "rl")
+
+
+def newest(name):
+    """The last record of results/bench_<name>.jsonl for each device, dtype and seed."""
+    file, found = HERE / "results" / f"bench_{name}.jsonl", {}
+    for line in file.read_text().splitlines() if file.exists() else []:
+        record = json.loads(line)
+        found[record["device"], record.get("dtype"), record.get("seed")] = record
+    return found
+
+
+def shown(result):
+    """Both sides of a comparison as text, ours first."""
+    if "seconds_per_step" in result:
+        return [f"{s:.2f} s a step" for s in result["seconds_per_step"].values()]
+    return [f"{t:,.0f} tokens/s" for t in result["tokens_per_second"].values()]
+
+
+def speed_table():
+    lines = ["| what | device | nanothink | Hugging Face (rl: TRL) | ratio (range) |", "|---|---|---|---|---|"]
+    for name in SPEEDS:
+        for (device, dtype, _), r in newest(name).items():
+            lines.append(f"| {name}: {r['shape']}, {dtype} | {device} | " + " | ".join(shown(r)) + f" | **{r['ratio']:.2f}** "
+                         f"({r['ratio_low']:.2f} to {r['ratio_high']:.2f}) |")
+    return "\n".join(lines)
+
+
+def pipeline_table():
+    """Two tables: the first seed by operations, and every seed by band."""
+    records = sorted((r for r in newest("pipeline").values() if "stage_seconds" in r), key=lambda r: r["seed"])
+    if not records:
+        return "Not measured yet: run `python bench.py pipeline`."
+    first, cell = records[0], "{0:.2f} [{1:.2f}, {2:.2f}]".format
+    stages, signed = list(first["verified"]), "{0:+.2f} [{1:+.2f}, {2:+.2f}]".format
+    lines = [f"On {first['device']} the whole of it took {first['seconds']} seconds after installation. Share of answers on "
+             f"unseen problems with every step right, {first['verified']['base'][0]['problems']} problems for each number of "
+             "operations, at temperature 0.7, with 95% bootstrap intervals:", "",
+             "| operations | " + " | ".join(stages) + f" | {stages[-1]} pass@8 |", "|---" * (len(stages) + 2) + "|"]
+    for rows in zip(*first["verified"].values(), strict=True):
+        cells = [cell(*r["pass@1"]) for r in rows] + [cell(*rows[-1]["pass@8"])]
+        lines.append(f"| {rows[0]['ops']} | " + " | ".join(cells) + " |")
+    bands = sorted({(g["band"], *g["ops"]) for g in first["gain"]})
+    lines += ["", "The same with other seeds (other weights, other training problems, other draws, other test problems); gains "
+              "with paired 95% bootstrap intervals:", ""]
+    for name, low, high in bands:
+        means = "each stage's mean" if name == "band" else "mean"
+        lines += [f"| seed | {low} to {high} operations, {means}: " + " | ".join(stages) + " | "
+                  + " | ".join(f"{a} to {b}" for a, b in itertools.pairwise(stages)) + " |",
+                  "|---" * (2 * len(stages)) + "|"]
+        for r in records:
+            mean = {s: statistics.mean(row["pass@1"][0] for row in rows if low <= row["ops"] <= high)
+                    for s, rows in r["verified"].items()}
+            found = {(g["before"], g["after"]): g["gain"] for g in r["gain"] if g["band"] == name}
+            lines.append(f"| {r['seed']} | " + " | ".join(f"{mean[s]:.2f}" for s in stages) + " | "
+                         + " | ".join(signed(*found[p]) for p in itertools.pairwise(stages)) + " |")
+        lines.append("")
+    return "\n".join(lines).rstrip()
+
+
+def spurious_table():
+    """One row for each reward and seed."""
+    signed, lines = "{0:+.2f} [{1:+.2f}, {2:+.2f}]".format, []
+    for r in newest("spurious").values():
+        low, high = r["arms"][0]["ops"]
+        lines += [f"On {r['device']}, {low} to {high} operations, verified accuracy at temperature 1:", "",
+                  "| reward | seed | verified, before to after | gain | answer alone, before to after |", "|---|---|---|---|---|"]
+        for arm in sorted(r["arms"], key=lambda a: (["strict", "answer", "random", "incorrect"].index(a["reward"]),
+                                                    a["train_seed"])):
+            lines.append(f"| {arm['reward']} | {arm['train_seed']} | " + " to ".join(f"{v:.2f}" for v in arm["process"])
+                         + f" | {signed(*arm['gain'])} | " + " to ".join(f"{v:.2f}" for v in arm["answer"]) + " |")
+    return "\n".join(lines) or "Not measured yet: run recipes/spurious.sh."
+
+
+def real_table():
+    """Seconds and memory of a real model's SFT and GRPO."""
+    lines = []
+    for r in newest("real").values():
+        sft, grpo = r["sft"], r["grpo"]
+        lines += [f"{r['init']} on {r['data']}, {r['device']}: twenty steps of SFT took {sft['seconds']:.0f} seconds and "
+                  f"{sft['peak_gib']:.1f} GiB, and the negative log-likelihood went from {sft['nll_first5']:.3f} (mean of the "
+                  f"first five steps) to {sft['nll_last5']:.3f} (of the last five); two steps of GRPO took "
+                  f"{grpo['seconds']:.0f} seconds and {grpo['peak_gib']:.1f} GiB."]
+    return "\n".join(lines) or "Not measured yet: run `python bench.py real`."
+
+
+def readme(text):
+    """The README with its generated tables renewed."""
+    for name, made in (("bench", speed_table()), ("pipeline", pipeline_table()), ("spurious", spurious_table()),
+                       ("real", real_table())):
+        text = re.sub(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", lambda m, made=made: m[1] + made + m[2], text,
+                      flags=re.S)
+    return text
