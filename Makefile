@@ -1,6 +1,6 @@
-# make run    the whole pipeline on a laptop: tokenizer, pre-training, mid-training, evaluation, one answer
+# make run    the whole pipeline on a laptop: pre-training, mid-training, SFT, DPO, GRPO, evaluation, a page of plots
 # make test   all tests
-# make bench  speed against Hugging Face's model and generate, side by side
+# make bench  speed against Hugging Face's model and generate, and against TRL, side by side
 # Each sets up .venv first. To use a Python that has torch already: make run PYTHON=/path/to/python VENV=--system-site-packages
 
 PYTHON ?= python3
@@ -14,14 +14,15 @@ run: .venv/installed
 
 test: .venv/installed-dev
 	$(PY) -m ruff check .
-	$(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal
 
 bench: .venv/installed-dev
+	$(PY) -m pip install --quiet --upgrade-strategy only-if-needed trl==1.16.0
 	$(PY) bench.py all
 
 gpu: .venv/installed-dev
 	$(PY) -m pytest -m cuda
-	$(PY) bench.py all --device cuda
+	for what in train sample ragged; do $(PY) bench.py $$what --device cuda --dtype bfloat16 || exit; done
 
 .venv/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV) .venv

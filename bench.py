@@ -226,7 +226,7 @@ def bench_pipeline(seed):
         evaluation = json.loads((out / "evaluation.json").read_text())
         stages = {f.parent.name: json.loads(f.read_text().splitlines()[-1])["result"]["seconds"]
                   for f in sorted(out.glob("*/log.jsonl"))}
-    return {"seconds": round(seconds), "seed": seed, "stage_seconds": stages, "verified": verified(evaluation),
+    return {"seconds": round(seconds), "seed": seed, "temperature": evaluation["flags"]["temperature"], "stage_seconds": stages, "verified": verified(evaluation),
             "gain": [g | {k: Path(g[k]).name for k in ("before", "after")} for g in evaluation["gain"]]}
 
 
@@ -308,7 +308,7 @@ def main():
                 result = (bench_pipeline(args.seed) if name == "pipeline" else bench_spurious(args.runs) if name == "spurious"
                           else bench_real(args.init, args.data) if name == "real" else BENCHES[name](device, dtype, args.rounds))
             except ModuleNotFoundError as e:
-                raise ValueError(f"{e.name} is needed to compare with; run pip install -r requirements-dev.txt") from None
+                raise ValueError(f"{e.name} is needed to compare with; run make bench, or pip install {e.name}") from None
         results[name] = result | {"bench": name, "device": common.device_name(device), "dtype": args.dtype,
                                   "versions": common.versions(),
                                   "commit": common.commit(), "date": time.strftime("%Y-%m-%d")}

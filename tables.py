@@ -44,7 +44,7 @@ def pipeline_table():
     stages, signed = list(first["verified"]), "{0:+.2f} [{1:+.2f}, {2:+.2f}]".format
     lines = [f"On {first['device']} the whole of it took {first['seconds']} seconds after installation. Share of answers on "
              f"unseen problems with every step right, {first['verified']['base'][0]['problems']} problems for each number of "
-             "operations, at temperature 0.7, with 95% bootstrap intervals:", "",
+             f"operations, at temperature {first.get('temperature', 1.0):g}, with 95% bootstrap intervals:", "",
              "| operations | " + " | ".join(stages) + f" | {stages[-1]} pass@8 |", "|---" * (len(stages) + 2) + "|"]
     for rows in zip(*first["verified"].values(), strict=True):
         cells = [cell(*r["pass@1"]) for r in rows] + [cell(*rows[-1]["pass@8"])]
@@ -53,8 +53,7 @@ def pipeline_table():
     lines += ["", "The same with other seeds (other weights, other training problems, other draws, other test problems); gains "
               "with paired 95% bootstrap intervals:", ""]
     for name, low, high in bands:
-        means = "each stage's mean" if name == "band" else "mean"
-        lines += [f"| seed | {low} to {high} operations, {means}: " + " | ".join(stages) + " | "
+        lines += [f"{low} to {high} operations:", "", "| seed | " + " | ".join(stages) + " | "
                   + " | ".join(f"{a} to {b}" for a, b in itertools.pairwise(stages)) + " |",
                   "|---" * (2 * len(stages)) + "|"]
         for r in records:
