@@ -258,7 +258,7 @@ def bench_real(init, data):
     """A real checkpoint on real questions: twenty steps of SFT and two of GRPO, with seconds and peak memory."""
     found = {"init": Path(init).name, "data": Path(data).name}
     common_flags = ["--init", init, "--data", data]
-    stages = {"sft": ["--seq-len", 512, "--batch-tokens", 2048, "--optimizer", "adamw", "--lr", 2e-5, "--steps", 20,
+    stages = {"sft": ["--seq-len", 512, "--batch-tokens", 1024, "--optimizer", "adamw", "--lr", 2e-5, "--steps", 20,
                       "--log-every", 1],
               "grpo": ["--steps", 2, "--prompts", 4, "--group", 4, "--max-new-tokens", 200, "--lr", 1e-6]}
     for name, more in stages.items():

@@ -15,7 +15,7 @@ from conftest import ROOT
 TOY_MODEL = ("--layers 1 --width 16 --heads 2 --kv-heads 1 --seq-len 64 --batch-tokens 256 --micro-tokens 0 --steps 2 "
              "--vocab-size 400 --device cpu --eval-problems 2")
 TOY = {  # flags put behind a command's own (the last one wins), so that it ends in seconds on a CPU
-    "pretrain.py": TOY_MODEL, "sampler.py": "--max-new-tokens 4",
+    "pretrain.py": TOY_MODEL, "sampler.py": "--max-new-tokens 40",
     "evaluate.py": "--problems 2 --limit 2 --max-new-tokens 4",
     "tokenizer.py train": "--vocab-size 400 --overwrite", "data.py prepare": "--workers 1 --tokens 3000",
     "data.py table": "--tokens 3000",
