@@ -215,10 +215,10 @@ def bench_rl(device, dtype, count):
 BENCHES = {"train": bench_train, "sample": bench_sample, "ragged": bench_ragged, "rl": bench_rl}
 
 
-def bench_pipeline(seed):
+def bench_pipeline(seed, keep=""):
     """recipes/laptop.sh from start to end: seconds, what each stage took, and the verified accuracy after each stage."""
     with tempfile.TemporaryDirectory() as folder:
-        out, start = Path(folder) / "laptop", time.perf_counter()
+        out, start = Path(keep or folder) / "laptop", time.perf_counter()
         if subprocess.run(["bash", str(HERE / "recipes" / "laptop.sh")], stdout=sys.stderr,
                           env=os.environ | {"OUT": str(out), "SEED": str(seed), "PYTHON": sys.executable}).returncode:
             raise ValueError("recipes/laptop.sh failed; its last lines say why")
@@ -226,7 +226,8 @@ def bench_pipeline(seed):
         evaluation = json.loads((out / "evaluation.json").read_text())
         stages = {f.parent.name: json.loads(f.read_text().splitlines()[-1])["result"]["seconds"]
                   for f in sorted(out.glob("*/log.jsonl"))}
-    return {"seconds": round(seconds), "seed": seed, "temperature": evaluation["flags"]["temperature"], "stage_seconds": stages, "verified": verified(evaluation),
+    return {"seconds": round(seconds), "seed": seed, "temperature": evaluation["flags"]["temperature"],
+            "stage_seconds": stages, "verified": verified(evaluation),
             "gain": [g | {k: Path(g[k]).name for k in ("before", "after")} for g in evaluation["gain"]]}
 
 
@@ -288,6 +289,7 @@ def main():
     p.add_argument("--device", default="cpu", help="cpu or cuda")
     p.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of weights and matrix products")
     p.add_argument("--seed", type=int, default=0, help="of the pipeline")
+    p.add_argument("--keep", metavar="FOLDER", default="", help="where to keep the pipeline's runs; none: nowhere")
     p.add_argument("--runs", metavar="FOLDER", default="runs/spurious", help="of recipes/spurious.sh")
     p.add_argument("--init", metavar="FOLDER", default="smollm2", help="checkpoint for real")
     p.add_argument("--data", metavar="FILE", default="gsm8k/train.jsonl", help="questions for real")
@@ -305,8 +307,9 @@ def main():
         with cli.bad_input():
             try:
                 dtype = getattr(torch, args.dtype)
-                result = (bench_pipeline(args.seed) if name == "pipeline" else bench_spurious(args.runs) if name == "spurious"
-                          else bench_real(args.init, args.data) if name == "real" else BENCHES[name](device, dtype, args.rounds))
+                kept = {"pipeline": lambda: bench_pipeline(args.seed, args.keep), "spurious": lambda: bench_spurious(args.runs),
+                        "real": lambda: bench_real(args.init, args.data)}
+                result = kept[name]() if name in kept else BENCHES[name](device, dtype, args.rounds)
             except ModuleNotFoundError as e:
                 raise ValueError(f"{e.name} is needed to compare with; run make bench, or pip install {e.name}") from None
         results[name] = result | {"bench": name, "device": common.device_name(device), "dtype": args.dtype,

@@ -37,6 +37,8 @@ def training_flags(text):
     p.add_argument("--out", metavar="FOLDER", required=True, help="run folder to write")
     p.add_argument("--data", metavar="SPEC", nargs="+", required=True, help="sources, SOURCE[@WEIGHT] (see data.py)")
     p.add_argument("--steps", type=int, default=1000, help="optimiser steps")
+    p.add_argument("--until-loss", type=float, default=0.0,
+                   help="end sooner, when the mean loss of 20 steps is down to this (pretrain, sft); 0: never")
     p.add_argument("--batch-tokens", type=int, default=4096, help="tokens in a global batch")
     p.add_argument("--micro-tokens", type=int, default=0,
                    help="tokens in a micro-batch of one rank; 0: its whole share")
@@ -271,6 +273,18 @@ class Run:
         if dist.is_initialized():
             dist.barrier()
             dist.destroy_process_group()
+
+
+class Until:
+    """Ends a stage by what it has reached and not by its steps: when the mean loss of the last 20 steps is down to `goal`
+    (0: never), so that runs from different seeds end alike."""
+
+    def __init__(self, goal, recent=()):
+        self.goal, self.recent = goal, list(recent)
+
+    def reached(self, loss):
+        self.recent = [*self.recent, loss][-20:]
+        return bool(self.goal) and len(self.recent) == 20 and sum(self.recent) / 20 <= self.goal
 
 
 class Guard:

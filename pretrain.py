@@ -107,7 +107,7 @@ def main():
     optimizers = optim.build(model, args.optimizer, args.lr, args.adam_lr, args.weight_decay)
     guard = common.Guard()
     with cli.bad_input():
-        run.resume(model, optimizers, stream, guard)
+        until = common.Until(args.until_loss, run.resume(model, optimizers, stream, guard).get("recent", ()))
     parameters = sum(w.numel() for w in model.parameters())
     run.open_log({"parameters": parameters, "config": vars(model.config), "vocab_size": len(tokenizer)})
     run.catch_interrupts()
@@ -120,13 +120,13 @@ def main():
             return evaluate_all(model, tokenizer, args.eval_data, problems=args.eval_problems, T=args.seq_len,
                                 autocast=run.autocast())
 
-    progress, loss, used_up = common.Progress(run, "pretrain"), float("nan"), False
+    progress, loss, ended = common.Progress(run, "pretrain"), float("nan"), False
     start, tokens_seen = time.perf_counter(), 0
-    while run.step < args.steps and not run.stopping:
+    while run.step < args.steps and not run.stopping and not ended:
         try:
             batches = stream.next(run.rank, run.ranks, micro_rows)
         except StopIteration:
-            used_up = True
+            ended = True
             progress.say(f"the data is used up after {run.step} steps (--max-epochs {args.max_epochs:g})")
             break
         share = optim.schedule(run.step, args.steps, args.schedule, args.warmup, args.decay, args.floor)
@@ -136,7 +136,7 @@ def main():
         try:
             why = guard.check(loss, grad_norm)
         except ValueError as e:                           # it gave up: keep what was learned before
-            run.save(model, tokenizer, optimizers, stream, guard)
+            run.save(model, tokenizer, optimizers, stream, guard, {"recent": until.recent})
             cli.fail(e)
         if why:
             progress.say(f"step {run.step} skipped: {why}")
@@ -145,6 +145,7 @@ def main():
                 optimizer.step()
         model.zero_grad(set_to_none=True)
         run.step += 1
+        ended = until.reached(loss)
         tokens_seen += args.batch_tokens
         progress.update(args.batch_tokens, loss=f"{loss:.3f}")
         if run.step % args.log_every == 0 or why:
@@ -153,11 +154,11 @@ def main():
         if args.eval_every and run.step % args.eval_every == 0 and run.step < args.steps:
             run.log({"step": run.step, "eval": evaluate()})
         if args.save_every and run.step % args.save_every == 0 and run.step < args.steps:
-            run.save(model, tokenizer, optimizers, stream, guard)
+            run.save(model, tokenizer, optimizers, stream, guard, {"recent": until.recent})
     seconds = time.perf_counter() - start
     progress.bar.close()
-    run.save(model, tokenizer, optimizers, stream, guard)
-    done = run.step == args.steps or used_up
+    run.save(model, tokenizer, optimizers, stream, guard, {"recent": until.recent})
+    done = run.step == args.steps or ended
     result = {"out": args.out, "steps": run.step, "parameters": parameters, "loss": round(loss, 4),
               "seconds": round(seconds, 1), "tokens_per_second": round(tokens_seen / max(seconds, 1e-9), 1),
               "skipped": guard.skipped, "mixture": stream.mixture.table()} | stream.packer.report()

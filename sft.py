@@ -156,6 +156,7 @@ def main():
     guard = common.Guard()
     with cli.bad_input():
         more = run.resume(model, optimizers, stream, guard)
+    until = common.Until(args.until_loss, more.get("recent", ()))
     if "snapshot" in more:
         common.restore_weights(frozen, more["snapshot"])
     run.open_log({"parameters": sum(w.numel() for w in model.parameters()), "config": vars(model.config)})
@@ -169,20 +170,20 @@ def main():
 
     def save():
         snapshot = {"snapshot": common.full_weights(frozen)} if args.loss == "psft" else {}
-        run.save(model, tokenizer, optimizers, stream, guard, snapshot)
+        run.save(model, tokenizer, optimizers, stream, guard, snapshot | {"recent": until.recent})
 
     def evaluate():
         with common.gathered(model):
             return evaluate_all(model, tokenizer, args.eval_data, problems=args.eval_problems, T=args.seq_len,
                                 autocast=run.autocast(), chat=True)
 
-    progress, loss, record, used_up = common.Progress(run, "sft"), float("nan"), {}, False
+    progress, loss, record, ended = common.Progress(run, "sft"), float("nan"), {}, False
     start, tokens_seen = time.perf_counter(), 0
-    while run.step < args.steps and not run.stopping:
+    while run.step < args.steps and not run.stopping and not ended:
         try:
             batches = stream.next(run.rank, run.ranks, micro_rows)
         except StopIteration:
-            used_up = True
+            ended = True
             progress.say(f"the data is used up after {run.step} steps (--max-epochs {args.max_epochs:g})")
             break
         if args.loss == "psft" and run.step % args.refresh == 0:
@@ -204,9 +205,10 @@ def main():
                 optimizer.step()
         model.zero_grad(set_to_none=True)
         run.step += 1
+        ended = until.reached(loss)
         tokens_seen += args.batch_tokens
         progress.update(args.batch_tokens, loss=f"{loss:.3f}")
-        if run.step % args.log_every == 0 or run.step == args.steps or why:
+        if run.step % args.log_every == 0 or run.step == args.steps or ended or why:
             nll, entropy, clipped = (x / max(weight, 1e-9) for x in run.sum(*sum(seen).tolist()))
             record = {"nll": nll, "entropy": entropy} | ({"clipped": clipped} if args.loss == "psft" else {})
             run.log({"step": run.step, "loss": loss} | record | {
@@ -224,7 +226,7 @@ def main():
                "skipped": guard.skipped, "mixture": stream.mixture.table()} | stream.packer.report()
     if run.main:
         print_table(result["mixture"])
-    if (run.step == args.steps or used_up) and args.eval_data:
+    if (run.step == args.steps or ended) and args.eval_data:
         result["eval"] = evaluate()
         for table in result["eval"].values():
             if run.main and isinstance(table, list):

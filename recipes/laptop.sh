@@ -11,10 +11,10 @@ PYTHON=${PYTHON:-python}
 OUT=${OUT:-runs/laptop}
 SEED=${SEED:-0}            # of weights, problems and draws; the test problems depend on it as well
 BASE=${BASE:-800}          # steps of pre-training, 4,096 tokens each
-MID=${MID:-60}             # of mid-training
-SFT=${SFT:-70}             # of supervised fine-tuning
+MID=${MID:-400}            # of mid-training, at most: it ends when its loss is down to 0.2
+SFT=${SFT:-250}            # of supervised fine-tuning, at most: it ends at 0.085
 DPO=${DPO:-25}             # of preference training
-GRPO=${GRPO:-280}          # of reinforcement learning
+GRPO=${GRPO:-200}          # of reinforcement learning
 PROBLEMS=${PROBLEMS:-50}   # test problems for each number of operations
 SOLVED=1-3 EDGE=4-8        # operations that pre-training solves, and those at the edge of competence
 START=$SECONDS
@@ -29,19 +29,19 @@ $PYTHON tokenizer.py train --data world:ops=1-6,split=pretrain --vocab-size 1024
 
 echo "== 2. Pre-training: 1 to 3 operations, and a few percent of deeper problems, which puts those within reach"
 $PYTHON pretrain.py --tokenizer "$OUT/tokenizer" --out "$OUT/base" --qk-norm head --seq-len 512 --seed "$SEED" \
-    --data "world:ops=$SOLVED,split=pretrain,branch=0,seed=$SEED@0.96" "world:ops=$EDGE,split=pretrain,branch=0,seed=$SEED@0.04" \
+    --data "world:ops=$SOLVED,split=pretrain,branch=0,seed=$SEED@0.95" "world:ops=$EDGE,split=pretrain,branch=0,seed=$SEED@0.05" \
     --steps "$BASE" --lr 0.04 --adam-lr 0.008 --save-every 300
 
 echo "== 3. Mid-training at the edge of competence, a part of it as chat turns, and easy problems against forgetting"
 $PYTHON pretrain.py --init "$OUT/base" --out "$OUT/mid" --seq-len 512 --seed "$SEED" \
-    --data "world:ops=$EDGE,split=midtrain,chat=0.4,branch=0,seed=$SEED@0.8" \
-           "world:ops=$SOLVED,split=midtrain,chat=0.4,branch=0,seed=$SEED@0.2" \
-    --steps "$MID" --lr 0.03 --adam-lr 0.006 --schedule cosine --warmup 0.02 --save-every 300
+    --data "world:ops=$EDGE,split=midtrain,chat=0.25,branch=0,seed=$SEED@0.8" \
+           "world:ops=$SOLVED,split=midtrain,chat=0.25,branch=0,seed=$SEED@0.2" \
+    --steps "$MID" --until-loss 0.2 --lr 0.02 --adam-lr 0.004 --schedule constant --save-every 300
 
 echo "== 4. Supervised fine-tuning: chat, with thinking and without"
 $PYTHON sft.py --init "$OUT/mid" --out "$OUT/sft" --seed "$SEED" --no-think 0.2 --unflagged 0.1 \
     --data "world:ops=$EDGE,split=sft,branch=0,seed=$SEED@0.7" "world:ops=$SOLVED,split=sft,branch=0,seed=$SEED@0.3" \
-    --steps "$SFT" --lr 0.015 --adam-lr 0.003
+    --steps "$SFT" --until-loss 0.085 --lr 0.01 --adam-lr 0.002 --schedule constant
 
 echo "== 5. Preference pairs, chosen from the fine-tuned model and rejected from the mid-trained one, and DPO on them"
 $PYTHON augment.py pairs --strong "$OUT/sft" --weak "$OUT/mid" --weak-plain --mode think --out "$OUT/pairs.jsonl" \
