@@ -337,6 +337,22 @@ def test_capped_data_ends_the_run(tmp_path):
     assert done.json["mixture"][0]["epochs"] == pytest.approx(2, abs=0.6)
 
 
+def test_a_goal_for_the_loss_ends_the_run_and_resumes_with_its_memory(tmp_path):
+    until = common.Until(2.0)
+    curve = [5.0] * 5 + [2.0] * 15 + [1.9] * 40
+    ends = next(i for i, x in enumerate(curve, 1) if until.reached(x))
+    assert ends == next(i for i in range(20, 60) if sum(curve[i - 20:i]) / 20 <= 2.0)
+    first = common.Until(2.0)
+    assert not any(first.reached(x) for x in curve[:18])
+    again = common.Until(2.0, first.recent)
+    assert 18 + next(i for i, x in enumerate(curve[18:], 1) if again.reached(x)) == ends
+    assert not any(common.Until(0.0).reached(0.0) for _ in range(30))
+    done = script("pretrain.py", *SMALL, "--out", tmp_path / "run", "--steps", 400, "--until-loss", 5.0)
+    assert 20 <= done.json["steps"] < 400
+    last = [loss for _, loss in sorted(losses(tmp_path / "run").items())][-20:]
+    assert sum(last) / 20 <= 5.0
+
+
 def test_real_text_with_its_own_vocabulary_gets_better(tmp_path):
     train, held_out = real_file("wikitext2/valid.txt"), real_file("wikitext2/test.txt")
     done = script("pretrain.py", "--data", train, "--eval-data", held_out, "--vocab-size", 1024, "--out",
