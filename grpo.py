@@ -39,7 +39,7 @@ import cli
 import common
 import optim
 from critic import ActorCritic, gae, moments, value_loss, whiten
-from data import document_sums
+from data import document_sums, split_spec
 from evaluate import evaluate_all, print_world
 from model import load
 from problems import parse_rewards
@@ -196,7 +196,7 @@ def main():
     args = flags().parse_args()
     with cli.bad_input():
         check(args)
-        caps, rewards = stages(args.max_new_tokens), parse_rewards(args.reward)
+        caps, rewards = stages(args.max_new_tokens), parse_rewards(args.reward, *(split_spec(d)[0] for d in args.data))
         run = common.Run(args)
         model, tokenizer = load(args.init, dtype=run.weight_dtype)
         if tokenizer is None:

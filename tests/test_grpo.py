@@ -382,7 +382,9 @@ def test_the_difficulty_filter_keeps_the_edge(able, tmp_path):
     (["--old", "sampler", "--correction", "tis"], "--old sampler has the mismatch"), (["--reward", "luck"], "luck"),
     (["--loss", "ppo", "--shard"], "leave --shard out"), (["--curriculum"], "--keep-rate"),
     (["--max-new-tokens", "x"], "--max-new-tokens x"), (["--seq-len", 20], "longer than the window"),
-    (["--data", "nowhere.jsonl"], "nowhere.jsonl"), (["--top-p", 0.9], "unrecognized"), (["--prompts", 0], "--prompts"),
+    (["--data", "nowhere.jsonl", "--reward", "answer"], "nowhere.jsonl"),
+    (["--data", "some.jsonl", "--reward", "strict"], "strict"), (["--top-p", 0.9], "unrecognized"),
+    (["--prompts", 0], "--prompts"),
     (["--keep-rate", 2, 3, "--candidates", 4], "none of 4 prompts")])
 def test_bad_flags_are_one_line(able, tmp_path, flags, message):
     done = script("grpo.py", "--init", able, "--out", tmp_path / "run", "--steps", 1, *TOY, *flags, ok=False)
