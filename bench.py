@@ -259,9 +259,9 @@ def bench_real(init, data):
     """A real checkpoint on real questions: twenty steps of SFT and two of GRPO, with seconds and peak memory."""
     found = {"init": Path(init).name, "data": Path(data).name}
     common_flags = ["--init", init, "--data", data]
-    stages = {"sft": ["--seq-len", 512, "--batch-tokens", 1024, "--optimizer", "adamw", "--lr", 2e-5, "--steps", 20,
+    stages = {"sft": ["--seq-len", 512, "--batch-tokens", 512, "--optimizer", "adamw", "--lr", 2e-5, "--steps", 20,
                       "--log-every", 1],
-              "grpo": ["--steps", 2, "--prompts", 4, "--group", 4, "--max-new-tokens", 200, "--lr", 1e-6]}
+              "grpo": ["--steps", 2, "--prompts", 4, "--group", 4, "--max-new-tokens", 120, "--lr", 1e-6]}
     for name, more in stages.items():
         with tempfile.TemporaryDirectory() as folder:
             command = [sys.executable, HERE / f"{name}.py", *common_flags, *more, "--out", f"{folder}/run"]
