@@ -12,44 +12,45 @@ OUT=${OUT:-runs/laptop}
 SEED=${SEED:-0}            # of weights, problems and draws; the test problems depend on it as well
 BASE=${BASE:-800}          # steps of pre-training, 4,096 tokens each
 MID=${MID:-400}            # of mid-training, at most: it ends when its loss is down to 0.2
-SFT=${SFT:-250}            # of supervised fine-tuning, at most: it ends at 0.085
+SFT=${SFT:-250}            # of supervised fine-tuning, at most: it ends at 0.065
 DPO=${DPO:-25}             # of preference training
 GRPO=${GRPO:-200}          # of reinforcement learning
 PROBLEMS=${PROBLEMS:-50}   # test problems for each number of operations
 SOLVED=1-3 EDGE=4-8        # operations that pre-training solves, and those at the edge of competence
 START=$SECONDS
 
-if [ -e "$OUT" ]; then
-    echo "laptop.sh: $OUT exists already; remove it, or set OUT to another folder" >&2
+if [ -e "$OUT" ] && [ -z "${RESUME:-}" ]; then
+    echo "laptop.sh: $OUT exists already; remove it, set OUT to another folder, or RESUME=1 to go on after its last whole stage" >&2
     exit 2
 fi
+whole() { [ -e "$OUT/$1/tokenizer.json" ] && { [ "$1" = tokenizer ] || grep -q '"result"' "$OUT/$1/log.jsonl"; }; }
 
 echo "== 1. A tokenizer, trained on the world's own text"
-$PYTHON tokenizer.py train --data world:ops=1-6,split=pretrain --vocab-size 1024 --out "$OUT/tokenizer"
+whole tokenizer || $PYTHON tokenizer.py train --data world:ops=1-6,split=pretrain --vocab-size 1024 --out "$OUT/tokenizer"
 
 echo "== 2. Pre-training: 1 to 3 operations, and a few percent of deeper problems, which puts those within reach"
-$PYTHON pretrain.py --tokenizer "$OUT/tokenizer" --out "$OUT/base" --qk-norm head --seq-len 512 --seed "$SEED" \
+whole base || $PYTHON pretrain.py --tokenizer "$OUT/tokenizer" --out "$OUT/base" --qk-norm head --seq-len 512 --seed "$SEED" \
     --data "world:ops=$SOLVED,split=pretrain,branch=0,seed=$SEED@0.95" "world:ops=$EDGE,split=pretrain,branch=0,seed=$SEED@0.05" \
     --steps "$BASE" --lr 0.04 --adam-lr 0.008 --save-every 300
 
 echo "== 3. Mid-training at the edge of competence, a part of it as chat turns, and easy problems against forgetting"
-$PYTHON pretrain.py --init "$OUT/base" --out "$OUT/mid" --seq-len 512 --seed "$SEED" \
+whole mid || $PYTHON pretrain.py --init "$OUT/base" --out "$OUT/mid" --seq-len 512 --seed "$SEED" \
     --data "world:ops=$EDGE,split=midtrain,chat=0.25,branch=0,seed=$SEED@0.8" \
            "world:ops=$SOLVED,split=midtrain,chat=0.25,branch=0,seed=$SEED@0.2" \
     --steps "$MID" --until-loss 0.2 --lr 0.02 --adam-lr 0.004 --schedule constant --save-every 300
 
 echo "== 4. Supervised fine-tuning: chat, with thinking and without"
-$PYTHON sft.py --init "$OUT/mid" --out "$OUT/sft" --seed "$SEED" --no-think 0.2 --unflagged 0.1 \
+whole sft || $PYTHON sft.py --init "$OUT/mid" --out "$OUT/sft" --seed "$SEED" --no-think 0.2 --unflagged 0.1 \
     --data "world:ops=$EDGE,split=sft,branch=0,seed=$SEED@0.7" "world:ops=$SOLVED,split=sft,branch=0,seed=$SEED@0.3" \
-    --steps "$SFT" --until-loss 0.085 --lr 0.01 --adam-lr 0.002 --schedule constant
+    --steps "$SFT" --until-loss 0.065 --lr 0.01 --adam-lr 0.002 --schedule constant
 
 echo "== 5. Preference pairs, chosen from the fine-tuned model and rejected from the mid-trained one, and DPO on them"
-$PYTHON augment.py pairs --strong "$OUT/sft" --weak "$OUT/mid" --weak-plain --mode think --out "$OUT/pairs.jsonl" \
+[ -e "$OUT/pairs.jsonl" ] || $PYTHON augment.py pairs --strong "$OUT/sft" --weak "$OUT/mid" --weak-plain --mode think --out "$OUT/pairs.jsonl" \
     --data "world:ops=$EDGE,split=sft,branch=0,seed=1$SEED" --count $((DPO * 12)) --rows 128 --temperature 1 --seed "$SEED"
-$PYTHON dpo.py --init "$OUT/sft" --out "$OUT/dpo" --data "$OUT/pairs.jsonl" --seed "$SEED" --steps "$DPO" --lr 2e-4
+whole dpo || $PYTHON dpo.py --init "$OUT/sft" --out "$OUT/dpo" --data "$OUT/pairs.jsonl" --seed "$SEED" --steps "$DPO" --lr 5e-5
 
 echo "== 6. Reinforcement from verified answers: every step must be right"
-$PYTHON grpo.py --init "$OUT/dpo" --out "$OUT/grpo" --data "world:ops=$EDGE,split=rl,branch=0,seed=$SEED" --seed "$SEED" \
+whole grpo || $PYTHON grpo.py --init "$OUT/dpo" --out "$OUT/grpo" --data "world:ops=$EDGE,split=rl,branch=0,seed=$SEED" --seed "$SEED" \
     --mode think --reward strict --steps "$GRPO" --prompts 16 --group 8 --max-new-tokens 120 --lr 4e-4 \
     --save-every 50
 
