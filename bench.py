@@ -226,8 +226,9 @@ def bench_pipeline(seed, keep=""):
         evaluation = json.loads((out / "evaluation.json").read_text())
         stages = {f.parent.name: json.loads(f.read_text().splitlines()[-1])["result"]["seconds"]
                   for f in sorted(out.glob("*/log.jsonl"))}
-    # RESUME=1 goes on with kept runs, and then the time is not that of the whole
-    return {"seconds": None if os.environ.get("RESUME") else round(seconds), "seed": seed, "temperature": evaluation["flags"]["temperature"],
+    if os.environ.get("RESUME"):                          # it went on with kept runs: not the time of the whole
+        seconds = 0
+    return {"seconds": round(seconds), "seed": seed, "temperature": evaluation["flags"]["temperature"],
             "stage_seconds": stages, "verified": verified(evaluation),
             "gain": [g | {k: Path(g[k]).name for k in ("before", "after")} for g in evaluation["gain"]]}
 

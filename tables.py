@@ -10,13 +10,14 @@ HERE = Path(__file__).parent
 SPEEDS = ("train", "sample", "ragged", "rl")
 
 
+def records_of(name):
+    file = HERE / "results" / f"bench_{name}.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
 def newest(name):
-    """The last record of results/bench_<name>.jsonl for each device, dtype and seed."""
-    file, found = HERE / "results" / f"bench_{name}.jsonl", {}
-    for line in file.read_text().splitlines() if file.exists() else []:
-        record = json.loads(line)
-        found[record["device"], record.get("dtype"), record.get("seed")] = record
-    return found
+    """The last record of results/bench_<name>.jsonl for each device and dtype."""
+    return {(r["device"], r.get("dtype")): r for r in records_of(name)}
 
 
 def shown(result):
@@ -29,7 +30,7 @@ def shown(result):
 def speed_table():
     lines = ["| what | device | nanothink | Hugging Face (rl: TRL) | ratio (range) |", "|---|---|---|---|---|"]
     for name in SPEEDS:
-        for (device, dtype, _), r in newest(name).items():
+        for (device, dtype), r in newest(name).items():
             lines.append(f"| {name}: {r['shape']}, {dtype} | {device} | " + " | ".join(shown(r)) + f" | **{r['ratio']:.2f}** "
                          f"({r['ratio_low']:.2f} to {r['ratio_high']:.2f}) |")
     return "\n".join(lines)
@@ -37,12 +38,15 @@ def speed_table():
 
 def pipeline_table():
     """Two tables: the first seed by operations, and every seed by band."""
-    records = sorted((r for r in newest("pipeline").values() if "stage_seconds" in r), key=lambda r: r["seed"])
+    found = [r for r in records_of("pipeline") if "stage_seconds" in r]
+    records = sorted({r["seed"]: r for r in found}.values(), key=lambda r: r["seed"])     # the newest of each seed
     if not records:
         return "Not measured yet: run `python bench.py pipeline`."
+    times = {r["device"]: r["seconds"] for r in found if r["seconds"]}
     first, cell = records[0], "{0:.2f} [{1:.2f}, {2:.2f}]".format
     stages, signed = list(first["verified"]), "{0:+.2f} [{1:+.2f}, {2:+.2f}]".format
-    lines = [f"On {first['device']} the whole of it took {first['seconds']} seconds after installation. Share of answers on "
+    took = "; ".join(f"{seconds} seconds on {device}" for device, seconds in sorted(times.items(), reverse=True))
+    lines = [f"The whole of it took, after installation, {took}. Share of answers on "
              f"unseen problems with every step right, {first['verified']['base'][0]['problems']} problems for each number of "
              f"operations, at temperature {first.get('temperature', 1.0):g}, with 95% bootstrap intervals:", "",
              "| operations | " + " | ".join(stages) + f" | {stages[-1]} pass@8 |", "|---" * (len(stages) + 2) + "|"]
