@@ -32,6 +32,7 @@ import torch
 import cli
 import common
 import tables
+from evaluate import gain
 from model import Config, Transformer
 from sampler import Sampler
 
@@ -241,17 +242,18 @@ def verified(evaluation):
 
 
 def bench_spurious(folder):
-    """What recipes/spurious.sh left in its folder: for each reward and seed the gain in verified and in answer accuracy."""
+    """What recipes/spurious.sh left in its folder: for each seed and reward the gain in verified and in answer accuracy."""
     arms = []
     for file in sorted(Path(folder).glob("*.json")):
-        evaluation = json.loads(file.read_text())
-        reward, seed = file.stem.rsplit("-", 1)
-        rows = [next(iter(found.values()))["rows"] for found in evaluation["results"].values()]
-        g = evaluation["gain"][0]
-        answer = [statistics.mean(r["answer"]["pass@1"][0] for r in table if "ops" in r) for table in rows]
-        arms.append({"reward": reward, "train_seed": int(seed), "ops": g["ops"], "gain": g["gain"],
-                     "process": [statistics.mean(r["process"]["pass@1"][0] for r in table if "ops" in r) for table in rows],
-                     "answer": answer})
+        tables_of = {f: next(iter(found.values()))["rows"] for f, found in json.loads(file.read_text())["results"].items()}
+        start, *others = tables_of
+        ops = [r["ops"] for r in tables_of[start] if "ops" in r]
+        for name in others:
+            both = [[r for r in tables_of[f] if "ops" in r] for f in (start, name)]
+            arms.append({"reward": Path(name).name, "train_seed": int(file.stem), "ops": [min(ops), max(ops)],
+                         "gain": gain(*both, ops)}
+                        | {kind: [round(statistics.mean(r[kind]["pass@1"][0] for r in rows), 4) for rows in both]
+                           for kind in ("process", "answer")})
     if not arms:
         raise ValueError(f"--runs {folder}: holds no evaluations; run recipes/spurious.sh first")
     return {"arms": arms}

@@ -21,11 +21,11 @@ if [ -e "$OUT" ]; then
 fi
 for SEED in $SEEDS; do
     for REWARD in strict answer random incorrect; do
-        $PYTHON grpo.py --init "$INIT" --out "$OUT/$REWARD-$SEED" --data "world:ops=$EDGE,split=rl,branch=0,seed=5$SEED" \
+        $PYTHON grpo.py --init "$INIT" --out "$OUT/$SEED/$REWARD" --data "world:ops=$EDGE,split=rl,branch=0,seed=5$SEED" \
             --seed "$SEED" --mode think --reward "$REWARD" --steps "$STEPS" --prompts 16 --group 8 --max-new-tokens 120 --lr 4e-4
-        $PYTHON evaluate.py --init "$INIT" "$OUT/$REWARD-$SEED" --chat --user-suffix " /think" --k 1 8 --temperature 1.0 \
-            --data "world:ops=$EDGE,split=test,branch=0,seed=5$SEED" --problems "$PROBLEMS" --rows 256 --band "$EDGE" \
-            --out "$OUT/$REWARD-$SEED.json"
     done
+    $PYTHON evaluate.py --init "$INIT" "$OUT/$SEED"/{strict,answer,random,incorrect} --chat --user-suffix " /think" \
+        --data "world:ops=$EDGE,split=test,branch=0,seed=5$SEED" --problems "$PROBLEMS" --temperature 1 --k 1 8 --rows 256 \
+        --out "$OUT/$SEED.json"
 done
 $PYTHON bench.py spurious --runs "$OUT" --out "${RESULTS:-results}"

@@ -133,7 +133,7 @@ def test_laptop_recipe_and_the_contrast_of_rewards(tmp_path):
                    OUT=str(tmp_path / "spurious"), PYTHON=sys.executable, RESULTS=str(tmp_path / "results"))
     assert contrast.returncode == 0, contrast.stderr[-3000:]
     record = json.loads((tmp_path / "results" / "bench_spurious.jsonl").read_text())
-    assert [a["reward"] for a in record["arms"]] == ["answer", "incorrect", "random", "strict"]
+    assert [a["reward"] for a in record["arms"]] == ["strict", "answer", "random", "incorrect"]
 
 
 def test_readme_names_only_files_that_exist_and_its_tables_are_generated():
