@@ -57,14 +57,14 @@ def pipeline_table():
     lines += ["", "The same with other seeds (other weights, other training problems, other draws, other test problems); gains "
               "with paired 95% bootstrap intervals:", ""]
     for name, low, high in bands:
-        lines += [f"{low} to {high} operations:", "", "| seed | " + " | ".join(stages) + " | "
+        lines += [f"{low} to {high} operations:", "", "| seed (commit) | " + " | ".join(stages) + " | "
                   + " | ".join(f"{a} to {b}" for a, b in itertools.pairwise(stages)) + " |",
                   "|---" * (2 * len(stages)) + "|"]
         for r in records:
             mean = {s: statistics.mean(row["pass@1"][0] for row in rows if low <= row["ops"] <= high)
                     for s, rows in r["verified"].items()}
             found = {(g["before"], g["after"]): g["gain"] for g in r["gain"] if g["band"] == name}
-            lines.append(f"| {r['seed']} | " + " | ".join(f"{mean[s]:.2f}" for s in stages) + " | "
+            lines.append(f"| {r['seed']} ({r['commit']}) | " + " | ".join(f"{mean[s]:.2f}" for s in stages) + " | "
                          + " | ".join(signed(*found[p]) for p in itertools.pairwise(stages)) + " |")
         lines.append("")
     return "\n".join(lines).rstrip()

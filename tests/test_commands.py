@@ -65,6 +65,7 @@ def sandbox(tmp_path_factory, toy_run):
     made = run(f"python {ROOT}/evaluate.py --init runs/laptop/dpo runs/laptop/grpo --data world:ops=1,split=test --problems 2 "
                "--k 1 2 --out runs/laptop/evaluation.json", here)
     assert made.returncode == 0, made.stderr
+    shutil.copy(here / "runs" / "laptop" / "evaluation.json", here / "evaluation.json")
     for name in ("tokenizer", "runs/tokenizer"):
         shutil.copytree(toy_run, here / name, ignore=lambda folder,
                         names: [n for n in names if "token" not in n and "template" not in n])
