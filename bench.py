@@ -281,7 +281,8 @@ def bench_real(init, data):
             found[name] |= {"nll_first5": round(statistics.mean(r["nll"] for r in steps[:5]), 4),
                             "nll_last5": round(statistics.mean(r["nll"] for r in steps[-5:]), 4)}
         else:
-            found[name] |= {k: [r[k] for r in steps] for k in ("reward", "length_mean", "seconds", "logprob_diff_max")}
+            found[name] |= {k: [r[k] for r in steps] for k in ("reward", "length_mean", "zero_spread")}
+            found[name]["step_seconds"] = [r["seconds"] for r in steps]
     return found
 
 
