@@ -265,8 +265,15 @@ class Run:
             self.log({"result": result, "step": self.step})
             cli.finish(result)
         self.close()
-        if self.stopping and self.step < self.args.steps:
-            raise SystemExit(130)
+        code = 130 if self.stopping and self.step < self.args.steps else 0
+        if self.ranks > 1:                                # now and then a thread of gloo's, still there when Python ends,
+            if self.wandb:                                # aborts a run that is done and saved; so it ends here
+                self.wandb.finish()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        if code:
+            raise SystemExit(code)
 
     def close(self):
         """Leaves the group of ranks, all together: a rank that leaves early would break the others' last messages."""
