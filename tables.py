@@ -42,7 +42,7 @@ def pipeline_table():
     records = sorted({r["seed"]: r for r in found}.values(), key=lambda r: r["seed"])     # the newest of each seed
     if not records:
         return "Not measured yet: run `python bench.py pipeline`."
-    times = {r["device"]: r["seconds"] for r in found if r["seconds"]}
+    times = {f"{r['device']} (commit {r['commit']})": r["seconds"] for r in found if r["seconds"]}
     first, cell = records[0], "{0:.2f} [{1:.2f}, {2:.2f}]".format
     stages, signed = list(first["verified"]), "{0:+.2f} [{1:+.2f}, {2:+.2f}]".format
     took = "; ".join(f"{seconds} seconds on {device}" for device, seconds in sorted(times.items(), reverse=True))

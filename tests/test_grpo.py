@@ -390,3 +390,13 @@ def test_bad_flags_are_one_line(able, tmp_path, flags, message):
     done = script("grpo.py", "--init", able, "--out", tmp_path / "run", "--steps", 1, *TOY, *flags, ok=False)
     lines = [line for line in done.stderr.strip().splitlines() if "Traceback" in line or "grpo.py:" in line]
     assert done.returncode == 2 and len(lines) == 1 and message in lines[0], done.stderr[-1500:]
+
+
+@pytest.mark.parametrize("loss", ["grpo", "reinforce++"])
+def test_a_divergence_in_the_reward_is_paid_once_the_policy_has_moved(able, tmp_path, loss):
+    flags = ["--init", able, "--steps", 2, "--loss", loss, *TOY, "--lr", 0.01, "--updates", 2]
+    for name, more in {"without": [], "with": ["--kl", 1.0, "--kl-in", "reward", "--kl-kind", "k1"]}.items():
+        script("grpo.py", *flags, *more, "--out", tmp_path / name)
+    a, b = ([r for r in records(tmp_path / n) if "reward" in r] for n in ("without", "with"))
+    assert a[0]["grad_norm"] == pytest.approx(b[0]["grad_norm"], rel=1e-9)    # nothing to pay at --init itself
+    assert a[1]["grad_norm"] != pytest.approx(b[1]["grad_norm"], rel=1e-3)
