@@ -39,6 +39,9 @@ def training_flags(text):
     p.add_argument("--steps", type=int, default=1000, help="optimiser steps")
     p.add_argument("--until-loss", type=float, default=0.0,
                    help="end sooner, when the mean loss of 20 steps is down to this (pretrain, sft); 0: never")
+    p.add_argument("--until-accuracy", type=float, default=0.0,
+                   help="end sooner, when the greedy, process-verified accuracy on the worlds of --eval-data, measured each "
+                        "--eval-every steps, is up to this (pretrain, sft); 0: never")
     p.add_argument("--batch-tokens", type=int, default=4096, help="tokens in a global batch")
     p.add_argument("--micro-tokens", type=int, default=0,
                    help="tokens in a micro-batch of one rank; 0: its whole share")
@@ -264,34 +267,40 @@ class Run:
         if self.main:
             self.log({"result": result, "step": self.step})
             cli.finish(result)
-        self.close()
-        code = 130 if self.stopping and self.step < self.args.steps else 0
-        if self.ranks > 1:                                # now and then a thread of gloo's, still there when Python ends,
-            if self.wandb:                                # aborts a run that is done and saved; so it ends here
+        self.close(130 if self.stopping and self.step < self.args.steps else 0)
+
+    def close(self, code=0):
+        """Ends the program with this exit code; of many ranks all together, for one that leaves early would break the
+        others' last messages. Of one rank only a code other than 0 does end it."""
+        if dist.is_initialized():
+            dist.barrier()
+            if self.wandb:
                 self.wandb.finish()
             sys.stdout.flush()
             sys.stderr.flush()
-            os._exit(code)
-        if code:
+            os._exit(code)                                # now and then a thread of gloo's, still there when Python ends,
+        if code:                                          # aborts a run that is done and saved; so it ends here
             raise SystemExit(code)
-
-    def close(self):
-        """Leaves the group of ranks, all together: a rank that leaves early would break the others' last messages."""
-        if dist.is_initialized():
-            dist.barrier()
-            dist.destroy_process_group()
 
 
 class Until:
-    """Ends a stage by what it has reached and not by its steps: when the mean loss of the last 20 steps is down to `goal`
-    (0: never), so that runs from different seeds end alike."""
+    """Ends a stage by what it has reached and not by its steps, so that runs from different seeds end alike: when the mean
+    loss of the last 20 steps is down to `loss`, or the accuracy on the worlds it is tested on is up to `accuracy`
+    (0: never)."""
 
-    def __init__(self, goal, recent=()):
-        self.goal, self.recent = goal, list(recent)
+    def __init__(self, loss, accuracy=0.0, recent=()):
+        self.loss, self.accuracy, self.recent = loss, accuracy, list(recent)
 
-    def reached(self, loss):
+    def low(self, loss):
+        """Takes the loss of a step; True when the goal is reached."""
         self.recent = [*self.recent, loss][-20:]
-        return bool(self.goal) and len(self.recent) == 20 and sum(self.recent) / 20 <= self.goal
+        return bool(self.loss) and len(self.recent) == 20 and sum(self.recent) / 20 <= self.loss
+
+    def accurate(self, found):
+        """found: what evaluate_all returned; the goal is for the mean over numbers of operations."""
+        rows = [row for table in found.values() if isinstance(table, list) for row in table if "ops" in row]
+        rates = [row["process"]["pass@1"][0] for row in rows]
+        return bool(self.accuracy and rates) and sum(rates) / len(rates) >= self.accuracy
 
 
 class Guard:

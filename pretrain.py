@@ -107,7 +107,8 @@ def main():
     optimizers = optim.build(model, args.optimizer, args.lr, args.adam_lr, args.weight_decay)
     guard = common.Guard()
     with cli.bad_input():
-        until = common.Until(args.until_loss, run.resume(model, optimizers, stream, guard).get("recent", ()))
+        until = common.Until(args.until_loss, args.until_accuracy,
+                             run.resume(model, optimizers, stream, guard).get("recent", ()))
     parameters = sum(w.numel() for w in model.parameters())
     run.open_log({"parameters": parameters, "config": vars(model.config), "vocab_size": len(tokenizer)})
     run.catch_interrupts()
@@ -145,14 +146,16 @@ def main():
                 optimizer.step()
         model.zero_grad(set_to_none=True)
         run.step += 1
-        ended = until.reached(loss)
+        ended = until.low(loss)
         tokens_seen += args.batch_tokens
         progress.update(args.batch_tokens, loss=f"{loss:.3f}")
         if run.step % args.log_every == 0 or why:
             run.log({"step": run.step, "loss": loss, "grad_norm": grad_norm, "lr": lr, "weight": weight, "skipped": why}
                     | speed(run, model, progress.rate(), batches))
         if args.eval_every and run.step % args.eval_every == 0 and run.step < args.steps:
-            run.log({"step": run.step, "eval": evaluate()})
+            found = evaluate()
+            run.log({"step": run.step, "eval": found})
+            ended = ended or until.accurate(found)
         if args.save_every and run.step % args.save_every == 0 and run.step < args.steps:
             run.save(model, tokenizer, optimizers, stream, guard, {"recent": until.recent})
     seconds = time.perf_counter() - start

@@ -156,7 +156,7 @@ def main():
     guard = common.Guard()
     with cli.bad_input():
         more = run.resume(model, optimizers, stream, guard)
-    until = common.Until(args.until_loss, more.get("recent", ()))
+    until = common.Until(args.until_loss, args.until_accuracy, more.get("recent", ()))
     if "snapshot" in more:
         common.restore_weights(frozen, more["snapshot"])
     run.open_log({"parameters": sum(w.numel() for w in model.parameters()), "config": vars(model.config)})
@@ -205,7 +205,7 @@ def main():
                 optimizer.step()
         model.zero_grad(set_to_none=True)
         run.step += 1
-        ended = until.reached(loss)
+        ended = until.low(loss)
         tokens_seen += args.batch_tokens
         progress.update(args.batch_tokens, loss=f"{loss:.3f}")
         if run.step % args.log_every == 0 or run.step == args.steps or ended or why:
@@ -215,7 +215,9 @@ def main():
                 "grad_norm": grad_norm, "lr": lr, "weight": weight, "skipped": why,
                 "tokens_per_second": round(progress.rate(), 1)})
         if args.eval_every and run.step % args.eval_every == 0 and run.step < args.steps:
-            run.log({"step": run.step, "eval": evaluate()})
+            found = evaluate()
+            run.log({"step": run.step, "eval": found})
+            ended = ended or until.accurate(found)
         if args.save_every and run.step % args.save_every == 0 and run.step < args.steps:
             save()
     seconds = time.perf_counter() - start

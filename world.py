@@ -58,7 +58,7 @@ SAY_STEP = ["The {x} number {e}.", "There are as many {x} as {e}.", "To count th
 ASK = ["How many {x}?", "How many {x} are there?", "What is the number of {x}?", "Count the {x}."]
 
 # Shares of all problems, by hash, that belong to each named split: no problem is in two of them.
-SPLITS = {"pretrain": (0, 60), "midtrain": (60, 70), "sft": (70, 75), "rl": (75, 90), "test": (90, 100)}
+SPLITS = {"pretrain": (0, 60), "midtrain": (60, 70), "sft": (70, 75), "rl": (75, 88), "dev": (88, 90), "test": (90, 100)}
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class World:
     branch       chance that a step opens a second line of reasoning, to be joined later (0: a chain)
     places       1: quantities are named by kind and place ("lions in Oak Park"), needed beyond about 20 operations
     solution     0: documents hold the question and the answer alone
-    split        pretrain, midtrain, sft, rl or test; "" draws from all
+    split        pretrain, midtrain, sft, rl, dev or test; "" draws from all
     seed         another seed, another order of other problems
     """
 

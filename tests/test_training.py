@@ -340,17 +340,28 @@ def test_capped_data_ends_the_run(tmp_path):
 def test_a_goal_for_the_loss_ends_the_run_and_resumes_with_its_memory(tmp_path):
     until = common.Until(2.0)
     curve = [5.0] * 5 + [2.0] * 15 + [1.9] * 40
-    ends = next(i for i, x in enumerate(curve, 1) if until.reached(x))
+    ends = next(i for i, x in enumerate(curve, 1) if until.low(x))
     assert ends == next(i for i in range(20, 60) if sum(curve[i - 20:i]) / 20 <= 2.0)
     first = common.Until(2.0)
-    assert not any(first.reached(x) for x in curve[:18])
-    again = common.Until(2.0, first.recent)
-    assert 18 + next(i for i, x in enumerate(curve[18:], 1) if again.reached(x)) == ends
-    assert not any(common.Until(0.0).reached(0.0) for _ in range(30))
+    assert not any(first.low(x) for x in curve[:18])
+    again = common.Until(2.0, recent=first.recent)
+    assert 18 + next(i for i, x in enumerate(curve[18:], 1) if again.low(x)) == ends
+    assert not any(common.Until(0.0).low(0.0) for _ in range(30))
     done = script("pretrain.py", *SMALL, "--out", tmp_path / "run", "--steps", 400, "--until-loss", 5.0)
     assert 20 <= done.json["steps"] < 400
     last = [loss for _, loss in sorted(losses(tmp_path / "run").items())][-20:]
     assert sum(last) / 20 <= 5.0
+
+
+def test_a_goal_for_the_accuracy_ends_the_run(tmp_path):
+    def table(*rates):
+        return [{"ops": i, "process": {"pass@1": [rate, 0, 1]}} for i, rate in enumerate(rates, 1)]
+    assert common.Until(0.0, 0.5).accurate({"world:ops=1-2": table(0.75, 0.25), "held_out.txt": {"bits_per_byte": 1.0}})
+    assert not common.Until(0.0, 0.5).accurate({"world:ops=1-2": table(0.75, 0.2)})
+    assert not common.Until(0.0, 0.0).accurate({"world:ops=1-2": table(1.0)}) and not common.Until(0.0, 0.5).accurate({})
+    done = script("pretrain.py", *SMALL, "--out", tmp_path / "run", "--steps", 12, "--eval-every", 4, "--eval-problems", 2,
+                  "--eval-data", "world:ops=1,split=test", "--until-accuracy", 1e-9)
+    assert done.json["steps"] == 12                                           # nothing right so soon: it went to its end
 
 
 def test_real_text_with_its_own_vocabulary_gets_better(tmp_path):
