@@ -40,8 +40,8 @@ def training_flags(text):
     p.add_argument("--until-loss", type=float, default=0.0,
                    help="end sooner, when the mean loss of 20 steps is down to this (pretrain, sft); 0: never")
     p.add_argument("--until-accuracy", type=float, default=0.0,
-                   help="end sooner, when the greedy, process-verified accuracy on the worlds of --eval-data, measured each "
-                        "--eval-every steps, is up to this (pretrain, sft); 0: never")
+                   help="end sooner, when the greedy, process-verified accuracy on the worlds of --eval-data, the mean of the "
+                        "last two times --eval-every measured it, is up to this (pretrain, sft); 0: never")
     p.add_argument("--batch-tokens", type=int, default=4096, help="tokens in a global batch")
     p.add_argument("--micro-tokens", type=int, default=0,
                    help="tokens in a micro-batch of one rank; 0: its whole share")
@@ -285,11 +285,14 @@ class Run:
 
 class Until:
     """Ends a stage by what it has reached and not by its steps, so that runs from different seeds end alike: when the mean
-    loss of the last 20 steps is down to `loss`, or the accuracy on the worlds it is tested on is up to `accuracy`
-    (0: never)."""
+    loss of the last 20 steps is down to `loss`, or the mean accuracy of the last two evaluations is up to `accuracy` (one
+    alone is lucky now and then). 0: never. recent, measured: what it remembers of losses and accuracies."""
 
-    def __init__(self, loss, accuracy=0.0, recent=()):
-        self.loss, self.accuracy, self.recent = loss, accuracy, list(recent)
+    def __init__(self, loss, accuracy=0.0, recent=(), measured=()):
+        self.loss, self.accuracy, self.recent, self.measured = loss, accuracy, list(recent), list(measured)
+
+    def memory(self):
+        return {"recent": self.recent, "measured": self.measured}
 
     def low(self, loss):
         """Takes the loss of a step; True when the goal is reached."""
@@ -300,7 +303,8 @@ class Until:
         """found: what evaluate_all returned; the goal is for the mean over numbers of operations."""
         rows = [row for table in found.values() if isinstance(table, list) for row in table if "ops" in row]
         rates = [row["process"]["pass@1"][0] for row in rows]
-        return bool(self.accuracy and rates) and sum(rates) / len(rates) >= self.accuracy
+        self.measured = [*self.measured, *([sum(rates) / len(rates)] if rates else [])][-2:]
+        return bool(self.accuracy) and len(self.measured) == 2 and sum(self.measured) / 2 >= self.accuracy
 
 
 class Guard:

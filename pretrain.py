@@ -107,8 +107,7 @@ def main():
     optimizers = optim.build(model, args.optimizer, args.lr, args.adam_lr, args.weight_decay)
     guard = common.Guard()
     with cli.bad_input():
-        until = common.Until(args.until_loss, args.until_accuracy,
-                             run.resume(model, optimizers, stream, guard).get("recent", ()))
+        until = common.Until(args.until_loss, args.until_accuracy, **run.resume(model, optimizers, stream, guard))
     parameters = sum(w.numel() for w in model.parameters())
     run.open_log({"parameters": parameters, "config": vars(model.config), "vocab_size": len(tokenizer)})
     run.catch_interrupts()
@@ -137,7 +136,7 @@ def main():
         try:
             why = guard.check(loss, grad_norm)
         except ValueError as e:                           # it gave up: keep what was learned before
-            run.save(model, tokenizer, optimizers, stream, guard, {"recent": until.recent})
+            run.save(model, tokenizer, optimizers, stream, guard, until.memory())
             cli.fail(e)
         if why:
             progress.say(f"step {run.step} skipped: {why}")
@@ -157,10 +156,10 @@ def main():
             run.log({"step": run.step, "eval": found})
             ended = ended or until.accurate(found)
         if args.save_every and run.step % args.save_every == 0 and run.step < args.steps:
-            run.save(model, tokenizer, optimizers, stream, guard, {"recent": until.recent})
+            run.save(model, tokenizer, optimizers, stream, guard, until.memory())
     seconds = time.perf_counter() - start
     progress.bar.close()
-    run.save(model, tokenizer, optimizers, stream, guard, {"recent": until.recent})
+    run.save(model, tokenizer, optimizers, stream, guard, until.memory())
     done = run.step == args.steps or ended
     result = {"out": args.out, "steps": run.step, "parameters": parameters, "loss": round(loss, 4),
               "seconds": round(seconds, 1), "tokens_per_second": round(tokens_seen / max(seconds, 1e-9), 1),

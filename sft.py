@@ -156,7 +156,7 @@ def main():
     guard = common.Guard()
     with cli.bad_input():
         more = run.resume(model, optimizers, stream, guard)
-    until = common.Until(args.until_loss, args.until_accuracy, more.get("recent", ()))
+    until = common.Until(args.until_loss, args.until_accuracy, more.get("recent", ()), more.get("measured", ()))
     if "snapshot" in more:
         common.restore_weights(frozen, more["snapshot"])
     run.open_log({"parameters": sum(w.numel() for w in model.parameters()), "config": vars(model.config)})
@@ -170,7 +170,7 @@ def main():
 
     def save():
         snapshot = {"snapshot": common.full_weights(frozen)} if args.loss == "psft" else {}
-        run.save(model, tokenizer, optimizers, stream, guard, snapshot | {"recent": until.recent})
+        run.save(model, tokenizer, optimizers, stream, guard, snapshot | until.memory())
 
     def evaluate():
         with common.gathered(model):

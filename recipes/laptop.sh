@@ -11,14 +11,14 @@ PYTHON=${PYTHON:-python}
 OUT=${OUT:-runs/laptop}
 SEED=${SEED:-0}            # of weights, problems and draws; the test problems depend on it as well
 BASE=${BASE:-800}          # steps of pre-training, 4,096 tokens each
-MID=${MID:-400}            # of mid-training, at most: it ends when MID_GOAL of other problems at the edge are solved, greedily
-SFT=${SFT:-300}            # of supervised fine-tuning, at most: it ends at SFT_GOAL
-MID_GOAL=${MID_GOAL:-0.35} SFT_GOAL=${SFT_GOAL:-0.5}
+MID=${MID:-400}            # of mid-training, at most: it ends when it solves a quarter of other problems at the edge,
+SFT=${SFT:-300}            # and supervised fine-tuning when it solves somewhat more: what is left is for reinforcement
+MID_GOAL=${MID_GOAL:-0.25} SFT_GOAL=${SFT_GOAL:-0.37}
 DPO=${DPO:-25}             # of preference training
-GRPO=${GRPO:-200}          # of reinforcement learning
+GRPO=${GRPO:-300}          # of reinforcement learning
 PROBLEMS=${PROBLEMS:-50}   # test problems for each number of operations
 SOLVED=1-3 EDGE=4-8        # operations that pre-training solves, and those at the edge of competence
-JUDGE="world:ops=$EDGE,split=dev,branch=0,seed=$SEED"     # the problems that end a stage; the test has others
+JUDGE="--eval-every 20 --eval-data world:ops=$EDGE,split=dev,branch=0,seed=$SEED --eval-problems 40"   # never the test's
 START=$SECONDS
 
 if [ -e "$OUT" ] && [ -z "${RESUME:-}" ]; then
@@ -39,21 +39,21 @@ echo "== 3. Mid-training at the edge of competence, a part of it as chat turns, 
 whole mid || $PYTHON pretrain.py --init "$OUT/base" --out "$OUT/mid" --seq-len 512 --seed "$SEED" \
     --data "world:ops=$EDGE,split=midtrain,chat=0.25,branch=0,seed=$SEED@0.8" \
            "world:ops=$SOLVED,split=midtrain,chat=0.25,branch=0,seed=$SEED@0.2" \
-    --steps "$MID" --until-accuracy "$MID_GOAL" --eval-every 20 --eval-data "$JUDGE" --eval-problems 40 --lr 0.02 --adam-lr 0.004 --schedule constant --save-every 300
+    --steps "$MID" --until-accuracy "$MID_GOAL" $JUDGE --lr 0.02 --adam-lr 0.004 --schedule constant --save-every 300
 
 echo "== 4. Supervised fine-tuning: chat, with thinking and without"
 whole sft || $PYTHON sft.py --init "$OUT/mid" --out "$OUT/sft" --seed "$SEED" --no-think 0.2 --unflagged 0.1 \
     --data "world:ops=$EDGE,split=sft,branch=0,seed=$SEED@0.7" "world:ops=$SOLVED,split=sft,branch=0,seed=$SEED@0.3" \
-    --steps "$SFT" --until-accuracy "$SFT_GOAL" --eval-every 20 --eval-data "$JUDGE" --eval-problems 40 --lr 0.01 --adam-lr 0.002 --schedule constant
+    --steps "$SFT" --until-accuracy "$SFT_GOAL" $JUDGE --lr 0.01 --adam-lr 0.002 --schedule constant
 
 echo "== 5. Preference pairs, chosen from the fine-tuned model and rejected from the mid-trained one, and DPO on them"
 [ -e "$OUT/pairs.jsonl" ] || $PYTHON augment.py pairs --strong "$OUT/sft" --weak "$OUT/mid" --weak-plain --mode think --out "$OUT/pairs.jsonl" \
     --data "world:ops=$EDGE,split=sft,branch=0,seed=1$SEED" --count $((DPO * 12)) --rows 128 --temperature 1 --seed "$SEED"
-whole dpo || $PYTHON dpo.py --init "$OUT/sft" --out "$OUT/dpo" --data "$OUT/pairs.jsonl" --seed "$SEED" --steps "$DPO" --lr 5e-5
+whole dpo || $PYTHON dpo.py --init "$OUT/sft" --out "$OUT/dpo" --data "$OUT/pairs.jsonl" --seed "$SEED" --steps "$DPO" --lr 2e-5
 
 echo "== 6. Reinforcement from verified answers: every step must be right"
 whole grpo || $PYTHON grpo.py --init "$OUT/dpo" --out "$OUT/grpo" --data "world:ops=$EDGE,split=rl,branch=0,seed=$SEED" --seed "$SEED" \
-    --mode think --reward strict --steps "$GRPO" --prompts 16 --group 8 --max-new-tokens 120 --lr 4e-4 \
+    --mode think --reward strict --steps "$GRPO" --prompts 16 --group 8 --max-new-tokens 120 --lr 4e-4 --schedule wsd --decay 0.3 \
     --save-every 50
 
 echo "== 7. A question, asked in chat; each token is coloured by its log-probability"
