@@ -21,7 +21,7 @@ import torch.nn as nn
 from torch.utils.checkpoint import checkpoint
 
 import hf
-from kernels import Packing, attend, attend_cached, linear, rms_norm, rotate, swiglu, token_logprobs
+from kernels import Packing, attend, attend_cached, head_logits, norm_rotate, project, rms_norm, swiglu, token_logprobs
 from tokenizer import Tokenizer
 
 
@@ -116,7 +116,7 @@ class Linear(nn.Linear):
     exact = False
 
     def forward(self, x):
-        return linear(x, self.weight, self.bias, self.exact)
+        return project(x, self.weight, self.bias, self.exact)
 
 
 class Attention(nn.Module):
@@ -130,7 +130,7 @@ class Attention(nn.Module):
         self.k_proj = Linear(c.width, c.kv_heads * c.head_size, bias=c.qkv_bias)
         self.v_proj = Linear(c.width, c.kv_heads * c.head_size, bias=c.qkv_bias)
         self.o_proj = Linear(c.heads * c.head_size, c.width, bias=False)
-        self.qk_norm = c.qk_norm
+        self.qk_norm, self.eps = c.qk_norm, c.eps
         if c.qk_norm:
             full = c.qk_norm == "full"
             self.q_norm = RMSNorm(c.head_size * (c.heads if full else 1), c.eps)
@@ -144,10 +144,9 @@ class Attention(nn.Module):
         q = q.view(B, T, self.heads, self.head_size)                          # (B, T, H, hd)
         k = k.view(B, T, self.kv_heads, self.head_size)                       # (B, T, K, hd)
         v = v.view(B, T, self.kv_heads, self.head_size)                       # (B, T, K, hd)
-        if self.qk_norm == "head":
-            q, k = self.q_norm(q), self.k_norm(k)
-        if self.kind != "nope":
-            q, k = (rotate(x, *angles[self.kind], self.exact) for x in (q, k))
+        weights = (self.q_norm.weight, self.k_norm.weight) if self.qk_norm == "head" else (None, None)
+        cos, sin = (None, None) if self.kind == "nope" else angles[self.kind]
+        q, k = (norm_rotate(x, weight, cos, sin, self.eps, self.exact) for x, weight in zip((q, k), weights, strict=True))
         if kept is not None:
             kept.append((k, v))
         if cache is None:
@@ -276,7 +275,7 @@ class Transformer(nn.Module):
 
     def logits(self, hidden):
         """hidden (..., D) -> (..., V)."""
-        return linear(hidden, self.head, exact=self.exact)
+        return head_logits(hidden, self.head, self.exact)
 
     def logprobs(self, tokens, documents=None, temperature=1.0):
         """Log-probability of each next token, by the code path that training uses: (B, T) -> (B, T-1)."""

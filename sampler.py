@@ -82,12 +82,15 @@ def draw(logits, u, temperature=1.0, top_k=0, top_p=1.0, exact=False):
     logits = _wide(logits)
     if temperature == 0:
         tokens = logits.argmax(dim=1)
-    else:
-        logits = truncate(logits / temperature, top_k, top_p)
-        cumulative = logits.softmax(dim=1, dtype=torch.float64).cumsum(dim=1)                 # (B, V)
-        at = (u * cumulative[:, -1])[:, None]
-        tokens = torch.searchsorted(cumulative, at, right=True).squeeze(1).clamp_(max=logits.shape[1] - 1)
-    return tokens, row_logprobs(logits, tokens, exact)
+        return tokens, row_logprobs(logits, tokens, 1.0, exact)
+    scaled = logits / temperature
+    kept = truncate(scaled, top_k, top_p)
+    cumulative = kept.softmax(dim=1, dtype=torch.float64).cumsum(dim=1)                       # (B, V)
+    at = (u * cumulative[:, -1])[:, None]
+    tokens = torch.searchsorted(cumulative, at, right=True).squeeze(1).clamp_(max=logits.shape[1] - 1)
+    if kept is scaled:                                    # the temperature once more in there, where training has it
+        return tokens, row_logprobs(logits, tokens, temperature, exact)
+    return tokens, row_logprobs(kept, tokens, 1.0, exact)
 
 
 class ThinkBudget:
@@ -151,7 +154,7 @@ def keep_budgets(running, logits, tokens, logprobs, u, stop, how):
     if forced:
         rows = list(forced)
         tokens[rows] = torch.tensor(list(forced.values()), device=tokens.device)
-        logprobs[rows] = row_logprobs(_wide(logits[rows]) / (how[0] or 1.0), tokens[rows], how[3])
+        logprobs[rows] = row_logprobs(_wide(logits[rows]), tokens[rows], how[0] or 1.0, how[3])
     if again:
         others = logits[again]
         others[:, [i for i in stop if i < others.shape[1]]] = float("-inf")
@@ -243,7 +246,8 @@ class Sampler:
             first = len(running)
             while waiting and len(running) < rows:                            # waiting requests take the free rows
                 if waiting[0].prompt not in prefilled:
-                    (self._prefill_chunks if self.prefill_chunk else self._prefill)(prompts, n, waiting, rows - len(running), prefilled)
+                    prefill = self._prefill_chunks if self.prefill_chunk else self._prefill
+                    prefill(prompts, n, waiting, rows - len(running), prefilled)
                 request = waiting.popleft()
                 entry = prefilled[request.prompt]
                 cache.fill(len(running), entry["kv"])

@@ -2,7 +2,7 @@
 
     fast.py        what PyTorch itself does quickest: on a CPU, and on a GPU where Triton has nothing better
     reference.py   one fixed order of additions, in plain PyTorch: the exact mode without Triton
-    attention.py linear.py norm.py logprob.py      the same on a GPU, in Triton
+    attention.py linear.py norm.py activation.py logprob.py      both on a GPU, in Triton
 
 Each function here takes `exact`, which the model passes (model.exact), looks at the device, and calls one of them. Exact
 means that the bits of a token's result do not depend on how many tokens are computed together, nor on whether its past
@@ -17,7 +17,8 @@ import torch
 from . import fast, reference
 from .fast import Packing
 
-__all__ = ["Packing", "attend", "attend_cached", "linear", "rms_norm", "rotate", "row_logprobs", "swiglu", "token_logprobs"]
+__all__ = ["Packing", "attend", "attend_cached", "head_logits", "norm_rotate", "project", "rms_norm", "row_logprobs", "swiglu",
+           "token_logprobs"]
 
 
 @functools.cache
@@ -40,7 +41,7 @@ def _half(x, *others):
     return tuple(None if t is None else t.to(dtype) for t in (x, *others))
 
 
-def linear(x, weight, bias=None, exact=False):
+def project(x, weight, bias=None, exact=False):
     """x (..., D) @ weight (N, D).T + bias -> (..., N)."""
     if not exact:
         return fast.linear(x, weight, bias)
@@ -59,13 +60,23 @@ def rms_norm(x, weight, eps, exact=False):
     return (reference if exact else fast).rms_norm(x, weight, eps)
 
 
-def rotate(x, cos, sin, exact=False):
-    """Rotary position embedding: x (B, T, heads, hd), cos and sin (B, T, 1, hd/2) -> like x."""
-    return (reference if exact else fast).rotate(x, cos, sin)
+def norm_rotate(x, weight, cos, sin, eps, exact=False):
+    """What happens to queries and keys before attention: x (B, T, heads, hd) -> like x. RMSNorm of each head, unless weight
+    (hd,) is None; then rotary position embedding with cos and sin (B, T, 1, hd/2), unless those are None."""
+    if cos is not None and _form(x, exact) == "triton":
+        from .norm import qk_norm_rope
+        cos, sin = (t.expand(*x.shape[:2], 1, -1).reshape(-1, t.shape[-1]) for t in (cos, sin))            # (B T, hd/2)
+        return qk_norm_rope(x.flatten(0, 1), weight, cos, sin, eps).view(x.shape)
+    if weight is not None:
+        x = rms_norm(x, weight, eps, exact)
+    return x if cos is None else (reference if exact else fast).rotate(x, cos, sin)
 
 
 def swiglu(gate, up, exact=False):
     """silu(gate) * up."""
+    if _form(gate, exact) == "triton":
+        from .activation import swiglu as fused
+        return fused(gate, up)
     return (reference if exact else fast).swiglu(gate, up)
 
 
@@ -92,12 +103,21 @@ def attend_cached(q, k, v, first, window=0, exact=False):
     return form.attend_cached(q, k, v, first, window)
 
 
-def row_logprobs(logits, targets, exact=False):
-    """Log-softmax of each row at its target: logits (N, V), targets (N,) -> (N,). The very code of token_logprobs."""
+def head_logits(hidden, weight, exact=False):
+    """hidden (..., D), weight (V, D) -> logits (..., V), those of token_logprobs."""
+    if exact and _form(hidden, exact) == "triton":
+        from .linear import linear as invariant
+        return invariant(*_half(hidden, weight), out_dtype=torch.float32)
+    return project(hidden, weight, exact=exact)
+
+
+def row_logprobs(logits, targets, temperature=1.0, exact=False):
+    """Log softmax(logits / temperature) of each row at its target: logits (N, V) of float32 or better, targets (N,) ->
+    (N,). The very code of token_logprobs."""
     if _form(logits, exact) == "triton":
         from .logprob import row_logprobs as rows
-        return rows(logits, targets, 1.0)[0]
-    return fast.row_logprobs(logits, targets)[0]
+        return rows(logits, targets, temperature)[0]
+    return fast.row_logprobs(logits if temperature == 1.0 else logits / temperature, targets)[0]
 
 
 def token_logprobs(hidden, weight, targets, temperature=1.0, entropy=False, exact=False):

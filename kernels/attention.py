@@ -32,7 +32,7 @@ import triton.language as tl
 
 LN2 = tl.constexpr(math.log(2))                           # scores are in base 2, gradients are not
 
-# Largest head size (rounded up to a power of two) -> BLOCK_M query rows, BLOCK_N keys, warps, pipeline stages; chosen so
+# Largest head size (rounded up to a power of two) -> BLOCK_M query rows, BLOCK_N keys, warps, pipeline stages; such
 # that a Hopper GPU holds a program in its registers. float32 has no tensor cores that keep its precision: small tiles.
 TILES = {
     "exact": {64: (64, 64, 4, 3), 128: (64, 64, 4, 3), 256: (64, 32, 4, 2)},
@@ -95,12 +95,13 @@ class Spans:
         return spans
 
     @staticmethod
-    def of_cache(lengths, rows=None):
-        """One new token per cache row, at position lengths[b]; its key is already written there. Never waits for the
-        device: lengths (B,) and rows (B,) stay on it, and all shapes follow from B."""
-        first = torch.arange(lengths.shape[0], device=lengths.device)
-        spans = Spans(first, torch.ones_like(first), lengths, first if rows is None else rows, lengths.shape[0])
-        spans.whole = spans.decode = True
+    def of_cache(lengths, tokens=1, rows=None):
+        """The next tokens (an int) of each of B cache rows, behind the lengths (B,) that it held before them; their
+        keys are already written there. rows (B,): which rows, if not 0, ..., B - 1. Never waits for the device."""
+        row = torch.arange(lengths.shape[0], device=lengths.device)
+        spans = Spans(row * tokens, torch.full_like(row, tokens), lengths, row if rows is None else rows,
+                      lengths.shape[0] * tokens)
+        spans.whole, spans.decode = True, tokens == 1
         return spans
 
     def tiles(self, per_tile):
@@ -116,8 +117,8 @@ class Spans:
         return self._kept[per_tile]
 
     def key_tiles(self, per_tile):
-        """The same for the keys of whole documents (offset 0) -> int32 (n_tiles, 5): first key index, count, in-document
-        position of the first key, index of the document's first query, its length. Early keys: the most queries."""
+        """The same for the keys of whole documents (offset 0) -> int32 (n_tiles, 5): first key index, count, its
+        in-document position, index of the document's first query, its length. Early keys have the most queries."""
         if ("keys", per_tile) not in self._kept:
             span, within, count = self._cut(per_tile, late_first=False)
             columns = self.base[span] + within, count, within, self.first[span], self.length[span]

@@ -27,11 +27,11 @@ BLOCK_K = {torch.bfloat16: 64, torch.float16: 64, torch.float32: 32}
 # wait for the weight, so many small loads are under way; many rows wait for the tensor cores, so tiles are large.
 TILES = {
     "data centre": ((16, (16, 64, 4, 8)), (32, (32, 64, 4, 6)), (64, (64, 64, 4, 6)), (256, (128, 128, 8, 4)),
-                    (float("inf"), (128, 256, 8, 3))),                        # Hopper and later: 227 KB of shared memory
+                    (float("inf"), (128, 256, 8, 3))),                        # Hopper and later: 227 KB of fast memory
     "other": ((16, (16, 64, 4, 5)), (32, (32, 64, 4, 4)), (64, (64, 64, 4, 4)), (float("inf"), (128, 128, 8, 3))),
 }
 PROGRAMS = 100           # with fewer, too many multiprocessors stand idle, so tiles get narrower
-GROUP_M = 8              # tiles one below the other that run side by side and share their columns of weight in the L2 cache
+GROUP_M = 8              # tiles, one below the other, that run at the same time and share the weight in the cache
 
 # (GPU name, type) where the library's product without split-K was measured to be row-invariant as well, and may be used
 # instead: e.g. ("NVIDIA H200", torch.bfloat16). An entry belongs here when `self_check` on that GPU, on the shapes of
@@ -75,7 +75,8 @@ def _linear(x, weight, bias, y, M, N, K, BLOCK_M: tl.constexpr, BLOCK_N: tl.cons
 @functools.cache
 def _kind(device):
     """The column of TILES for a device."""
-    return "data centre" if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] in (9, 10) else "other"
+    large = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] in (9, 10)
+    return "data centre" if large else "other"
 
 
 def tile(M, N, dtype, kind):
@@ -120,13 +121,13 @@ def self_check(device, dtype, shapes=((2048, 2048), (2048, 8192), (2048, 50304))
                rows=(1, 2, 3, 7, 8, 16, 17, 32, 33, 64, 65, 128, 200, 256, 511, 1024), large=2048):
     """Compares products of a few rows, the first and the last ones, with the same rows of one of `large` rows.
 
-    shapes holds pairs (D, N). Returns {"triton": {(D, N): [row counts with a differing bit]}, "library": the same}, where
-    the library is told not to split K and stays so; "library" is None if this version of torch cannot be told.
+    shapes holds pairs (D, N). Returns {"triton": {(D, N): [row counts with a differing bit]}, "library": the same},
+    where the library is told not to split K and stays so; "library" is None if this version of torch cannot be told.
     """
     ways = {"triton": _by_triton, "library": _by_library}
     try:
         _forbid_split_k()
-    except (TypeError, RuntimeError):                    # before torch 2.10 the setting took no pair
+    except (TypeError, RuntimeError):                    # before torch 2.10, or without CUDA
         ways["library"] = None
     found = {way: {} if product else None for way, product in ways.items()}
     random = torch.Generator(device).manual_seed(0)

@@ -4,13 +4,14 @@ Logits (N, V) are the largest tensor of training: 16k tokens by 128k words are 4
 at a time (the idea of Cut Cross-Entropy, arXiv 2411.09009, and of Liger Kernel): a library product makes the chunk's
 logits, a kernel of one program per row reads them once. The backward makes them again.
 
-The forward takes chunks of rows, since a softmax needs whole rows. The backward knows each row's log-sum-exp already, so
-it takes chunks of the *vocabulary*: a slice of the weight's gradient is then one product over all tokens, rounded once,
-and what adds up over the slices is the hidden states' gradient, in float32, which is far smaller than the weight's.
+The forward takes chunks of rows, since a softmax needs whole rows. The backward knows each row's log-sum-exp already,
+so it takes chunks of the *vocabulary*: a slice of the weight's gradient is then one product over all tokens, rounded
+once, and what adds up over the slices is the hidden states' gradient, in float32, far smaller than the weight's.
 
 The bit rule: a row's results depend on its logits only (one program, fixed block and warps, the vocabulary from left to
-right), and on its hidden state only if `product` is row-invariant. The sampler reports its log-probabilities by the same
-`row_logprobs`. Simpler than the best: CCE fuses product and softmax, and skips blocks whose gradient is negligible.
+right), so on its hidden state only if `product` is row-invariant. A sampler that wants the same bits calls
+`row_logprobs` with the same temperature, not with logits that it divided itself: that may round otherwise.
+Simpler than the best: CCE fuses product and softmax, and skips blocks whose gradient is negligible.
 """
 
 import torch
@@ -148,8 +149,8 @@ class _TokenLogprobs(torch.autograd.Function):
         d_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
         for first in range(0, V, width):
             words = w[first:first + width]
-            d = _row_logprobs_backward(ctx.product(hidden, words), targets, entropies, lses, g, e, ctx.temperature, first,
-                                       hidden.dtype)                          # (N, words)
+            d = _row_logprobs_backward(ctx.product(hidden, words), targets, entropies, lses, g, e, ctx.temperature,
+                                       first, hidden.dtype)                   # (N, words)
             if d_hidden is not None:
                 d_hidden += _mm(d, words, torch.float32)
             if d_weight is not None:
@@ -158,11 +159,12 @@ class _TokenLogprobs(torch.autograd.Function):
 
 
 def token_logprobs(hidden, weight, targets, temperature=1.0, entropy=False, product=None, ignore=-100):
-    """Log softmax(hidden @ weight.T / temperature) at the targets: hidden (N, D), weight (V, D), targets (N,) -> (N,) of
-    float32; with entropy=True a pair: also the entropy of the distribution at each place (N,), in nats.
+    """Log softmax(hidden @ weight.T / temperature) at the targets: hidden (N, D), weight (V, D), targets (N,) -> (N,)
+    of float32; with entropy=True a pair: also the entropy of the distribution at each place (N,), in nats.
 
-    product(h, weight) makes the logits of some rows or some words: the library's in the type of hidden, or a row-invariant
-    one. Where the target is `ignore`, the results are 0 and have no gradient. Under autocast, hidden takes its type.
+    product(h, weight) makes the logits of some rows or some words: the library's in the type of hidden, or a
+    row-invariant one. Where the target is `ignore`, the results are 0 and have no gradient. Under autocast, hidden
+    takes its type, and so does the weight.
     """
     if torch.is_autocast_enabled(hidden.device.type):
         hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))

@@ -1,12 +1,12 @@
 """RMSNorm (arXiv 1910.07467), with the residual sum before it, and QK-norm with rotary embedding behind it, in Triton.
 
-Each is one pass over memory where plain PyTorch makes several. The bit rule: one program holds a whole row (for heads: a
-whole token), and its block and warps follow from the row's size alone, so the mean of squares is added up in the same
+Each is one pass over memory where plain PyTorch makes several. The bit rule: one program holds a whole row (for heads:
+a whole token), and its block and warps follow from the row's size alone, so the mean of squares is added up in the same
 order however many rows there are. Values are rounded where the plain form in fast.py rounds them.
 
-Backward: a fixed number of programs walk over the rows; each sums its part of the weight's gradient and one sum over the
-parts follows: no atomics, the same result every time. The norm is computed again from its input, which costs less than
-keeping it. Simpler than the best: a row must fit into the registers of one program (D up to some ten thousand).
+Backward: a fixed number of programs walk over the rows; each sums its part of the weight's gradient and one sum over
+the parts follows: no atomics, the same result every time. The norm is computed again from its input, which costs less
+than keeping it. Simpler than the best: a row must fit into the registers of one program (D up to some ten thousand).
 """
 
 import torch
@@ -70,27 +70,16 @@ def _norm_backward(x, weight, g, g_sum, d_x, d_weight, rows, eps, D: tl.constexp
     tl.store(d_weight + first.to(tl.int64) * D + i, dw, mask=inside)
 
 
-def _launch_norm(x, residual, weight, eps):
-    """x, residual (..., D) -> norm(x + residual) and the sum, or norm(x) and None."""
-    D = x.shape[-1]
-    x, weight, y = aligned(x), aligned(weight), x.new_empty(x.shape)
-    residual, s = (None, None) if residual is None else (aligned(residual), x.new_empty(x.shape))
+@torch.library.custom_op("nanothink::rms_norm", mutates_args=(),
+                         schema="(Tensor x, Tensor? residual, Tensor weight, float eps) -> (Tensor, Tensor)")
+def _rms_norm(x, residual, weight, eps):
+    D, x = x.shape[-1], aligned(x)
+    y, s = x.new_empty(x.shape), x.new_empty(0 if residual is None else x.shape)
     if x.numel():
         block = triton.next_power_of_2(D)
-        _norm_forward[(x.numel() // D,)](x, residual, weight, y, s, eps, D, block, num_warps=_warps(block))
+        _norm_forward[(x.numel() // D,)](x, None if residual is None else aligned(residual), aligned(weight), y, s, eps,
+                                         D, block, num_warps=_warps(block))
     return y, s
-
-
-@torch.library.custom_op("nanothink::rms_norm", mutates_args=(),
-                         schema="(Tensor x, Tensor weight, float eps) -> Tensor")
-def _rms_norm(x, weight, eps):
-    return _launch_norm(x, None, weight, eps)[0]
-
-
-@torch.library.custom_op("nanothink::add_rms_norm", mutates_args=(),
-                         schema="(Tensor x, Tensor residual, Tensor weight, float eps) -> (Tensor, Tensor)")
-def _add_rms_norm(x, residual, weight, eps):
-    return _launch_norm(x, residual, weight, eps)
 
 
 @torch.library.custom_op("nanothink::rms_norm_backward", mutates_args=(),
@@ -107,33 +96,25 @@ def _rms_norm_backward(g, g_sum, x, weight, eps):
     return d_x, d_weight.sum(dim=0).to(weight.dtype)
 
 
-_rms_norm.register_fake(lambda x, weight, eps: x.new_empty(x.shape))
-_add_rms_norm.register_fake(lambda x, residual, weight, eps: (x.new_empty(x.shape), x.new_empty(x.shape)))
-_rms_norm_backward.register_fake(lambda g, g_sum, x, weight, eps: (x.new_empty(x.shape), weight.new_empty(weight.shape)))
+_rms_norm.register_fake(lambda x, residual, weight, eps: (
+    x.new_empty(x.shape), x.new_empty(0 if residual is None else x.shape)))
+_rms_norm_backward.register_fake(lambda g, g_sum, x, weight, eps: (
+    x.new_empty(x.shape), weight.new_empty(weight.shape)))
 
 
 def _save_norm(ctx, inputs, output):
-    x, weight, ctx.eps = inputs
-    ctx.save_for_backward(x, weight)
+    x, residual, weight, ctx.eps = inputs
+    ctx.residual = None if residual is None else residual.dtype
+    ctx.save_for_backward(x if residual is None else output[1], weight)
 
 
-def _save_add_norm(ctx, inputs, output):
-    _, residual, weight, ctx.eps = inputs
-    ctx.residual = residual.dtype
-    ctx.save_for_backward(output[1], weight)
-
-
-def _back_norm(ctx, g):
-    return *_rms_norm_backward(g, None, *ctx.saved_tensors, ctx.eps), None
-
-
-def _back_add_norm(ctx, g, g_sum):
-    d_x, d_weight = _rms_norm_backward(g, g_sum, *ctx.saved_tensors, ctx.eps)
-    return d_x, d_x.to(ctx.residual), d_weight, None
+def _back_norm(ctx, g, g_sum):
+    x, weight = ctx.saved_tensors
+    d_x, d_weight = _rms_norm_backward(g, None if ctx.residual is None else g_sum, x, weight, ctx.eps)
+    return d_x, None if ctx.residual is None else d_x.to(ctx.residual), d_weight, None
 
 
 _rms_norm.register_autograd(_back_norm, setup_context=_save_norm)
-_add_rms_norm.register_autograd(_back_add_norm, setup_context=_save_add_norm)
 
 
 def rms_norm(x, weight, eps, residual=None):
@@ -141,7 +122,8 @@ def rms_norm(x, weight, eps, residual=None):
 
     With residual (..., D): the pair norm(s), s of s = x + residual. Results have x's type, whatever the weight's is.
     """
-    return _rms_norm(x, weight, eps) if residual is None else _add_rms_norm(x, residual, weight, eps)
+    y, s = _rms_norm(x, residual, weight, eps)
+    return y if residual is None else (y, s)
 
 
 @triton.jit
@@ -223,7 +205,9 @@ def _blocks(x):
 
 @torch.library.custom_op("nanothink::qk_norm_rope", mutates_args=(),
                          schema="(Tensor x, Tensor? weight, Tensor cos, Tensor sin, float eps) -> Tensor")
-def _qk_norm_rope(x, weight, cos, sin, eps):
+def qk_norm_rope(x, weight, cos, sin, eps):
+    """RMSNorm of each head (not where weight is None), then the rotation whose pairs are the two halves of a head:
+    x (N, heads, hd), weight (hd,) or None, cos and sin (N, hd/2) of float32 -> like x."""
     y, weight = x.new_empty(x.shape), None if weight is None else aligned(weight)
     if x.numel():
         _rope_forward[(x.shape[0],)](aligned(x), weight, aligned(cos), aligned(sin), y, eps, **_blocks(x))
@@ -242,7 +226,7 @@ def _qk_norm_rope_backward(g, x, weight, cos, sin, eps):
     return d_x, g.new_empty(0) if weight is None else d_weight.sum(dim=0).to(weight.dtype)
 
 
-_qk_norm_rope.register_fake(lambda x, weight, cos, sin, eps: x.new_empty(x.shape))
+qk_norm_rope.register_fake(lambda x, weight, cos, sin, eps: x.new_empty(x.shape))
 _qk_norm_rope_backward.register_fake(lambda g, x, weight, cos, sin, eps: (
     g.new_empty(g.shape), g.new_empty(0) if weight is None else weight.new_empty(weight.shape)))
 
@@ -258,10 +242,4 @@ def _back_rope(ctx, g):
     return d_x, None if weight is None else d_weight, None, None, None
 
 
-_qk_norm_rope.register_autograd(_back_rope, setup_context=_save_rope)
-
-
-def qk_norm_rope(x, weight, cos, sin, eps):
-    """RMSNorm of each head (not where weight is None), then the rotation whose pairs are the two halves of a head:
-    x (N, heads, hd), weight (hd,) or None, cos and sin (N, hd/2) of float32 -> like x."""
-    return _qk_norm_rope(x, weight, cos, sin, eps)
+qk_norm_rope.register_autograd(_back_rope, setup_context=_save_rope)

@@ -58,10 +58,25 @@ def rms_norm(x, weight, eps):
     return fast.rms_norm(x, weight, eps)
 
 
+class _Rotate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, cos, sin):
+        ctx.save_for_backward(cos, sin)
+        out = torch.empty_like(x)
+        (a, b), (to_a, to_b) = x.chunk(2, dim=-1), out.chunk(2, dim=-1)
+        torch.mul(a, cos, out=to_a).sub_(b * sin)
+        torch.mul(b, cos, out=to_b).add_(a * sin)
+        return out
+
+    @staticmethod
+    def backward(ctx, g):
+        cos, sin = ctx.saved_tensors
+        return fast.rotate(g, cos, -sin), None, None
+
+
 def rotate(x, cos, sin):
     """Rotary position embedding: x (B, T, heads, hd), cos and sin (B, T, 1, hd/2) -> like x."""
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x.dtype)
+    return _Rotate.apply(x.to(cos.dtype), cos, sin).to(x.dtype)
 
 
 class _Swiglu(torch.autograd.Function):
@@ -94,31 +109,31 @@ def attend_tiles(q, k, v, first, window=0):
     q = q.reshape(n, R, K, G, hd).transpose(1, 2).reshape(n * K, R * G, hd) * hd ** -0.5
     q = F.pad(q, (0, 0, 0, tiles * QUERIES - R * G)).view(n * K, tiles, QUERIES, hd)
     k, v = k.reshape(n * K, S, hd), v.reshape(n * K, S, hd)
-    within = torch.arange(tiles * QUERIES).div(G, rounding_mode="floor")      # a tile's row -> its token r
-    positions = (first.repeat_interleave(K)[:, None] + within).view(n * K, tiles, QUERIES, 1)
     earliest, latest = int(first.min()), int(first.max())
+    token = torch.arange(tiles * QUERIES).div(G, rounding_mode="floor")       # of each row of the tiles
+    positions = (first[:1] if earliest == latest else first)[:, None] + token # (n or 1, rows)
+    positions = positions.view(-1, 1, tiles, QUERIES, 1)
     best = q.new_full((n * K, tiles, QUERIES, 1), -1e30)                      # not -inf, whose difference with itself is nan
     total, out = torch.zeros_like(best), torch.zeros_like(q)
     for j in range(0, S, KEYS):
-        # tokens from here on stand at j or behind it, and those up to there have not lost sight of the block
+        # tiles from here on reach position j, and those up to there have not lost sight of the block
         start = max(0, j - latest) * G // QUERIES
         end = tiles if not window else min(tiles, -(-max(0, j + KEYS + window - 1 - earliest) * G // QUERIES))
         if start >= end:
             continue
-        part = slice(start, end)
-        kb, vb = (x[:, None, j:j + KEYS].expand(-1, end - start, -1, -1).flatten(0, 1) for x in (k, v))
-        scores = torch.bmm(q[:, part].flatten(0, 1), kb.transpose(1, 2)).view(n * K, end - start, QUERIES, KEYS)
-        slots, seen_by = torch.arange(j, j + KEYS), positions[:, part]
-        hidden = slots > seen_by
-        if window:
-            hidden |= slots <= seen_by - window
-        scores.masked_fill_(hidden, float("-inf"))
+        part, some = slice(start, end), end - start
+        kb, vb = (x[:, None, j:j + KEYS].expand(-1, some, -1, -1).flatten(0, 1) for x in (k, v))
+        scores = torch.bmm(q[:, part].flatten(0, 1), kb.transpose(1, 2))      # (n K some, QUERIES, KEYS)
+        behind = positions[:, :, part] - torch.arange(j, j + KEYS)            # how far the key lies behind the query
+        hidden = behind < 0 if not window else (behind < 0) | (behind >= window)
+        veil = torch.zeros(hidden.shape, dtype=q.dtype).masked_fill_(hidden, float("-inf"))
+        scores = scores.view(n, K, some, QUERIES, KEYS).add_(veil).view(n * K, some, QUERIES, KEYS)
         higher = torch.maximum(best[:, part], scores.amax(dim=-1, keepdim=True))
-        shrink = (best[:, part] - higher).exp()
-        p = scores.sub_(higher).exp_()                                        # (n K, tiles, QUERIES, KEYS)
-        total[:, part] = total[:, part] * shrink + p.sum(dim=-1, keepdim=True)
-        more = torch.bmm(p.flatten(0, 1), vb).view(n * K, end - start, QUERIES, hd)
-        out[:, part] = out[:, part] * shrink + more
+        shrink = (best[:, part] - higher).exp_()
+        p = scores.sub_(higher).exp_()                                        # (n K, some, QUERIES, KEYS)
+        total[:, part] = total[:, part].mul(shrink).add_(p.sum(dim=-1, keepdim=True))
+        more = torch.bmm(p.flatten(0, 1), vb).view(n * K, some, QUERIES, hd)
+        out[:, part] = out[:, part].mul(shrink).add_(more)
         best[:, part] = higher
     out = (out / total).flatten(1, 2)[:, :R * G]                              # (n K, R G, hd)
     return out.view(n, K, R, G, hd).transpose(1, 2).reshape(n, R, H, hd)

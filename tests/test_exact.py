@@ -22,7 +22,7 @@ def a_model(kind, width=64, heads=4, kv_heads=2):
     model = Transformer(Config(vocab_size=V, layers=4, width=width, heads=heads, kv_heads=kv_heads, ff=96,
                                tied=not options.pop("untied", False), **options))
     with torch.no_grad():                                                     # weights as large as a trained model's
-        for name, w in model.named_parameters():
+        for w in model.parameters():
             w.mul_(4) if w.ndim == 2 else w.add_(0.3 * torch.randn_like(w))
     model.exact = True
     return model
@@ -95,7 +95,7 @@ def test_any_chunk_of_prefill_and_any_number_of_rows():
     for rows in (1, 2, 31, 130):
         chosen = many if rows > 2 else many[::26]
         found = sampled(model, chosen, rows=rows, limits=6, temperature=0.0)
-        for i, prompt in enumerate(prompts[:5]):
+        for prompt in prompts[:5]:
             same = [f for f in found if f[0][:len(prompt)] == prompt]
             assert all(f[0] == same[0][0] and torch.equal(f[2], same[0][2]) for f in same)
             assert torch.equal(same[0][2], trained(model, [same[0]])[0])

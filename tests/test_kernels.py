@@ -6,7 +6,8 @@ import torch.nn.functional as F
 
 import kernels.fast as fast
 import kernels.reference as reference
-from kernels import Packing, attend, linear, rms_norm, rotate, token_logprobs
+from kernels import Packing, attend, rms_norm, token_logprobs
+from kernels.fast import linear, rotate
 
 torch.manual_seed(0)
 

@@ -1,4 +1,4 @@
-"""The Triton kernels against formulas in float64 and the plain blocks, and their promise that rows do not know each other.
+"""The Triton kernels against formulas in float64 and the plain blocks; and do rows really not know each other?
 
 Without a GPU they run in Triton's interpreter, on float32 only: it tells nothing about how a compiler lays out a sum.
 """
@@ -70,7 +70,8 @@ def alone_or_in_company(function, x, sizes=(1, 3)):
 
 # linear
 
-@pytest.mark.parametrize("M, D, N, bias", [(1, 96, 70, True), (5, 100, 33, False), (70, 40, 129, True), (0, 32, 8, True)])
+@pytest.mark.parametrize("M, D, N, bias", [
+    (1, 96, 70, True), (5, 100, 33, False), (70, 40, 129, True), (0, 32, 8, True)])
 def test_linear(M, D, N, bias):
     x, w = randn(M, D).requires_grad_(), randn(N, D).requires_grad_()
     b = randn(N).requires_grad_() if bias else None
@@ -150,7 +151,8 @@ def test_rms_norm_of_a_residual_sum(few_programs):
     assert torch.equal(rms_norm(x, w, 1e-5, residual)[0], rms_norm(x + residual, w, 1e-5))
 
 
-@pytest.mark.parametrize("N, heads, hd, norm", [(5, 3, 32, True), (4, 2, 48, True), (3, 1, 48, False), (0, 2, 32, True)])
+@pytest.mark.parametrize("N, heads, hd, norm", [
+    (5, 3, 32, True), (4, 2, 48, True), (3, 1, 48, False), (0, 2, 32, True)])
 def test_qk_norm_rope(N, heads, hd, norm, few_programs):
     x, w = randn(N, heads, hd).requires_grad_(), randn(hd).requires_grad_() if norm else None
     angle = randn(N, hd // 2) * 10
@@ -228,7 +230,7 @@ def test_row_logprobs(small_chunks):
     logits.data[1, 5:290] = -float("inf")                                     # words that a sampler ruled out
     targets = torch.tensor([299, 1, 128, 0], device=DEVICE)
     logprobs, entropies, lses = row_logprobs(logits, targets, 0.7)
-    wide = logits.detach().double().clamp(min=-1e4).requires_grad_()          # -inf would make the formula's gradient NaN
+    wide = logits.detach().double().clamp(min=-1e4).requires_grad_()          # with -inf the formula's gradient is NaN
     logp = (wide / 0.7).log_softmax(-1)
     entropy = -(logp.exp() * logp).sum(-1)
     close(logprobs, logp[range(4), targets])
@@ -256,8 +258,8 @@ def test_operators_are_well_formed():
     matrix, angle = randn(20, 32).requires_grad_(), randn(3, 16)
     ops, tests = torch.ops.nanothink, ("test_schema", "test_autograd_registration", "test_faketensor")
     opcheck(ops.linear, (x, matrix, None, torch.float32), test_utils=tests)
-    opcheck(ops.rms_norm, (x, w, 1e-6), test_utils=tests)
-    opcheck(ops.add_rms_norm, (x, x.detach(), w, 1e-6), test_utils=tests)
+    opcheck(ops.rms_norm, (x, None, w, 1e-6), test_utils=tests)
+    opcheck(ops.rms_norm, (x, x.detach(), w, 1e-6), test_utils=tests)
     opcheck(ops.qk_norm_rope, (x.view(3, 1, 32), w, angle.cos(), angle.sin(), 1e-6), test_utils=tests)
     opcheck(ops.row_logprobs, (x, torch.tensor([1, -1, 3], device=DEVICE), 0.7), test_utils=tests)
 
@@ -299,7 +301,8 @@ def test_rows_of_linear_on_a_gpu(D, N):
         alone_or_in_company(lambda x, w=w, b=b: linear(x, w, b), x, BATCHES)
         alone_or_in_company(lambda x, w=w, b=b: linear(x, w, b, torch.float32), x, BATCHES)
         exact = x.double() @ w.double().T + b.double()
-        close(linear(x, w, b, torch.float32) / D ** 0.5, exact / D ** 0.5)
+        error = (linear(x, w, b, torch.float32) - exact).abs().max()          # tensor cores cut off, where others round
+        assert error < 1e-4 * exact.abs().max()
 
 
 @pytest.mark.cuda
@@ -326,7 +329,7 @@ def test_bfloat16_rounds_where_the_plain_form_does():
     angle = randn(300, 32)
     heads, w_head = x.view(300, 12, 64), w[:64]
     ours = qk_norm_rope(heads, w_head, angle.cos(), angle.sin(), 1e-6)
-    plain = fast.rotate(fast.rms_norm(heads, w_head, 1e-6)[None], angle.cos()[None, :, None], angle.sin()[None, :, None])[0]
+    plain = fast.rotate(fast.rms_norm(heads, w_head, 1e-6), angle.cos()[:, None], angle.sin()[:, None])
     y, s = rms_norm(x, w, 1e-6, residual)
     assert torch.equal(s, x + residual)
     # the order of a sum may turn a rounding, of few values
@@ -353,4 +356,5 @@ def test_logprobs_of_a_large_vocabulary_take_little_memory(exact):
     gradients = (hidden.numel() + weight.numel()) * 2
     assert torch.cuda.max_memory_allocated() - before - gradients < 1e9
     few = hidden.detach()[:64].double() @ weight.detach().double().T
-    torch.testing.assert_close(logprobs[:64].double(), few.log_softmax(-1)[range(64), targets[:64]], rtol=1e-2, atol=1e-2)
+    expected = few.log_softmax(-1)[range(64), targets[:64]]
+    torch.testing.assert_close(logprobs[:64].double(), expected, rtol=1e-2, atol=1e-2)
