@@ -1,5 +1,6 @@
 # make run    the whole pipeline on a laptop: pre-training, mid-training, SFT, DPO, GRPO, evaluation, a page of plots
 # make test   all tests
+# make gpu    the tests that need a GPU, whether its products keep a row's bits, and the benches there
 # make bench  speed against Hugging Face's model and generate, and against TRL, side by side
 # Each sets up .venv first. To use a Python that has torch already: make run PYTHON=/path/to/python VENV=--system-site-packages
 
@@ -22,7 +23,7 @@ bench: .venv/installed-dev
 
 gpu: .venv/installed-dev
 	$(PY) -m pytest -m cuda
-	for what in train sample ragged; do $(PY) bench.py $$what --device cuda --dtype bfloat16 || exit; done
+	for what in probe kernels exact train sample ragged; do $(PY) bench.py $$what --device cuda --dtype bfloat16 --rounds 5 || exit; done
 
 .venv/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV) .venv

@@ -3,8 +3,11 @@
     python bench.py train     training tokens/s against Hugging Face's LlamaForCausalLM of the same shape and data
     python bench.py sample    generated tokens/s against its generate, all completions of one length
     python bench.py ragged    the same with completions of many lengths, as rollouts have them
-    python bench.py all       these, and rl where TRL is installed
+    python bench.py kernels   the blocks by themselves, against torch's: attention, product, norm, log-probability
+    python bench.py exact     what the exact mode costs: a training step, a rollout, a GRPO step
+    python bench.py probe     which blocks give a row the same bits in every batch on this device
     python bench.py rl        seconds per GRPO step against TRL's GRPOTrainer (pip install trl)
+    python bench.py all       all of these; rl where TRL is installed
     python bench.py pipeline  runs recipes/laptop.sh and keeps its accuracies and time
     python bench.py spurious --runs runs/spurious       keeps what recipes/spurious.sh found
     python bench.py real --init smollm2/ --data gsm8k/train.jsonl   SFT and GRPO of a real model: seconds and memory
@@ -32,12 +35,13 @@ import torch
 import cli
 import common
 import tables
+from bench_kernels import SMALL, bench_exact, bench_kernels, clock, probe
 from evaluate import gain
 from model import Config, Transformer
 from sampler import Sampler
 
 HERE = Path(__file__).parent
-SHAPE = dict(vocab_size=4096, layers=6, width=384, heads=6, kv_heads=2, ff=1024)
+SHAPE = dict(SMALL)
 TOY = dict(vocab_size=256, layers=1, width=32, heads=2, kv_heads=1, ff=64)
 
 
@@ -52,17 +56,6 @@ def pair(device, dtype):
         ours.save(folder)
         theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa")
     return ours.to(device, dtype), theirs.to(device, dtype)
-
-
-def clock(device, work):
-    """Seconds that work() takes."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def rounds(device, count, work, tokens):
@@ -213,7 +206,9 @@ def bench_rl(device, dtype, count):
             "shape": f"{P} prompts x {G} completions x {new} tokens", "trl": version("trl")}
 
 
-BENCHES = {"train": bench_train, "sample": bench_sample, "ragged": bench_ragged, "rl": bench_rl}
+BENCHES = {"train": bench_train, "sample": bench_sample, "ragged": bench_ragged, "rl": bench_rl, "kernels": bench_kernels,
+           "exact": bench_exact}
+BLOCKS = ("kernels", "exact")                             # of many rows each
 
 
 def bench_pipeline(seed, keep=""):
@@ -288,7 +283,7 @@ def bench_real(init, data):
 
 def main():
     p = cli.Parser(__doc__)
-    p.add_argument("what", choices=[*BENCHES, "all", "pipeline", "spurious", "real", "readme"],
+    p.add_argument("what", choices=[*BENCHES, "all", "probe", "pipeline", "spurious", "real", "readme"],
                    help="which comparison; readme: write the tables")
     p.add_argument("--rounds", type=int, default=7, help="turns of each side")
     p.add_argument("--device", default="cpu", help="cpu or cuda")
@@ -305,16 +300,17 @@ def main():
         (HERE / "README.md").write_text(tables.readme((HERE / "README.md").read_text()))
         cli.finish({"readme": "written"})
         return
-    device, results = torch.device(args.device), {}
+    device, dtype, results = torch.device(args.device), getattr(torch, args.dtype), {}
     if args.toy:
         SHAPE.update(TOY)
     for name in BENCHES if args.what == "all" else [args.what]:
         with cli.bad_input():
             try:
-                dtype = getattr(torch, args.dtype)
                 kept = {"pipeline": lambda: bench_pipeline(args.seed, args.keep), "spurious": lambda: bench_spurious(args.runs),
-                        "real": lambda: bench_real(args.init, args.data)}
-                result = kept[name]() if name in kept else BENCHES[name](device, dtype, args.rounds)
+                        "real": lambda: bench_real(args.init, args.data),
+                        "probe": lambda: probe(device, dtype, args.toy)}
+                toy = {"toy": args.toy} if name in BLOCKS else {}
+                result = kept[name]() if name in kept else BENCHES[name](device, dtype, args.rounds, **toy)
             except ModuleNotFoundError as e:
                 if args.what == "all":
                     print(f"{name:<8} left out: {e.name} is needed to compare with; make bench installs it", file=sys.stderr)
@@ -323,7 +319,12 @@ def main():
         results[name] = result | {"bench": name, "device": common.device_name(device), "dtype": args.dtype,
                                   "versions": common.versions(),
                                   "commit": common.commit(), "date": time.strftime("%Y-%m-%d")}
-        if name in BENCHES:
+        if name == "probe":
+            print("\n".join(f"{r['block']:<20} {r['case']:<40} " + (f"differs at {r['differ']}" if r["differ"] else "same bits")
+                            for r in result["rows"]), flush=True)
+        elif name in BLOCKS:
+            print("\n".join(tables.block_lines(result)), flush=True)
+        elif name in BENCHES:
             ours, theirs = tables.shown(result)
             print(f"{name:<8} ours {ours}   theirs {theirs}   ratio {result['ratio']:.2f} ({result['ratio_low']:.2f} to "
                   f"{result['ratio_high']:.2f})", flush=True)

@@ -66,6 +66,8 @@ def flags():
     p.add_argument("--kto-weights", type=float, nargs=2, default=[1.0, 1.0], metavar=("CHOSEN", "REJECTED"),
                    help="weights of kto's two terms")
     p.add_argument("--reference", metavar="FOLDER", default="", help="checkpoint of the reference; none: --init")
+    p.add_argument("--exact", action="store_true", help="kernels that give an answer the same bits in any batch: before the "
+                   "first step every margin is exactly 0")
     p.add_argument("--seq-len", type=int, default=1024, help="tokens in a row; both answers of a pair must fit")
     p.add_argument("--max-epochs", type=float, default=0.0, help="cap on the passes through each source; 0: none")
     p.add_argument("--eval-data", metavar="SPEC", nargs="*", default=[], help="world:... (verified accuracy), text")
@@ -175,6 +177,7 @@ def reference_logprobs(run, model, source, rows):
 def load_reference(args, run, tokenizer):
     """The model of --reference; ValueError where it does not speak the same tokens."""
     model, own = load(args.reference, dtype=run.weight_dtype)
+    model.exact = args.exact
     size = len(tokenizer)
     if model.config.vocab_size < size or (own and (len(own) != size or own.special != tokenizer.special or any(
             own.token_bytes(i) != tokenizer.token_bytes(i) for i in range(size)))):
@@ -204,6 +207,7 @@ def main():
         check(args)
         run = common.Run(args)
         model, tokenizer = load(args.init, dtype=run.weight_dtype)
+        model.exact = args.exact
         if tokenizer is None:
             raise ValueError(f"--init {args.init}: the folder has no tokenizer.json; copy the model's tokenizer there")
         opener = functools.partial(Pairs, T=args.seq_len, mismatched=args.loss == "kto")

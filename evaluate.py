@@ -315,6 +315,7 @@ def main():
     p.add_argument("--max-new-tokens", type=int, default=400, help="tokens of an answer to a file's question")
     p.add_argument("--seq-len", type=int, default=256, help="tokens of context for bits per byte")
     p.add_argument("--rows", type=int, default=64, help="completions that decode at once")
+    p.add_argument("--exact", action="store_true", help="kernels that give an answer the same bits whatever --rows is")
     p.add_argument("--show", type=int, default=0, help="answers to print from each file")
     p.add_argument("--out", metavar="FILE", default="", help="JSON file to write, with some completions")
     p.add_argument("--keep", type=int, default=2, help="completions in --out for each number of operations")
@@ -357,6 +358,7 @@ def check(args):
 def measure(folder, args):
     """All measurements of one checkpoint: {spec or file: result}, printed as they come."""
     model, tokenizer = load(folder, args.device, getattr(torch, args.dtype))
+    model.exact = args.exact
     if tokenizer is None:
         raise ValueError(f"--init {folder}: the folder has no tokenizer.json")
     print(f"\n{folder}")

@@ -4,6 +4,8 @@ On a laptop:
     python grpo.py --init runs/sft --data world:ops=4-6,split=rl --out runs/grpo --mode think --reward strict --steps 60
     python grpo.py --init runs/sft --data world:ops=4-6,split=rl --out runs/dapo --mode think --loss dapo --replace 3 \
         --clip-high 0.28 --overlong-buffer 16
+The same, sampler and trainer equal to the last bit (logprob_diff_max in the log is 0):
+    python grpo.py --init runs/sft --data world:ops=4-6,split=rl --out runs/exact --mode think --reward strict --exact
 A real model on real questions:
     python grpo.py --init smollm2/ --data gsm8k/train.jsonl --out runs/gsm8k --steps 2 --prompts 4 --group 4 \
         --max-new-tokens 200 --lr 1e-6
@@ -82,6 +84,8 @@ def flags():
     p.add_argument("--veto", type=float, default=0.0, help="drop a completion with a token less likely than this times "
                    "what the sampler had (1e-4); 0: none")
     p.add_argument("--old", default="trainer", choices=["trainer", "sampler"], help="whose log-probabilities are pi_old")
+    p.add_argument("--exact", action="store_true", help="kernels with which sampler and trainer agree to the last bit: pi_old "
+                   "is the sampler's, and a step in which they differ is an error")
     p.add_argument("--replace", type=int, default=0, help="times to replace groups without spread (DAPO); 0: keep them")
     p.add_argument("--mask-truncated", action="store_true", help="no loss on completions cut off at the cap")
     p.add_argument("--overlong-buffer", type=int, default=0, help="DAPO's soft penalty over the last tokens before the cap")
@@ -211,6 +215,7 @@ def main():
                             temperature=args.temperature, seed=args.seed, rows=args.rows, dtype=half, window=args.seq_len,
                             think_budget=args.think_budget, overlong_buffer=args.overlong_buffer, replace=args.replace,
                             rank=run.rank, ranks=run.ranks)
+    model.exact, args.old = args.exact, "sampler" if args.exact else args.old
     reference = copy.deepcopy(model).requires_grad_(False).to(run.device) if args.kl else None
     sampling = copy.deepcopy(model).requires_grad_(False).to(run.device) if args.shard else model
     policy = ActorCritic(model) if args.loss == "ppo" else model
@@ -231,7 +236,8 @@ def main():
     updates = args.updates * args.minibatches
     by_token = args.loss in ("dapo", "cispo", "reinforce++", "ppo")           # mean over tokens, else over completions
     by_return = args.loss in ("reinforce++", "ppo")                           # an advantage for each token
-    looks_first = updates > 1 or by_return or args.kl > 0                     # a pass without gradient before the updates
+    # a pass without gradient before the updates
+    looks_first = by_return or args.kl > 0 or (updates > 1 and not args.exact)
     kl_reward = args.kl if args.kl_in == "reward" else 0.0
     seen = {}
 
@@ -247,6 +253,9 @@ def main():
         seen["diff"] += float(apart.sum())
         seen["diff_max"] = max(seen["diff_max"], float(apart.max()))
         seen["compared"] += float(b.loss_mask.sum())
+        if args.exact and seen["diff_max"]:
+            cli.fail(f"step {run.step}: in exact mode sampler and trainer differ by {seen['diff_max']}; the last checkpoint is "
+                     "unharmed. tests/test_exact.py tells which block is not invariant here; without --exact the run goes on")
 
     def packed(chosen):
         """Micro-batches of completions, as many on each rank; with what the weights as they sampled have to say."""
@@ -334,7 +343,7 @@ def main():
             if not by_return:
                 fill(micro, part)
             loss, _ = run.backward(wrapped, micro, loss_of, sum(r.drawn for r in part) if by_token else len(part))
-            seen["updates"] += update + 1 >= args.minibatches                 # from here on the weights are other ones
+            seen["updates"] += update + 1 >= args.minibatches or not looks_first      # from here on the weights are others
             grad_norm = common.clip_gradients(policy, args.clip)
             try:
                 why = guard.check(loss, grad_norm)

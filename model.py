@@ -18,11 +18,10 @@ from pathlib import Path
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 import hf
-from kernels import Packing, attend, attend_cached, linear, rms_norm, rotate, token_logprobs
+from kernels import Packing, attend, attend_cached, head_logits, norm_rotate, project, rms_norm, swiglu, token_logprobs
 from tokenizer import Tokenizer
 
 
@@ -103,20 +102,26 @@ def rope_frequencies(config, scaled=True):
 
 
 class RMSNorm(nn.Module):
+    exact = False                            # which form of the kernels; set for all modules by Transformer.exact
+
     def __init__(self, width, eps):
         super().__init__()
         self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
 
     def forward(self, x):
-        return rms_norm(x, self.weight, self.eps)
+        return rms_norm(x, self.weight, self.eps, self.exact)
 
 
 class Linear(nn.Linear):
+    exact = False
+
     def forward(self, x):
-        return linear(x, self.weight, self.bias)
+        return project(x, self.weight, self.bias, self.exact)
 
 
 class Attention(nn.Module):
+    exact = False
+
     def __init__(self, c, layer):
         super().__init__()
         self.layer, self.kind, self.window = layer, c.attention[layer], c.window if c.attention[layer] == "window" else 0
@@ -125,7 +130,7 @@ class Attention(nn.Module):
         self.k_proj = Linear(c.width, c.kv_heads * c.head_size, bias=c.qkv_bias)
         self.v_proj = Linear(c.width, c.kv_heads * c.head_size, bias=c.qkv_bias)
         self.o_proj = Linear(c.heads * c.head_size, c.width, bias=False)
-        self.qk_norm = c.qk_norm
+        self.qk_norm, self.eps = c.qk_norm, c.eps
         if c.qk_norm:
             full = c.qk_norm == "full"
             self.q_norm = RMSNorm(c.head_size * (c.heads if full else 1), c.eps)
@@ -139,21 +144,22 @@ class Attention(nn.Module):
         q = q.view(B, T, self.heads, self.head_size)                          # (B, T, H, hd)
         k = k.view(B, T, self.kv_heads, self.head_size)                       # (B, T, K, hd)
         v = v.view(B, T, self.kv_heads, self.head_size)                       # (B, T, K, hd)
-        if self.qk_norm == "head":
-            q, k = self.q_norm(q), self.k_norm(k)
-        if self.kind != "nope":
-            q, k = rotate(q, *angles[self.kind]), rotate(k, *angles[self.kind])
+        weights = (self.q_norm.weight, self.k_norm.weight) if self.qk_norm == "head" else (None, None)
+        cos, sin = (None, None) if self.kind == "nope" else angles[self.kind]
+        q, k = (norm_rotate(x, weight, cos, sin, self.eps, self.exact) for x, weight in zip((q, k), weights, strict=True))
         if kept is not None:
             kept.append((k, v))
         if cache is None:
-            y = attend(q, k, v, packing, self.window)                         # (B, T, H, hd)
+            y = attend(q, k, v, packing, self.window, self.exact)             # (B, T, H, hd)
         else:
             k, v = cache.write(self.layer, k, v)                              # (B, K, S, hd)
-            y = attend_cached(q, k, v, cache.lengths[:B] + 1, self.window)    # (B, 1, H, hd)
+            y = attend_cached(q, k, v, cache.lengths[:B], self.window, self.exact)    # (B, T, H, hd)
         return self.o_proj(y.reshape(B, T, self.heads * self.head_size))
 
 
 class MLP(nn.Module):
+    exact = False
+
     def __init__(self, c):
         super().__init__()
         self.gate_proj = Linear(c.width, c.ff, bias=False)
@@ -161,7 +167,7 @@ class MLP(nn.Module):
         self.down_proj = Linear(c.ff, c.width, bias=False)
 
     def forward(self, x):
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x), self.exact))
 
 
 class Block(nn.Module):
@@ -197,6 +203,21 @@ class Transformer(nn.Module):
         if not config.tied:
             self.lm_head = Linear(config.width, config.vocab_size, bias=False)
         self.apply(self._init)
+        self.exact = False
+
+    @property
+    def exact(self):
+        """True: the forward pass gives a token the same bits in any batch, packing, prefill or decode (kernels/)."""
+        return self._exact
+
+    @exact.setter
+    def exact(self, value):
+        self._exact = bool(value)
+        for module in self.layers.modules():
+            module.exact = self._exact
+        for module in (self.norm, getattr(self, "lm_head", None)):
+            if module is not None:
+                module.exact = self._exact
 
     def _init(self, module):
         if isinstance(module, (nn.Linear, nn.Embedding)):
@@ -249,8 +270,12 @@ class Transformer(nn.Module):
         """
         x = self.hidden(tokens, documents)
         if targets is None:
-            return linear(x, self.head)                                       # (B, T, V)
-        return token_logprobs(x, self.head, targets, temperature, entropy)    # (B, T), or two of them
+            return self.logits(x)                                             # (B, T, V)
+        return token_logprobs(x, self.head, targets, temperature, entropy, self.exact)    # (B, T), or two of them
+
+    def logits(self, hidden):
+        """hidden (..., D) -> (..., V)."""
+        return head_logits(hidden, self.head, self.exact)
 
     def logprobs(self, tokens, documents=None, temperature=1.0):
         """Log-probability of each next token, by the code path that training uses: (B, T) -> (B, T-1)."""
@@ -262,14 +287,14 @@ class Transformer(nn.Module):
         return self.hidden(tokens, documents, kept), kept
 
     def decode(self, tokens, cache):
-        """One more token for each of the first B rows of the cache: tokens (B,) -> hidden states (B, D)."""
-        B = tokens.shape[0]
-        angles = self.angles(cache.lengths[:B, None])
-        x = self.embed_tokens(tokens[:, None])                                # (B, 1, D)
+        """More tokens for each of the first B rows of the cache: tokens (B, R) -> hidden states (B, R, D)."""
+        B, R = tokens.shape
+        angles = self.angles(cache.lengths[:B, None] + torch.arange(R, device=tokens.device))
+        x = self.embed_tokens(tokens)                                         # (B, R, D)
         for layer in self.layers:
             x = layer(x, angles, None, cache)
-        cache.lengths[:B] += 1
-        return self.norm(x)[:, 0]                                             # (B, D)
+        cache.lengths[:B] += R
+        return self.norm(x)                                                   # (B, R, D)
 
     def flops_per_token(self, T):
         """Training FLOPs per token by the usual convention: 6 N + 12 L H hd T, causality not halved (N: all weights
@@ -290,9 +315,12 @@ class Transformer(nn.Module):
 
 
 class KVCache:
-    """Keys and values of past tokens, for each layer (rows, K, slots, hd), with one length per row; written in place."""
+    """Keys and values of past tokens, for each layer (rows, K, slots, hd), with one length per row; written in place.
+    They are read in blocks of `block` slots: the exact attention on a CPU wants whole blocks."""
 
-    def __init__(self, config, rows, slots, device="cpu", dtype=torch.float32):
+    def __init__(self, config, rows, slots, device="cpu", dtype=torch.float32, block=1):
+        self.block = block
+        slots += -slots % block
         shape = (config.layers, rows, config.kv_heads, slots, config.head_size)
         self.k, self.v = torch.zeros(shape, device=device, dtype=dtype), torch.zeros(shape, device=device, dtype=dtype)
         self.lengths = torch.zeros(rows, dtype=torch.long, device=device)     # tokens held by each row
@@ -301,10 +329,12 @@ class KVCache:
         self.longest = 0
 
     def write(self, layer, k, v):
-        """Puts one token's k and v (B, 1, K, hd) behind each of the first B rows; returns those rows (B, K, S, hd)."""
-        B, S = k.shape[0], self.longest + 1
-        at = self.rows[:B], slice(None), self.lengths[:B]
-        self.k[layer][at], self.v[layer][at] = k[:, 0].to(self.k.dtype), v[:, 0].to(self.v.dtype)
+        """Puts R tokens' k and v (B, R, K, hd) behind each of the first B rows; returns those rows (B, K, S, hd)."""
+        (B, R), S = k.shape[:2], self.longest + k.shape[1]
+        S += -S % self.block
+        slots = self.lengths[:B, None] + torch.arange(R, device=k.device)     # (B, R)
+        at = self.rows[:B, None], slice(None), slots
+        self.k[layer][at], self.v[layer][at] = k.to(self.k.dtype), v.to(self.v.dtype)
         return self.k[layer][:B, :, :S], self.v[layer][:B, :, :S]
 
     def fill(self, row, kv):

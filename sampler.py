@@ -23,7 +23,8 @@ import torch
 from tqdm import tqdm
 
 import cli
-from kernels import linear
+from kernels import row_logprobs
+from kernels.reference import KEYS
 from model import KVCache, load
 from tokenizer import split_thinking
 
@@ -75,23 +76,21 @@ def truncate(logits, top_k=0, top_p=1.0):
     return logits
 
 
-def draw(logits, u, temperature=1.0, top_k=0, top_p=1.0):
+def draw(logits, u, temperature=1.0, top_k=0, top_p=1.0, exact=False):
     """Draws a token per row by inverting the cumulative distribution at u: logits (B, V), u (B,) -> tokens (B,) and
     logprobs (B,). Temperature 0 takes the most likely token and reports its log-probability at temperature 1."""
     logits = _wide(logits)
     if temperature == 0:
         tokens = logits.argmax(dim=1)
-    else:
-        logits = truncate(logits / temperature, top_k, top_p)
-        cumulative = logits.softmax(dim=1, dtype=torch.float64).cumsum(dim=1)                 # (B, V)
-        at = (u * cumulative[:, -1])[:, None]
-        tokens = torch.searchsorted(cumulative, at, right=True).squeeze(1).clamp_(max=logits.shape[1] - 1)
-    return tokens, logprobs_of(logits, tokens)
-
-
-def logprobs_of(logits, tokens):
-    """logits (B, V), tokens (B,) -> (B,)."""
-    return logits.gather(1, tokens[:, None]).squeeze(1) - logits.logsumexp(dim=1)
+        return tokens, row_logprobs(logits, tokens, 1.0, exact)
+    scaled = logits / temperature
+    kept = truncate(scaled, top_k, top_p)
+    cumulative = kept.softmax(dim=1, dtype=torch.float64).cumsum(dim=1)                       # (B, V)
+    at = (u * cumulative[:, -1])[:, None]
+    tokens = torch.searchsorted(cumulative, at, right=True).squeeze(1).clamp_(max=logits.shape[1] - 1)
+    if kept is scaled:                                    # the temperature once more in there, where training has it
+        return tokens, row_logprobs(logits, tokens, temperature, exact)
+    return tokens, row_logprobs(kept, tokens, 1.0, exact)
 
 
 class ThinkBudget:
@@ -155,7 +154,7 @@ def keep_budgets(running, logits, tokens, logprobs, u, stop, how):
     if forced:
         rows = list(forced)
         tokens[rows] = torch.tensor(list(forced.values()), device=tokens.device)
-        logprobs[rows] = logprobs_of(_wide(logits[rows]) / (how[0] or 1.0), tokens[rows])
+        logprobs[rows] = row_logprobs(_wide(logits[rows]), tokens[rows], how[0] or 1.0, how[3])
     if again:
         others = logits[again]
         others[:, [i for i in stop if i < others.shape[1]]] = float("-inf")
@@ -183,10 +182,13 @@ def _for_each(option, prompts):
 
 class Sampler:
     """Generates with a model. rows: sequences that decode at once. dtype: of the cache and, where it is a half type on
-    float32 weights, of the matrix products (autocast); None: that of the weights. version: stamped on every token."""
+    float32 weights, of the matrix products (autocast); None: that of the weights. version: stamped on every token.
+    exact: whether the model computes in its exact form meanwhile; None: as model.exact says. prefill_chunk: prompts are
+    prefilled one at a time in pieces of at most this many tokens, which takes less memory; 0: whole and packed."""
 
-    def __init__(self, model, tokenizer=None, rows=64, dtype=None, version=0):
+    def __init__(self, model, tokenizer=None, rows=64, dtype=None, version=0, exact=None, prefill_chunk=0):
         self.model, self.tokenizer, self.rows, self.version = model, tokenizer, rows, version
+        self.exact, self.prefill_chunk = exact, prefill_chunk
         weight = model.head
         self.device, self.dtype = weight.device, dtype or weight.dtype
         self.half = self.dtype != weight.dtype
@@ -217,17 +219,23 @@ class Sampler:
                 thinking = None if budget is None else ThinkBudget(self.tokenizer, prompt, budget, limit, answer_tokens)
                 key = (numbers[p] if numbers else p) * n + i
                 requests.append(Request(p * n + i, p, key, limit, Completion(prompt), thinking))
-        if requests:
+        was_exact = self.model.exact
+        self.model.exact = was_exact if self.exact is None else self.exact
+        try:
             with torch.no_grad(), torch.autocast(self.device.type, self.dtype, enabled=self.half):
-                self._run(requests, prompts, n, stop, seed, (temperature, top_k, top_p), on_token, progress)
+                self._run(requests, prompts, n, stop, seed, (temperature, top_k, top_p, self.model.exact), on_token, progress)
+        finally:
+            self.model.exact = was_exact
         done = [request.completion for request in requests]
         return [done[i:i + n] for i in range(0, len(done), n)]
 
     def _run(self, requests, prompts, n, stop, seed, how, on_token, progress):
+        if not requests:
+            return
         config, waiting = self.model.config, deque(requests)
         slots = max(len(prompts[r.prompt]) + r.limit for r in requests)
         rows = min(self.rows, len(requests))
-        cache = KVCache(config, rows, slots, self.device, self.dtype)
+        cache = self._cache(rows, slots)
         hidden = torch.zeros(rows, config.width, device=self.device, dtype=self.model.head.dtype)
         keys = torch.zeros(rows, dtype=torch.long, device=self.device)        # of each row's randomness
         positions = torch.zeros(rows, dtype=torch.long, device=self.device)   # of the token about to be drawn, from 0
@@ -238,7 +246,8 @@ class Sampler:
             first = len(running)
             while waiting and len(running) < rows:                            # waiting requests take the free rows
                 if waiting[0].prompt not in prefilled:
-                    self._prefill(prompts, n, waiting, rows - len(running), prefilled)
+                    prefill = self._prefill_chunks if self.prefill_chunk else self._prefill
+                    prefill(prompts, n, waiting, rows - len(running), prefilled)
                 request = waiting.popleft()
                 entry = prefilled[request.prompt]
                 cache.fill(len(running), entry["kv"])
@@ -251,7 +260,7 @@ class Sampler:
             if B > first:
                 keys[first:B] = torch.tensor([r.key for r in running[first:]], device=self.device)
                 positions[first:B] = 0
-            logits = linear(hidden[:B], self.model.head)                      # (B, V)
+            logits = self.model.logits(hidden[:B])                            # (B, V)
             tokens, logprobs = draw(logits, uniform(seed, keys[:B], positions[:B]), *how)
             forced = set()
             if budgeted:
@@ -283,10 +292,24 @@ class Sampler:
             B = len(running)
             if B:
                 cache.longest = max(len(r.completion.prompt) + len(r.completion.tokens) for r in running) - 1
-                hidden[:B] = self.model.decode(tokens[:B], cache)
+                hidden[:B] = self.model.decode(tokens[:B, None], cache)[:, 0]
                 positions[:B] += 1
                 self.steps += 1
         bar.close()
+
+    def _cache(self, rows, slots):
+        return KVCache(self.model.config, rows, slots, self.device, self.dtype, KEYS if self.model.exact else 1)
+
+    def _prefill_chunks(self, prompts, n, waiting, free, prefilled):
+        """Runs the next prompt, a piece at a time, each piece against the keys and values of those before it."""
+        prompt = prompts[waiting[0].prompt]
+        cache = self._cache(1, len(prompt))
+        for piece in torch.tensor(prompt, device=self.device)[None].split(self.prefill_chunk, dim=1):         # (1, R)
+            hidden = self.model.decode(piece, cache)
+            cache.longest += piece.shape[1]
+        kv = [(k[0, :, :len(prompt)].transpose(0, 1), v[0, :, :len(prompt)].transpose(0, 1)) for k, v in zip(cache.k, cache.v)]
+        prefilled[waiting[0].prompt] = {"hidden": hidden[0, -1], "kv": kv, "left": n}
+        self.prefills += 1
 
     def _prefill(self, prompts, n, waiting, free, prefilled):
         """Runs the next prompts that will find a row, packed into one row of documents, each exactly once."""

@@ -36,6 +36,30 @@ def speed_table():
     return "\n".join(lines)
 
 
+def block_lines(result):
+    """A line of text for each row of bench.py kernels and exact."""
+    lines = []
+    for r in result["rows"]:
+        parts = [f"{name} {t:.3f} ms" if isinstance(t, float) else f"{name}: {t}" for name, t in r["ms"].items()]
+        ratio = f"   {r['ratio']:.2f} x the best other" if r["ratio"] else ""
+        more = "".join(f"   {k} {v}" for k, v in r.items() if k in ("extra_gb", "logprob_diff_max") and v)
+        lines.append(f"{r['block']:<20} {r['case']}: {', '.join(parts)}{ratio}{more}")
+    return lines
+
+
+def block_table(name):
+    """One row for each block and case, on each device: the milliseconds of ours and of the best other, and their ratio."""
+    lines = ["| what | case | device | ours | others | others' best / ours |", "|---|---|---|---|---|---|"]
+    for (device, dtype), r in newest(name).items():
+        for b in r["rows"]:
+            cells = {n: f"{n} {t:.3g} ms" for n, t in b["ms"].items() if isinstance(t, float)}
+            own = ", ".join(c for n, c in cells.items() if n.startswith(b["ours"]))
+            others = ", ".join(c for n, c in cells.items() if not n.startswith(b["ours"]))
+            ratio = f"**{b['ratio']:.2f}**" if b["ratio"] else ""
+            lines.append(f"| {b['block']} | {b['case']} | {device}, {dtype} | {own} | {others} | {ratio} |")
+    return "\n".join(lines) if len(lines) > 2 else f"Not measured yet: run `python bench.py {name}`."
+
+
 def pipeline_table():
     """Two tables: the first seed by operations, and every seed by band."""
     found = [r for r in records_of("pipeline") if "stage_seconds" in r]
@@ -99,7 +123,7 @@ def real_table():
 def readme(text):
     """The README with its generated tables renewed."""
     for name, made in (("bench", speed_table()), ("pipeline", pipeline_table()), ("spurious", spurious_table()),
-                       ("real", real_table())):
+                       ("real", real_table()), ("kernels", block_table("kernels")), ("exact", block_table("exact"))):
         text = re.sub(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", lambda m, made=made: m[1] + made + m[2], text,
                       flags=re.S)
     return text

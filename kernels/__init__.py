@@ -1,9 +1,134 @@
-"""The blocks of the transformer that are worth writing by hand: attention, norm, rotary embedding, token log-probability.
+"""The blocks of the transformer that are worth writing by hand, and the choice among their forms.
 
-`reference.py` holds them in plain PyTorch, for every device. model.py imports them from here, so a faster version for
-one device is chosen in this file and nowhere else.
+    fast.py        what PyTorch itself does quickest: on a CPU, and on a GPU where Triton has nothing better
+    reference.py   one fixed order of additions, in plain PyTorch: the exact mode without Triton
+    attention.py linear.py norm.py activation.py logprob.py      both on a GPU, in Triton
+
+Each function here takes `exact`, which the model passes (model.exact), looks at the device, and calls one of them. Exact
+means that the bits of a token's result do not depend on how many tokens are computed together, nor on whether its past
+comes from a cache: sampler and trainer then agree to the last bit.
 """
 
-from .reference import Packing, attend, attend_cached, linear, rms_norm, rotate, token_logprobs
+import functools
+import importlib.util
 
-__all__ = ["Packing", "attend", "attend_cached", "linear", "rms_norm", "rotate", "token_logprobs"]
+import torch
+
+from . import fast, reference
+from .fast import Packing
+
+__all__ = ["Packing", "attend", "attend_cached", "head_logits", "norm_rotate", "project", "rms_norm", "row_logprobs", "swiglu",
+           "token_logprobs"]
+
+
+@functools.cache
+def has_triton():
+    return importlib.util.find_spec("triton") is not None
+
+
+def _form(x, exact):
+    """Which of the forms computes on the device of x: fast, reference or "triton"."""
+    if x.is_cuda and has_triton() and x.dtype != torch.float64:
+        return "triton"
+    return reference if exact else fast
+
+
+def _half(x, *others):
+    """Under autocast all of them in its type: the Triton kernels are not in torch's list of what autocast casts."""
+    if not torch.is_autocast_enabled(x.device.type):
+        return x, *others
+    dtype = torch.get_autocast_dtype(x.device.type)
+    return tuple(None if t is None else t.to(dtype) for t in (x, *others))
+
+
+def project(x, weight, bias=None, exact=False):
+    """x (..., D) @ weight (N, D).T + bias -> (..., N)."""
+    if not exact:
+        return fast.linear(x, weight, bias)
+    x, weight, bias = _half(x, weight, bias)
+    if _form(x, exact) == "triton":
+        from .linear import linear as invariant
+        return invariant(x, weight, bias)
+    return reference.linear(x, weight, bias)
+
+
+def rms_norm(x, weight, eps, exact=False):
+    """x (..., D) / root mean square * weight."""
+    if _form(x, exact) == "triton":
+        from .norm import rms_norm as normed
+        return normed(x, weight, eps)
+    return (reference if exact else fast).rms_norm(x, weight, eps)
+
+
+def norm_rotate(x, weight, cos, sin, eps, exact=False):
+    """What happens to queries and keys before attention: x (B, T, heads, hd) -> like x. RMSNorm of each head, unless weight
+    (hd,) is None; then rotary position embedding with cos and sin (B, T, 1, hd/2), unless those are None."""
+    if cos is not None and _form(x, exact) == "triton":
+        from .norm import qk_norm_rope
+        cos, sin = (t.expand(*x.shape[:2], 1, -1).reshape(-1, t.shape[-1]) for t in (cos, sin))            # (B T, hd/2)
+        return qk_norm_rope(x.flatten(0, 1), weight, cos, sin, eps).view(x.shape)
+    if weight is not None:
+        x = rms_norm(x, weight, eps, exact)
+    return x if cos is None else (reference if exact else fast).rotate(x, cos, sin)
+
+
+def swiglu(gate, up, exact=False):
+    """silu(gate) * up."""
+    if _form(gate, exact) == "triton":
+        from .activation import swiglu as fused
+        return fused(gate, up)
+    return (reference if exact else fast).swiglu(gate, up)
+
+
+def attend(q, k, v, packing, window=0, exact=False):
+    """Causal attention inside each document: q (B, T, H, hd), k and v (B, T, K, hd) -> (B, T, H, hd)."""
+    form = _form(q, exact)
+    if form == "triton" and (exact or packing.documents is not None):
+        from .attention import Spans, attention
+        if packing.spans is None:
+            B, T = packing.B, packing.T
+            packing.spans = Spans.of_rows(B, T, q.device) if packing.documents is None else Spans.of_documents(packing.documents)
+        out = attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), packing.spans, window, exact)
+        return out.view(q.shape)
+    return (fast if form == "triton" else form).attend(q, k, v, packing, window)
+
+
+def attend_cached(q, k, v, first, window=0, exact=False):
+    """New tokens of each row against its cache: q (B, R, H, hd), k and v (B, K, S, hd), first (B,): slots that the row held
+    before them -> (B, R, H, hd)."""
+    form = _form(q, exact)
+    if form == "triton":
+        from .attention import Spans, attention
+        return attention(q.flatten(0, 1), k, v, Spans.of_cache(first, q.shape[1]), window, exact).view(q.shape)
+    return form.attend_cached(q, k, v, first, window)
+
+
+def head_logits(hidden, weight, exact=False):
+    """hidden (..., D), weight (V, D) -> logits (..., V), those of token_logprobs."""
+    if exact and _form(hidden, exact) == "triton":
+        from .linear import linear as invariant
+        return invariant(*_half(hidden, weight), out_dtype=torch.float32)
+    return project(hidden, weight, exact=exact)
+
+
+def row_logprobs(logits, targets, temperature=1.0, exact=False):
+    """Log softmax(logits / temperature) of each row at its target: logits (N, V) of float32 or better, targets (N,) ->
+    (N,). The very code of token_logprobs."""
+    if _form(logits, exact) == "triton":
+        from .logprob import row_logprobs as rows
+        return rows(logits, targets, temperature)[0]
+    return fast.row_logprobs(logits if temperature == 1.0 else logits / temperature, targets)[0]
+
+
+def token_logprobs(hidden, weight, targets, temperature=1.0, entropy=False, exact=False):
+    """Log-probability of each target: hidden (..., D), weight (V, D), targets (...) -> (...), float32 or better.
+    With entropy=True a pair: also the entropy of the distribution at each place (...), in nats."""
+    form = _form(hidden, exact)
+    if form != "triton":
+        return form.token_logprobs(hidden, weight, targets, temperature, entropy)
+    from .linear import linear as invariant
+    from .logprob import token_logprobs as chunked
+    hidden, weight = _half(hidden, weight)
+    product = functools.partial(invariant, out_dtype=torch.float32) if exact else None
+    found = chunked(hidden.flatten(0, -2), weight.to(hidden.dtype), targets.flatten(), temperature, entropy, product)
+    return tuple(x.view(targets.shape) for x in found) if entropy else found.view(targets.shape)

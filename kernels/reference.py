@@ -1,4 +1,18 @@
-"""The blocks of the transformer in plain PyTorch: the CPU path, the fallback on a GPU, and the form to read first.
+"""The blocks with one fixed order of additions, in plain PyTorch: the exact mode on a CPU, and the algorithms to read.
+
+The bits of a token's result depend on that token and on what it attends to, and on nothing else: not on how many rows
+are computed at once, on the row it lies in, or on whether its past comes from a cache. Two rules give that.
+
+1. A matrix product always has the same shape. Libraries choose their order of additions by the shape; a product of one
+   row has other bits than the same row among a hundred. So rows are cut into tiles of a fixed number, the last one filled
+   up with zeros, and attention goes over blocks of KEYS keys counted from the document's start, with an online softmax
+   (arXiv 2205.14135). A block that a row does not see is an exact no-op for it: its maximum stays, exp(0) = 1, and 0 is added.
+2. Outside of products there are only additions, multiplications and divisions, which IEEE 754 rounds in one way, exp and
+   log, and sums along the last axis of a contiguous tensor. No sigmoid or silu (torch's vector code and the code for the
+   last few elements of a tensor differ in the last bit), no fused multiply-add.
+
+What torch does with these shapes is its own affair; tests/test_exact.py says whether it holds on a machine, and so does
+every step of a GRPO run in exact mode. Only the forward pass must be invariant: gradients come from the fast blocks.
 
 Letters as in model.py: B rows, T tokens in a row, H query heads, K key/value heads, hd head size, D width, V vocabulary.
 """
@@ -6,289 +20,166 @@ Letters as in model.py: B rows, T tokens in a row, H query heads, K key/value he
 import torch
 import torch.nn.functional as F
 
+from . import fast
 
-class Packing:
-    """Where each document of a batch lies, worked out once per forward pass and used by every layer.
-
-    documents (B, T) numbers the packed documents of each row, or is None when a row is one document. A run of equal
-    numbers is one document (a run of negative numbers is padding: it attends to itself, and nobody looks at it).
-
-    On a CPU attention runs on *buckets*: documents of like length are laid side by side as (n, longest) and given to
-    the causal SDPA kernel. Causal attention never looks to the right, so the filler behind a shorter document is never
-    seen and no mask is needed at all; the work is then the sum of the squared document lengths, not the squared row.
-    On a GPU the shapes must not depend on the data (torch.compile, no waiting for the device), so there a dense mask
-    says which pairs of a row lie in one document.
-    """
-
-    def __init__(self, B, T, device, documents=None):
-        self.B, self.T, self.buckets, self.mask = B, T, None, None
-        index = torch.arange(T, device=device).expand(B, T)
-        self.positions = index                                                # (B, T), restart at each document
-        if documents is None:
-            return
-        new = torch.ones_like(documents, dtype=torch.bool)                    # does a document start here?
-        new[:, 1:] = documents[:, 1:] != documents[:, :-1]
-        self.positions = index - torch.where(new, index, 0).cummax(dim=1).values
-        if device.type == "cpu":
-            self._fill_buckets(new)
-        else:
-            run = new.cumsum(dim=1)
-            self.mask = (run[:, None, :, None] == run[:, None, None, :]) & _band(T, 0, device)   # (B, 1, T, T)
-
-    def _fill_buckets(self, new):
-        """Sorts the documents by length and cuts the list where the next one is less than three quarters as long."""
-        starts = new.flatten().nonzero().flatten()                            # row ends are document ends as well
-        lengths = torch.diff(starts, append=torch.tensor([self.B * self.T]))
-        order = lengths.argsort(descending=True, stable=True)
-        sizes = lengths[order].tolist()
-        self.buckets, index, first = [], [], 0                                # buckets: (documents, longest)
-        for i in range(1, len(sizes) + 1):
-            if i == len(sizes) or sizes[i] < 0.75 * sizes[first] - 8:
-                within = torch.arange(sizes[first])
-                chosen = order[first:i]
-                index.append(starts[chosen, None] + torch.minimum(within, lengths[chosen, None] - 1))
-                self.buckets.append((i - first, sizes[first]))
-                first = i
-        self.gather = torch.cat([i.flatten() for i in index])                 # bucket slot -> token; fillers repeat one
-        slots = torch.arange(self.gather.numel())
-        self.scatter = torch.empty(self.B * self.T, dtype=torch.long)         # token -> its bucket slot
-        self.scatter[self.gather.flip(0)] = slots.flip(0)                     # of repeated slots the first one counts
-        self.real = torch.zeros(slots.numel(), 1, dtype=torch.bool)
-        self.real[self.scatter] = True
+ROWS = 32                                 # of a tile of a matrix product
+QUERIES = 8                               # query rows of a tile of attention: tokens times the heads that share a key head
+KEYS = 64                                 # of a block of attention; a cache must have a multiple of this many slots
 
 
-class _Rows(torch.autograd.Function):
-    """x[index] whose backward is also one plain look-up: g[inverse], then zero where `keep` is False.
-
-    True for a gather into slots and back because fillers get no gradient; an ordinary index would scatter-add."""
+class _Linear(torch.autograd.Function):
+    """x (M, D) @ weight (N, D).T in tiles of rows."""
 
     @staticmethod
-    def forward(ctx, x, index, inverse, keep):
-        ctx.inverse, ctx.keep = inverse, keep
-        return x.index_select(0, index)
+    def forward(ctx, x, weight):
+        ctx.save_for_backward(x, weight)
+        M, short = x.shape[0], -x.shape[0] % ROWS
+        x = F.pad(x, (0, 0, 0, short)) if short else x                        # (tiles * ROWS, D)
+        out = x.new_empty(x.shape[0], weight.shape[0])
+        for tile, result in zip(x.split(ROWS), out.split(ROWS)):
+            torch.mm(tile, weight.T, out=result)
+        return out[:M]
 
     @staticmethod
     def backward(ctx, g):
-        g = g.index_select(0, ctx.inverse)
-        return (g if ctx.keep is None else g * ctx.keep), None, None, None
-
-
-def attend(q, k, v, packing, window=0):
-    """Causal attention inside each document: q (B, T, H, hd), k and v (B, T, K, hd) -> (B, T, H, hd).
-
-    window > 0: a token sees itself and the window - 1 tokens before it.
-    """
-    B, T, H, hd = q.shape
-    if packing.buckets is None:
-        mask = packing.mask
-        if window and window < T:
-            mask = _band(T, window, q.device) if mask is None else mask & _band(T, window, q.device)
-        return _sdpa(q, k, v, mask)
-    K = k.shape[2]
-    to_slots = (packing.gather, packing.scatter, None)
-    q = _Rows.apply(q.reshape(B * T, H * hd), *to_slots)                      # (slots, H*hd)
-    k = _Rows.apply(k.reshape(B * T, K * hd), *to_slots)
-    v = _Rows.apply(v.reshape(B * T, K * hd), *to_slots)
-    out, first = [], 0
-    for n, L in packing.buckets:
-        part = slice(first, first + n * L)
-        mask = _band(L, window, q.device) if window and window < L else None
-        o = _sdpa(q[part].view(n, L, H, hd), k[part].view(n, L, K, hd), v[part].view(n, L, K, hd), mask)
-        out.append(o.reshape(n * L, H * hd))
-        first += n * L
-    out = _Rows.apply(torch.cat(out), packing.scatter, packing.gather, packing.real)   # (B*T, H*hd)
-    return out.view(B, T, H, hd)
-
-
-def attend_cached(q, k, v, lengths, window=0):
-    """One new token per row against its cache: q (B, 1, H, hd), k and v (B, K, S, hd), lengths (B,) -> (B, 1, H, hd).
-
-    Row b sees its first lengths[b] cache slots, the new token's own included.
-    """
-    B, _, H, hd = q.shape
-    K, S = k.shape[1], k.shape[2]
-    q = q.view(B, K, H // K, hd)                                              # the heads that share a key head
-    slot = torch.arange(S, device=q.device)
-    hidden = slot >= lengths[:, None]                                         # (B, S)
-    if window:
-        hidden = hidden | (slot < lengths[:, None] - window)
-    scores = (q @ k.transpose(2, 3)).mul_(hd ** -0.5)                         # (B, K, H/K, S)
-    scores = scores.masked_fill_(hidden[:, None, None, :], float("-inf"))
-    weights = scores.softmax(dim=-1, dtype=torch.float32 if scores.dtype in (torch.bfloat16, torch.float16) else None)
-    return (weights.to(v.dtype) @ v).view(B, 1, H, hd)
-
-
-def _sdpa(q, k, v, mask):
-    """torch's fused attention on (B, T, heads, hd) tensors; causal where there is no mask."""
-    out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask,
-                                         is_causal=mask is None, enable_gqa=q.shape[2] != k.shape[2])
-    return out.transpose(1, 2)                                                # (B, T, H, hd)
-
-
-def _band(T, window, device):
-    """(T, T) of bool: True where the row may see the column."""
-    i = torch.arange(T, device=device)
-    distance = i[:, None] - i[None, :]
-    return (distance >= 0) & (distance < window) if window else distance >= 0
+        x, weight = ctx.saved_tensors
+        return g @ weight if ctx.needs_input_grad[0] else None, g.T @ x if ctx.needs_input_grad[1] else None
 
 
 def linear(x, weight, bias=None):
-    """x (..., D) @ weight (N, D).T + bias -> (..., N).
-
-    For the few rows of a decode step on a CPU, oneDNN has a faster product than the one that F.linear takes.
-    """
-    few = x.numel() <= 512 * x.shape[-1] and x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
-    if few and not torch.is_grad_enabled() and torch.backends.mkldnn.is_available():
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return F.linear(x, weight, bias)
-
-
-def _normed(x, weight, eps):
-    """x r w and r (..., 1), where r = 1 / sqrt(mean(x^2) + eps)."""
-    r = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
-    return (x * r).mul_(weight), r
-
-
-class _RMSNorm(torch.autograd.Function):
-    """The gradient of y = x r w: dx = r (g w) - x r^3 mean(g w x), dw = sum of g x r."""
-
-    @staticmethod
-    def forward(ctx, x, weight, eps):
-        y, r = _normed(x, weight, eps)
-        ctx.save_for_backward(x, weight, r)
-        return y
-
-    @staticmethod
-    def backward(ctx, g):
-        x, weight, r = ctx.saved_tensors
-        gx = (g * x).reshape(-1, x.shape[-1])                                 # (rows, D)
-        d_weight = r.view(1, -1) @ gx                                         # (1, D)
-        along = (gx @ weight).view(r.shape) * r.pow(3).div_(-x.shape[-1])     # (..., 1)
-        return (g * weight).mul_(r).addcmul_(x, along), d_weight[0], None
+    """x (..., D) @ weight (N, D).T + bias -> (..., N)."""
+    with torch.autocast(x.device.type, enabled=False):
+        y = _Linear.apply(x.reshape(-1, x.shape[-1]), weight).view(*x.shape[:-1], weight.shape[0])
+    return y if bias is None else y + bias
 
 
 def rms_norm(x, weight, eps):
-    """x (..., D) / root mean square * weight, in float32 for the half types and rounded once before the weight,
-    as Hugging Face's Llama does (arXiv 1910.07467)."""
-    if x.dtype in (torch.bfloat16, torch.float16):
-        return F.rms_norm(x.float(), x.shape[-1:], eps=eps).to(x.dtype) * weight
-    if x.is_cuda:
-        return F.rms_norm(x, x.shape[-1:], weight, eps)
-    return _RMSNorm.apply(x, weight, eps) if torch.is_grad_enabled() else _normed(x, weight, eps)[0]
-
-
-def _rotated(x, cos, sin):
-    """The rotation without temporaries, which are most of its time on a CPU."""
-    out = torch.empty_like(x)
-    (a, b), (to_a, to_b) = x.chunk(2, dim=-1), out.chunk(2, dim=-1)
-    torch.mul(a, cos, out=to_a).addcmul_(b, sin, value=-1)
-    torch.mul(b, cos, out=to_b).addcmul_(a, sin)
-    return out
+    """x (..., D) / root mean square * weight: the fast form is a sum along each row already."""
+    return fast.rms_norm(x, weight, eps)
 
 
 class _Rotate(torch.autograd.Function):
-    """A rotation's gradient is the rotation back."""
-
     @staticmethod
     def forward(ctx, x, cos, sin):
         ctx.save_for_backward(cos, sin)
-        return _rotated(x, cos, sin)
+        out = torch.empty_like(x)
+        (a, b), (to_a, to_b) = x.chunk(2, dim=-1), out.chunk(2, dim=-1)
+        torch.mul(a, cos, out=to_a).sub_(b * sin)
+        torch.mul(b, cos, out=to_b).add_(a * sin)
+        return out
 
     @staticmethod
     def backward(ctx, g):
         cos, sin = ctx.saved_tensors
-        return _rotated(g, cos, -sin), None, None
+        return fast.rotate(g, cos, -sin), None, None
 
 
 def rotate(x, cos, sin):
-    """Rotary position embedding (arXiv 2104.09864), the two halves of a head being the pairs, as in Llama's checkpoints:
-    x (B, T, heads, hd), cos and sin (B, T, 1, hd/2) -> like x."""
-    if x.dtype == cos.dtype and not x.is_cuda:
-        return _Rotate.apply(x, cos, sin) if torch.is_grad_enabled() else _rotated(x, cos, sin)
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x.dtype)
+    """Rotary position embedding: x (B, T, heads, hd), cos and sin (B, T, 1, hd/2) -> like x."""
+    return _Rotate.apply(x.to(cos.dtype), cos, sin).to(x.dtype)
 
 
-class _TokenLogprobs(torch.autograd.Function):
-    """log softmax(hidden @ weight.T / temperature) at the targets, and on request the entropy of the same distribution,
-    with as few passes over the logits as possible.
-
-    Rows go through in chunks that stay in a cache. The forward turns a chunk's logits into probabilities in place, and
-    keeps them if all of them together are small; the backward turns probabilities into the logits' gradient in place."""
-
-    KEEP = 2 ** 26                                       # floats of probabilities to keep between the passes (256 MB)
-    CHUNK = 2 ** 20                                      # logits in a chunk (on a GPU 2^26: fewer, larger products)
+class _Swiglu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, gate, up):
+        ctx.save_for_backward(gate, up)
+        return gate / (1 + (-gate).exp()) * up
 
     @staticmethod
-    def logits(hidden, weight, temperature):
-        """(rows, D) -> logits (rows, V) and their maxima (rows, 1), float32 or better."""
-        logits = hidden @ weight.T                                            # (rows, V)
-        if logits.dtype in (torch.bfloat16, torch.float16):
-            logits = logits.float()
-        if temperature != 1.0:
-            logits /= temperature
-        return logits, logits.amax(dim=-1, keepdim=True)
+    def backward(ctx, g):
+        gate, up = ctx.saved_tensors
+        s = gate.sigmoid()
+        return g * up * s * (1 + gate * (1 - s)), g * gate * s
+
+
+def swiglu(gate, up):
+    """silu(gate) * up, arXiv 2002.05202."""
+    return _Swiglu.apply(gate, up)
+
+
+def attend_tiles(q, k, v, first, window=0):
+    """q (n, R, H, hd) against k and v (n, K, S, hd) -> (n, R, H, hd), S a multiple of KEYS.
+
+    Query r of row i stands at position first[i] + r of its document (first (n,) of int) and sees the keys up to its own
+    position; window > 0: the last `window` of them. Slots that no query sees may hold anything finite.
+    """
+    (n, R, H, hd), (K, S) = q.shape, k.shape[1:3]
+    G = H // K                                                                # query heads that share a key head
+    tiles = -(-R * G // QUERIES)
+    q = q.reshape(n, R, K, G, hd).transpose(1, 2).reshape(n * K, R * G, hd) * hd ** -0.5
+    q = F.pad(q, (0, 0, 0, tiles * QUERIES - R * G)).view(n * K, tiles, QUERIES, hd)
+    k, v = k.reshape(n * K, S, hd), v.reshape(n * K, S, hd)
+    earliest, latest = int(first.min()), int(first.max())
+    token = torch.arange(tiles * QUERIES).div(G, rounding_mode="floor")       # of each row of the tiles
+    positions = (first[:1] if earliest == latest else first)[:, None] + token # (n or 1, rows)
+    positions = positions.view(-1, 1, tiles, QUERIES, 1)
+    best = q.new_full((n * K, tiles, QUERIES, 1), -1e30)                      # not -inf, whose difference with itself is nan
+    total, out = torch.zeros_like(best), torch.zeros_like(q)
+    for j in range(0, S, KEYS):
+        # tiles from here on reach position j, and those up to there have not lost sight of the block
+        start = max(0, j - latest) * G // QUERIES
+        end = tiles if not window else min(tiles, -(-max(0, j + KEYS + window - 1 - earliest) * G // QUERIES))
+        if start >= end:
+            continue
+        part, some = slice(start, end), end - start
+        kb, vb = (x[:, None, j:j + KEYS].expand(-1, some, -1, -1).flatten(0, 1) for x in (k, v))
+        scores = torch.bmm(q[:, part].flatten(0, 1), kb.transpose(1, 2))      # (n K some, QUERIES, KEYS)
+        behind = positions[:, :, part] - torch.arange(j, j + KEYS)            # how far the key lies behind the query
+        hidden = behind < 0 if not window else (behind < 0) | (behind >= window)
+        veil = torch.zeros(hidden.shape, dtype=q.dtype).masked_fill_(hidden, float("-inf"))
+        scores = scores.view(n, K, some, QUERIES, KEYS).add_(veil).view(n * K, some, QUERIES, KEYS)
+        higher = torch.maximum(best[:, part], scores.amax(dim=-1, keepdim=True))
+        shrink = (best[:, part] - higher).exp_()
+        p = scores.sub_(higher).exp_()                                        # (n K, some, QUERIES, KEYS)
+        total[:, part] = total[:, part].mul(shrink).add_(p.sum(dim=-1, keepdim=True))
+        more = torch.bmm(p.flatten(0, 1), vb).view(n * K, some, QUERIES, hd)
+        out[:, part] = out[:, part].mul(shrink).add_(more)
+        best[:, part] = higher
+    out = (out / total).flatten(1, 2)[:, :R * G]                              # (n K, R G, hd)
+    return out.view(n, K, R, G, hd).transpose(1, 2).reshape(n, R, H, hd)
+
+
+def _attend_rows(q, k, v, window):
+    """Rows of one document each: q (n, L, H, hd), k and v (n, L, K, hd) -> (n, L, H, hd)."""
+    k, v = (F.pad(x, (0, 0, 0, 0, 0, -x.shape[1] % KEYS)).transpose(1, 2) for x in (k, v))              # (n, K, S, hd)
+    return attend_tiles(q, k, v, torch.zeros(q.shape[0], dtype=torch.long), window)
+
+
+class _Attend(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q, k, v, packing, window):
+        ctx.save_for_backward(q, k, v)
+        ctx.packing, ctx.window = packing, window
+        if packing.buckets is None:
+            return _attend_rows(q, k, v, window)
+        B, T = q.shape[:2]
+        q, k, v = (x.flatten(0, 1)[packing.gather] for x in (q, k, v))        # (slots, heads, hd), see Packing
+        out, at = [], 0
+        for n, L in packing.buckets:
+            part = slice(at, at + n * L)
+            out.append(_attend_rows(*(x[part].view(n, L, *x.shape[1:]) for x in (q, k, v)), window).flatten(0, 1))
+            at += n * L
+        return torch.cat(out)[packing.scatter].view(B, T, *q.shape[1:])
 
     @staticmethod
-    def forward(ctx, hidden, weight, targets, temperature, entropy):
-        N, V = hidden.shape[0], weight.shape[0]
-        ctx.rows = max(1, (2 ** 26 if hidden.is_cuda else _TokenLogprobs.CHUNK) // V)
-        ctx.set_materialize_grads(False)                                      # an output that nobody used gives None
-        ctx.temperature, ctx.kept = temperature, [] if N * V <= _TokenLogprobs.KEEP and any(ctx.needs_input_grad) else None
-        chosen_logprobs, entropies = [], []
-        for h, t in zip(hidden.split(ctx.rows), targets.split(ctx.rows), strict=True):
-            logits, shift = _TokenLogprobs.logits(h, weight, temperature)
-            chosen = logits.gather(1, t[:, None])
-            logits.sub_(shift)
-            p = logits.exp() if entropy else logits.exp_()
-            total = p.sum(dim=-1, keepdim=True)
-            chosen_logprobs.append((chosen - shift - total.log()).squeeze(1))
-            if entropy:                                                       # H = log Z - sum p log(p Z)
-                entropies.append((total.log() - p.mul(logits).sum(dim=-1, keepdim=True) / total).squeeze(1))
-            if ctx.kept is not None:
-                ctx.kept.append(p.div_(total))
-        entropies = torch.cat(entropies) if entropy else None
-        ctx.save_for_backward(hidden, weight, targets, entropies)
-        return torch.cat(chosen_logprobs), entropies
+    def backward(ctx, g):
+        with torch.enable_grad():
+            inputs = [x.detach().requires_grad_() for x in ctx.saved_tensors]
+            out = fast.attend(*inputs, ctx.packing, ctx.window)
+        return (*torch.autograd.grad(out, inputs, g), None, None)
 
-    @staticmethod
-    def backward(ctx, grad, grad_entropy):
-        hidden, weight, targets, entropies = ctx.saved_tensors
-        grad = torch.zeros_like(targets, dtype=grad_entropy.dtype) if grad is None else grad
-        d_hidden, d_weight = torch.empty_like(hidden), torch.zeros_like(weight)
-        # spent below, in place; a second backward computes again
-        kept, ctx.kept = ctx.kept, None
-        for i, at in enumerate(range(0, hidden.shape[0], ctx.rows)):
-            part = slice(at, at + ctx.rows)
-            h, g, t = hidden[part], grad[part], targets[part]
-            if kept is None:
-                logits, shift = _TokenLogprobs.logits(h, weight, ctx.temperature)
-                p = logits.sub_(shift).exp_()
-                p.div_(p.sum(dim=-1, keepdim=True))
-            else:
-                p = kept[i]
-            g = g.to(p.dtype) / ctx.temperature
-            along = g[:, None]                                                # d logits = g (onehot - p)
-            if grad_entropy is not None:                                      # and of the entropy: -p (log p + H)
-                tiny = torch.finfo(p.dtype).tiny
-                e = grad_entropy[part, None].to(p.dtype) / ctx.temperature
-                along = along + e * (p.clamp(min=tiny).log() + entropies[part, None])
-            p.mul_(-along).scatter_add_(1, t[:, None], g[:, None])
-            p = p.to(h.dtype)
-            torch.mm(p, weight, out=d_hidden[part])
-            d_weight.addmm_(p.T, h)
-        return d_hidden, d_weight, None, None, None
+
+def attend(q, k, v, packing, window=0):
+    """Causal attention inside each document: q (B, T, H, hd), k and v (B, T, K, hd) -> (B, T, H, hd)."""
+    return _Attend.apply(q, k, v, packing, window)
+
+
+def attend_cached(q, k, v, first, window=0):
+    """New tokens of each row against its cache: q (B, R, H, hd), k and v (B, K, S, hd), first (B,): slots that the row held
+    before them -> (B, R, H, hd)."""
+    return attend_tiles(q, k, v, first, window)
 
 
 def token_logprobs(hidden, weight, targets, temperature=1.0, entropy=False):
-    """Log-probability of each target: hidden (..., D), weight (V, D), targets (...) -> (...), float32 or better.
-    With entropy=True a pair: also the entropy of the distribution at each place (...), in nats.
-
-    The full (tokens, V) logits live at most once, and not at all where they would be large. Under autocast the product
-    is taken in autocast's type, like every other one.
-    """
-    if torch.is_autocast_enabled(hidden.device.type):
-        hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
-    logprobs, entropies = _TokenLogprobs.apply(hidden.reshape(-1, hidden.shape[-1]), weight.to(hidden.dtype),
-                                               targets.reshape(-1), temperature, entropy)
-    return (logprobs.view(targets.shape), entropies.view(targets.shape)) if entropy else logprobs.view(targets.shape)
+    """Log-probability of each target, and on request the entropy: as fast.token_logprobs, from this file's product."""
+    return fast.token_logprobs(hidden, weight, targets, temperature, entropy, product=_Linear.apply)

@@ -400,3 +400,24 @@ def test_a_divergence_in_the_reward_is_paid_once_the_policy_has_moved(able, tmp_
     a, b = ([r for r in records(tmp_path / n) if "reward" in r] for n in ("without", "with"))
     assert a[0]["grad_norm"] == pytest.approx(b[0]["grad_norm"], rel=1e-9)    # nothing to pay at --init itself
     assert a[1]["grad_norm"] != pytest.approx(b[1]["grad_norm"], rel=1e-3)
+
+
+@pytest.mark.parametrize("more", [[], ["--temperature", 0.7, "--updates", 2, "--minibatches", 2],
+                                  ["--loss", "ppo", "--kl", 0.01, "--mask-truncated"]])
+def test_in_exact_mode_sampler_and_trainer_do_not_differ(able, tmp_path, more):
+    flags = ["--init", able, "--steps", 4, *TOY, "--dtype", "float32", *more]
+    apart = {}
+    for exact in (True, False):
+        out = tmp_path / str(exact)
+        script("grpo.py", *flags, "--out", out, *["--exact"] * exact)
+        apart[exact] = [(r["logprob_diff_max"], r["logprob_diff_mean"]) for r in records(out) if "reward" in r]
+    assert apart[True] == [(0.0, 0.0)] * 4 and max(d for d, _ in apart[False]) > 0
+
+
+def test_an_exact_run_on_sharded_ranks(able, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(ROOT / "grpo.py"),
+               *map(str, ["--init", able, "--steps", 3, *TOY, "--dtype", "float32", "--exact", "--shard", "--checkpointing",
+                          "--out", tmp_path / "two"])]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [r["logprob_diff_max"] for r in records(tmp_path / "two") if "reward" in r] == [0.0] * 3

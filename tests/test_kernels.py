@@ -4,8 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import kernels.fast as fast
 import kernels.reference as reference
-from kernels import Packing, attend, attend_cached, linear, rms_norm, rotate, token_logprobs
+from kernels import Packing, attend, rms_norm, token_logprobs
+from kernels.fast import linear, rotate
 
 torch.manual_seed(0)
 
@@ -61,7 +63,7 @@ def test_dense_mask_path_equals_buckets(monkeypatch):
     packing = Packing(B, T, q.device, rows_of_documents(B, T, 3))
     expected = [attend(q, k, v, packing, w) for w in (0, 9)]
     monkeypatch.setattr(Packing, "_fill_buckets", lambda self, new: setattr(
-        self, "mask", (new.cumsum(1)[:, None, :, None] == new.cumsum(1)[:, None, None, :]) & reference._band(T, 0,
+        self, "mask", (new.cumsum(1)[:, None, :, None] == new.cumsum(1)[:, None, None, :]) & fast._band(T, 0,
                 q.device)))
     dense = Packing(B, T, q.device, rows_of_documents(B, T, 3))
     assert dense.buckets is None
@@ -75,27 +77,29 @@ def test_positions_restart():
     assert Packing(2, 3, documents.device).positions.tolist() == [[0, 1, 2]] * 2
 
 
+@pytest.mark.parametrize("attend_cached", [fast.attend_cached, reference.attend_cached])
 @pytest.mark.parametrize("window", [0, 5])
-def test_cached_attention_is_the_last_row_of_full_attention(window):
-    B, S, H, K, hd = 3, 20, 4, 2, 8
+@pytest.mark.parametrize("new", [1, 3])
+def test_cached_attention_is_the_end_of_full_attention(attend_cached, window, new):
+    B, S, H, K, hd = 3, 64, 4, 2, 8
     lengths = torch.tensor([20, 3, 11])
     k, v = (torch.randn(B, K, S, hd, dtype=torch.float64) for _ in range(2))
-    q = torch.randn(B, 1, H, hd, dtype=torch.float64)
-    out = attend_cached(q, k, v, lengths, window)
+    q = torch.randn(B, new, H, hd, dtype=torch.float64)
+    out = attend_cached(q, k, v, lengths - new, window)
     for b, n in enumerate(lengths.tolist()):
         full = torch.zeros(1, n, H, hd, dtype=torch.float64)
-        full[0, -1] = q[b, 0]
+        full[0, -new:] = q[b]
         slow = attend_slowly(full, k[b:b + 1, :, :n].transpose(1, 2), v[b:b + 1, :, :n].transpose(1, 2),
                              torch.zeros(1, n), window)
-        torch.testing.assert_close(out[b, 0], slow[0, -1], rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(out[b], slow[0, -new:], rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("keep, chunk", [(2 ** 26, 2 ** 20), (2 ** 26, 350), (1000, 350)])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_token_logprobs_and_gradient(monkeypatch, keep, chunk, temperature):
     # the small ones force recomputation and chunks
-    monkeypatch.setattr(reference._TokenLogprobs, "KEEP", keep)
-    monkeypatch.setattr(reference._TokenLogprobs, "CHUNK", chunk)
+    monkeypatch.setattr(fast._TokenLogprobs, "KEEP", keep)
+    monkeypatch.setattr(fast._TokenLogprobs, "CHUNK", chunk)
     h = torch.randn(2, 15, 16, dtype=torch.float64, requires_grad=True)
     w = torch.randn(50, 16, dtype=torch.float64, requires_grad=True)
     targets, weights = torch.randint(0, 50, (2, 15)), torch.rand(2, 15, dtype=torch.float64)

@@ -130,7 +130,7 @@ def test_decoding_with_the_cache_equals_a_full_pass(options):
     full = [model.hidden(x[None])[0] for x in (a, b)]
     for step in range(11):
         cache.longest = 9 + step
-        out = model.decode(torch.stack([a[4 + step], b[9 + step]]), cache)
+        out = model.decode(torch.stack([a[4 + step], b[9 + step]])[:, None], cache)[:, 0]
         torch.testing.assert_close(out[0], full[0][4 + step], rtol=1e-9, atol=1e-11)
         torch.testing.assert_close(out[1], full[1][9 + step], rtol=1e-9, atol=1e-11)
 

@@ -1,0 +1,390 @@
+"""FlashAttention in Triton: causal, grouped heads, packed documents, sliding window, training and KV cache.
+
+The algorithm is FlashAttention-2 (arXiv 2307.08691). A program holds a tile of queries and walks over the keys in
+blocks. It keeps a running maximum `top` and sum `total` of the softmax, and rescales its accumulator whenever the
+maximum grows, so that the (T, T) scores never exist. The backward pass computes the probabilities again from the
+log-sum-exp of each row: one kernel walks over keys and makes dq, another walks over queries and makes dk and dv. Each
+result has one writer, so there are no atomics and two runs give the same bits.
+
+Query heads that share a key head are packed into one tile: row r of a tile is token r // G and head r % G of the group.
+A decode step is then a tile of one token, and the same kernel serves training, prefill and decode.
+
+Simpler than the best: no split over the keys of one query (decoding few rows of long context leaves processors idle),
+no warp specialisation, no TMA, no autotuning (the tables below are chosen by hand), and every block is masked, also
+those that need no mask: a second loop for these makes ptxas run the tensor cores of a Hopper GPU one after the other.
+
+The rules by which the bits of a row depend only on its query and on the keys that it sees:
+  - key blocks are counted from the document's start and walked left to right; a window skips blocks, never shifts them;
+  - every block goes through the same arithmetic, with the fused multiply-add spelled out and none left to the compiler;
+  - a masked key has p = 0, and a block without visible keys changes nothing: the maximum starts at a finite number;
+  - one tile size for training, prefill and decode, since the tree of a row's sum follows the layout of a tile.
+The last rule costs speed, so it holds only where `exact` asks for it: that is all that `exact` does.
+
+B rows, T tokens in a row, N tokens in all, H query heads, K key/value heads, G = H / K, hd head size. A key cache is
+(R, K, S, hd): R rows of S slots.
+"""
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+
+LN2 = tl.constexpr(math.log(2))                           # scores are in base 2, gradients are not
+
+# Largest head size (rounded up to a power of two) -> BLOCK_M query rows, BLOCK_N keys, warps, pipeline stages; such
+# that a Hopper GPU holds a program in its registers. float32 has no tensor cores that keep its precision: small tiles.
+TILES = {
+    "exact": {64: (64, 64, 4, 3), 128: (64, 64, 4, 3), 256: (64, 32, 4, 2)},
+    "forward": {64: (128, 64, 4, 3), 128: (128, 64, 8, 3), 256: (128, 64, 8, 2)},
+    "decode": {64: (16, 128, 4, 3), 128: (16, 64, 4, 4), 256: (16, 64, 4, 3)},
+    "backward_q": {64: (128, 64, 8, 3), 128: (128, 64, 8, 3), 256: (128, 32, 8, 2)},
+    "backward_kv": {64: (64, 128, 8, 3), 128: (64, 128, 8, 2), 256: (32, 64, 8, 2)},
+}
+TILES_FLOAT32 = {kind: {64: (32, 32, 4, 2), 256: (16, 16, 4, 1)} for kind in TILES}
+
+
+def _config(kind, head_size, dtype, G):
+    """BLOCK_M, BLOCK_N, BLOCK_D, warps, stages."""
+    table = (TILES_FLOAT32 if dtype == torch.float32 else TILES)[kind]
+    block_d = max(16, triton.next_power_of_2(head_size))
+    fitting = [size for size in table if block_d <= size]
+    if not fitting:
+        raise ValueError(f"head size {head_size} is above {max(table)}: use kernels.fast")
+    block_m, block_n, warps, stages = table[min(fitting)]
+    return max(block_m, triton.next_power_of_2(G)), block_n, block_d, warps, stages
+
+
+class Spans:
+    """Where runs of query tokens lie, one per document or per cache row: int tensors (n,) on the device.
+
+    first: index of its first query token among the N flattened query tokens; length: its query tokens (0 allowed);
+    offset: in-document position of that first query token (0 in training, cached length in decode or chunked prefill);
+    base: where its keys begin: with packed keys (N, K, hd) the index of the document's token 0; with a cache
+    (R, K, S, hd) its row. tokens: N, a Python int. Made once per forward pass and shared by all layers.
+    """
+
+    def __init__(self, first, length, offset, base, tokens):
+        self.first, self.length, self.offset, self.base, self.tokens = first, length, offset, base, tokens
+        self.whole = False                        # known to cover all the tokens?
+        self.decode = False                       # one token each?
+        self._kept = {}
+
+    @staticmethod
+    def of_documents(documents, device=None):
+        """documents (B, T) numbers the packed documents of each row as in Packing: equal numbers in a run are one.
+        A shape (B, T) alone: every row is one document. Waits for the device once, to learn how many there are."""
+        if not isinstance(documents, torch.Tensor):
+            return Spans.of_rows(*documents, device)
+        new = torch.ones_like(documents, dtype=torch.bool)                    # does a document start here?
+        new[:, 1:] = documents[:, 1:] != documents[:, :-1]
+        first = new.flatten().nonzero().flatten()                             # row ends are document ends as well
+        length = torch.diff(first, append=first.new_full((1,), documents.numel()))
+        return Spans._of_whole(first, length, documents.numel())
+
+    @staticmethod
+    def of_rows(B, T, device):
+        """Every row of (B, T) is one document."""
+        first = torch.arange(B, device=device) * T
+        return Spans._of_whole(first, torch.full_like(first, T), B * T)
+
+    @staticmethod
+    def _of_whole(first, length, tokens):
+        spans = Spans(first, length, torch.zeros_like(first), first, tokens)
+        spans.whole = True
+        return spans
+
+    @staticmethod
+    def of_cache(lengths, tokens=1, rows=None):
+        """The next tokens (an int) of each of B cache rows, behind the lengths (B,) that it held before them; their
+        keys are already written there. rows (B,): which rows, if not 0, ..., B - 1. Never waits for the device."""
+        row = torch.arange(lengths.shape[0], device=lengths.device)
+        spans = Spans(row * tokens, torch.full_like(row, tokens), lengths, row if rows is None else rows,
+                      lengths.shape[0] * tokens)
+        spans.whole, spans.decode = True, tokens == 1
+        return spans
+
+    def tiles(self, per_tile):
+        """Cut into tiles of at most per_tile query tokens -> int32 (n_tiles, 4): first query index, count, in-document
+        position of the first, base. Longest documents first and late tiles first, for the heavy ones to start early."""
+        if per_tile not in self._kept:
+            if self.decode:
+                columns = self.first, self.length, self.offset, self.base
+            else:
+                span, within, count = self._cut(per_tile, late_first=True)
+                columns = self.first[span] + within, count, self.offset[span] + within, self.base[span]
+            self._kept[per_tile] = self._table(columns)
+        return self._kept[per_tile]
+
+    def key_tiles(self, per_tile):
+        """The same for the keys of whole documents (offset 0) -> int32 (n_tiles, 5): first key index, count, its
+        in-document position, index of the document's first query, its length. Early keys have the most queries."""
+        if ("keys", per_tile) not in self._kept:
+            span, within, count = self._cut(per_tile, late_first=False)
+            columns = self.base[span] + within, count, within, self.first[span], self.length[span]
+            self._kept["keys", per_tile] = self._table(columns)
+        return self._kept["keys", per_tile]
+
+    @staticmethod
+    def _table(columns):
+        table = torch.stack([column.to(torch.int32) for column in columns], dim=1)
+        return table * (table[:, 1:2] > 0)                                    # an unused tile is a row of zeros
+
+    def _cut(self, per_tile, late_first):
+        """The span of each tile, its first token within the span, and its tokens: (n_tiles,) each.
+
+        There are as many tiles as the spans could need at most, a number that the host knows; the unused have 0 tokens.
+        """
+        n = self.length.shape[0]
+        n_tiles = (self.tokens + n * (per_tile - 1)) // per_tile if n else 0
+        order = self.length.argsort(descending=True, stable=True)
+        pieces = (self.length[order] + per_tile - 1) // per_tile              # (n,) tiles of each span
+        ends = pieces.cumsum(0)
+        tile = torch.arange(n_tiles, device=self.length.device)
+        at = torch.searchsorted(ends, tile, right=True).clamp(max=max(n - 1, 0))
+        nth = tile - (ends - pieces)[at]                                      # (n_tiles,) which tile of its span
+        used = nth < pieces[at]
+        within = (pieces[at] - 1 - nth if late_first else nth) * per_tile
+        span = order[at]
+        return span, within, (self.length[span] - within).clamp(max=per_tile) * used
+
+
+@triton.jit
+def _forward(q, k, v, out, lse, tiles, q_token, q_head, k_row, k_head, k_key, v_row, v_head, v_key, window, scale,
+             K: tl.constexpr, G: tl.constexpr, HD: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+             BLOCK_D: tl.constexpr, WINDOWED: tl.constexpr):
+    """One tile of queries of one key head. Scores are in base 2: scale = hd^-0.5 log2(e), lse = log2 sum 2^score."""
+    tile, kv_head = tl.program_id(0) // K, (tl.program_id(0) % K).to(tl.int64)
+    first, count = tl.load(tiles + tile * 4).to(tl.int64), tl.load(tiles + tile * 4 + 1)
+    start, base = tl.load(tiles + tile * 4 + 2), tl.load(tiles + tile * 4 + 3).to(tl.int64)
+    row, key, dim = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
+    token, group = row // G, row % G                      # rows behind the last whole token have token >= count
+    row_there = token < count
+    there = row_there[:, None] & (dim < HD)[None, :]
+    q += first * q_token + kv_head * G * q_head
+    q_tile = tl.load(q + (token * q_token + group * q_head)[:, None] + dim[None, :], mask=there, other=0.0)
+    k += base * k_row + kv_head * k_head
+    v += base * v_row + kv_head * v_head
+
+    acc = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
+    total = tl.zeros((BLOCK_M,), tl.float32)
+    top = tl.full((BLOCK_M,), -1e30, tl.float32)          # finite: -inf - -inf is NaN
+    position, end = start + token, start + count          # the tile sees the keys up to its own last token
+    begin = start * 0
+    if WINDOWED:
+        begin = tl.maximum(start - window + 1, 0) // BLOCK_N * BLOCK_N
+    for at in range(begin, end, BLOCK_N):
+        # What is not there is read as zero: whatever a cache holds behind its end must not turn 0 * v into NaN.
+        block_there = (at + key < end)[:, None] & (dim < HD)[None, :]
+        far = tl.cast(at, tl.int64)
+        k_block = tl.load(k + far * k_key + key[:, None] * k_key + dim[None, :], mask=block_there, other=0.0)
+        score = tl.dot(q_tile, k_block.T, input_precision="ieee")             # (BLOCK_M, BLOCK_N)
+        seen = (at + key)[None, :] <= position[:, None]
+        if WINDOWED:
+            seen = seen & ((at + key)[None, :] > position[:, None] - window)
+        score = tl.where(seen, score, float("-inf"))
+        new_top = tl.maximum(top, tl.max(score, 1) * scale)
+        p = tl.exp2(tl.fma(score, scale, -new_top[:, None]))
+        decay = tl.exp2(top - new_top)
+        total = total * decay + tl.sum(p, 1)
+        v_block = tl.load(v + far * v_key + key[:, None] * v_key + dim[None, :], mask=block_there, other=0.0)
+        acc = tl.dot(p.to(v_block.dtype), v_block, acc * decay[:, None], input_precision="ieee")
+        top = new_top
+
+    total = tl.maximum(total, 1e-30)                      # an unused tile has 0
+    out_row = (first * K + kv_head) * G + token * (K * G) + group             # out and lse are contiguous
+    tl.store(lse + out_row, top + tl.log2(total), mask=row_there)
+    tl.store(out + out_row[:, None] * HD + dim[None, :], (acc / total[:, None]).to(out.dtype.element_ty), mask=there)
+
+
+@triton.jit
+def _backward_q(q, k, v, out, do, lse, delta, dq, tiles, q_token, q_head, k_token, k_head, v_token, v_head, window,
+                scale, K: tl.constexpr, G: tl.constexpr, HD: tl.constexpr, BLOCK_M: tl.constexpr,
+                BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, WINDOWED: tl.constexpr):
+    """dq = sum of p * (do v' - delta) k for one tile of queries of one key head, with the forward's walk over the keys.
+    It goes first, and leaves delta = sum(out * do) for the other kernel."""
+    tile, kv_head = tl.program_id(0) // K, (tl.program_id(0) % K).to(tl.int64)
+    first, count = tl.load(tiles + tile * 4).to(tl.int64), tl.load(tiles + tile * 4 + 1)
+    start, base = tl.load(tiles + tile * 4 + 2), tl.load(tiles + tile * 4 + 3).to(tl.int64)
+    row, key, dim = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
+    token, group = row // G, row % G
+    row_there = token < count
+    there = row_there[:, None] & (dim < HD)[None, :]
+    q += first * q_token + kv_head * G * q_head
+    q_tile = tl.load(q + (token * q_token + group * q_head)[:, None] + dim[None, :], mask=there, other=0.0)
+    k += base * k_token + kv_head * k_head
+    v += base * v_token + kv_head * v_head
+    out_row = (first * K + kv_head) * G + token * (K * G) + group
+    out_at = out_row[:, None] * HD + dim[None, :]         # out, do and dq are contiguous
+    do_tile = tl.load(do + out_at, mask=there, other=0.0)
+    out_tile = tl.load(out + out_at, mask=there, other=0.0)
+    delta_row = tl.sum(out_tile.to(tl.float32) * do_tile.to(tl.float32), 1)
+    tl.store(delta + out_row, delta_row, mask=row_there)
+    lse_row = tl.load(lse + out_row, mask=row_there, other=float("inf"))      # p = 0 in rows that are not there
+
+    acc = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
+    position, end = start + token, start + count
+    begin = start * 0
+    if WINDOWED:
+        begin = tl.maximum(start - window + 1, 0) // BLOCK_N * BLOCK_N
+    for at in range(begin, end, BLOCK_N):
+        block_there = (at + key < end)[:, None] & (dim < HD)[None, :]
+        far = tl.cast(at, tl.int64)
+        k_block = tl.load(k + far * k_token + key[:, None] * k_token + dim[None, :], mask=block_there, other=0.0)
+        v_block = tl.load(v + far * v_token + key[:, None] * v_token + dim[None, :], mask=block_there, other=0.0)
+        p = tl.exp2(tl.fma(tl.dot(q_tile, k_block.T, input_precision="ieee"), scale, -lse_row[:, None]))
+        seen = (at + key)[None, :] <= position[:, None]
+        if WINDOWED:
+            seen = seen & ((at + key)[None, :] > position[:, None] - window)
+        dp = tl.dot(do_tile, v_block.T, input_precision="ieee")
+        ds = tl.where(seen, p * (dp - delta_row[:, None]), 0.0)
+        acc = tl.dot(ds.to(k_block.dtype), k_block, acc, input_precision="ieee")
+    tl.store(dq + out_at, (acc * (scale * LN2)).to(dq.dtype.element_ty), mask=there)
+
+
+@triton.jit
+def _backward_kv(q, k, v, do, lse, delta, dk, dv, tiles, q_token, q_head, k_token, k_head, v_token, v_head, window,
+                 scale, K: tl.constexpr, G: tl.constexpr, HD: tl.constexpr, BLOCK_M: tl.constexpr,
+                 BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, WINDOWED: tl.constexpr):
+    """dv = sum of p' do and dk = sum of (p * (do v' - delta))' q for one tile of keys of one key head, walking over the
+    query rows that see them: row r of a document is token r // G and head r % G of the group."""
+    tile, kv_head = tl.program_id(0) // K, (tl.program_id(0) % K).to(tl.int64)
+    first, count = tl.load(tiles + tile * 5).to(tl.int64), tl.load(tiles + tile * 5 + 1)
+    start, query = tl.load(tiles + tile * 5 + 2), tl.load(tiles + tile * 5 + 3).to(tl.int64)
+    length = tl.load(tiles + tile * 5 + 4)
+    row, key, dim = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
+    there = (key < count)[:, None] & (dim < HD)[None, :]
+    k += first * k_token + kv_head * k_head
+    v += first * v_token + kv_head * v_head
+    k_tile = tl.load(k + key[:, None] * k_token + dim[None, :], mask=there, other=0.0)
+    v_tile = tl.load(v + key[:, None] * v_token + dim[None, :], mask=there, other=0.0)
+    q += query * q_token + kv_head * G * q_head
+    query_row = (query * K + kv_head) * G                 # out, do, lse and delta are contiguous
+    do, lse, delta = do + query_row * HD, lse + query_row, delta + query_row
+
+    dk_acc = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
+    dv_acc = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
+    position, end = start + key, length * G
+    if WINDOWED:
+        end = tl.minimum(length, start + count - 1 + window) * G
+    for at in range(start * G, end, BLOCK_M):
+        row_there = at + row < end
+        block_there = row_there[:, None] & (dim < HD)[None, :]
+        token, group = (at % G + row) // G, (at % G + row) % G                # token counts from at // G
+        far = tl.cast(at // G, tl.int64)
+        q_at = (token * q_token + group * q_head)[:, None] + dim[None, :]
+        q_block = tl.load(q + far * q_token + q_at, mask=block_there, other=0.0)
+        out_row = token * (K * G) + group
+        do_block = tl.load(do + far * (K * G * HD) + out_row[:, None] * HD + dim[None, :], mask=block_there, other=0.0)
+        lse_row = tl.load(lse + far * (K * G) + out_row, mask=row_there, other=float("inf"))   # p = 0 where no row is
+        delta_row = tl.load(delta + far * (K * G) + out_row, mask=row_there, other=0.0)
+        # Transposed, (BLOCK_N, BLOCK_M), so that p and ds are the left factors of their products.
+        p = tl.exp2(tl.fma(tl.dot(k_tile, q_block.T, input_precision="ieee"), scale, -lse_row[None, :]))
+        seen = (at // G + token)[None, :] >= position[:, None]
+        if WINDOWED:
+            seen = seen & ((at // G + token)[None, :] < position[:, None] + window)
+        p = tl.where(seen, p, 0.0)
+        dv_acc = tl.dot(p.to(do_block.dtype), do_block, dv_acc, input_precision="ieee")
+        dp = tl.dot(v_tile, do_block.T, input_precision="ieee")
+        ds = p * (dp - delta_row[None, :])
+        dk_acc = tl.dot(ds.to(q_block.dtype), q_block, dk_acc, input_precision="ieee")
+    dkv_at = (first * K + kv_head) * HD + key[:, None] * (K * HD) + dim[None, :]   # dk and dv are contiguous
+    tl.store(dk + dkv_at, (dk_acc * (scale * LN2)).to(dk.dtype.element_ty), mask=there)
+    tl.store(dv + dkv_at, dv_acc.to(dv.dtype.element_ty), mask=there)
+
+
+def _sizes(q, k, window, config):
+    """What all kernels are told at compile time; the launch must not let the compiler fuse multiply and add."""
+    block_m, block_n, block_d, warps, stages = config
+    return dict(K=k.shape[1], G=q.shape[1] // k.shape[1], HD=q.shape[2], BLOCK_M=block_m, BLOCK_N=block_n,
+                BLOCK_D=block_d, WINDOWED=window > 0, num_warps=warps, num_stages=stages, enable_fp_fusion=False)
+
+
+def _scale(q):
+    return q.shape[2] ** -0.5 * math.log2(math.e)
+
+
+@torch.library.custom_op("nanothink::attention", mutates_args=())
+def _attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, tiles: torch.Tensor,
+               query_tiles: torch.Tensor | None, key_tiles: torch.Tensor | None, window: int, kind: str,
+               whole: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """-> out like q, and lse (N, H) of float32. The two other lists of tiles are for the backward pass."""
+    K, G = k.shape[1], q.shape[1] // k.shape[1]
+    out = (q.new_empty if whole else q.new_zeros)(q.shape)
+    lse = q.new_empty(q.shape[:2], dtype=torch.float32)
+    key_axis = 0 if k.ndim == 3 else 2                    # packed keys lie one behind the other: base counts keys
+    if tiles.shape[0]:
+        _forward[(tiles.shape[0] * K,)](
+            q, k, v, out, lse, tiles, q.stride(0), q.stride(1), k.stride(0), k.stride(1), k.stride(key_axis),
+            v.stride(0), v.stride(1), v.stride(key_axis), window, _scale(q),
+            **_sizes(q, k, window, _config(kind, q.shape[2], q.dtype, G)))
+    return out, lse
+
+
+@_attention.register_fake
+def _(q, k, v, tiles, query_tiles, key_tiles, window, kind, whole):
+    return q.new_empty(q.shape), q.new_empty(q.shape[:2], dtype=torch.float32)
+
+
+@torch.library.custom_op("nanothink::attention_backward", mutates_args=())
+def _attention_backward(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor, do: torch.Tensor,
+                        lse: torch.Tensor, query_tiles: torch.Tensor, key_tiles: torch.Tensor, window: int,
+                        whole: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """-> dq, dk, dv."""
+    K, G = k.shape[1], q.shape[1] // k.shape[1]
+    dq, dk, dv = ((x.new_empty if whole else x.new_zeros)(x.shape) for x in (q, k, v))
+    do, delta = do.contiguous(), torch.empty_like(lse)
+    strides = q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1)
+    if query_tiles.shape[0]:
+        _backward_q[(query_tiles.shape[0] * K,)](
+            q, k, v, out, do, lse, delta, dq, query_tiles, *strides, window, _scale(q),
+            **_sizes(q, k, window, _config("backward_q", q.shape[2], q.dtype, G)))
+        _backward_kv[(key_tiles.shape[0] * K,)](
+            q, k, v, do, lse, delta, dk, dv, key_tiles, *strides, window, _scale(q),
+            **_sizes(q, k, window, _config("backward_kv", q.shape[2], q.dtype, G)))
+    return dq, dk, dv
+
+
+@_attention_backward.register_fake
+def _(q, k, v, out, do, lse, query_tiles, key_tiles, window, whole):
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+
+
+def _keep(ctx, inputs, output):
+    q, k, v, _, query_tiles, key_tiles, ctx.window, _, ctx.whole = inputs
+    ctx.save_for_backward(q, k, v, *output, query_tiles, key_tiles)
+
+
+def _gradients(ctx, do, _):
+    q, k, v, out, lse, query_tiles, key_tiles = ctx.saved_tensors
+    return *_attention_backward(q, k, v, out, do, lse, query_tiles, key_tiles, ctx.window, ctx.whole), *[None] * 6
+
+
+_attention.register_autograd(_gradients, setup_context=_keep)
+
+
+def attention(q, k, v, spans, window=0, exact=False):
+    """Causal attention inside each document: q (N, H, hd); k and v packed (N, K, hd) or a cache (R, K, S, hd), any
+    strides with a contiguous last dim -> (N, H, hd); query tokens in no span give zeros.
+
+    window > 0: a token sees itself and the window - 1 tokens before it. exact: a row's bits do not depend on whether
+    it is computed in training, prefill or decode. The gradient needs packed keys and spans that begin their documents.
+    """
+    if torch.is_autocast_enabled(q.device.type):
+        q, k, v = (x.to(torch.get_autocast_dtype(q.device.type)) for x in (q, k, v))
+    if not q.dtype == k.dtype == v.dtype:
+        raise TypeError(f"q, k and v must have one type; got {q.dtype}, {k.dtype}, {v.dtype}")
+    if not q.stride(-1) == k.stride(-1) == v.stride(-1) == 1:
+        raise ValueError("the last dim of q, k and v must be contiguous; call .contiguous() on them")
+    H, K, hd = q.shape[1], k.shape[1], q.shape[2]
+    if H % K:
+        raise ValueError(f"heads={H} must be a multiple of kv_heads={K}")
+    kind = "exact" if exact else "decode" if spans.decode else "forward"
+    tiles = spans.tiles(_config(kind, hd, q.dtype, H // K)[0] // (H // K))
+    query_tiles = key_tiles = None
+    if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
+        if k.ndim == 4:
+            raise ValueError("attention over a cache has no gradient: run it under torch.no_grad()")
+        query_tiles = spans.tiles(_config("backward_q", hd, q.dtype, H // K)[0] // (H // K))
+        key_tiles = spans.key_tiles(_config("backward_kv", hd, q.dtype, H // K)[1])
+    return _attention(q, k, v, tiles, query_tiles, key_tiles, window, kind, spans.whole)[0]

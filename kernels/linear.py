@@ -1,0 +1,199 @@
+"""A matrix product whose rows do not know about each other: x (..., D) @ weight (N, D).T + bias, in Triton.
+
+A library picks its way to add up a dot product by the shape of the whole product (split-K, other tiles), so the same
+token gets other bits in a batch of 3 than in a batch of 300, and a policy sampled in one batch is not the policy
+trained in another ("Defeating Nondeterminism in LLM Inference", Thinking Machines, 2025).
+
+The bit rule: a row's result depends on that row, the weight and the bias only. An output element is always the same
+chain of multiply-adds: D is walked from left to right in steps of one BLOCK_K per type, into one float32 accumulator,
+by one program. Which rows and columns share a tile, and which warps work on it, is free and follows the shape.
+
+Simpler than the best: pointers and no bulk copies (TMA), one tile per program, a table of tiles instead of tuning. The
+backward needs no such rule and is left to the library.
+"""
+
+import functools
+import sys
+
+import torch
+import torch.nn.functional as F
+import triton
+import triton.language as tl
+
+# The step along D. It sets the bits (other operands of one multiply-add chain), so nothing but the type may choose it.
+BLOCK_K = {torch.bfloat16: 64, torch.float16: 64, torch.float32: 32}
+
+# Up to so many rows: BLOCK_M, BLOCK_N, warps, stages of loads in flight. These set the speed alone. Few rows (decoding)
+# wait for the weight, so many small loads are under way; many rows wait for the tensor cores, so tiles are large.
+TILES = {
+    "data centre": ((16, (16, 64, 4, 8)), (32, (32, 64, 4, 6)), (64, (64, 64, 4, 6)), (256, (128, 128, 8, 4)),
+                    (float("inf"), (128, 256, 8, 3))),                        # Hopper and later: 227 KB of fast memory
+    "other": ((16, (16, 64, 4, 5)), (32, (32, 64, 4, 4)), (64, (64, 64, 4, 4)), (float("inf"), (128, 128, 8, 3))),
+}
+PROGRAMS = 100           # with fewer, too many multiprocessors stand idle, so tiles get narrower
+GROUP_M = 8              # tiles, one below the other, that run at the same time and share the weight in the cache
+
+# (GPU name, type) where the library's product without split-K was measured to be row-invariant as well, and may be used
+# instead: e.g. ("NVIDIA H200", torch.bfloat16). An entry belongs here when `self_check` on that GPU, on the shapes of
+# the models in use, finds no differing row; until then the set stays empty. The first use in a process checks again.
+LIBRARY_IS_INVARIANT = set()
+
+
+@triton.jit(do_not_specialize=["M"])
+def _linear(x, weight, bias, y, M, N, K, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+            GROUP_M: tl.constexpr, EVEN_K: tl.constexpr):
+    """One (BLOCK_M, BLOCK_N) tile of y (M, N)."""
+    tiles_m, tiles_n = tl.cdiv(M, BLOCK_M), tl.cdiv(N, BLOCK_N)
+    program = tl.program_id(0)
+    group = program // (GROUP_M * tiles_n)                                    # GROUP_M rows of tiles, column by column
+    height = tl.minimum(tiles_m - group * GROUP_M, GROUP_M)
+    within = program % (GROUP_M * tiles_n)
+    m = (group * GROUP_M + within % height) * BLOCK_M + tl.arange(0, BLOCK_M)
+    n = within // height * BLOCK_N + tl.arange(0, BLOCK_N)
+    k = tl.arange(0, BLOCK_K)
+    m_inside, n_inside = m < M, n < N
+    a_at = x + m.to(tl.int64)[:, None] * K + k[None, :]                       # (BLOCK_M, BLOCK_K)
+    b_at = weight + n.to(tl.int64)[None, :] * K + k[:, None]                  # (BLOCK_K, BLOCK_N)
+    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for k0 in range(0, K, BLOCK_K):
+        # what lies outside is read as 0 and adds nothing, exactly
+        if EVEN_K:
+            a = tl.load(a_at, mask=m_inside[:, None], other=0.0)
+            b = tl.load(b_at, mask=n_inside[None, :], other=0.0)
+        else:
+            a = tl.load(a_at, mask=m_inside[:, None] & (k < K - k0)[None, :], other=0.0)
+            b = tl.load(b_at, mask=n_inside[None, :] & (k < K - k0)[:, None], other=0.0)
+        acc = tl.dot(a, b, acc, input_precision="ieee")                       # ieee: float32 is not cut to TF32
+        a_at += BLOCK_K
+        b_at += BLOCK_K
+    if bias is not None:
+        acc += tl.load(bias + n, mask=n_inside, other=0.0).to(tl.float32)[None, :]
+    at = y + m.to(tl.int64)[:, None] * N + n[None, :]
+    tl.store(at, acc.to(y.dtype.element_ty), mask=m_inside[:, None] & n_inside[None, :])
+
+
+@functools.cache
+def _kind(device):
+    """The column of TILES for a device."""
+    large = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] in (9, 10)
+    return "data centre" if large else "other"
+
+
+def tile(M, N, dtype, kind):
+    """(BLOCK_M, BLOCK_N, warps, stages) for M rows and N columns."""
+    block_m, block_n, warps, stages = next(t for rows, t in TILES[kind] if M <= rows)
+    if dtype == torch.float32:                           # no tensor cores: operands and sums live in registers
+        block_m, block_n, stages = min(block_m, 64), min(block_n, 64), 3
+    while block_n > 16 and triton.cdiv(M, block_m) * triton.cdiv(N, block_n) < PROGRAMS:
+        block_n //= 2
+    return block_m, block_n, min(warps, block_m * block_n // 128), stages
+
+
+def _by_triton(x, weight, bias, dtype):
+    """x (M, D), weight (N, D) -> (M, N), by the kernel above."""
+    (M, K), N = x.shape, weight.shape[0]
+    y = x.new_empty(M, N, dtype=dtype)
+    if y.numel():
+        block_m, block_n, warps, stages = tile(M, N, x.dtype, _kind(x.device))
+        block_k = BLOCK_K[x.dtype]
+        _linear[(triton.cdiv(M, block_m) * triton.cdiv(N, block_n),)](
+            x.contiguous(), weight.contiguous(), bias, y, M, N, K, block_m, block_n, block_k, GROUP_M,
+            EVEN_K=K % block_k == 0, num_warps=warps, num_stages=stages)
+    return y
+
+
+def _by_library(x, weight, bias, dtype):
+    """The same by cuBLASLt, once `_forbid_split_k` was called."""
+    if dtype == x.dtype:
+        return F.linear(x, weight, bias)
+    y = torch.mm(x, weight.T, out_dtype=dtype) if x.is_cuda else (x @ weight.T).to(dtype)
+    return y if bias is None else y + bias.to(dtype)
+
+
+def _forbid_split_k():
+    """The library may no longer cut D into parts that are summed later. A setting of the whole process."""
+    torch.backends.cuda.preferred_blas_library("cublaslt")
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = (False, False)      # (lossy sums, split-K)
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = (False, False)
+
+
+def self_check(device, dtype, shapes=((2048, 2048), (2048, 8192), (2048, 50304)),
+               rows=(1, 2, 3, 7, 8, 16, 17, 32, 33, 64, 65, 128, 200, 256, 511, 1024), large=2048):
+    """Compares products of a few rows, the first and the last ones, with the same rows of one of `large` rows.
+
+    shapes holds pairs (D, N). Returns {"triton": {(D, N): [row counts with a differing bit]}, "library": the same},
+    where the library is told not to split K and stays so; "library" is None if this version of torch cannot be told.
+    """
+    ways = {"triton": _by_triton, "library": _by_library}
+    try:
+        _forbid_split_k()
+    except (TypeError, RuntimeError):                    # before torch 2.10, or without CUDA
+        ways["library"] = None
+    found = {way: {} if product else None for way, product in ways.items()}
+    random = torch.Generator(device).manual_seed(0)
+    for D, N in shapes:
+        x, weight = (torch.randn(n, D, generator=random, device=device, dtype=dtype) for n in (large, N))
+        for way, product in ways.items():
+            if product:
+                whole = product(x, weight, None, dtype)
+                found[way][D, N] = [m for m in rows if not (torch.equal(product(x[:m], weight, None, dtype), whole[:m])
+                                    and torch.equal(product(x[-m:], weight, None, dtype), whole[-m:]))]
+    return found
+
+
+@functools.cache
+def _library_may(device, dtype):
+    """Is this GPU listed, and does it keep what the list promises?"""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    if (name, dtype) not in LIBRARY_IS_INVARIANT:
+        return False
+    found = self_check(device, dtype)["library"]
+    if found is not None and not any(found.values()):
+        return True
+    print(f"linear: the library's products in {dtype} are not row-invariant on this {name}; Triton's are used",
+          file=sys.stderr)
+    return False
+
+
+@torch.library.custom_op("nanothink::linear", mutates_args=(),
+                         schema="(Tensor x, Tensor weight, Tensor? bias, ScalarType out_dtype) -> Tensor")
+def _op(x, weight, bias, out_dtype):
+    product = _by_library if _library_may(x.device, x.dtype) else _by_triton
+    return product(x.reshape(-1, x.shape[-1]), weight, bias, out_dtype).view(*x.shape[:-1], weight.shape[0])
+
+
+@_op.register_fake
+def _(x, weight, bias, out_dtype):
+    return x.new_empty(*x.shape[:-1], weight.shape[0], dtype=out_dtype)
+
+
+def _save(ctx, inputs, output):
+    x, weight, bias, _ = inputs
+    ctx.save_for_backward(x, weight)
+    ctx.bias = None if bias is None else bias.dtype
+
+
+def _backward(ctx, grad):
+    x, weight = ctx.saved_tensors
+    need_x, need_weight, need_bias, _ = ctx.needs_input_grad
+    flat = grad.reshape(-1, grad.shape[-1])                                   # (M, N)
+    d_bias = flat.sum(dim=0, dtype=torch.float32).to(ctx.bias) if need_bias else None
+    flat = flat.to(x.dtype)
+    d_x = (flat @ weight).view(x.shape) if need_x else None
+    d_weight = flat.T @ x.reshape(-1, x.shape[-1]) if need_weight else None
+    return d_x, d_weight, d_bias, None
+
+
+_op.register_autograd(_backward, setup_context=_save)
+
+
+def linear(x, weight, bias=None, out_dtype=None):
+    """x (..., D) @ weight (N, D).T + bias (N,) -> (..., N), summed in float32 and rounded once, to out_dtype (or x's).
+
+    Weight and bias are taken in x's type; under autocast all of them in autocast's, as F.linear does.
+    """
+    if torch.is_autocast_enabled(x.device.type):
+        x = x.to(torch.get_autocast_dtype(x.device.type))
+    if x.dtype not in BLOCK_K:
+        raise TypeError(f"linear takes {', '.join(map(str, BLOCK_K))}; got {x.dtype}")
+    return _op(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), out_dtype or x.dtype)
