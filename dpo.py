@@ -189,6 +189,7 @@ def load_reference(args, run, tokenizer):
 def check(args):
     """What argparse cannot see, each in one line that names the mend."""
     for wrong, mend in (
+        (args.exact and args.compile, "--exact computes without --compile, which joins operations and rounds less often"),
         (not args.init, "--init is needed: the checkpoint to train"),
         (args.beta is not None and args.beta <= 0, f"--beta {args.beta}: use a number above 0"),
         (not 0 <= args.label_smoothing <= 0.5, f"--label-smoothing {args.label_smoothing}: use 0 to 0.5"),

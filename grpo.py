@@ -183,6 +183,7 @@ def token_weights(loss, mask, documents, longest):
 def check(args):
     """What argparse cannot see, each in one line that names the mend."""
     for wrong, mend in (
+        (args.exact and args.compile, "--exact computes without --compile, which joins operations and rounds less often"),
         (args.prompts < 1 or args.steps < 1, "--prompts and --steps must be at least 1"),
         (args.temperature <= 0, "--temperature must be above 0: the loss needs the probability of what was drawn"),
         (args.group < 2 and args.loss not in ("ppo", "reinforce++"), "--group must be at least 2: a completion is compared "

@@ -70,19 +70,30 @@ def assert_same_bits(model, found, **how):
         assert torch.equal(reported, computed)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("temperature", [0.7, 1.0])
+@pytest.mark.parametrize("kind, temperature", [*zip(KINDS, (1.0, 0.7, 1.0, 0.7, 1.0), strict=True)])
 def test_sampler_and_trainer_agree_to_the_last_bit(kind, temperature):
     model = a_model(kind)
-    how = dict(temperature=temperature, n=3, seed=1)
-    found = sampled(model, some_prompts(22), limits=[20 + 7 * (i % 9) for i in range(22)], **how)
-    assert sum(n for _, n, _ in found) > 2000 and len({n for _, n, _ in found}) > 5
+    how = dict(temperature=temperature, n=2, seed=1)
+    found = sampled(model, some_prompts(16), limits=[10 + 5 * (i % 9) for i in range(16)], **how)
+    assert sum(n for _, n, _ in found) > 700 and len({n for _, n, _ in found}) > 5
     assert_same_bits(model, found, temperature=temperature)
     assert_same_bits(model, found, temperature=temperature, T=200, grad=True)
     model.exact = False                                                       # and the fast form does not
-    fast = sampled(model, some_prompts(22), **how)
+    fast = sampled(model, some_prompts(8), **how)
     assert any(not torch.equal(reported, computed) for (_, _, reported), computed
                in zip(fast, trained(model, fast, temperature=temperature), strict=True))
+
+
+def test_twenty_thousand_tokens():
+    """Ragged prompts, each prefilled once for its samples, in slots that are filled again while others decode."""
+    model, count = a_model("hybrid"), 0
+    for temperature, chunk in ((0.7, 0), (1.0, 50)):
+        prompts = some_prompts(60, seed=int(10 * temperature))
+        found = sampled(model, prompts, rows=96, n=3, limits=[30 + 11 * (i % 7) for i in range(60)], seed=2,
+                        temperature=temperature, prefill_chunk=chunk)
+        assert_same_bits(model, found, temperature=temperature, T=1024)
+        count += sum(n for _, n, _ in found)
+    assert count >= 20_000
 
 
 def test_any_chunk_of_prefill_and_any_number_of_rows():

@@ -56,7 +56,7 @@ def test_a_model_of_triton_kernels_computes_the_same(options, monkeypatch):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=2e-5 * float(b.abs().max()))
 
 
-@pytest.mark.parametrize("options, temperature", zip(OPTIONS, (0.7, 1.0, 0.7), strict=True))
+@pytest.mark.parametrize("options, temperature", [*zip(OPTIONS, (0.7, 1.0, 0.7), strict=True)])
 def test_sampler_and_trainer_agree_to_the_last_bit(options, temperature, by_triton):
     model = a_model(**options)
     model.exact = True
