@@ -152,8 +152,8 @@ class Attention(nn.Module):
         if cache is None:
             y = attend(q, k, v, packing, self.window, self.exact)             # (B, T, H, hd)
         else:
-            k, v = cache.write(self.layer, k, v)                              # (B, K, S, hd)
-            y = attend_cached(q, k, v, cache.lengths[:B], self.window, self.exact)    # (B, T, H, hd)
+            cache.write(self.layer, k, v)
+            y = attend_cached(q, cache, self.layer, self.window, self.exact)  # (B, T, H, hd)
         return self.o_proj(y.reshape(B, T, self.heads * self.head_size))
 
 
@@ -287,7 +287,8 @@ class Transformer(nn.Module):
         return self.hidden(tokens, documents, kept), kept
 
     def decode(self, tokens, cache):
-        """More tokens for each of the first B rows of the cache: tokens (B, R) -> hidden states (B, R, D)."""
+        """More tokens for each of the first B rows of the cache, which has reserved their place: tokens (B, R) -> hidden
+        states (B, R, D)."""
         B, R = tokens.shape
         angles = self.angles(cache.lengths[:B, None] + torch.arange(R, device=tokens.device))
         x = self.embed_tokens(tokens)                                         # (B, R, D)
@@ -312,43 +313,6 @@ class Transformer(nn.Module):
         hf.write_folder(folder, hf.config_for(self.config, eos, tokenizer.bos if tokenizer else None, dtype), weights)
         if tokenizer:
             tokenizer.save(folder)
-
-
-class KVCache:
-    """Keys and values of past tokens, for each layer (rows, K, slots, hd), with one length per row; written in place.
-    They are read in blocks of `block` slots: the exact attention on a CPU wants whole blocks."""
-
-    def __init__(self, config, rows, slots, device="cpu", dtype=torch.float32, block=1):
-        self.block = block
-        slots += -slots % block
-        shape = (config.layers, rows, config.kv_heads, slots, config.head_size)
-        self.k, self.v = torch.zeros(shape, device=device, dtype=dtype), torch.zeros(shape, device=device, dtype=dtype)
-        self.lengths = torch.zeros(rows, dtype=torch.long, device=device)     # tokens held by each row
-        self.rows = torch.arange(rows, device=device)
-        # upper bound on the lengths; set by the caller
-        self.longest = 0
-
-    def write(self, layer, k, v):
-        """Puts R tokens' k and v (B, R, K, hd) behind each of the first B rows; returns those rows (B, K, S, hd)."""
-        (B, R), S = k.shape[:2], self.longest + k.shape[1]
-        S += -S % self.block
-        slots = self.lengths[:B, None] + torch.arange(R, device=k.device)     # (B, R)
-        at = self.rows[:B, None], slice(None), slots
-        self.k[layer][at], self.v[layer][at] = k.to(self.k.dtype), v.to(self.v.dtype)
-        return self.k[layer][:B, :, :S], self.v[layer][:B, :, :S]
-
-    def fill(self, row, kv):
-        """Starts a row with a prompt: kv = [(k, v)] for each layer, each (T, K, hd)."""
-        T = kv[0][0].shape[0]
-        for layer, (k, v) in enumerate(kv):
-            self.k[layer, row, :, :T], self.v[layer, row, :, :T] = k.transpose(0, 1), v.transpose(0, 1)
-        self.lengths[row] = T
-
-    def move(self, source, target):
-        """Copies a row over another one."""
-        n = int(self.lengths[source])
-        self.k[:, target, :, :n], self.v[:, target, :, :n] = self.k[:, source, :, :n], self.v[:, source, :, :n]
-        self.lengths[target] = n
 
 
 def load(folder, device="cpu", dtype=torch.float32):

@@ -1,20 +1,29 @@
-"""Generation with a KV cache: many ragged prompts at once, and the log-probability of every token that is drawn.
+"""The rollout engine: many requests of any length share a pool of memory, come and go at any time, and each token's
+log-probability is reported.
 
     python sampler.py --init runs/base --prompt "Zoo, mod 10. The lions number 3. How many lions?"
     python sampler.py --init smollm2/ --chat
     python sampler.py --init smollm2/ --chat --prompt "Why is the sky blue?" --colors
     python sampler.py --init smollm2/ --chat --think off
 
-A fixed number of rows decode together. A prompt is prefilled once, packed with others into one row of documents (so
-there is no padding), and its keys and values are copied to each of its n samples. A row that finishes is taken over by
-the last one, so the running rows stay together at the front of the cache; a waiting request starts in the next step.
+`Sampler.generate` answers a list of prompts. Beneath it is an engine with four verbs: `submit` a prompt whenever there is
+one, `step` to draw one token for every running request, `update_weights` between two steps, `abort`. Each step
 
-Randomness is keyed by (seed, request, position), so a request's text does not depend on its neighbours.
+1. sees that every running row has a page for its next token (cache.py); if the pool is full, the newest rows give way:
+   they keep their tokens, wait at the front of the queue and are prefilled again,
+2. gives free rows to waiting requests; a prompt is prefilled once for its n samples, packed with others into one row of
+   documents, or in pieces, one a step, so that a long one does not hold up those that decode,
+3. decodes the pending token of every row, and draws the next one.
 
-Simpler than an engine: the host looks at every token, and the cache has one stretch per row, sized for the longest.
+A row that finishes is taken over by the last one, so the running rows stay together. Randomness is keyed by (seed, request,
+position), so what a request draws depends neither on its neighbours nor on when it is computed.
+
+Simpler than vLLM: one process, no prefix cache between prompts, prefill and decode are two passes of a step; the host
+looks at every token.
 """
 
 import itertools
+import os
 import sys
 from collections import deque
 from dataclasses import dataclass, field
@@ -23,13 +32,13 @@ import torch
 from tqdm import tqdm
 
 import cli
-from kernels import row_logprobs
-from kernels.reference import KEYS
-from model import KVCache, load
+from cache import PAGE, KVCache, pages_of
+from draws import draw, uniform
+from model import load
+from thinking import ThinkBudget, keep_budgets
 from tokenizer import split_thinking
 
 PREFILL_TOKENS = 8192                 # prompts are prefilled in packs of about this many tokens
-HAND_OVER = "\nTime to answer.\n"      # the last words of a think block that a budget closes
 
 
 @dataclass
@@ -37,162 +46,64 @@ class Completion:
     prompt: list                      # token ids
     tokens: list = field(default_factory=list)      # what was drawn, the end token included when it was drawn
     logprobs: list = field(default_factory=list)    # one per token, under the distribution that it was drawn from
-    finish: str = ""                  # "stop" (an end token) or "length"
+    finish: str = ""                  # "stop" (an end token), "length" or "aborted"
     versions: list = field(default_factory=list)    # which weights drew each token
     forced: list = field(default_factory=list)      # whether each token was put there by a thinking budget, not drawn
 
 
-def uniform(seed, requests, positions):
-    """One number in [0, 1) for each (seed, request, position): int tensors (B,), (B,) -> (B,) float64.
-
-    SplitMix64 on a counter, in wrapping int64 arithmetic, the same on every device. Its step is added before it is
-    mixed, since the mixer alone leaves zero at zero, and u = 0 would draw token 0 whatever its probability."""
-    step = -0x61c8864680b583eb
-    def mix(x):
-        for shift, factor in ((30, -0x40a7b892e31b1a47), (27, -0x6b2fb644ecceee15)):
-            x = (x ^ ((x >> shift) & ((1 << (64 - shift)) - 1))) * factor
-        return x ^ ((x >> 31) & ((1 << 33) - 1))
-    x = mix(torch.full_like(requests, seed) * step + requests + step)
-    x = mix(x * step + positions + step)
-    return ((x >> 11) & ((1 << 53) - 1)).double() / 2 ** 53
-
-
-def _wide(logits):
-    return logits if logits.dtype == torch.float64 else logits.float()
-
-
-def truncate(logits, top_k=0, top_p=1.0):
-    """Sets to -inf what top-k, then top-p (arXiv 1904.09751), leave out: logits (B, V) -> (B, V).
-
-    top_k 0 keeps all; top_p keeps the fewest most likely tokens that reach this probability together, one or more."""
-    if top_k and top_k < logits.shape[1]:
-        values, index = logits.topk(top_k)
-        logits = torch.full_like(logits, float("-inf")).scatter(1, index, values)
-    if top_p < 1.0:
-        values, index = logits.sort(dim=1, descending=True)
-        p = values.softmax(dim=1)
-        values = values.masked_fill(p.cumsum(dim=1) - p >= top_p, float("-inf"))
-        logits = torch.empty_like(logits).scatter(1, index, values)
-    return logits
-
-
-def draw(logits, u, temperature=1.0, top_k=0, top_p=1.0, exact=False):
-    """Draws a token per row by inverting the cumulative distribution at u: logits (B, V), u (B,) -> tokens (B,) and
-    logprobs (B,). Temperature 0 takes the most likely token and reports its log-probability at temperature 1."""
-    logits = _wide(logits)
-    if temperature == 0:
-        tokens = logits.argmax(dim=1)
-        return tokens, row_logprobs(logits, tokens, 1.0, exact)
-    scaled = logits / temperature
-    kept = truncate(scaled, top_k, top_p)
-    cumulative = kept.softmax(dim=1, dtype=torch.float64).cumsum(dim=1)                       # (B, V)
-    at = (u * cumulative[:, -1])[:, None]
-    tokens = torch.searchsorted(cumulative, at, right=True).squeeze(1).clamp_(max=logits.shape[1] - 1)
-    if kept is scaled:                                    # the temperature once more in there, where training has it
-        return tokens, row_logprobs(logits, tokens, temperature, exact)
-    return tokens, row_logprobs(kept, tokens, 1.0, exact)
-
-
-class ThinkBudget:
-    """Watches one completion on its way through a think block to an answer, and says where it must be corrected.
-
-    A block that the prompt left open, or that the first token opens, may hold `budget` tokens. Then, or once no more
-    than answer_tokens (at most half of `limit`) would be left for the answer, or where the model would end inside the
-    block, the hand-over is forced: a sentence, </think> and an empty line (the budget of Qwen3, arXiv 2505.09388). With
-    nothing thought there is no sentence: a budget of 0 makes the empty block of no-think mode. Behind the block, and
-    where there was none, no end is accepted before something is said: no answer is empty."""
-
-    def __init__(self, tokenizer, prompt, budget, limit, answer_tokens):
-        if tokenizer is None or tokenizer.think is None or tokenizer.end_think is None:
-            raise ValueError("a think budget needs a tokenizer with the special tokens <think> and </think>")
-        self.tokenizer, self.budget = tokenizer, budget
-        close = [tokenizer.end_think, *tokenizer.encode("\n\n")]
-        self.hand_over, self.at_once = tokenizer.encode(HAND_OVER) + close, tokenizer.encode("\n") + close
-        if budget < 0 or limit <= len(self.hand_over):
-            raise ValueError(f"a think budget is at least 0 and needs max_new_tokens above {len(self.hand_over)}, the "
-                             f"tokens of its hand-over; got {budget} and {limit}")
-        self.last = limit - min(answer_tokens, limit // 2) - len(self.hand_over)
-        self.size, self.blank, self.queue = 0, True, []   # tokens so far; no answer yet; the rest of the hand-over
-        self.thought = 0 if tokenizer.thinking_in(prompt) else None           # tokens in the block; None outside of one
-
-    def must(self, drawn, stop):
-        """The token of the hand-over that must come instead of the drawn one, or None."""
-        if self.thought is not None and not self.queue and drawn != self.tokenizer.end_think and (
-                self.thought >= self.budget or self.size >= self.last or drawn in stop):
-            self.queue = list(self.hand_over if self.thought else self.at_once)
-        return self.queue[0] if self.queue else None
-
-    def take(self, token):
-        """Notes the token that came in the end."""
-        if self.queue:
-            del self.queue[0]
-            if not self.queue:
-                self.thought = None
-        elif self.thought is not None:
-            self.thought = None if token == self.tokenizer.end_think else self.thought + 1
-        elif self.size == 0 and token == self.tokenizer.think:
-            self.thought = 0
-        elif self.tokenizer.token_bytes(token).decode(errors="replace").strip():
-            self.blank = False
-        self.size += 1
-
-
-def keep_budgets(running, logits, tokens, logprobs, u, stop, how):
-    """Puts other tokens in place of drawn ones (B,) that a budget does not allow; returns the set of their rows.
-
-    A token of the hand-over gets its log-probability at the temperature. Where an answer would end before it has begun,
-    the draw is repeated without the end tokens, at u (B,). Unlike a mask on every draw, that leaves the other tokens as
-    the model's own: their log-probabilities are those that training computes.
-    """
-    drawn, forced, again = tokens.tolist(), {}, []
-    for row, request in enumerate(running):
-        watch = request.thinking
-        if watch and (token := watch.must(drawn[row], stop)) is not None:
-            forced[row] = token
-        elif watch and watch.blank and drawn[row] in stop:
-            again.append(row)
-    if forced:
-        rows = list(forced)
-        tokens[rows] = torch.tensor(list(forced.values()), device=tokens.device)
-        logprobs[rows] = row_logprobs(_wide(logits[rows]), tokens[rows], how[0] or 1.0, how[3])
-    if again:
-        others = logits[again]
-        others[:, [i for i in stop if i < others.shape[1]]] = float("-inf")
-        tokens[again], logprobs[again] = draw(others, u[again], *how)
-    for request, token in zip(running, tokens.tolist()):
-        if request.thinking:
-            request.thinking.take(token)
-    return {*forced, *again}
+@dataclass
+class Prefill:
+    """What is computed once for all requests that begin with these ids."""
+    ids: list
+    left: int                         # requests still to take it
+    version: int = -1                 # of the weights that computed it
+    hidden: torch.Tensor | None = None              # (D,) behind the last id
+    k: torch.Tensor | None = None     # (L, T, K, hd)
+    v: torch.Tensor | None = None
+    scratch: KVCache | None = None    # the pieces so far
 
 
 @dataclass
 class Request:
     """One completion to make."""
-    number: int                       # prompt index * n + sample index
-    prompt: int
+    number: int                       # of the request, in the order of submission
     key: int                          # of its randomness
     limit: int                        # tokens
     completion: Completion
     thinking: ThinkBudget | None
+    prefill: Prefill
 
 
 def _for_each(option, prompts):
     return list(option) if isinstance(option, (list, tuple)) else [option] * len(prompts)
 
 
-class Sampler:
-    """Generates with a model. rows: sequences that decode at once. dtype: of the cache and, where it is a half type on
-    float32 weights, of the matrix products (autocast); None: that of the weights. version: stamped on every token.
-    exact: whether the model computes in its exact form meanwhile; None: as model.exact says. prefill_chunk: prompts are
-    prefilled one at a time in pieces of at most this many tokens, which takes less memory; 0: whole and packed."""
+def free_bytes(device):
+    """Memory that nobody uses at the moment; None where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return None
 
-    def __init__(self, model, tokenizer=None, rows=64, dtype=None, version=0, exact=None, prefill_chunk=0):
+
+class Sampler:
+    """Generates with a model. rows: sequences that decode at once, at most. dtype: of the cache and, where it is a half
+    type on float32 weights, of the matrix products (autocast); None: that of the weights. version: stamped on every token.
+    exact: whether the model computes in its exact form meanwhile; None: as model.exact says. prefill_chunk: tokens of
+    prompts to prefill in one step, longer prompts in pieces; 0: whole prompts, many at once. pool_tokens: size of the
+    cache; 0: for all rows at their longest, if four fifths of the free memory hold that."""
+
+    def __init__(self, model, tokenizer=None, rows=64, dtype=None, version=0, exact=None, prefill_chunk=0, pool_tokens=0):
         self.model, self.tokenizer, self.rows, self.version = model, tokenizer, rows, version
-        self.exact, self.prefill_chunk = exact, prefill_chunk
+        self.exact, self.prefill_chunk, self.pool_tokens = exact, prefill_chunk, pool_tokens
         weight = model.head
         self.device, self.dtype = weight.device, dtype or weight.dtype
         self.half = self.dtype != weight.dtype
-        self.steps = self.prefills = 0                    # decode steps run and prompts prefilled, ever
+        self.steps = self.prefills = self.preempted = 0   # decode steps, prompts prefilled, rows that gave way, ever
+        self.busy = self.slots = 0                        # rows that drew and rows there were, in steps with a queue
+        self.running, self.waiting = [], deque()
 
     def generate(self, prompts, n=1, max_new_tokens=256, temperature=1.0, top_p=1.0, top_k=0, seed=0, stop=None,
                  on_token=None, progress="", numbers=None, think_budget=None, answer_tokens=64):
@@ -206,131 +117,239 @@ class Sampler:
         see ThinkBudget, also for answer_tokens. ValueError for an empty prompt or a bad option.
         """
         prompts = [self.tokenizer.encode(p) if isinstance(p, str) else list(p) for p in prompts]
-        limits = _for_each(max_new_tokens, prompts)
+        limits, budgets = _for_each(max_new_tokens, prompts), _for_each(think_budget, prompts)
         if any(not p for p in prompts):
             raise ValueError(f"prompt {[bool(p) for p in prompts].index(False)} is empty; give at least one token")
-        if temperature < 0 or not 0 < top_p <= 1 or top_k < 0 or n < 1 or min(limits, default=1) < 1:
-            raise ValueError("use temperature >= 0, 0 < top_p <= 1, top_k >= 0, n >= 1 and max_new_tokens >= 1")
-        stop = set(stop if stop is not None else self.tokenizer.stop_ids if self.tokenizer else ())
-        budgets = _for_each(think_budget, prompts)
-        requests = []
+        longest = max((len(p) + limit for p, limit in zip(prompts, limits)), default=1)
+        self.start(longest, temperature, top_p, top_k, seed, stop, on_token, min(self.rows, max(1, len(prompts) * n)))
+        done = []
         for p, (prompt, limit, budget) in enumerate(zip(prompts, limits, budgets)):
-            for i in range(n):
-                thinking = None if budget is None else ThinkBudget(self.tokenizer, prompt, budget, limit, answer_tokens)
-                key = (numbers[p] if numbers else p) * n + i
-                requests.append(Request(p * n + i, p, key, limit, Completion(prompt), thinking))
+            done += self.submit(prompt, limit, n, (numbers[p] if numbers else p) * n, budget, answer_tokens)
+        with tqdm(total=len(done), desc=progress, unit="completion", disable=not progress, leave=False) as bar:
+            while self.running or self.waiting:
+                bar.update(len(self.step()))
+        return [[r.completion for r in done[i:i + n]] for i in range(0, len(done), n)]
+
+    # the engine
+
+    def start(self, longest, temperature=1.0, top_p=1.0, top_k=0, seed=0, stop=None, on_token=None, rows=None):
+        """Empties the engine and sets how it draws. longest: the most tokens of a prompt with its completion."""
+        if temperature < 0 or not 0 < top_p <= 1 or top_k < 0:
+            raise ValueError("use temperature >= 0, 0 < top_p <= 1 and top_k >= 0")
+        rows, each = rows or self.rows, KVCache.page_bytes(self.model.config, self.dtype)
+        pages, free = rows * pages_of(longest), free_bytes(self.device)
+        if self.pool_tokens:
+            pages = min(pages, pages_of(self.pool_tokens))
+        elif free is not None:
+            pages = min(pages, int(0.8 * free) // each)
+        if pages < pages_of(longest):
+            raise ValueError(f"the cache has room for {pages * PAGE} tokens and one completion with its prompt may take "
+                             f"{longest}; lower the number of new tokens, or raise pool_tokens")
+        self.longest, self.seed, self.on_token, self.how = longest, seed, on_token, (temperature, top_k, top_p)
+        self.stop = set(stop if stop is not None else self.tokenizer.stop_ids if self.tokenizer else ())
+        self.cache = KVCache(self.model.config, rows, pages, longest, self.device, self.dtype)
+        self.running, self.waiting, self.crowded, self.submitted = [], deque(), False, 0
+        self.hidden = torch.zeros(rows, self.model.config.width, device=self.device, dtype=self.model.head.dtype)
+        self.pending, self.keys, self.positions = (torch.zeros(rows, dtype=torch.long, device=self.device) for _ in range(3))
+
+    def submit(self, prompt, limit, n=1, key=None, think_budget=None, answer_tokens=64):
+        """Queues n completions of at most `limit` tokens of a prompt (ids); returns their n Requests, whose .completion
+        fills as steps go by. key: of the first one's randomness; none: the number of the request."""
+        if not prompt or limit < 1 or n < 1:
+            raise ValueError("a request needs a prompt of at least one token, n >= 1 and a limit (max_new_tokens) >= 1")
+        if len(prompt) + limit > self.longest:
+            raise ValueError(f"a prompt of {len(prompt)} tokens with {limit} new ones is longer than the {self.longest} that "
+                             "the engine was started for")
+        prefill, requests = Prefill(prompt, n), []
+        for i in range(n):
+            thinking = None if think_budget is None else ThinkBudget(self.tokenizer, prompt, think_budget, limit, answer_tokens)
+            requests.append(Request(self.submitted, self.submitted if key is None else key + i, limit, Completion(prompt),
+                                    thinking, prefill))
+            self.submitted += 1
+        self.waiting += requests
+        return requests
+
+    def step(self):
+        """Draws one token for every running request; returns the requests that finished with it."""
         was_exact = self.model.exact
         self.model.exact = was_exact if self.exact is None else self.exact
         try:
             with torch.no_grad(), torch.autocast(self.device.type, self.dtype, enabled=self.half):
-                self._run(requests, prompts, n, stop, seed, (temperature, top_k, top_p, self.model.exact), on_token, progress)
+                return self._step()
         finally:
             self.model.exact = was_exact
-        done = [request.completion for request in requests]
-        return [done[i:i + n] for i in range(0, len(done), n)]
 
-    def _run(self, requests, prompts, n, stop, seed, how, on_token, progress):
-        if not requests:
-            return
-        config, waiting = self.model.config, deque(requests)
-        slots = max(len(prompts[r.prompt]) + r.limit for r in requests)
-        rows = min(self.rows, len(requests))
-        cache = self._cache(rows, slots)
-        hidden = torch.zeros(rows, config.width, device=self.device, dtype=self.model.head.dtype)
-        keys = torch.zeros(rows, dtype=torch.long, device=self.device)        # of each row's randomness
-        positions = torch.zeros(rows, dtype=torch.long, device=self.device)   # of the token about to be drawn, from 0
-        running, prefilled = [], {}                                           # Request of each row; prompt -> prefill
-        budgeted = any(r.thinking for r in requests)
-        bar = tqdm(total=len(requests), desc=progress, unit="completion", disable=not progress, leave=False)
-        while running or waiting:
-            first = len(running)
-            while waiting and len(running) < rows:                            # waiting requests take the free rows
-                if waiting[0].prompt not in prefilled:
-                    prefill = self._prefill_chunks if self.prefill_chunk else self._prefill
-                    prefill(prompts, n, waiting, rows - len(running), prefilled)
-                request = waiting.popleft()
-                entry = prefilled[request.prompt]
-                cache.fill(len(running), entry["kv"])
-                hidden[len(running)] = entry["hidden"]
-                entry["left"] -= 1
-                if not entry["left"]:
-                    del prefilled[request.prompt]
-                running.append(request)
-            B = len(running)
-            if B > first:
-                keys[first:B] = torch.tensor([r.key for r in running[first:]], device=self.device)
-                positions[first:B] = 0
-            logits = self.model.logits(hidden[:B])                            # (B, V)
-            tokens, logprobs = draw(logits, uniform(seed, keys[:B], positions[:B]), *how)
-            forced = set()
-            if budgeted:
-                again = uniform(seed, keys[:B], positions[:B] + 2 ** 32)       # for a second draw at the same position
-                forced = keep_budgets(running, logits, tokens, logprobs, again, stop, how)
-            finished = []
-            for row, (request, token, logprob) in enumerate(zip(running, tokens.tolist(), logprobs.tolist())):
-                c = request.completion
-                c.tokens.append(token)
-                c.logprobs.append(logprob)
-                c.versions.append(self.version)
-                c.forced.append(row in forced)
-                if on_token:
-                    on_token(request.number, token, logprob)
-                ends = token in stop and row not in forced
-                if ends or len(c.tokens) == request.limit:
-                    c.finish = "stop" if ends else "length"
-                    finished.append(row)
-                    bar.update()
-            # the last row takes the place of a finished one
-            for row in reversed(finished):
-                last = len(running) - 1
-                if row != last:
-                    cache.move(last, row)
-                    for t in (tokens, keys, positions):
-                        t[row] = t[last]
-                    running[row] = running[last]
-                running.pop()
-            B = len(running)
-            if B:
-                cache.longest = max(len(r.completion.prompt) + len(r.completion.tokens) for r in running) - 1
-                hidden[:B] = self.model.decode(tokens[:B, None], cache)[:, 0]
-                positions[:B] += 1
-                self.steps += 1
-        bar.close()
+    def update_weights(self, state=None, version=None, recompute=False):
+        """New weights between two steps: {name: tensor}, or None where the model's own were changed in place. The keys of
+        tokens that are there already stay those of the old weights, or with recompute=True are computed again."""
+        if state is not None:
+            with torch.no_grad():
+                for name, weight in self.model.state_dict().items():
+                    weight.copy_(state[name])
+        self.version = self.version + 1 if version is None else version
+        if recompute and self.running:
+            again = [Prefill(r.completion.prompt + r.completion.tokens[:-1], 1) for r in self.running]
+            self._whole(again)
+            for row, prefill in enumerate(again):
+                self.cache.fill(row, prefill.k, prefill.v)
 
-    def _cache(self, rows, slots):
-        return KVCache(self.model.config, rows, slots, self.device, self.dtype, KEYS if self.model.exact else 1)
+    def abort(self, request=None):
+        """Ends one request, or all of them; what they have drawn so far stays in their completions."""
+        for r in [r for r in [*self.running, *self.waiting] if request is None or r is request]:
+            r.completion.finish = "aborted"
+            if r in self.waiting:
+                self.waiting.remove(r)
+                r.prefill.left -= 1
+            else:
+                self._leave([self.running.index(r)])
 
-    def _prefill_chunks(self, prompts, n, waiting, free, prefilled):
-        """Runs the next prompt, a piece at a time, each piece against the keys and values of those before it."""
-        prompt = prompts[waiting[0].prompt]
-        cache = self._cache(1, len(prompt))
-        for piece in torch.tensor(prompt, device=self.device)[None].split(self.prefill_chunk, dim=1):         # (1, R)
-            hidden = self.model.decode(piece, cache)
-            cache.longest += piece.shape[1]
-        kv = [(k[0, :, :len(prompt)].transpose(0, 1), v[0, :, :len(prompt)].transpose(0, 1)) for k, v in zip(cache.k, cache.v)]
-        prefilled[waiting[0].prompt] = {"hidden": hidden[0, -1], "kv": kv, "left": n}
-        self.prefills += 1
+    def _step(self):
+        self._make_room()
+        B = len(self.running)
+        self._admit()
+        if B:
+            self.hidden[:B] = self.model.decode(self.pending[:B, None], self.cache)[:, 0]
+            self.steps += 1
+        B = len(self.running)
+        if not B:
+            return []
+        if self.waiting:
+            self.busy, self.slots = self.busy + B, self.slots + self.hidden.shape[0]
+        logits = self.model.logits(self.hidden[:B])                           # (B, V)
+        how = (*self.how, self.model.exact)
+        tokens, logprobs = draw(logits, uniform(self.seed, self.keys[:B], self.positions[:B]), *how)
+        forced = set()
+        if any(r.thinking for r in self.running):
+            again = uniform(self.seed, self.keys[:B], self.positions[:B] + 2 ** 32)   # for a second draw at a position
+            forced = keep_budgets(self.running, logits, tokens, logprobs, again, self.stop, how)
+        self.pending[:B] = tokens
+        self.positions[:B] += 1
+        finished = []
+        for row, (r, token, logprob) in enumerate(zip(self.running, tokens.tolist(), logprobs.tolist())):
+            c = r.completion
+            c.tokens.append(token)
+            c.logprobs.append(logprob)
+            c.versions.append(self.version)
+            c.forced.append(row in forced)
+            if self.on_token:
+                self.on_token(r.number, token, logprob)
+            ends = token in self.stop and row not in forced
+            if ends or len(c.tokens) == r.limit:
+                c.finish = "stop" if ends else "length"
+                finished.append(row)
+        done = [self.running[row] for row in finished]
+        self._leave(finished)
+        return done
 
-    def _prefill(self, prompts, n, waiting, free, prefilled):
-        """Runs the next prompts that will find a row, packed into one row of documents, each exactly once."""
+    def _leave(self, rows):
+        """Frees rows, in rising order; the last running row takes the place of each."""
+        for row in reversed(rows):
+            last = len(self.running) - 1
+            self.cache.release(row)
+            if row != last:
+                self.cache.move(last, row)
+                for t in (self.pending, self.keys, self.positions):
+                    t[row] = t[last]
+                self.running[row] = self.running[last]
+            self.running.pop()
+            self.crowded = False
+
+    def _make_room(self):
+        """A place for each row's pending token. Where the pool has none, the newest request gives its pages back and waits
+        at the front of the queue with what it has drawn; then nobody comes in until somebody has finished."""
+        order = sorted(range(len(self.running)), key=lambda row: self.running[row].number)
+        gone = []
+        while order:
+            r = self.running[order[0]]
+            if self.cache.reserve(order[0], len(r.completion.prompt) + len(r.completion.tokens)):
+                order.pop(0)
+                continue
+            newest = order.pop()
+            self.cache.release(newest)
+            gone.append(newest)
+        for row in sorted(gone, key=lambda row: -self.running[row].number):
+            r = self.running[row]
+            r.prefill = Prefill(r.completion.prompt + r.completion.tokens, 1)
+            self.waiting.appendleft(r)
+        self._leave(sorted(gone))
+        self.preempted, self.crowded = self.preempted + len(gone), self.crowded or bool(gone)
+
+    def _admit(self):
+        """Waiting requests take the free rows, in order, while there are pages for them."""
+        spent, first = 0, len(self.running)
+        while self.waiting and len(self.running) < self.hidden.shape[0] and not self.crowded:
+            r, row = self.waiting[0], len(self.running)
+            if r.prefill.hidden is None or r.prefill.version != self.version:
+                if spent and self.prefill_chunk:
+                    break
+                spent = self._prefill(self.hidden.shape[0] - row)
+                if r.prefill.hidden is None:              # a piece of it
+                    break
+            if not self.cache.reserve(row, len(r.prefill.ids) + 1):
+                break
+            self.waiting.popleft()
+            self.cache.fill(row, r.prefill.k, r.prefill.v)
+            self.hidden[row] = r.prefill.hidden
+            r.prefill.left -= 1
+            if not r.prefill.left:
+                r.prefill = None
+            self.running.append(r)
+        if new := self.running[first:]:
+            part = slice(first, len(self.running))
+            self.keys[part] = torch.tensor([r.key for r in new], device=self.device)
+            self.positions[part] = torch.tensor([len(r.completion.tokens) for r in new], device=self.device)
+
+    def _prefill(self, free):
+        """Prefills the next prompts that will find a row, or a piece of the next one; returns the tokens it took."""
+        budget, head = self.prefill_chunk or PREFILL_TOKENS, self.waiting[0].prefill
+        if self.prefill_chunk and len(head.ids) > budget:
+            return self._piece(head)
         chosen, total = [], 0
-        for p in [request.prompt for request in itertools.islice(waiting, free)]:
-            if p not in prefilled and p not in chosen:
-                if chosen and total + len(prompts[p]) > PREFILL_TOKENS:
+        for p in [r.prefill for r in itertools.islice(self.waiting, free)]:
+            if (p.hidden is None or p.version != self.version) and not any(p is c for c in chosen):
+                if chosen and total + len(p.ids) > budget:
                     break
                 chosen.append(p)
-                total += len(prompts[p])
-        tokens = torch.tensor([t for p in chosen for t in prompts[p]], device=self.device)[None]              # (1, T)
-        lengths = torch.tensor([len(prompts[p]) for p in chosen], device=self.device)
-        documents = torch.repeat_interleave(torch.arange(len(chosen), device=self.device), lengths)[None]     # (1, T)
-        hidden, kv = self.model.prefill(tokens, documents)
-        at = 0
-        for p in chosen:
-            end = at + len(prompts[p])
-            prefilled[p] = {"hidden": hidden[0, end - 1], "kv": [(k[0, at:end], v[0, at:end]) for k, v in kv],
-                            "left": n}
-            at = end
+                total += len(p.ids)
+        self._whole(chosen)
         self.prefills += len(chosen)
+        return total
+
+    def _whole(self, chosen):
+        """Runs prompts packed into rows of documents."""
+        at = 0
+        while at < len(chosen):
+            end, total = at + 1, len(chosen[at].ids)
+            while end < len(chosen) and total + len(chosen[end].ids) <= PREFILL_TOKENS:
+                total += len(chosen[end].ids)
+                end += 1
+            part, at = chosen[at:end], end
+            tokens = torch.tensor([t for p in part for t in p.ids], device=self.device)[None]                 # (1, T)
+            lengths = torch.tensor([len(p.ids) for p in part], device=self.device)
+            documents = torch.repeat_interleave(torch.arange(len(part), device=self.device), lengths)[None]   # (1, T)
+            with torch.no_grad():
+                hidden, kv = self.model.prefill(tokens, documents)
+            first = 0
+            for p in part:
+                here = slice(first, first + len(p.ids))
+                p.k, p.v = (torch.stack([layer[i][0, here] for layer in kv]) for i in (0, 1))                 # (L, T, K, hd)
+                p.hidden, p.version, first = hidden[0, here.stop - 1], self.version, here.stop
+
+    def _piece(self, p):
+        """Runs the next tokens of a long prompt against the pieces before them, in a small cache of its own."""
+        if p.scratch is None or p.version != self.version:
+            p.version, p.hidden = self.version, None
+            p.scratch = KVCache(self.model.config, 1, pages_of(len(p.ids)), len(p.ids), self.device, self.dtype)
+            p.scratch.reserve(0, len(p.ids))
+        done = int(p.scratch.lengths[0])
+        piece = torch.tensor(p.ids[done:done + self.prefill_chunk], device=self.device)[None]                 # (1, R)
+        hidden = self.model.decode(piece, p.scratch)
+        if done + piece.shape[1] == len(p.ids):
+            pages = p.scratch.pages[0]
+            p.k, p.v = (x[:, pages].transpose(2, 3).flatten(1, 2)[:, :len(p.ids)] for x in (p.scratch.k, p.scratch.v))
+            p.hidden, p.scratch = hidden[0, -1], None
+            self.prefills += 1
+        return piece.shape[1]
 
 
 # the chat command

@@ -93,14 +93,15 @@ def attend(q, k, v, packing, window=0, exact=False):
     return (fast if form == "triton" else form).attend(q, k, v, packing, window)
 
 
-def attend_cached(q, k, v, first, window=0, exact=False):
-    """New tokens of each row against its cache: q (B, R, H, hd), k and v (B, K, S, hd), first (B,): slots that the row held
-    before them -> (B, R, H, hd)."""
+def attend_cached(q, cache, layer, window=0, exact=False):
+    """New tokens of each row against its pages (cache.py), where their keys are written already: q (B, R, H, hd) -> (B, R,
+    H, hd). Row b held cache.lengths[b] tokens before them."""
     form = _form(q, exact)
     if form == "triton":
         from .attention import Spans, attention
-        return attention(q.flatten(0, 1), k, v, Spans.of_cache(first, q.shape[1]), window, exact).view(q.shape)
-    return form.attend_cached(q, k, v, first, window)
+        spans = Spans.of_cache(cache.lengths[:q.shape[0]], q.shape[1])
+        return attention(q.flatten(0, 1), cache.k[layer], cache.v[layer], spans, window, exact, cache.table).view(q.shape)
+    return form.attend_cached(q, cache, layer, window)
 
 
 def head_logits(hidden, weight, exact=False):

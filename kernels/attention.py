@@ -21,7 +21,8 @@ The rules by which the bits of a row depend only on its query and on the keys th
 The last rule costs speed, so it holds only where `exact` asks for it: that is all that `exact` does.
 
 B rows, T tokens in a row, N tokens in all, H query heads, K key/value heads, G = H / K, hd head size. A key cache is
-(R, K, S, hd): R rows of S slots.
+(P, K, PAGE, hd): P pages of PAGE tokens, and `table` (B, most) tells the pages of each row; without a table a page is a
+row. A block of keys never crosses the end of a page.
 """
 
 import math
@@ -33,11 +34,12 @@ import triton.language as tl
 LN2 = tl.constexpr(math.log(2))                           # scores are in base 2, gradients are not
 
 # Largest head size (rounded up to a power of two) -> BLOCK_M query rows, BLOCK_N keys, warps, pipeline stages; such
-# that a Hopper GPU holds a program in its registers. float32 has no tensor cores that keep its precision: small tiles.
+# that a Hopper GPU holds a program in its registers, and a page of the cache is a whole number of blocks. float32 has
+# no tensor cores that keep its precision: small tiles.
 TILES = {
     "exact": {64: (64, 64, 4, 3), 128: (64, 64, 4, 3), 256: (64, 32, 4, 2)},
     "forward": {64: (128, 64, 4, 3), 128: (128, 64, 8, 3), 256: (128, 64, 8, 2)},
-    "decode": {64: (16, 128, 4, 3), 128: (16, 64, 4, 4), 256: (16, 64, 4, 3)},
+    "decode": {64: (16, 64, 4, 4), 128: (16, 64, 4, 4), 256: (16, 64, 4, 3)},
     "backward_q": {64: (128, 64, 8, 3), 128: (128, 64, 8, 3), 256: (128, 32, 8, 2)},
     "backward_kv": {64: (64, 128, 8, 3), 128: (64, 128, 8, 2), 256: (32, 64, 8, 2)},
 }
@@ -60,8 +62,8 @@ class Spans:
 
     first: index of its first query token among the N flattened query tokens; length: its query tokens (0 allowed);
     offset: in-document position of that first query token (0 in training, cached length in decode or chunked prefill);
-    base: where its keys begin: with packed keys (N, K, hd) the index of the document's token 0; with a cache
-    (R, K, S, hd) its row. tokens: N, a Python int. Made once per forward pass and shared by all layers.
+    base: where its keys begin: with packed keys (N, K, hd) the index of the document's token 0; with a cache the row of
+    its page table. tokens: N, a Python int. Made once per forward pass and shared by all layers.
     """
 
     def __init__(self, first, length, offset, base, tokens):
@@ -150,10 +152,11 @@ class Spans:
 
 
 @triton.jit
-def _forward(q, k, v, out, lse, tiles, q_token, q_head, k_row, k_head, k_key, v_row, v_head, v_key, window, scale,
-             K: tl.constexpr, G: tl.constexpr, HD: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-             BLOCK_D: tl.constexpr, WINDOWED: tl.constexpr):
-    """One tile of queries of one key head. Scores are in base 2: scale = hd^-0.5 log2(e), lse = log2 sum 2^score."""
+def _forward(q, k, v, out, lse, tiles, table, q_token, q_head, k_row, k_head, k_key, v_row, v_head, v_key, table_row,
+             window, scale, K: tl.constexpr, G: tl.constexpr, HD: tl.constexpr, BLOCK_M: tl.constexpr,
+             BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, WINDOWED: tl.constexpr, PAGE: tl.constexpr):
+    """One tile of queries of one key head; PAGE > 0: against the pages of a cache. Scores are in base 2: scale =
+    hd^-0.5 log2(e), lse = log2 sum 2^score."""
     tile, kv_head = tl.program_id(0) // K, (tl.program_id(0) % K).to(tl.int64)
     first, count = tl.load(tiles + tile * 4).to(tl.int64), tl.load(tiles + tile * 4 + 1)
     start, base = tl.load(tiles + tile * 4 + 2), tl.load(tiles + tile * 4 + 3).to(tl.int64)
@@ -163,8 +166,11 @@ def _forward(q, k, v, out, lse, tiles, q_token, q_head, k_row, k_head, k_key, v_
     there = row_there[:, None] & (dim < HD)[None, :]
     q += first * q_token + kv_head * G * q_head
     q_tile = tl.load(q + (token * q_token + group * q_head)[:, None] + dim[None, :], mask=there, other=0.0)
-    k += base * k_row + kv_head * k_head
-    v += base * v_row + kv_head * v_head
+    k += kv_head * k_head
+    v += kv_head * v_head
+    if PAGE == 0:
+        k += base * k_row
+        v += base * v_row
 
     acc = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
     total = tl.zeros((BLOCK_M,), tl.float32)
@@ -176,8 +182,11 @@ def _forward(q, k, v, out, lse, tiles, q_token, q_head, k_row, k_head, k_key, v_
     for at in range(begin, end, BLOCK_N):
         # What is not there is read as zero: whatever a cache holds behind its end must not turn 0 * v into NaN.
         block_there = (at + key < end)[:, None] & (dim < HD)[None, :]
-        far = tl.cast(at, tl.int64)
-        k_block = tl.load(k + far * k_key + key[:, None] * k_key + dim[None, :], mask=block_there, other=0.0)
+        k_at, v_at = tl.cast(at, tl.int64) * k_key, tl.cast(at, tl.int64) * v_key
+        if PAGE > 0:
+            page = tl.load(table + base * table_row + at // PAGE).to(tl.int64)
+            k_at, v_at = page * k_row + (at % PAGE) * k_key, page * v_row + (at % PAGE) * v_key
+        k_block = tl.load(k + k_at + key[:, None] * k_key + dim[None, :], mask=block_there, other=0.0)
         score = tl.dot(q_tile, k_block.T, input_precision="ieee")             # (BLOCK_M, BLOCK_N)
         seen = (at + key)[None, :] <= position[:, None]
         if WINDOWED:
@@ -187,7 +196,7 @@ def _forward(q, k, v, out, lse, tiles, q_token, q_head, k_row, k_head, k_key, v_
         p = tl.exp2(tl.fma(score, scale, -new_top[:, None]))
         decay = tl.exp2(top - new_top)
         total = total * decay + tl.sum(p, 1)
-        v_block = tl.load(v + far * v_key + key[:, None] * v_key + dim[None, :], mask=block_there, other=0.0)
+        v_block = tl.load(v + v_at + key[:, None] * v_key + dim[None, :], mask=block_there, other=0.0)
         acc = tl.dot(p.to(v_block.dtype), v_block, acc * decay[:, None], input_precision="ieee")
         top = new_top
 
@@ -307,22 +316,23 @@ def _scale(q):
 @torch.library.custom_op("nanothink::attention", mutates_args=())
 def _attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, tiles: torch.Tensor,
                query_tiles: torch.Tensor | None, key_tiles: torch.Tensor | None, window: int, kind: str,
-               whole: bool) -> tuple[torch.Tensor, torch.Tensor]:
+               whole: bool, table: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
     """-> out like q, and lse (N, H) of float32. The two other lists of tiles are for the backward pass."""
     K, G = k.shape[1], q.shape[1] // k.shape[1]
     out = (q.new_empty if whole else q.new_zeros)(q.shape)
     lse = q.new_empty(q.shape[:2], dtype=torch.float32)
     key_axis = 0 if k.ndim == 3 else 2                    # packed keys lie one behind the other: base counts keys
     if tiles.shape[0]:
+        page, table = (0, tiles) if table is None else (k.shape[2], table)    # without pages the table is not read
         _forward[(tiles.shape[0] * K,)](
-            q, k, v, out, lse, tiles, q.stride(0), q.stride(1), k.stride(0), k.stride(1), k.stride(key_axis),
-            v.stride(0), v.stride(1), v.stride(key_axis), window, _scale(q),
+            q, k, v, out, lse, tiles, table, q.stride(0), q.stride(1), k.stride(0), k.stride(1), k.stride(key_axis),
+            v.stride(0), v.stride(1), v.stride(key_axis), table.stride(0), window, _scale(q), PAGE=page,
             **_sizes(q, k, window, _config(kind, q.shape[2], q.dtype, G)))
     return out, lse
 
 
 @_attention.register_fake
-def _(q, k, v, tiles, query_tiles, key_tiles, window, kind, whole):
+def _(q, k, v, tiles, query_tiles, key_tiles, window, kind, whole, table):
     return q.new_empty(q.shape), q.new_empty(q.shape[:2], dtype=torch.float32)
 
 
@@ -351,21 +361,22 @@ def _(q, k, v, out, do, lse, query_tiles, key_tiles, window, whole):
 
 
 def _keep(ctx, inputs, output):
-    q, k, v, _, query_tiles, key_tiles, ctx.window, _, ctx.whole = inputs
+    q, k, v, _, query_tiles, key_tiles, ctx.window, _, ctx.whole, _ = inputs
     ctx.save_for_backward(q, k, v, *output, query_tiles, key_tiles)
 
 
 def _gradients(ctx, do, _):
     q, k, v, out, lse, query_tiles, key_tiles = ctx.saved_tensors
-    return *_attention_backward(q, k, v, out, do, lse, query_tiles, key_tiles, ctx.window, ctx.whole), *[None] * 6
+    return *_attention_backward(q, k, v, out, do, lse, query_tiles, key_tiles, ctx.window, ctx.whole), *[None] * 7
 
 
 _attention.register_autograd(_gradients, setup_context=_keep)
 
 
-def attention(q, k, v, spans, window=0, exact=False):
-    """Causal attention inside each document: q (N, H, hd); k and v packed (N, K, hd) or a cache (R, K, S, hd), any
-    strides with a contiguous last dim -> (N, H, hd); query tokens in no span give zeros.
+def attention(q, k, v, spans, window=0, exact=False, table=None):
+    """Causal attention inside each document: q (N, H, hd); k and v packed (N, K, hd), or pages (P, K, PAGE, hd) with
+    the table (B, most) of the rows that own them; any strides with a contiguous last dim -> (N, H, hd); query tokens
+    in no span give zeros.
 
     window > 0: a token sees itself and the window - 1 tokens before it. exact: a row's bits do not depend on whether
     it is computed in training, prefill or decode. The gradient needs packed keys and spans that begin their documents.
@@ -387,4 +398,4 @@ def attention(q, k, v, spans, window=0, exact=False):
             raise ValueError("attention over a cache has no gradient: run it under torch.no_grad()")
         query_tiles = spans.tiles(_config("backward_q", hd, q.dtype, H // K)[0] // (H // K))
         key_tiles = spans.key_tiles(_config("backward_kv", hd, q.dtype, H // K)[1])
-    return _attention(q, k, v, tiles, query_tiles, key_tiles, window, kind, spans.whole)[0]
+    return _attention(q, k, v, tiles, query_tiles, key_tiles, window, kind, spans.whole, table)[0]

@@ -108,23 +108,51 @@ def attend(q, k, v, packing, window=0):
     return out.view(B, T, H, hd)
 
 
-def attend_cached(q, k, v, first, window=0):
-    """New tokens of each row against its cache: q (B, R, H, hd), k and v (B, K, S, hd), first (B,) -> (B, R, H, hd).
+def attend_cached(q, cache, layer, window=0):
+    """New tokens of each row against its pages (cache.py), where their keys are written already: q (B, R, H, hd) -> (B, R,
+    H, hd). Row b held cache.lengths[b] tokens before them.
 
-    Row b held first[b] tokens before them; its query r stands in slot first[b] + r and sees the slots up to that one.
+    A single token per row is asked of all pages in use at once, in the order of the pool, so nothing is copied; each page
+    gives a softmax over its own keys, and those of a row are joined by their maxima and sums.
     """
     B, R, H, hd = q.shape
-    K, S = k.shape[1], k.shape[2]
+    K, G = cache.k.shape[2], H // cache.k.shape[2]
+    if R > 1:
+        return _attend_gathered(q, cache, layer, window)
+    used = slice(0, cache.used)
+    k, v, owner, start = (x[used] for x in (cache.k[layer], cache.v[layer], cache.owner, cache.start))
+    start, owner = torch.where(owner < B, start, 2 ** 30), owner.clamp(max=B - 1)     # other rows' pages show nothing
+    behind = cache.lengths[owner, None] - start[:, None] - torch.arange(k.shape[2], device=q.device)          # (P, PAGE)
+    hidden = behind < 0 if not window else (behind < 0) | (behind >= window)
+    veil = torch.zeros(hidden.shape, dtype=q.dtype, device=q.device).masked_fill_(hidden, float("-inf"))
+    q = q.view(B, K, G, hd) * hd ** -0.5
+    scores = (q[owner].to(k.dtype) @ k.transpose(2, 3)).add_(veil[:, None, None])     # (P, K, G, PAGE)
+    if scores.dtype in (torch.bfloat16, torch.float16):
+        scores = scores.float()
+    top = scores.amax(dim=-1, keepdim=True).clamp_(min=-1e30)                 # a page that shows nothing has no maximum
+    p = scores.sub_(top).exp_()
+    parts = (p.to(v.dtype) @ v).to(p.dtype)                                   # (P, K, G, hd)
+    best = torch.full((B, K, G, 1), -1e30, dtype=p.dtype, device=q.device)
+    best.scatter_reduce_(0, owner[:, None, None, None].expand_as(top), top, "amax")
+    weight = (top - best[owner]).exp_()                                       # (P, K, G, 1)
+    total = torch.zeros_like(best).index_add_(0, owner, p.sum(dim=-1, keepdim=True) * weight)
+    out = torch.zeros(B, K, G, hd, dtype=p.dtype, device=q.device).index_add_(0, owner, parts * weight)
+    return (out / total).to(q.dtype).view(B, 1, H, hd)
+
+
+def _attend_gathered(q, cache, layer, window):
+    """The same for several tokens of few rows, against a copy of their pages in order."""
+    B, R, H, hd = q.shape
+    K = cache.k.shape[2]
+    pages = -(-(int(cache.lengths[:B].max()) + R) // cache.k.shape[3])
+    k, v = (x[layer][cache.table[:B, :pages]].transpose(1, 2).flatten(2, 3) for x in (cache.k, cache.v))      # (B, K, S, hd)
     q = q.view(B, R, K, H // K, hd).transpose(1, 2).reshape(B, K, R * (H // K), hd)   # the heads that share a key head
-    slot = torch.arange(S, device=q.device)
-    last = (first[:, None] + torch.arange(R, device=q.device)).repeat_interleave(H // K, dim=1)[..., None]    # (B, R G, 1)
-    hidden = slot > last                                                      # (B, R G, S)
-    if window:
-        hidden = hidden | (slot <= last - window)
-    scores = (q @ k.transpose(2, 3)).mul_(hd ** -0.5)                         # (B, K, R G, S)
-    scores = scores.masked_fill_(hidden[:, None], float("-inf"))
+    last = cache.lengths[:B, None] + torch.arange(R, device=q.device)         # (B, R)
+    behind = last.repeat_interleave(H // K, dim=1)[..., None] - torch.arange(k.shape[2], device=q.device)     # (B, R G, S)
+    hidden = behind < 0 if not window else (behind < 0) | (behind >= window)
+    scores = (q.to(k.dtype) @ k.transpose(2, 3)).mul_(hd ** -0.5).masked_fill_(hidden[:, None], float("-inf"))
     weights = scores.softmax(dim=-1, dtype=torch.float32 if scores.dtype in (torch.bfloat16, torch.float16) else None)
-    out = weights.to(v.dtype) @ v                                             # (B, K, R G, hd)
+    out = (weights.to(v.dtype) @ v).to(q.dtype)                               # (B, K, R G, hd)
     return out.view(B, K, R, H // K, hd).transpose(1, 2).reshape(B, R, H, hd)
 
 

@@ -24,7 +24,7 @@ from . import fast
 
 ROWS = 32                                 # of a tile of a matrix product
 QUERIES = 8                               # query rows of a tile of attention: tokens times the heads that share a key head
-KEYS = 64                                 # of a block of attention; a cache must have a multiple of this many slots
+KEYS = 64                                 # of a block of attention, and in a page of the cache
 
 
 class _Linear(torch.autograd.Function):
@@ -97,32 +97,31 @@ def swiglu(gate, up):
     return _Swiglu.apply(gate, up)
 
 
-def attend_tiles(q, k, v, first, window=0):
-    """q (n, R, H, hd) against k and v (n, K, S, hd) -> (n, R, H, hd), S a multiple of KEYS.
+def attend_tiles(q, K, blocks, first, window=0):
+    """q (n, R, H, hd) against blocks of KEYS keys: blocks(j) -> k and v of block j, each (n, K, KEYS, hd) -> (n, R, H, hd).
 
     Query r of row i stands at position first[i] + r of its document (first (n,) of int) and sees the keys up to its own
     position; window > 0: the last `window` of them. Slots that no query sees may hold anything finite.
     """
-    (n, R, H, hd), (K, S) = q.shape, k.shape[1:3]
+    n, R, H, hd = q.shape
     G = H // K                                                                # query heads that share a key head
     tiles = -(-R * G // QUERIES)
     q = q.reshape(n, R, K, G, hd).transpose(1, 2).reshape(n * K, R * G, hd) * hd ** -0.5
     q = F.pad(q, (0, 0, 0, tiles * QUERIES - R * G)).view(n * K, tiles, QUERIES, hd)
-    k, v = k.reshape(n * K, S, hd), v.reshape(n * K, S, hd)
     earliest, latest = int(first.min()), int(first.max())
     token = torch.arange(tiles * QUERIES).div(G, rounding_mode="floor")       # of each row of the tiles
     positions = (first[:1] if earliest == latest else first)[:, None] + token # (n or 1, rows)
     positions = positions.view(-1, 1, tiles, QUERIES, 1)
     best = q.new_full((n * K, tiles, QUERIES, 1), -1e30)                      # not -inf, whose difference with itself is nan
     total, out = torch.zeros_like(best), torch.zeros_like(q)
-    for j in range(0, S, KEYS):
+    for j in range(0, latest + R, KEYS):
         # tiles from here on reach position j, and those up to there have not lost sight of the block
         start = max(0, j - latest) * G // QUERIES
         end = tiles if not window else min(tiles, -(-max(0, j + KEYS + window - 1 - earliest) * G // QUERIES))
         if start >= end:
             continue
         part, some = slice(start, end), end - start
-        kb, vb = (x[:, None, j:j + KEYS].expand(-1, some, -1, -1).flatten(0, 1) for x in (k, v))
+        kb, vb = (x.reshape(n * K, 1, KEYS, hd).expand(-1, some, -1, -1).flatten(0, 1) for x in blocks(j // KEYS))
         scores = torch.bmm(q[:, part].flatten(0, 1), kb.transpose(1, 2))      # (n K some, QUERIES, KEYS)
         behind = positions[:, :, part] - torch.arange(j, j + KEYS)            # how far the key lies behind the query
         hidden = behind < 0 if not window else (behind < 0) | (behind >= window)
@@ -142,7 +141,10 @@ def attend_tiles(q, k, v, first, window=0):
 def _attend_rows(q, k, v, window):
     """Rows of one document each: q (n, L, H, hd), k and v (n, L, K, hd) -> (n, L, H, hd)."""
     k, v = (F.pad(x, (0, 0, 0, 0, 0, -x.shape[1] % KEYS)).transpose(1, 2) for x in (k, v))              # (n, K, S, hd)
-    return attend_tiles(q, k, v, torch.zeros(q.shape[0], dtype=torch.long), window)
+
+    def blocks(j):
+        return (x[:, :, j * KEYS:(j + 1) * KEYS] for x in (k, v))
+    return attend_tiles(q, k.shape[1], blocks, torch.zeros(q.shape[0], dtype=torch.long), window)
 
 
 class _Attend(torch.autograd.Function):
@@ -174,10 +176,11 @@ def attend(q, k, v, packing, window=0):
     return _Attend.apply(q, k, v, packing, window)
 
 
-def attend_cached(q, k, v, first, window=0):
-    """New tokens of each row against its cache: q (B, R, H, hd), k and v (B, K, S, hd), first (B,): slots that the row held
-    before them -> (B, R, H, hd)."""
-    return attend_tiles(q, k, v, first, window)
+def attend_cached(q, cache, layer, window=0):
+    """New tokens of each row against its pages (cache.py), each of which is a block of keys: q (B, R, H, hd) -> (B, R, H, hd)."""
+    def blocks(j):
+        return (x[layer][cache.table[:q.shape[0], j]] for x in (cache.k, cache.v))
+    return attend_tiles(q, cache.k.shape[2], blocks, cache.lengths[:q.shape[0]], window)
 
 
 def token_logprobs(hidden, weight, targets, temperature=1.0, entropy=False):

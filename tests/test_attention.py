@@ -142,6 +142,24 @@ def test_decode_and_chunks_have_the_bits_of_training(G, window):
     check_cache(1, G, 32, 25, (5, 1, 19), window)
 
 
+@pytest.mark.parametrize("window", [0, 40])
+def test_pages_in_any_order(window):
+    """A row's bits do not depend on where its pages lie in the pool."""
+    torch.manual_seed(1)
+    T, K, G, hd, page = 75, 1, 2, 32, 32
+    q, k, v = (torch.randn(T, h, hd, device=DEVICE) for h in (K * G, K, K))
+    packed = attention(q, k, v, Spans.of_rows(1, T, DEVICE), window, exact=True)
+    table = torch.tensor([[3, 3, 3], [6, 0, 4]], device=DEVICE)               # the second row's pages
+    pools = [torch.full((7, K, page, hd), float("nan"), device=DEVICE) for _ in range(2)]
+    for pool, x in zip(pools, (k, v)):
+        for j, number in enumerate(table[1].tolist()):
+            part = x[j * page:(j + 1) * page].transpose(0, 1)
+            pool[number, :, :part.shape[1]] = part
+    for n, at in ((1, 0), (1, 70), (11, 60), (T, 0)):
+        spans = Spans.of_cache(torch.tensor([at], device=DEVICE), n, rows=torch.tensor([1], device=DEVICE))
+        assert torch.equal(attention(q[at:at + n], *pools, spans, window, exact=True, table=table), packed[at:at + n])
+
+
 def test_ragged_chunks_over_a_cache():
     """Rows that hold different numbers of tokens and get different numbers of new ones, one of them none."""
     q, k, v = random_qkv(3 * 20, 1, 2, 32, grad=False)
@@ -186,7 +204,7 @@ def test_the_operator_keeps_the_rules_of_torch():
     q, k, v = random_qkv(10, 1, 2, 32)
     spans = Spans.of_rows(2, 5, DEVICE)
     tiles = spans.tiles(8), spans.tiles(8), spans.key_tiles(8)
-    torch.library.opcheck(flash._attention, (q, k, v, *tiles, 0, "exact", True),
+    torch.library.opcheck(flash._attention, (q, k, v, *tiles, 0, "exact", True, None),
                           test_utils=("test_schema", "test_faketensor", "test_autograd_registration"))
 
 
@@ -211,11 +229,12 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 import kernels.attention as flash
-for kind, kernel in dict(exact=flash._forward, decode=flash._forward, backward_q=flash._backward_q,
-                         backward_kv=flash._backward_kv).items():
+for kind, kernel, page in (("exact", flash._forward, 0), ("exact", flash._forward, 64), ("decode", flash._forward, 64),
+                           ("backward_q", flash._backward_q, None), ("backward_kv", flash._backward_kv, None)):
     M, N, D, warps, stages = flash._config(kind, 64, None, 4)
     constants = dict(K=2, G=4, HD=64, BLOCK_M=M, BLOCK_N=N, BLOCK_D=D, WINDOWED=True)
-    types = dict(tiles="*i32", lse="*fp32", delta="*fp32", scale="fp32", window="i32")
+    constants |= {} if page is None else dict(PAGE=page)
+    types = dict(tiles="*i32", table="*i64", lse="*fp32", delta="*fp32", scale="fp32", window="i32")
     types |= dict.fromkeys(constants, "constexpr")
     signature = {n: types.get(n, "i32" if "_" in n else "*bf16") for n in kernel.arg_names}
     done = triton.compile(ASTSource(kernel, signature, constants), target=GPUTarget("cuda", 90, 32),

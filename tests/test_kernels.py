@@ -6,8 +6,10 @@ import torch.nn.functional as F
 
 import kernels.fast as fast
 import kernels.reference as reference
+from cache import KVCache
 from kernels import Packing, attend, rms_norm, token_logprobs
 from kernels.fast import linear, rotate
+from model import Config
 
 torch.manual_seed(0)
 
@@ -78,19 +80,28 @@ def test_positions_restart():
 
 
 @pytest.mark.parametrize("attend_cached", [fast.attend_cached, reference.attend_cached])
-@pytest.mark.parametrize("window", [0, 5])
+@pytest.mark.parametrize("window", [0, 5, 100])
 @pytest.mark.parametrize("new", [1, 3])
 def test_cached_attention_is_the_end_of_full_attention(attend_cached, window, new):
-    B, S, H, K, hd = 3, 64, 4, 2, 8
-    lengths = torch.tensor([20, 3, 11])
-    k, v = (torch.randn(B, K, S, hd, dtype=torch.float64) for _ in range(2))
+    B, H, K, hd, lengths = 3, 4, 2, 8, [200, 3, 65]
+    config = Config(layers=2, heads=H, kv_heads=K, head_size=hd)
+    cache = KVCache(config, 4, 12, 200, dtype=torch.float64)
+    k, v = (torch.randn(B, 200, K, hd, dtype=torch.float64) for _ in range(2))
     q = torch.randn(B, new, H, hd, dtype=torch.float64)
-    out = attend_cached(q, k, v, lengths - new, window)
-    for b, n in enumerate(lengths.tolist()):
+    cache.reserve(3, 64)                                                      # pages of no row in use lie in between
+    for row in (1, 2, 0):
+        assert cache.reserve(row, lengths[row])
+    assert not cache.reserve(3, 500)
+    cache.k.normal_(), cache.v.normal_()                                      # whatever was there before
+    for row, n in enumerate(lengths):
+        cache.fill(row, *(x[row, None, :n].expand(2, -1, -1, -1) for x in (k, v)))
+        cache.lengths[row] = n - new
+    cache.release(3)
+    out = attend_cached(q, cache, 1, window)
+    for b, n in enumerate(lengths):
         full = torch.zeros(1, n, H, hd, dtype=torch.float64)
         full[0, -new:] = q[b]
-        slow = attend_slowly(full, k[b:b + 1, :, :n].transpose(1, 2), v[b:b + 1, :, :n].transpose(1, 2),
-                             torch.zeros(1, n), window)
+        slow = attend_slowly(full, k[b:b + 1, :n], v[b:b + 1, :n], torch.zeros(1, n), window)
         torch.testing.assert_close(out[b], slow[0, -new:], rtol=1e-10, atol=1e-12)
 
 

@@ -9,7 +9,8 @@ from conftest import real_file
 from safetensors.torch import load_file, save_file
 
 import model as ours
-from model import Config, KVCache, Transformer
+from cache import KVCache
+from model import Config, Transformer
 
 transformers = pytest.importorskip("transformers")
 transformers.utils.logging.set_verbosity_error()
@@ -122,17 +123,17 @@ def test_packed_documents_are_as_if_alone(options):
 def test_decoding_with_the_cache_equals_a_full_pass(options):
     torch.manual_seed(0)
     model = Transformer(Config(vocab_size=60, layers=2, width=32, **options)).double()
-    a, b = torch.randint(0, 60, (20,)), torch.randint(0, 60, (20,))
-    cache = KVCache(model.config, 2, 24, dtype=torch.float64)
-    _, kv = model.prefill(torch.cat([a[:4], b[:9]])[None], torch.tensor([[0] * 4 + [1] * 9]))
-    cache.fill(0, [(k[0, :4], v[0, :4]) for k, v in kv])
-    cache.fill(1, [(k[0, 4:], v[0, 4:]) for k, v in kv])
+    a, b = torch.randint(0, 60, (110,)), torch.randint(0, 60, (110,))
+    cache = KVCache(model.config, 2, 5, 150, dtype=torch.float64)
+    _, kv = model.prefill(torch.cat([a[:4], b[:60]])[None], torch.tensor([[0] * 4 + [1] * 60]))
+    for row, part in ((1, slice(4, 64)), (0, slice(0, 4))):
+        cache.reserve(row, 110)
+        cache.fill(row, *(torch.stack([layer[i][0, part] for layer in kv]) for i in (0, 1)))
     full = [model.hidden(x[None])[0] for x in (a, b)]
-    for step in range(11):
-        cache.longest = 9 + step
-        out = model.decode(torch.stack([a[4 + step], b[9 + step]])[:, None], cache)[:, 0]
+    for step in range(50):
+        out = model.decode(torch.stack([a[4 + step], b[60 + step]])[:, None], cache)[:, 0]
         torch.testing.assert_close(out[0], full[0][4 + step], rtol=1e-9, atol=1e-11)
-        torch.testing.assert_close(out[1], full[1][9 + step], rtol=1e-9, atol=1e-11)
+        torch.testing.assert_close(out[1], full[1][60 + step], rtol=1e-9, atol=1e-11)
 
 
 def test_checkpointing_changes_no_gradient(tiny):

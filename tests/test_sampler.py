@@ -10,7 +10,10 @@ import torch
 from conftest import script
 
 import sampler as sampling
-from sampler import Sampler, draw, truncate, uniform
+import thinking
+from draws import draw, truncate, uniform
+from sampler import Sampler
+from thinking import HAND_OVER
 from tokenizer import split_thinking
 
 HOWS = [dict(temperature=0.0), dict(temperature=1.0), dict(temperature=0.7, top_k=20), dict(temperature=1.3, top_p=0.8)]
@@ -139,9 +142,14 @@ def test_bad_requests(tiny, tokenizer):
     assert s.generate([]) == []
     with pytest.raises(ValueError, match="prompt 1 is empty"):
         s.generate([[1], []])
-    for bad in (dict(temperature=-1), dict(top_p=0), dict(top_k=-1), dict(n=0), dict(max_new_tokens=0)):
+    for bad in (dict(temperature=-1), dict(top_p=0), dict(top_k=-1)):
         with pytest.raises(ValueError, match="use temperature"):
             s.generate([[1]], **bad)
+    for bad in (dict(n=0), dict(max_new_tokens=0)):
+        with pytest.raises(ValueError, match="a request needs"):
+            s.generate([[1]], **bad)
+    with pytest.raises(ValueError, match="raise pool_tokens"):
+        Sampler(tiny, tokenizer, pool_tokens=64).generate([[1]], max_new_tokens=64)
 
 
 def test_streaming_holds_back_half_a_character(tiny, tokenizer, monkeypatch):
@@ -197,7 +205,7 @@ def thoughtful(tokenizer, count=24, think=True):
 
 
 def hand_over(tokenizer, budget=1):
-    words = sampling.HAND_OVER if budget else "\n"
+    words = HAND_OVER if budget else "\n"
     return [*tokenizer.encode(words), tokenizer.end_think, *tokenizer.encode("\n\n")]
 
 
@@ -300,8 +308,10 @@ def test_a_block_that_the_model_opens_is_closed_too(tiny, tokenizer, monkeypatch
     def draws(*sequence):
         """Lets every row draw these tokens in turn."""
         left = iter(sequence)
-        monkeypatch.setattr(sampling, "draw", lambda logits, u, *how: (
-            torch.full((len(logits),), next(left)), torch.zeros(len(logits), dtype=torch.float64)))
+        def draw(logits, u, *how):
+            return torch.full((len(logits),), next(left)), torch.zeros(len(logits), dtype=torch.float64)
+        monkeypatch.setattr(sampling, "draw", draw)
+        monkeypatch.setattr(thinking, "draw", draw)
     forced = hand_over(tokenizer)
     def tokens(*sequence, **options):
         draws(*sequence)

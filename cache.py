@@ -1,0 +1,89 @@
+"""Keys and values of past tokens, in pages: sequences of very different lengths share one pool of memory.
+
+A page holds PAGE tokens of one sequence. A row (a sequence that decodes) owns as many pages as it needs, and gets another
+one when the last is full, so a row of 2,000 tokens takes 32 pages, a row of 30 takes one, and no memory waits for a length
+that is never reached (PagedAttention, arXiv 2309.06180). Which pages belong to whom is kept twice: as lists on the host,
+which decides, and as tensors on the device, which the attention reads.
+
+Simpler than vLLM: pages are not shared between rows; a prompt's keys are computed once and copied to each of its samples.
+"""
+
+import heapq
+
+import torch
+
+PAGE = 64                            # tokens; the block of keys of the exact attention (kernels/reference.py) as well
+NOWHERE = 2 ** 30                    # where the tokens of a free page stand: behind the end of every row
+
+
+class KVCache:
+    """A pool of `pages` pages for up to `rows` rows of at most `longest` tokens each. Letters as in model.py.
+
+    k, v (L, pages, K, PAGE, hd); lengths (rows,): tokens that each row holds; table (rows, most): its pages in order;
+    owner (pages,): the row of each page; start (pages,): where in its row its first token stands.
+    """
+
+    def __init__(self, config, rows, pages, longest, device="cpu", dtype=torch.float32):
+        shape = (config.layers, pages, config.kv_heads, PAGE, config.head_size)
+        self.k, self.v = torch.zeros(shape, device=device, dtype=dtype), torch.zeros(shape, device=device, dtype=dtype)
+        self.lengths = torch.zeros(rows, dtype=torch.long, device=device)
+        self.table = torch.zeros(rows, pages_of(longest), dtype=torch.long, device=device)
+        self.owner = torch.zeros(pages, dtype=torch.long, device=device)
+        self.start = torch.full((pages,), NOWHERE, dtype=torch.long, device=device)
+        self.pages, self.free = [[] for _ in range(rows)], list(range(pages))
+        self.used = 0                # pages in use lie below this number; low ones are given out first
+
+    @staticmethod
+    def page_bytes(config, dtype):
+        return 2 * config.layers * config.kv_heads * PAGE * config.head_size * torch.finfo(dtype).bits // 8
+
+    def reserve(self, row, tokens):
+        """Gives a row the pages that it needs to hold so many tokens; False, and nothing is changed, if too few are free."""
+        have, need = len(self.pages[row]), pages_of(tokens)
+        if need - have > len(self.free):
+            return False
+        if need > have:
+            new = [heapq.heappop(self.free) for _ in range(need - have)]
+            self.pages[row] += new
+            ids = torch.tensor(new, device=self.k.device)
+            self.table[row, have:need] = ids
+            self.owner[ids] = row
+            self.start[ids] = torch.arange(have, need, device=self.k.device) * PAGE
+            self.used = max(self.used, new[-1] + 1)
+        return True
+
+    def release(self, row):
+        """Takes back a row's pages."""
+        for page in self.pages[row]:
+            heapq.heappush(self.free, page)
+        self.start[self.pages[row]] = NOWHERE
+        self.pages[row] = []
+        self.lengths[row] = 0
+        self.used = max((page for pages in self.pages for page in pages), default=-1) + 1
+
+    def move(self, source, target):
+        """The pages of one row become those of another, which has none."""
+        self.pages[target], self.pages[source] = self.pages[source], []
+        self.table[target], self.lengths[target] = self.table[source], self.lengths[source]
+        self.owner[self.pages[target]] = target
+        self.lengths[source] = 0
+
+    def fill(self, row, k, v):
+        """Starts a row, whose pages are reserved, with k and v (L, T, K, hd)."""
+        L, T, K, hd = k.shape
+        ids = self.pages[row][:pages_of(T)]
+        for pool, x in ((self.k, k), (self.v, v)):
+            x = torch.nn.functional.pad(x, (0, 0, 0, 0, 0, -T % PAGE))        # (L, pages * PAGE, K, hd)
+            pool[:, ids] = x.view(L, -1, PAGE, K, hd).transpose(2, 3).to(pool.dtype)
+        self.lengths[row] = T
+
+    def write(self, layer, k, v):
+        """Puts R tokens' k and v (B, R, K, hd) behind each of the first B rows, whose pages are reserved."""
+        B, R = k.shape[:2]
+        slots = self.lengths[:B, None] + torch.arange(R, device=k.device)     # (B, R)
+        at = self.table[:B].gather(1, slots // PAGE), slice(None), slots % PAGE
+        self.k[layer][at], self.v[layer][at] = k.to(self.k.dtype), v.to(self.v.dtype)
+
+
+def pages_of(tokens):
+    return -(-tokens // PAGE)

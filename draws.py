@@ -1,0 +1,56 @@
+"""Drawing a token: randomness that belongs to a request and not to a batch, top-k and top-p, and the log-probability."""
+
+import torch
+
+from kernels import row_logprobs
+
+
+def uniform(seed, requests, positions):
+    """One number in [0, 1) for each (seed, request, position): int tensors (B,), (B,) -> (B,) float64.
+
+    SplitMix64 on a counter, in wrapping int64 arithmetic, the same on every device. Its step is added before it is
+    mixed, since the mixer alone leaves zero at zero, and u = 0 would draw token 0 whatever its probability."""
+    step = -0x61c8864680b583eb
+    def mix(x):
+        for shift, factor in ((30, -0x40a7b892e31b1a47), (27, -0x6b2fb644ecceee15)):
+            x = (x ^ ((x >> shift) & ((1 << (64 - shift)) - 1))) * factor
+        return x ^ ((x >> 31) & ((1 << 33) - 1))
+    x = mix(torch.full_like(requests, seed) * step + requests + step)
+    x = mix(x * step + positions + step)
+    return ((x >> 11) & ((1 << 53) - 1)).double() / 2 ** 53
+
+
+def wide(logits):
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def truncate(logits, top_k=0, top_p=1.0):
+    """Sets to -inf what top-k, then top-p (arXiv 1904.09751), leave out: logits (B, V) -> (B, V).
+
+    top_k 0 keeps all; top_p keeps the fewest most likely tokens that reach this probability together, one or more."""
+    if top_k and top_k < logits.shape[1]:
+        values, index = logits.topk(top_k)
+        logits = torch.full_like(logits, float("-inf")).scatter(1, index, values)
+    if top_p < 1.0:
+        values, index = logits.sort(dim=1, descending=True)
+        p = values.softmax(dim=1)
+        values = values.masked_fill(p.cumsum(dim=1) - p >= top_p, float("-inf"))
+        logits = torch.empty_like(logits).scatter(1, index, values)
+    return logits
+
+
+def draw(logits, u, temperature=1.0, top_k=0, top_p=1.0, exact=False):
+    """Draws a token per row by inverting the cumulative distribution at u: logits (B, V), u (B,) -> tokens (B,) and
+    logprobs (B,). Temperature 0 takes the most likely token and reports its log-probability at temperature 1."""
+    logits = wide(logits)
+    if temperature == 0:
+        tokens = logits.argmax(dim=1)
+        return tokens, row_logprobs(logits, tokens, 1.0, exact)
+    scaled = logits / temperature
+    kept = truncate(scaled, top_k, top_p)
+    cumulative = kept.softmax(dim=1, dtype=torch.float64).cumsum(dim=1)                       # (B, V)
+    at = (u * cumulative[:, -1])[:, None]
+    tokens = torch.searchsorted(cumulative, at, right=True).squeeze(1).clamp_(max=logits.shape[1] - 1)
+    if kept is scaled:                                    # the temperature once more in there, where training has it
+        return tokens, row_logprobs(logits, tokens, temperature, exact)
+    return tokens, row_logprobs(kept, tokens, 1.0, exact)
