@@ -22,6 +22,7 @@ Simpler than vLLM: one process, no prefix cache between prompts, prefill and dec
 looks at every token.
 """
 
+import contextlib
 import itertools
 import os
 import sys
@@ -171,13 +172,8 @@ class Sampler:
 
     def step(self):
         """Draws one token for every running request; returns the requests that finished with it."""
-        was_exact = self.model.exact
-        self.model.exact = was_exact if self.exact is None else self.exact
-        try:
-            with torch.no_grad(), torch.autocast(self.device.type, self.dtype, enabled=self.half):
-                return self._step()
-        finally:
-            self.model.exact = was_exact
+        with self._mode():
+            return self._step()
 
     def update_weights(self, state=None, version=None, recompute=False):
         """New weights between two steps: {name: tensor}, or None where the model's own were changed in place. The keys of
@@ -189,7 +185,8 @@ class Sampler:
         self.version = self.version + 1 if version is None else version
         if recompute and self.running:
             again = [Prefill(r.completion.prompt + r.completion.tokens[:-1], 1) for r in self.running]
-            self._whole(again)
+            with self._mode():
+                self._whole(again)
             for row, prefill in enumerate(again):
                 self.cache.fill(row, prefill.k, prefill.v)
 
@@ -202,6 +199,17 @@ class Sampler:
                 r.prefill.left -= 1
             else:
                 self._leave([self.running.index(r)])
+
+    @contextlib.contextmanager
+    def _mode(self):
+        """How the model computes for the engine: without gradients, exact or not, in the engine's type."""
+        was_exact = self.model.exact
+        self.model.exact = was_exact if self.exact is None else self.exact
+        try:
+            with torch.no_grad(), torch.autocast(self.device.type, self.dtype, enabled=self.half):
+                yield
+        finally:
+            self.model.exact = was_exact
 
     def _step(self):
         self._make_room()
@@ -327,8 +335,7 @@ class Sampler:
             tokens = torch.tensor([t for p in part for t in p.ids], device=self.device)[None]                 # (1, T)
             lengths = torch.tensor([len(p.ids) for p in part], device=self.device)
             documents = torch.repeat_interleave(torch.arange(len(part), device=self.device), lengths)[None]   # (1, T)
-            with torch.no_grad():
-                hidden, kv = self.model.prefill(tokens, documents)
+            hidden, kv = self.model.prefill(tokens, documents)
             first = 0
             for p in part:
                 here = slice(first, first + len(p.ids))

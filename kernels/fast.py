@@ -173,11 +173,15 @@ def _band(T, window, device):
 def linear(x, weight, bias=None):
     """x (..., D) @ weight (N, D).T + bias -> (..., N).
 
-    For the few rows of a decode step on a CPU, oneDNN has a faster product than the one that F.linear takes.
+    For the few rows of a decode step on a CPU, oneDNN has a faster product than the one that F.linear takes. It keeps some
+    compiled code for each number of rows that it has seen, so that number is rounded up.
     """
     few = x.numel() <= 512 * x.shape[-1] and x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
     if few and not torch.is_grad_enabled() and torch.backends.mkldnn.is_available():
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        rows = x.reshape(-1, x.shape[-1])
+        short = -rows.shape[0] % 16 if rows.shape[0] > 1 else 0
+        y = torch.ops.mkldnn._linear_pointwise(F.pad(rows, (0, 0, 0, short)) if short else rows, weight, bias, "none", [], "")
+        return y[:rows.shape[0]].view(*x.shape[:-1], weight.shape[0])
     return F.linear(x, weight, bias)
 
 

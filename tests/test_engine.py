@@ -1,0 +1,196 @@
+"""The engine under the sampler: nothing is lost, and nothing but a request itself decides what it yields."""
+
+import math
+import os
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from model import Config, Transformer
+from sampler import Sampler
+
+V = 60
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    model = Transformer(Config(vocab_size=V, layers=3, width=32, heads=4, kv_heads=2, attention="rope+window+nope", window=40))
+    with torch.no_grad():
+        for w in model.parameters():
+            w.mul_(4) if w.ndim == 2 else w.add_(0.3 * torch.randn_like(w))
+    return model
+
+
+def load_of(count, seed=0, longest=60, tail=0):
+    """Prompts and limits; tail > 0: one request in 50 is that many times longer."""
+    dice = random.Random(seed)
+    prompts = [[dice.randrange(V) for _ in range(dice.randrange(1, longest))] for _ in range(count)]
+    return prompts, [dice.randrange(5, 20) * (tail if tail and i % 50 == 7 else 1) for i in range(count)]
+
+
+def run(engine, prompts, limits, order=None, n=1, together=10 ** 9, **how):
+    """Submits the requests in this order, `together` at first and then one with every step; all completions by prompt."""
+    order, done = list(order or range(len(prompts))), {}
+    engine.start(max(len(p) + limit for p, limit in zip(prompts, limits)), stop={3}, seed=4, **how)
+    while order or engine.running or engine.waiting:
+        while order and (together > 0 or not engine.waiting):
+            i = order.pop(0)
+            done[i] = engine.submit(prompts[i], limits[i], n, key=i * n)
+            together -= 1
+        engine.step()
+    return [[r.completion for r in done[i]] for i in range(len(prompts))]
+
+
+def same(found, wanted):
+    return all(a.tokens == b.tokens and a.logprobs == b.logprobs and a.finish == b.finish
+               for x, y in zip(found, wanted, strict=True) for a, b in zip(x, y, strict=True))
+
+
+def test_no_order_pool_chunk_or_preemption_changes_a_bit(model):
+    prompts, limits = load_of(40, longest=150, tail=8)
+    wanted = run(Sampler(model, rows=64, exact=True), prompts, limits, n=2)
+    assert any(c.finish == "stop" for group in wanted for c in group)
+    shuffled = random.Random(1).sample(range(40), 40)
+    for how, options in (
+        (dict(rows=7), {}), (dict(rows=16), dict(order=shuffled)), (dict(rows=16), dict(together=5)),
+        (dict(rows=16, prefill_chunk=16), {}), (dict(rows=16, prefill_chunk=100), dict(order=shuffled, together=3)),
+        (dict(rows=64, pool_tokens=8 * 64), {}), (dict(rows=64, pool_tokens=6 * 64, prefill_chunk=10), dict(order=shuffled)),
+    ):
+        engine = Sampler(model, exact=True, **how)
+        assert same(run(engine, prompts, limits, n=2, **options), wanted), (how, options)
+        assert (engine.preempted > 0) == ("pool_tokens" in how)
+        assert len(engine.cache.free) == engine.cache.k.shape[1] and engine.cache.used == 0 and not any(engine.cache.pages)
+
+
+def test_busy_slots_on_a_long_tailed_load(model):
+    engine = Sampler(model, rows=32)
+    prompts, limits = load_of(300, tail=16)
+    run(engine, prompts, limits)
+    assert engine.slots > 0 and engine.busy / engine.slots >= 0.95
+
+
+def test_new_weights_between_two_steps(model):
+    """Versions are stamped as tokens are drawn, and from the change on a recomputed cache is that of the new weights."""
+    torch.manual_seed(1)
+    old = {name: w.clone() for name, w in model.state_dict().items()}
+    new = {name: w + 0.1 * torch.randn_like(w) for name, w in old.items()}
+    prompts, limits = load_of(12, seed=2)
+    limits = [limit + 10 for limit in limits]
+    try:
+        for recompute in (True, False):
+            model.load_state_dict(old)
+            engine = Sampler(model, rows=5, exact=True, version=7)
+            engine.start(200, stop=set(), seed=1)
+            requests = [r for p, limit in zip(prompts, limits) for r in engine.submit(p, limit)]
+            for step in range(10 ** 6):
+                if step == 8:
+                    engine.update_weights(new, 8, recompute)
+                    before = [len(r.completion.tokens) for r in requests]
+                if not (engine.running or engine.waiting):
+                    break
+                engine.step()
+            assert any(before) and not all(before)
+            for r, drawn in zip(requests, before):
+                c = r.completion
+                assert c.versions == [7] * drawn + [8] * (r.limit - drawn)
+                with torch.no_grad():
+                    model.exact = True
+                    logprobs = model.logprobs(torch.tensor([c.prompt + c.tokens]))[0, len(c.prompt) - 1:]
+                    if recompute or not drawn:            # what the new weights say of the rest, to the last bit
+                        assert torch.equal(logprobs[drawn:], torch.tensor(c.logprobs[drawn:]))
+                    elif drawn < r.limit:                 # the cache kept the old weights' keys
+                        assert not torch.equal(logprobs[drawn:], torch.tensor(c.logprobs[drawn:]))
+                    model.load_state_dict(old)
+                    logprobs = model.logprobs(torch.tensor([c.prompt + c.tokens]))[0, len(c.prompt) - 1:]
+                    assert torch.equal(logprobs[:drawn], torch.tensor(c.logprobs[:drawn]))
+                    model.load_state_dict(new)
+    finally:
+        model.load_state_dict(old)
+        model.exact = False
+
+
+def test_abort_of_one_and_of_all(model):
+    prompts, limits = load_of(20, seed=3)
+    engine = Sampler(model, rows=4, exact=True)
+    wanted = run(engine, prompts, limits)
+    engine.start(200, stop={3}, seed=4)
+    requests = [r for i, (p, limit) in enumerate(zip(prompts, limits)) for r in engine.submit(p, limit, key=i)]
+    engine.step()
+    engine.abort(requests[1])                                                 # it runs
+    engine.abort(requests[15])                                                # it waits
+    while len(engine.waiting) > 4:
+        engine.step()
+    left = {r.number for r in [*engine.running, *engine.waiting]}
+    engine.abort()
+    assert not engine.running and not engine.waiting and len(engine.cache.free) == engine.cache.k.shape[1]
+    for r, [c] in zip(requests, wanted):
+        if r.number in left | {1, 15}:
+            assert r.completion.finish == "aborted" and r.completion.tokens == c.tokens[:len(r.completion.tokens)]
+        else:
+            assert (r.completion.tokens, r.completion.logprobs) == (c.tokens, c.logprobs)
+
+
+def test_a_long_prompt_in_pieces_does_not_hold_up_the_others(model):
+    engine = Sampler(model, rows=4, prefill_chunk=8)
+    engine.start(300, stop=set(), seed=0)
+    [short] = engine.submit([1, 2, 3], 30)
+    engine.step()
+    [long] = engine.submit(list(range(50)) * 4, 5)
+    for step in range(1, 30):
+        engine.step()
+        assert len(short.completion.tokens) == step + 1
+        if step == 24:
+            assert not long.completion.tokens                                 # 200 tokens are 25 pieces of 8
+    assert len(long.completion.tokens) == 5
+
+
+def test_requests_that_the_engine_was_not_started_for(model):
+    engine = Sampler(model, rows=2)
+    engine.start(20)
+    with pytest.raises(ValueError, match="longer than the 20"):
+        engine.submit([1] * 15, 6)
+
+
+def soak(model, count):
+    """Requests that come in at random while others run, with aborts and new weights: all accounted for, memory at rest."""
+    dice, engine, state = random.Random(0), Sampler(model, rows=64, pool_tokens=64 * 40), model.state_dict()
+    engine.start(80, stop={3}, seed=0)
+    submitted, finished, aborted, sizes = 0, set(), set(), []
+    while submitted < count or engine.running or engine.waiting:
+        for _ in range(dice.randrange(0, 40) if submitted < count and len(engine.waiting) < 200 else 0):
+            submitted += 1
+            limit = 60 if submitted % 50 == 0 else dice.randrange(1, 5)
+            engine.submit([dice.randrange(V) for _ in range(dice.randrange(1, 12))], limit)
+        for r in engine.step():
+            c = r.completion
+            assert r.number not in finished and c.finish in ("stop", "length") and 0 < len(c.tokens) <= r.limit
+            assert len(c.logprobs) == len(c.versions) == len(c.tokens) and all(math.isfinite(x) for x in c.logprobs)
+            finished.add(r.number)
+        if dice.random() < 0.01 and engine.running:
+            r = dice.choice(engine.running)
+            engine.abort(r)
+            aborted.add(r.number)
+        if dice.random() < 0.005:
+            engine.update_weights(state, recompute=dice.random() < 0.5)
+        if submitted >= count * (len(sizes) + 1) // 10:
+            sizes.append(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2 ** 20)
+    assert finished | aborted == set(range(submitted)) and not finished & aborted
+    assert len(engine.cache.free) == engine.cache.k.shape[1]
+    assert sizes[-1] - sizes[2] < 20, sizes                                   # MiB, after it has warmed up
+
+
+linux = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="measures its memory where Linux tells it")
+
+
+@linux
+def test_soak(model):
+    soak(model, 20_000)
+
+
+@linux
+@pytest.mark.slow
+def test_long_soak(model):
+    soak(model, 200_000)
