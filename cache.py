@@ -37,6 +37,11 @@ class KVCache:
     def page_bytes(config, dtype):
         return 2 * config.layers * config.kv_heads * PAGE * config.head_size * torch.finfo(dtype).bits // 8
 
+    def widen(self, longest):
+        """Lets a row have more pages than was thought."""
+        more = pages_of(longest) - self.table.shape[1]
+        self.table = torch.nn.functional.pad(self.table, (0, max(0, more)))
+
     def reserve(self, row, tokens):
         """Gives a row the pages that it needs to hold so many tokens; False, and nothing is changed, if too few are free."""
         have, need = len(self.pages[row]), pages_of(tokens)

@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -77,11 +78,14 @@ class Run:
 
     # flags that a resumed run may change, for they do not change what is learned
     MAY_DIFFER = {"resume", "out", "device", "compile", "checkpointing", "shard", "micro_tokens", "log_every", "eval_every",
-                  "eval_data", "eval_problems", "save_every", "peak_tflops", "wandb"}
+                  "eval_data", "eval_problems", "save_every", "peak_tflops", "wandb", "rollout_ranks"}
 
     def __init__(self, args):
         self.args, self.folder = args, Path(args.out)
         self.rank, self.ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        self.rollout_ranks = getattr(args, "rollout_ranks", 0)                # the last ranks, which sample (asynchronous.py)
+        self.ranks -= self.rollout_ranks                                      # those that learn
+        self.group = self.sync_group = None                                   # of the learners; of rank 0 and those that sample
         cuda = args.device.startswith("cuda") or (args.device == "auto" and torch.cuda.is_available())
         if cuda and not torch.cuda.is_available():
             raise ValueError(f"--device {args.device}: no GPU is visible; use --device cpu")
@@ -91,10 +95,14 @@ class Run:
             torch.set_float32_matmul_precision("high")
         self.dtype = getattr(torch, args.dtype) if args.dtype != "auto" else (torch.bfloat16 if cuda else torch.float32)
         self.weight_dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
-        if self.ranks > 1 and not dist.is_initialized():
+        if self.ranks + self.rollout_ranks > 1 and not dist.is_initialized():
             dist.init_process_group("nccl" if cuda else "gloo", device_id=self.device if cuda else None)
+        if self.rollout_ranks:
+            self.group = dist.new_group(list(range(self.ranks)))
+            self.sync_group = dist.new_group([0, *range(self.ranks, self.ranks + self.rollout_ranks)])
+            self.store = dist.PrefixStore("rollouts", dist.distributed_c10d._get_default_store())
         self.state = self._open_folder()
-        if self.ranks > 1:
+        if dist.is_initialized():
             dist.barrier()                                # no rank writes to the folder before all have looked into it
         seed_everything(args.seed)
         self.step, self.stopping, self.log_file, self.wandb = 0, False, None, None
@@ -102,6 +110,11 @@ class Run:
     @property
     def main(self):
         return self.rank == 0
+
+    @property
+    def learns(self):
+        """False for a rank that only samples."""
+        return self.rank < self.ranks
 
     def _open_folder(self):
         """The saved state to resume from, or None. Refuses to write over another run."""
@@ -161,12 +174,12 @@ class Run:
         if self.ranks == 1:
             return model
         if not self.args.shard:
-            return torch.nn.parallel.DistributedDataParallel(model,
-                                                             device_ids=[self.device.index] if self.device.type
-                                                             == "cuda" else None)
-        from torch.distributed.device_mesh import init_device_mesh
+            device_ids = [self.device.index] if self.device.type == "cuda" else None
+            return torch.nn.parallel.DistributedDataParallel(model, device_ids=device_ids, process_group=self.group)
+        from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
         from torch.distributed.fsdp import fully_shard
-        mesh = init_device_mesh(self.device.type, (self.ranks,))
+        mesh = (DeviceMesh.from_group(self.group, self.device.type) if self.group
+                else init_device_mesh(self.device.type, (self.ranks,)))
         for layer in model.layers:
             fully_shard(layer, mesh=mesh)
         return fully_shard(model, mesh=mesh)
@@ -180,7 +193,7 @@ class Run:
         if self.ranks == 1:
             return [float(n) for n in numbers]
         t = torch.tensor([float(n) for n in numbers], dtype=torch.float64, device=self.device)
-        dist.all_reduce(t)
+        dist.all_reduce(t, group=self.group)
         return t.tolist()
 
     def most(self, number):
@@ -188,7 +201,7 @@ class Run:
         if self.ranks == 1:
             return number
         t = torch.tensor(number, device=self.device)
-        dist.all_reduce(t, dist.ReduceOp.MAX)
+        dist.all_reduce(t, dist.ReduceOp.MAX, group=self.group)
         return t.item()
 
     def backward(self, wrapped, batches, loss_of, weight=None):
@@ -273,7 +286,11 @@ class Run:
         """Ends the program with this exit code; of many ranks all together, for one that leaves early would break the
         others' last messages. Of one rank only a code other than 0 does end it."""
         if dist.is_initialized():
-            dist.barrier()
+            try:                                          # a rank that died does not come
+                dist.barrier(async_op=True).wait(timedelta(seconds=20 if code else 600))
+            except RuntimeError as e:
+                print(f"not all ranks have come to the end: {str(e).splitlines()[0]}", file=sys.stderr)
+                code = code or 1
             if self.wandb:
                 self.wandb.finish()
             sys.stdout.flush()

@@ -33,10 +33,12 @@ own hidden states and needs whole weights (DDP, not --shard).
 """
 
 import copy
+import os
 import time
 
 import torch
 
+import asynchronous
 import cli
 import common
 import optim
@@ -86,6 +88,11 @@ def flags():
     p.add_argument("--old", default="trainer", choices=["trainer", "sampler"], help="whose log-probabilities are pi_old")
     p.add_argument("--exact", action="store_true", help="kernels with which sampler and trainer agree to the last bit: pi_old "
                    "is the sampler's, and a step in which they differ is an error")
+    p.add_argument("--async-steps", type=int, default=None, metavar="K", help="rollouts run at most K updates ahead of training, "
+                   "in one engine that is never emptied; none: they take turns")
+    p.add_argument("--rollout-ranks", type=int, default=0, metavar="R", help="the last R ranks of torchrun sample, the others "
+                   "learn (K is 1 if --async-steps is not given)")
+    p.add_argument("--recompute", action="store_true", help="new weights compute the keys of unfinished completions again")
     p.add_argument("--replace", type=int, default=0, help="times to replace groups without spread (DAPO); 0: keep them")
     p.add_argument("--mask-truncated", action="store_true", help="no loss on completions cut off at the cap")
     p.add_argument("--overlong-buffer", type=int, default=0, help="DAPO's soft penalty over the last tokens before the cap")
@@ -201,6 +208,9 @@ def main():
     args = flags().parse_args()
     with cli.bad_input():
         check(args)
+        asynchronous.check(args, int(os.environ.get("WORLD_SIZE", 1)))
+        if args.rollout_ranks and args.async_steps is None:
+            args.async_steps = 1
         caps, rewards = stages(args.max_new_tokens), parse_rewards(args.reward, *(split_spec(d)[0] for d in args.data))
         run = common.Run(args)
         model, tokenizer = load(args.init, dtype=run.weight_dtype)
@@ -212,11 +222,22 @@ def main():
             raise ValueError(f"--prompts {args.prompts} must be a multiple of the number of ranks (= {run.ranks})")
         prompts = Prompts(args.data, args.seed)
         half = run.dtype if run.dtype == torch.bfloat16 else None
-        rollouts = Rollouts(prompts, tokenizer, rewards, P=args.prompts, G=args.group, mode=args.mode, caps=caps,
-                            temperature=args.temperature, seed=args.seed, rows=args.rows, dtype=half, window=args.seq_len,
-                            think_budget=args.think_budget, overlong_buffer=args.overlong_buffer, replace=args.replace,
-                            rank=run.rank, ranks=run.ranks)
+        options = dict(P=args.prompts, G=args.group, mode=args.mode, caps=caps, temperature=args.temperature, seed=args.seed,
+                       rows=args.rows, dtype=half, window=args.seq_len, think_budget=args.think_budget,
+                       overlong_buffer=args.overlong_buffer, replace=args.replace)
+        if args.async_steps is None:
+            rollouts = Rollouts(prompts, tokenizer, rewards, **options, rank=run.rank, ranks=run.ranks)
+        else:
+            rollouts = asynchronous.AsyncRollouts(run, prompts, tokenizer, rewards, **options, ahead=args.async_steps,
+                                                  recompute=args.recompute)
     model.exact, args.old = args.exact, "sampler" if args.exact else args.old
+    if not run.learns:
+        if run.state is not None:
+            common.restore_weights(model, {k.removeprefix("model."): v for k, v in run.state["weights"].items()
+                                           if not k.startswith("value")})
+        run.catch_interrupts()
+        asynchronous.serve(run, rollouts, model.to(run.device))
+        return run.close()
     reference = copy.deepcopy(model).requires_grad_(False).to(run.device) if args.kl else None
     sampling = copy.deepcopy(model).requires_grad_(False).to(run.device) if args.shard else model
     policy = ActorCritic(model) if args.loss == "ppo" else model
@@ -233,6 +254,7 @@ def main():
     run.open_log({"parameters": sum(w.numel() for w in model.parameters()), "config": vars(model.config),
                   "pool": len(prompts.pool)})
     run.catch_interrupts()
+    rollouts.begin(sampling, run.step)
 
     updates = args.updates * args.minibatches
     by_token = args.loss in ("dapo", "cispo", "reinforce++", "ppo")           # mean over tokens, else over completions
@@ -254,7 +276,7 @@ def main():
         seen["diff"] += float(apart.sum())
         seen["diff_max"] = max(seen["diff_max"], float(apart.max()))
         seen["compared"] += float(b.loss_mask.sum())
-        if args.exact and seen["diff_max"]:
+        if args.exact and seen["diff_max"] and not args.async_steps:
             cli.fail(f"step {run.step}: in exact mode sampler and trainer differ by {seen['diff_max']}; the last checkpoint is "
                      "unharmed. tests/test_exact.py tells which block is not invariant here; without --exact the run goes on")
 
@@ -320,6 +342,9 @@ def main():
                               "updates"), 0.0)
         with cli.bad_input():
             groups, sampled, busy, slots = rollouts.collect(sampling, run.step)
+        if groups is None:
+            progress.say("told to stop while waiting for rollouts (Ctrl-C, or another rank died)")
+            break
         rolled = time.perf_counter() - began
 
         parts = deal([r for g in groups for r in g if not (args.mask_truncated and r.cut_off)], args.minibatches,
@@ -360,11 +385,12 @@ def main():
         if args.shard:
             common.restore_weights(sampling, common.full_weights(model))
         run.step += 1
+        rollouts.updated(sampling, run.step)
 
         seconds = time.perf_counter() - began
         sampling_seconds += rolled
         record = {"step": run.step, "loss": loss, "grad_norm": grad_norm, "lr": lr, "seconds": round(seconds, 3)}
-        record |= summary(run, sampled, seen, busy, slots, rolled, seconds - rolled)
+        record |= summary(run, sampled, seen, busy, slots, rolled, seconds - rolled) | rollouts.notes()
         if abs(loss) < 1e-6 and updates == 1:
             record["note"] = ("the loss is zero because it must be: r = 1 and the advantages of a group cancel; see grad_norm"
                               if record["zero_spread"] < 1 else "the loss is zero: no group had two different rewards")
@@ -401,6 +427,7 @@ def main():
             if run.main and isinstance(table, list):
                 print(spec)
                 print_world(table, [1])
+    rollouts.finish()
     run.finish(result)
 
 

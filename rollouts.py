@@ -149,21 +149,26 @@ class Rollouts:
         each problem, so that it does not depend on which rank draws it."""
         ids = [question_ids(self.tokenizer, p, self.mode) for p in problems]
         for problem, prompt in zip(problems, ids):
-            if self.window and len(prompt) + cap > self.window:
-                raise ValueError(f"a prompt of {problem.source} has {len(prompt)} tokens and with {cap} new ones is longer than "
-                                 f"the window of {self.window}; shorten it, lower --max-new-tokens, or raise --seq-len")
+            self.check_window(problem, prompt, cap)
         sampler = Sampler(model, self.tokenizer, rows=self.rows, dtype=self.dtype, version=version)
         drawn = sampler.generate(ids, n=G, max_new_tokens=cap, temperature=self.temperature, seed=seed, numbers=numbers,
                                  think_budget=self.think_budget)
-        groups = []
-        for problem, number, completions in zip(problems, numbers, drawn, strict=True):
-            replies = [Reply.of(c, self.tokenizer, limit=cap, sample=i) for i, c in enumerate(completions)]
-            scores = score_group(problem, replies, self.rewards, seed=seed + number,
-                                 on_error=lambda *what: self.failures.append(what))
-            groups.append([Rollout(problem, c, reply, s, s.reward + overlong_penalty(len(c.tokens), cap, self.overlong_buffer))
-                           for c, reply, s in zip(completions, replies, scores, strict=True)])
+        groups = [self.score(*group, cap, seed) for group in zip(problems, numbers, drawn, strict=True)]
         busy = sum(len(c.tokens) for cs in drawn for c in cs)
         return groups, busy, (sampler.steps + 1) * min(self.rows, len(ids) * G)
+
+    def check_window(self, problem, prompt, cap):
+        if self.window and len(prompt) + cap > self.window:
+            raise ValueError(f"a prompt of {problem.source} has {len(prompt)} tokens and with {cap} new ones is longer than "
+                             f"the window of {self.window}; shorten it, lower --max-new-tokens, or raise --seq-len")
+
+    def score(self, problem, number, completions, cap, seed):
+        """A group of completions with their rewards: list of Rollout."""
+        replies = [Reply.of(c, self.tokenizer, limit=cap, sample=i) for i, c in enumerate(completions)]
+        scores = score_group(problem, replies, self.rewards, seed=seed + number,
+                             on_error=lambda *what: self.failures.append(what))
+        return [Rollout(problem, c, reply, s, s.reward + overlong_penalty(len(c.tokens), cap, self.overlong_buffer))
+                for c, reply, s in zip(completions, replies, scores, strict=True)]
 
     def collect(self, model, step):
         """This rank's groups of one step: (those to train on, all that were sampled, decode slots in use and at hand).
@@ -187,6 +192,20 @@ class Rollouts:
             busy, slots, sampled = busy + used, slots + offered, sampled + groups
             kept += [g for g in groups if attempt == self.replace or len({r.reward for r in g}) > 1]
         return kept, sampled, busy, slots
+
+    # what asynchronous.py does more
+
+    def begin(self, model, version):
+        pass
+
+    def updated(self, model, step):
+        pass
+
+    def notes(self):
+        return {}
+
+    def finish(self):
+        pass
 
     def pass_rates(self, model, count, samples, progress=None):
         """Share of right completions of the first `count` prompts, {(source, i): rate}: what the difficulty filter needs."""

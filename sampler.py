@@ -134,7 +134,8 @@ class Sampler:
     # the engine
 
     def start(self, longest, temperature=1.0, top_p=1.0, top_k=0, seed=0, stop=None, on_token=None, rows=None):
-        """Empties the engine and sets how it draws. longest: the most tokens of a prompt with its completion."""
+        """Empties the engine and sets how it draws. longest: the most tokens of a prompt with its completion, as far as is
+        known; the size of the cache follows from it."""
         if temperature < 0 or not 0 < top_p <= 1 or top_k < 0:
             raise ValueError("use temperature >= 0, 0 < top_p <= 1 and top_k >= 0")
         rows, each = rows or self.rows, KVCache.page_bytes(self.model.config, self.dtype)
@@ -159,8 +160,11 @@ class Sampler:
         if not prompt or limit < 1 or n < 1:
             raise ValueError("a request needs a prompt of at least one token, n >= 1 and a limit (max_new_tokens) >= 1")
         if len(prompt) + limit > self.longest:
-            raise ValueError(f"a prompt of {len(prompt)} tokens with {limit} new ones is longer than the {self.longest} that "
-                             "the engine was started for")
+            if pages_of(len(prompt) + limit) > self.cache.k.shape[1]:
+                raise ValueError(f"a prompt of {len(prompt)} tokens with {limit} new ones is more than the cache has room for "
+                                 f"({self.cache.k.shape[1] * PAGE} tokens); lower the limit, or raise pool_tokens")
+            self.longest = len(prompt) + limit
+            self.cache.widen(self.longest)
         prefill, requests = Prefill(prompt, n), []
         for i in range(n):
             thinking = None if think_budget is None else ThinkBudget(self.tokenizer, prompt, think_budget, limit, answer_tokens)

@@ -147,11 +147,16 @@ def test_a_long_prompt_in_pieces_does_not_hold_up_the_others(model):
     assert len(long.completion.tokens) == 5
 
 
-def test_requests_that_the_engine_was_not_started_for(model):
-    engine = Sampler(model, rows=2)
-    engine.start(20)
-    with pytest.raises(ValueError, match="longer than the 20"):
-        engine.submit([1] * 15, 6)
+def test_a_request_may_be_longer_than_was_thought_if_the_pool_can_hold_it(model):
+    engine = Sampler(model, rows=4, exact=True)
+    wanted = run(engine, [[1] * 150], [20])
+    engine.start(20, stop={3}, seed=4)
+    [r] = engine.submit([1] * 150, 20, key=0)
+    while engine.running or engine.waiting:
+        engine.step()
+    assert (r.completion.tokens, r.completion.logprobs) == (wanted[0][0].tokens, wanted[0][0].logprobs)
+    with pytest.raises(ValueError, match="more than the cache has room for"):
+        engine.submit([1] * 250, 7)
 
 
 def soak(model, count):

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Reinforcement learning on a node of eight GPUs: some ranks learn (FSDP2), the others sample and are at most one update behind.
+#
+#   bash recipes/node.sh smollm2/ gsm8k/train.jsonl
+#   GPUS=4 ROLLOUT_RANKS=2 PROMPTS=32 OUT=runs/again bash recipes/node.sh smollm2/ gsm8k/train.jsonl
+#
+# How many ranks should sample: `python bench.py plan --params 7e9 --gpus 8` says what to expect.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+MODEL=$1 DATA=$2
+TORCHRUN=${TORCHRUN:-torchrun}
+OUT=${OUT:-runs/node}
+GPUS=${GPUS:-8}                       # on this node
+ROLLOUT_RANKS=${ROLLOUT_RANKS:-5}     # of them
+ASYNC=${ASYNC:-1}                     # updates that rollouts may be ahead
+PROMPTS=${PROMPTS:-96} GROUP=${GROUP:-8} STEPS=${STEPS:-500} NEW=${NEW:-2048} ROWS=${ROWS:-256}
+NODES=${NODES:-1} NODE=${NODE:-0} HOST=${HOST:-localhost:29500}       # set by recipes/two_nodes.sh
+
+$TORCHRUN --nnodes="$NODES" --node_rank="$NODE" --nproc_per_node="$GPUS" --rdzv_backend=c10d --rdzv_endpoint="$HOST" \
+    --rdzv_id=nanothink --local_addr="${HOST%:*}" \
+    grpo.py --init "$MODEL" --data "$DATA" --out "$OUT" --resume --rollout-ranks "$ROLLOUT_RANKS" --async-steps "$ASYNC" \
+    --correction tis --prompts "$PROMPTS" --group "$GROUP" --rows "$ROWS" --max-new-tokens "$NEW" --micro-tokens 16384 \
+    --checkpointing --shard --lr 1e-6 --steps "$STEPS" --save-every 20 ${MORE:-}

@@ -1,0 +1,197 @@
+"""Rollouts ahead of training: what is consumed, how old it may be, and what happens when a rank dies."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, script
+from helpers import a_run
+
+from asynchronous import AsyncRollouts
+from model import load
+from problems import parse_rewards
+from rollouts import Prompts, Rollouts
+
+DATA = "world:ops=1-3,split=rl"
+TOY = ["--data", DATA, "--mode", "plain", "--reward", "answer", "--prompts", 4, "--group", 4, "--max-new-tokens", 24,
+       "--dtype", "float32", "--rows", 8, "--lr", 1e-4]
+
+
+@pytest.fixture(scope="module")
+def able(tmp_path_factory):
+    """A toy model that has learned the form of a solution."""
+    out = tmp_path_factory.mktemp("able") / "base"
+    script("pretrain.py", "--data", "world:ops=1-2,split=pretrain", "--out", out, "--steps", 60, "--batch-tokens", 2048,
+           "--layers", 2, "--width", 32, "--vocab-size", 512, "--qk-norm", "head")
+    return out
+
+
+def steps_of(out):
+    return [r for r in map(json.loads, (out / "log.jsonl").read_text().splitlines()) if "reward" in r]
+
+
+def rollouts_of(able, kind, **options):
+    model, tokenizer = load(able)
+    model.exact = True
+    rewards = parse_rewards("answer", DATA)
+    common = dict(P=4, G=2, mode="plain", caps=[(0, 40)], seed=3, rows=5) | options
+    return model, kind(Prompts([DATA], 0), tokenizer, rewards, **common)
+
+
+def test_groups_are_consumed_in_their_order_whatever_their_length(able):
+    """What finishes first is not what is trained on first: batch by batch the problems are those of Prompts, and the
+    completions are the very ones that an engine without haste would have drawn."""
+    model, ahead = rollouts_of(able, lambda *a, **o: AsyncRollouts(a_run(), *a, ahead=3, **o))
+    ahead.begin(model, 0)
+    prompts, lengths, out_of_order = Prompts([DATA], 0), [], False
+    for step in range(5):
+        groups, sampled, busy, slots = ahead.collect(model, step)
+        ready = sorted(ahead.maker.ready)
+        out_of_order |= bool(ready) and ready[0] > sum(ahead.prompts.given)
+        assert len(groups) == len(sampled) == 4 and 0 < busy <= slots
+        for g, group in zip(range(4 * step, 4 * step + 4), groups, strict=True):
+            problem = prompts.next()
+            assert [r.problem.question for r in group] == [problem.question] * 2
+            _, slow = rollouts_of(able, Rollouts)
+            [[*wanted]], *_ = slow.sample(model, [problem], [g], 2, 40, 3 * 1_000_003)
+            assert [r.completion.tokens for r in group] == [r.completion.tokens for r in wanted]
+            assert [r.completion.logprobs for r in group] == [r.completion.logprobs for r in wanted]
+            lengths += [len(r.completion.tokens) for r in group]
+    assert len(set(lengths)) > 5 and out_of_order         # short ones did finish before longer ones that came earlier
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 4])
+def test_nothing_older_than_it_may_be_is_trained_on_and_batches_stay_full(able, ahead):
+    model, rollouts = rollouts_of(able, lambda *a, **o: AsyncRollouts(a_run(), *a, ahead=ahead, **o))
+    rollouts.begin(model, 0)
+    ages = []
+    for step in range(8):
+        groups, *_ = rollouts.collect(model, step)
+        assert len(groups) == 4 and rollouts.notes()["stale_groups"] == 0
+        ages.append(max(step - v for g in groups for r in g for v in r.completion.versions))
+        rollouts.updated(model, step + 1)
+    assert max(ages) == ahead and ages[0] == 0
+    # three updates during which nobody collected: what was in flight is too old, is dropped, and replaced
+    for version in range(9, 12):
+        rollouts.updated(model, version)
+    before = sum(rollouts.prompts.given)
+    groups, *_ = rollouts.collect(model, 11)
+    notes = rollouts.notes()
+    assert len(groups) == 4 and notes["staleness_max"] <= ahead
+    assert sum(rollouts.prompts.given) - before == 4 + notes["stale_groups"] and (notes["stale_groups"] > 0) == (ahead == 1)
+
+
+def test_one_process_interleaves_and_on_policy_stays_exact_through_updates(able, tmp_path):
+    for ahead, more in ((0, ["--exact"]), (0, ["--exact", "--recompute", "--updates", 2]), (2, []), (2, ["--correction", "tis"])):
+        out = tmp_path / f"{ahead}{''.join(more)}"
+        done = script("grpo.py", "--init", able, "--out", out, "--steps", 6, "--async-steps", ahead, *TOY, *more)
+        assert done.json["steps"] == 6
+        ages = [r["staleness_max"] for r in steps_of(out)]
+        assert max(ages) == ahead
+        if "--exact" in more:
+            assert [r["logprob_diff_max"] for r in steps_of(out)] == [0.0] * 6
+
+
+def torchrun(ranks, *args):
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}", str(ROOT / "grpo.py"),
+            *map(str, args)]
+
+
+ENV = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.parametrize("ranks, rollout_ranks, ahead, more", [
+    (2, 1, 0, ["--exact"]), (2, 1, 2, []), (3, 1, 1, ["--shard"]), (3, 2, 1, ["--replace", 1]), (2, 0, 1, [])])
+def test_ranks_that_sample_and_ranks_that_learn(able, tmp_path, ranks, rollout_ranks, ahead, more):
+    out = tmp_path / "run"
+    flags = ["--init", able, "--out", out, "--steps", 5, "--async-steps", ahead, "--rollout-ranks", rollout_ranks, *TOY, *more]
+    done = subprocess.run(torchrun(ranks, *flags), capture_output=True, text=True, env=ENV, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    steps = steps_of(out)
+    assert len(steps) == 5 and max(r["staleness_max"] for r in steps) <= ahead
+    assert json.loads(done.stdout.strip().splitlines()[-1])["steps"] == 5
+    if "--exact" in more:
+        assert [r["logprob_diff_max"] for r in steps] == [0.0] * 5
+    if rollout_ranks == 1 and ahead:                      # and it goes on where it stopped, with other ranks
+        resumed = torchrun(2, *flags, "--resume")
+        assert subprocess.run(resumed, capture_output=True, text=True, env=ENV, timeout=200).returncode == 0
+
+
+def processes(out):
+    """{rank: pid} of the running scripts that write to `out`."""
+    found = {}
+    for folder in Path("/proc").iterdir():
+        try:
+            command = (folder / "cmdline").read_bytes().split(b"\0")
+            environment = (folder / "environ").read_bytes().split(b"\0")
+        except (OSError, ValueError):
+            continue
+        if str(out).encode() in command and b"torch.distributed.run" not in command:
+            found |= {int(e[5:]): int(folder.name) for e in environment if e.startswith(b"RANK=")}
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes where Linux lists them")
+@pytest.mark.parametrize("what", ["rollout rank killed", "learner killed", "rollout rank stopped", "learner stopped", "Ctrl-C"])
+def test_faults_end_the_run_or_go_by(able, tmp_path, what):
+    out = tmp_path / "run"
+    flags = ["--init", able, "--out", out, "--steps", 100_000, "--async-steps", 1, "--rollout-ranks", 1, "--save-every", 3, *TOY]
+    with open(tmp_path / "err", "w") as err:
+        agent = subprocess.Popen(torchrun(2, *flags), stdout=subprocess.DEVNULL, stderr=err, env=ENV, start_new_session=True)
+    try:
+        wait_for(lambda: (out / "train_state.pt").exists() and len(steps_of(out)) >= 5, 90)
+        pids = processes(out)
+        assert sorted(pids) == [0, 1]
+        pid = pids[1 if "rollout" in what else 0]
+        if "stopped" in what:
+            os.kill(pid, signal.SIGSTOP)
+            time.sleep(1)
+            before = len(steps_of(out))
+            time.sleep(4)
+            assert len(steps_of(out)) <= before + 2       # at most what was in flight
+            os.kill(pid, signal.SIGCONT)
+            wait_for(lambda: len(steps_of(out)) >= before + 4, 60)
+        if what == "Ctrl-C":
+            os.killpg(agent.pid, signal.SIGINT)
+        else:
+            os.kill(pid, signal.SIGKILL)
+        assert agent.wait(timeout=60) != 0
+        wait_for(lambda: not processes(out), 30)          # no orphans
+        saved = torch.load(out / "train_state.pt", weights_only=True)["step"]
+        assert saved >= 3
+        if "rollout" in what or what == "Ctrl-C":         # the learner lived to save and to tell
+            assert saved >= steps_of(out)[-1]["step"]
+            said = (tmp_path / "err").read_text()
+            assert "told to stop" in said or "stopping after this step" in said
+    finally:
+        for pid in [*processes(out).values(), agent.pid]:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+    again = subprocess.Popen(torchrun(2, *flags, "--resume"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENV,
+                             start_new_session=True)
+    try:
+        wait_for(lambda: steps_of(out)[-1]["step"] >= saved + 2, 60)
+    finally:
+        os.killpg(again.pid, signal.SIGINT)
+        again.wait(timeout=60)
+
+
+def wait_for(condition, seconds):
+    end = time.time() + seconds
+    while not condition():
+        assert time.time() < end, "it took too long"
+        time.sleep(0.05)
+
+
+def test_flags_that_do_not_go_together(able, tmp_path):
+    for flags, message in ((["--rollout-ranks", 1], "one at least must learn"), (["--async-steps", -1], "use 0 or more")):
+        done = script("grpo.py", "--init", able, "--out", tmp_path / "run", "--steps", 1, *TOY, *flags, ok=False)
+        assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
