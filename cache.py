@@ -25,6 +25,7 @@ class KVCache:
 
     def __init__(self, config, rows, pages, longest, device="cpu", dtype=torch.float32):
         shape = (config.layers, pages, config.kv_heads, PAGE, config.head_size)
+        self.memo = {}               # what the attention of one step computes for all layers
         self.k, self.v = torch.zeros(shape, device=device, dtype=dtype), torch.zeros(shape, device=device, dtype=dtype)
         self.lengths = torch.zeros(rows, dtype=torch.long, device=device)
         self.table = torch.zeros(rows, pages_of(longest), dtype=torch.long, device=device)
@@ -58,13 +59,27 @@ class KVCache:
         return True
 
     def release(self, row):
-        """Takes back a row's pages."""
+        """Takes back a row's pages. On a CPU the pages in use are then moved together, since its attention goes over all of
+        the pool up to the last one."""
         for page in self.pages[row]:
             heapq.heappush(self.free, page)
         self.start[self.pages[row]] = NOWHERE
         self.pages[row] = []
         self.lengths[row] = 0
-        self.used = max((page for pages in self.pages for page in pages), default=-1) + 1
+        if not self.k.is_cuda:
+            self._close_gaps()
+
+    def _close_gaps(self):
+        held = sorted(((page, row, j) for row, pages in enumerate(self.pages) for j, page in enumerate(pages)), reverse=True)
+        for page, row, j in held:
+            if not self.free or self.free[0] > page:
+                break
+            hole = heapq.heapreplace(self.free, page)
+            for pool in (self.k, self.v):
+                pool[:, hole] = pool[:, page]
+            self.pages[row][j] = self.table[row, j] = hole
+            self.owner[hole], self.start[hole], self.start[page] = row, self.start[page].clone(), NOWHERE
+        self.used = len(held)
 
     def move(self, source, target):
         """The pages of one row become those of another, which has none."""
@@ -78,7 +93,7 @@ class KVCache:
         L, T, K, hd = k.shape
         ids = self.pages[row][:pages_of(T)]
         for pool, x in ((self.k, k), (self.v, v)):
-            x = torch.nn.functional.pad(x, (0, 0, 0, 0, 0, -T % PAGE))        # (L, pages * PAGE, K, hd)
+            x = torch.nn.functional.pad(x, (0, 0, 0, 0, 0, -T % PAGE))   # (L, pages * PAGE, K, hd)
             pool[:, ids] = x.view(L, -1, PAGE, K, hd).transpose(2, 3).to(pool.dtype)
         self.lengths[row] = T
 

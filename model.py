@@ -212,7 +212,9 @@ class Transformer(nn.Module):
 
     @exact.setter
     def exact(self, value):
-        self._exact = bool(value)
+        if getattr(self, "_exact", None) is value:
+            return
+        self._exact = value
         for module in self.layers.modules():
             module.exact = self._exact
         for module in (self.norm, getattr(self, "lm_head", None)):
@@ -290,6 +292,7 @@ class Transformer(nn.Module):
         """More tokens for each of the first B rows of the cache, which has reserved their place: tokens (B, R) -> hidden
         states (B, R, D)."""
         B, R = tokens.shape
+        cache.memo.clear()
         angles = self.angles(cache.lengths[:B, None] + torch.arange(R, device=tokens.device))
         x = self.embed_tokens(tokens)                                         # (B, R, D)
         for layer in self.layers:

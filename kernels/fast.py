@@ -112,32 +112,37 @@ def attend_cached(q, cache, layer, window=0):
     """New tokens of each row against its pages (cache.py), where their keys are written already: q (B, R, H, hd) -> (B, R,
     H, hd). Row b held cache.lengths[b] tokens before them.
 
-    A single token per row is asked of all pages in use at once, in the order of the pool, so nothing is copied; each page
-    gives a softmax over its own keys, and those of a row are joined by their maxima and sums.
+    A single token per row is asked of all pages in use at once, in the order of the pool, so no key is copied; maxima, sums
+    and results of a row's pages are then joined.
     """
     B, R, H, hd = q.shape
     K, G = cache.k.shape[2], H // cache.k.shape[2]
     if R > 1:
         return _attend_gathered(q, cache, layer, window)
-    used = slice(0, cache.used)
-    k, v, owner, start = (x[used] for x in (cache.k[layer], cache.v[layer], cache.owner, cache.start))
-    start, owner = torch.where(owner < B, start, 2 ** 30), owner.clamp(max=B - 1)     # other rows' pages show nothing
-    behind = cache.lengths[owner, None] - start[:, None] - torch.arange(k.shape[2], device=q.device)          # (P, PAGE)
-    hidden = behind < 0 if not window else (behind < 0) | (behind >= window)
-    veil = torch.zeros(hidden.shape, dtype=q.dtype, device=q.device).masked_fill_(hidden, float("-inf"))
-    q = q.view(B, K, G, hd) * hd ** -0.5
-    scores = (q[owner].to(k.dtype) @ k.transpose(2, 3)).add_(veil[:, None, None])     # (P, K, G, PAGE)
+    if ("pages", window) not in cache.memo:                                   # the same for all layers of a step
+        cache.memo["pages", window] = _pages_in_use(cache, B, q.dtype, window)
+    owner, at, veil = cache.memo["pages", window]
+    k, v = cache.k[layer][:len(owner)], cache.v[layer][:len(owner)]           # (P, K, page, hd)
+    scores = (q.view(B, K, G, hd) * hd ** -0.5)[owner].to(k.dtype) @ k.transpose(2, 3)        # (P, K, G, page)
     if scores.dtype in (torch.bfloat16, torch.float16):
         scores = scores.float()
-    top = scores.amax(dim=-1, keepdim=True).clamp_(min=-1e30)                 # a page that shows nothing has no maximum
-    p = scores.sub_(top).exp_()
-    parts = (p.to(v.dtype) @ v).to(p.dtype)                                   # (P, K, G, hd)
-    best = torch.full((B, K, G, 1), -1e30, dtype=p.dtype, device=q.device)
-    best.scatter_reduce_(0, owner[:, None, None, None].expand_as(top), top, "amax")
-    weight = (top - best[owner]).exp_()                                       # (P, K, G, 1)
-    total = torch.zeros_like(best).index_add_(0, owner, p.sum(dim=-1, keepdim=True) * weight)
-    out = torch.zeros(B, K, G, hd, dtype=p.dtype, device=q.device).index_add_(0, owner, parts * weight)
-    return (out / total).to(q.dtype).view(B, 1, H, hd)
+    top = scores.add_(veil).amax(dim=-1, keepdim=True)                        # of each page, then of each row
+    best = top.new_full((B, K, G, 1), -1e30).scatter_reduce_(0, at.expand_as(top), top, "amax")
+    p = scores.sub_(best[owner]).exp_()
+    total = torch.zeros_like(best).index_add_(0, owner, p.sum(dim=-1, keepdim=True))
+    out = p.new_zeros(B, K, G, hd).index_add_(0, owner, (p.to(v.dtype) @ v).to(p.dtype))
+    return out.div_(total).to(q.dtype).view(B, 1, H, hd)
+
+
+def _pages_in_use(cache, B, dtype, window):
+    """The row of each page (P,), the same as (P, 1, 1, 1), and what is added to scores (P, 1, 1, page): 0 for keys that the
+    row's next token sees, -inf for the others."""
+    owner, start = cache.owner[:cache.used], cache.start[:cache.used]
+    start, owner = torch.where(owner < B, start, 2 ** 30), owner.clamp(max=B - 1)     # other rows' pages show nothing
+    behind = cache.lengths[owner, None] - start[:, None] - torch.arange(cache.k.shape[3], device=owner.device)      # (P, page)
+    hidden = behind < 0 if not window else (behind < 0) | (behind >= window)
+    veil = torch.zeros(hidden.shape, dtype=torch.promote_types(dtype, torch.float32), device=owner.device)
+    return owner, owner[:, None, None, None], veil.masked_fill_(hidden, float("-inf"))[:, None, None]
 
 
 def _attend_gathered(q, cache, layer, window):

@@ -17,7 +17,7 @@ PROMPTS=${PROMPTS:-96} GROUP=${GROUP:-8} STEPS=${STEPS:-500} NEW=${NEW:-2048} RO
 NODES=${NODES:-1} NODE=${NODE:-0} HOST=${HOST:-localhost:29500}       # set by recipes/two_nodes.sh
 
 $TORCHRUN --nnodes="$NODES" --node_rank="$NODE" --nproc_per_node="$GPUS" --rdzv_backend=c10d --rdzv_endpoint="$HOST" \
-    --rdzv_id=nanothink --local_addr="${HOST%:*}" \
+    --rdzv_id=nanothink \
     grpo.py --init "$MODEL" --data "$DATA" --out "$OUT" --resume --rollout-ranks "$ROLLOUT_RANKS" --async-steps "$ASYNC" \
     --correction tis --prompts "$PROMPTS" --group "$GROUP" --rows "$ROWS" --max-new-tokens "$NEW" --micro-tokens 16384 \
     --checkpointing --shard --lr 1e-6 --steps "$STEPS" --save-every 20 ${MORE:-}
