@@ -49,20 +49,20 @@ class Packing:
         lengths = torch.diff(starts, append=torch.tensor([self.B * self.T]))
         order = lengths.argsort(descending=True, stable=True)
         sizes = lengths[order].tolist()
-        self.buckets, index, first = [], [], 0                                # buckets: (documents, longest)
+        self.buckets, index, real, first = [], [], [], 0                      # buckets: (documents, longest)
         for i in range(1, len(sizes) + 1):
             if i == len(sizes) or sizes[i] < 0.75 * sizes[first] - 8:
                 within = torch.arange(sizes[first])
                 chosen = order[first:i]
                 index.append(starts[chosen, None] + torch.minimum(within, lengths[chosen, None] - 1))
+                real.append(within < lengths[chosen, None])
                 self.buckets.append((i - first, sizes[first]))
                 first = i
         self.gather = torch.cat([i.flatten() for i in index])                 # bucket slot -> token; fillers repeat one
-        slots = torch.arange(self.gather.numel())
-        self.scatter = torch.empty(self.B * self.T, dtype=torch.long)         # token -> its bucket slot
-        self.scatter[self.gather.flip(0)] = slots.flip(0)                     # of repeated slots the first one counts
-        self.real = torch.zeros(slots.numel(), 1, dtype=torch.bool)
-        self.real[self.scatter] = True
+        self.real = torch.cat([r.flatten() for r in real])[:, None]           # not a filler: (slots, 1)
+        slots = self.real.flatten().nonzero().flatten()
+        self.scatter = torch.empty(self.B * self.T, dtype=torch.long)         # token -> its bucket slot, which fillers are not:
+        self.scatter[self.gather[slots]] = slots                              # they see the last token more than once
 
 
 class _Rows(torch.autograd.Function):
