@@ -27,9 +27,11 @@ A step samples --prompts x --group completions, then makes --updates passes over
     reinforce++  token returns, whitened over the whole batch                                  arXiv 2501.03262
     ppo          a value head and GAE                                                          arXiv 1707.06347
 
-Simpler than the papers: sampling and training take turns; the sampler draws from the full vocabulary (a truncated draw,
-top-k or top-p, would have to be repeated in the loss, so there is no flag for it); ppo's value head stands on the policy's
-own hidden states and needs whole weights (DDP, not --shard).
+Sampling and training take turns, or with --async-steps and --rollout-ranks overlap (asynchronous.py).
+
+Simpler than the papers: the sampler draws from the full vocabulary (a truncated draw, top-k or top-p, would have to be
+repeated in the loss, so there is no flag for it); ppo's value head stands on the policy's own hidden states and needs whole
+weights (DDP, not --shard).
 """
 
 import copy

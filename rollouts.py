@@ -4,7 +4,7 @@
 samples G completions for each of P prompts with our own sampler, has them scored, and, where it was asked to, replaces
 groups that can teach nothing; `pack` lays completions into the packed rows that training takes.
 
-Simpler than a rollout service: sampling and training take turns in one process, and each rank samples its own prompts.
+Here sampling and training take turns, and each rank samples its own prompts; asynchronous.py lets them overlap.
 """
 
 from dataclasses import dataclass
@@ -193,19 +193,20 @@ class Rollouts:
             kept += [g for g in groups if attempt == self.replace or len({r.reward for r in g}) > 1]
         return kept, sampled, busy, slots
 
-    # what asynchronous.py does more
+    # places where asynchronous.py has something to do, and taking turns has not
 
     def begin(self, model, version):
-        pass
+        """Before the first step."""
 
     def updated(self, model, step):
-        pass
+        """After each update of the weights."""
 
     def notes(self):
+        """What to add to the record of a step."""
         return {}
 
     def finish(self):
-        pass
+        """After the last step."""
 
     def pass_rates(self, model, count, samples, progress=None):
         """Share of right completions of the first `count` prompts, {(source, i): rate}: what the difficulty filter needs."""

@@ -56,7 +56,6 @@ class Completion:
 class Prefill:
     """What is computed once for all requests that begin with these ids."""
     ids: list
-    left: int                         # requests still to take it
     version: int = -1                 # of the weights that computed it
     hidden: torch.Tensor | None = None              # (D,) behind the last id
     k: torch.Tensor | None = None     # (L, T, K, hd)
@@ -72,7 +71,7 @@ class Request:
     limit: int                        # tokens
     completion: Completion
     thinking: ThinkBudget | None
-    prefill: Prefill
+    prefill: Prefill | None           # while it waits for a row
 
 
 def _for_each(option, prompts):
@@ -165,7 +164,7 @@ class Sampler:
                                  f"({self.cache.k.shape[1] * PAGE} tokens); lower the limit, or raise pool_tokens")
             self.longest = len(prompt) + limit
             self.cache.widen(self.longest)
-        prefill, requests = Prefill(prompt, n), []
+        prefill, requests = Prefill(prompt), []
         for i in range(n):
             thinking = None if think_budget is None else ThinkBudget(self.tokenizer, prompt, think_budget, limit, answer_tokens)
             requests.append(Request(self.submitted, self.submitted if key is None else key + i, limit, Completion(prompt),
@@ -188,7 +187,7 @@ class Sampler:
                     weight.copy_(state[name])
         self.version = self.version + 1 if version is None else version
         if recompute and self.running:
-            again = [Prefill(r.completion.prompt + r.completion.tokens[:-1], 1) for r in self.running]
+            again = [Prefill(r.completion.prompt + r.completion.tokens[:-1]) for r in self.running]
             with self._mode():
                 self._whole(again)
             for row, prefill in enumerate(again):
@@ -200,7 +199,6 @@ class Sampler:
             r.completion.finish = "aborted"
             if r in self.waiting:
                 self.waiting.remove(r)
-                r.prefill.left -= 1
             else:
                 self._leave([self.running.index(r)])
 
@@ -281,7 +279,7 @@ class Sampler:
             gone.append(newest)
         for row in sorted(gone, key=lambda row: -self.running[row].number):
             r = self.running[row]
-            r.prefill = Prefill(r.completion.prompt + r.completion.tokens, 1)
+            r.prefill = Prefill(r.completion.prompt + r.completion.tokens)
             self.waiting.appendleft(r)
         self._leave(sorted(gone))
         self.preempted, self.crowded = self.preempted + len(gone), self.crowded or bool(gone)
@@ -302,9 +300,7 @@ class Sampler:
             self.waiting.popleft()
             self.cache.fill(row, r.prefill.k, r.prefill.v)
             self.hidden[row] = r.prefill.hidden
-            r.prefill.left -= 1
-            if not r.prefill.left:
-                r.prefill = None
+            r.prefill = None                              # gone when the last of its requests has taken it
             self.running.append(r)
         if new := self.running[first:]:
             part = slice(first, len(self.running))

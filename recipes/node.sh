@@ -3,8 +3,6 @@
 #
 #   bash recipes/node.sh smollm2/ gsm8k/train.jsonl
 #   GPUS=4 ROLLOUT_RANKS=2 PROMPTS=32 OUT=runs/again bash recipes/node.sh smollm2/ gsm8k/train.jsonl
-#
-# How many ranks should sample: `python bench.py plan --params 7e9 --gpus 8` says what to expect.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 MODEL=$1 DATA=$2

@@ -60,3 +60,12 @@ def toy_run(tmp_path_factory):
            "--layers", 2,
            "--width", 32, "--vocab-size", 512)
     return out
+
+
+@pytest.fixture(scope="session")
+def able(tmp_path_factory):
+    """A toy model that has learned the form of a solution."""
+    out = tmp_path_factory.mktemp("able") / "base"
+    script("pretrain.py", "--data", "world:ops=1-2,split=pretrain", "--out", out, "--steps", 60, "--batch-tokens", 2048,
+           "--layers", 2, "--width", 32, "--vocab-size", 512, "--qk-norm", "head")
+    return out

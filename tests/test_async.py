@@ -23,15 +23,6 @@ TOY = ["--data", DATA, "--mode", "plain", "--reward", "answer", "--prompts", 4, 
        "--dtype", "float32", "--rows", 8, "--lr", 1e-4]
 
 
-@pytest.fixture(scope="module")
-def able(tmp_path_factory):
-    """A toy model that has learned the form of a solution."""
-    out = tmp_path_factory.mktemp("able") / "base"
-    script("pretrain.py", "--data", "world:ops=1-2,split=pretrain", "--out", out, "--steps", 60, "--batch-tokens", 2048,
-           "--layers", 2, "--width", 32, "--vocab-size", 512, "--qk-norm", "head")
-    return out
-
-
 def steps_of(out):
     return [r for r in map(json.loads, (out / "log.jsonl").read_text().splitlines()) if "reward" in r]
 

@@ -277,15 +277,6 @@ def state(out):
     return torch.load(out / "train_state.pt", weights_only=True)
 
 
-@pytest.fixture(scope="module")
-def able(tmp_path_factory):
-    """A toy model that has learned the form of a solution."""
-    out = tmp_path_factory.mktemp("able") / "base"
-    script("pretrain.py", "--data", "world:ops=1-2,split=pretrain", "--out", out, "--steps", 60, "--batch-tokens", 2048,
-           "--layers", 2, "--width", 32, "--vocab-size", 512, "--qk-norm", "head")
-    return out
-
-
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_loss_runs_and_logs_all_that_a_step_is_judged_by(able, tmp_path, loss):
     out = tmp_path / "run"
