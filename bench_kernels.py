@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 
 import kernels
+from cache import KVCache, pages_of
 from kernels import Packing
 from model import Config, Transformer
 from sampler import Sampler
@@ -330,9 +331,15 @@ def chunks_that_differ(device, dtype, hd, exact, T, H=8, K=2):
     g = torch.Generator().manual_seed(1)
     q, k, v = (torch.randn(1, T, h, hd, generator=g).to(device, dtype) for h in (H, K, K))
     whole, bad = kernels.attend(q, k, v, Packing(1, T, device, torch.zeros(1, T, dtype=torch.long, device=device)), 0, exact), []
-    cache_k, cache_v = k.transpose(1, 2).contiguous(), v.transpose(1, 2).contiguous()                  # (1, K, T, hd)
+    config = Config(layers=1, heads=H, kv_heads=K, head_size=hd)
     for n in (1, 2, 7, 16, 64):
-        parts = [kernels.attend_cached(q[:, at:at + n], cache_k, cache_v, torch.tensor([at], device=device), 0, exact)
-                 for at in range(0, T, n)]
+        cache, parts = KVCache(config, 1, pages_of(T), T, device, dtype), []
+        cache.reserve(0, T)
+        for at in range(0, T, n):
+            cache.memo.clear()
+            new = slice(at, min(T, at + n))
+            cache.write(0, k[:, new], v[:, new])
+            parts.append(kernels.attend_cached(q[:, new], cache, 0, 0, exact))
+            cache.lengths += new.stop - new.start
         bad += [n] * (not torch.equal(torch.cat(parts, dim=1), whole))
     return bad

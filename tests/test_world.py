@@ -205,7 +205,7 @@ def test_kinds_are_distinct_words():
     ("ops=0", "rises from at least 1"), ("ops=4-2", "rises"), ("ops=a", "number or a range"),
     ("contexts=moon", "context 'moon'"),
     ("operators=/", "operators"), ("colour=red", "option 'colour=red'"), ("seed=x", "not a number"),
-    ("split=dev", "split"), ("order=random", "order"),
+    ("split=devel", "split"), ("order=random", "order"),
     ("ops=1-30", "places=1"), ("modulus=1", "modulus"), ("reverse=2", "0 to 1"), ("reverse=1,operators=*", "need"),
     ("paraphrase=9", "paraphrase")])
 def test_bad_specs_are_one_clear_line(spec, message):
