@@ -23,7 +23,7 @@ bench: .venv/installed-dev
 
 gpu: .venv/installed-dev
 	$(PY) -m pytest -m cuda
-	for what in probe kernels exact train sample ragged; do $(PY) bench.py $$what --device cuda --dtype bfloat16 --rounds 5 || exit; done
+	for what in probe kernels exact train sampler; do $(PY) bench.py $$what --device cuda --dtype bfloat16 --rounds 5 || exit; done
 
 .venv/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV) .venv

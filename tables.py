@@ -2,12 +2,26 @@
 
 import itertools
 import json
+import os
 import re
 import statistics
+import time
 from pathlib import Path
 
+import common
+
 HERE = Path(__file__).parent
-SPEEDS = ("train", "sample", "ragged", "rl")
+SPEEDS = ("train", "rl")
+
+
+def keep(name, result, device, dtype, folder):
+    """Appends a result with the machine, the versions and the commit to bench_<name>.jsonl; returns the record."""
+    record = result | {"bench": name, "device": common.device_name(device), "dtype": dtype, "versions": common.versions(),
+                       "commit": common.commit(), "date": time.strftime("%Y-%m-%d")}
+    os.makedirs(folder, exist_ok=True)
+    with open(Path(folder) / f"bench_{name}.jsonl", "a") as f:
+        f.write(json.dumps(record) + "\n")
+    return record
 
 
 def records_of(name):
@@ -58,6 +72,67 @@ def block_table(name):
             ratio = f"**{b['ratio']:.2f}**" if b["ratio"] else ""
             lines.append(f"| {b['block']} | {b['case']} | {device}, {dtype} | {own} | {others} | {ratio} |")
     return "\n".join(lines) if len(lines) > 2 else f"Not measured yet: run `python bench.py {name}`."
+
+
+def sampler_lines(result):
+    """A line of text for each load of bench.py sampler."""
+    lines = []
+    for r in result["rows"]:
+        speeds = ", ".join(f"{side} {s:,.0f}" if isinstance(s, float) else f"{side}: {s}"
+                           for side, s in r["tokens_per_second"].items())
+        ratios = ", ".join(f"{side} {x[0]:.2f} ({x[1]:.2f} to {x[2]:.2f})" for side, x in r["ratios"].items())
+        lines.append(f"{r['load']}, {r['shape']}: {speeds} tokens/s; ours over {ratios}; busy slots {r['busy']}, first token "
+                     f"after {r['first_token_seconds'][0]:.2f} s, {r['bandwidth_share']:.3f} of the bandwidth")
+    return lines
+
+
+def sampler_table():
+    """One row for each load on each device."""
+    lines = ["| load | device | nanothink, tokens/s | `generate` | continuous batching | ours / `generate` | busy slots | "
+             "first token, median | share of bandwidth |", "|---" * 9 + "|"]
+    for (device, dtype), r in newest("sampler").items():
+        for b in r["rows"]:
+            speeds = [f"{s:,.0f}" if isinstance(s, float) else str(s) for s in b["tokens_per_second"].values()]
+            ratio = b["ratios"].get("generate")
+            lines.append(f"| {b['load']}: {b['shape']}, {dtype} | {device} | " + " | ".join(speeds) + " | "
+                         + (f"**{ratio[0]:.2f}** ({ratio[1]:.2f} to {ratio[2]:.2f})" if ratio else "") + " | "
+                         + (f"{b['busy']:.0%}" if b["busy"] else "no queue") + f" | {b['first_token_seconds'][0]:.2f} s | "
+                         f"{b['bandwidth_share']:.1%} |")
+    return "\n".join(lines) if len(lines) > 2 else "Not measured yet: run `python bench.py sampler`."
+
+
+def async_table():
+    """Seconds for a step of each arm, and accuracy after equally many steps."""
+    lines, signed = [], "{0:+.3f} [{1:+.3f}, {2:+.3f}]".format
+    for r in newest("async").values():
+        kinds = list(dict.fromkeys(s["lengths"] for s in r["speed"]))
+        lines += [f"Seconds for a step on {r['device']}, mean with its 95% bootstrap interval:", "",
+                  "| arm | " + " | ".join(f"{k} lengths" for k in kinds) + " |", "|---" * (len(kinds) + 1) + "|"]
+        by_arm = {}
+        for s in r["speed"]:
+            by_arm.setdefault(s["arm"], {})[s["lengths"]] = f"{s['seconds']:.2f} [{s['interval'][0]:.2f}, {s['interval'][1]:.2f}]"
+        lines += [f"| {arm} | " + " | ".join(cells.get(k, "") for k in kinds) + " |" for arm, cells in by_arm.items()]
+        lines += ["", f"Verified accuracy at 4 to 8 operations after {r['steps']} steps from one checkpoint, the difference "
+                  "paired by problem over all seeds, and seconds for the whole command:", "",
+                  "| arm | by seed | all seeds | difference to taking turns | seconds of each seed | mean staleness |",
+                  "|---" * 6 + "|"]
+        for a in r["accuracy"]:
+            runs = [x for x in r["runs"] if x["arm"] == a["arm"]]
+            lines.append(f"| {a['arm']} | " + ", ".join(f"{x:.3f}" for x in a["by_seed"])
+                         + " | {:.3f} [{:.3f}, {:.3f}] | ".format(*a["accuracy"])
+                         + (signed(*a["difference"]) if a["difference"] else "") + " | "
+                         + ", ".join(f"{x['command_seconds']:.0f}" for x in runs) + " | "
+                         + (f"{statistics.mean(x['staleness_mean'] for x in runs):.2f}" if runs else "") + " |")
+    return "\n".join(lines) or "Not measured yet: run `python bench.py async --init runs/laptop/sft`."
+
+
+def plan_table():
+    """Predictions beside measurements."""
+    lines = ["| weights | response tokens | arm | predicted, s a step | measured | predicted / measured |", "|---" * 6 + "|"]
+    for r in newest("plan").values():
+        lines += [f"| {x['parameters'] / 1e6:.1f}M | {x['response']:.0f} | {x['arm']} | {x['predicted_seconds']:.2f} | "
+                  f"{x['measured_seconds']:.2f} | **{x['predicted_over_measured']:.2f}** |" for x in r["rows"]]
+    return "\n".join(lines) if len(lines) > 2 else "Not measured yet: run `python bench.py plan --check`."
 
 
 def pipeline_table():
@@ -123,7 +198,8 @@ def real_table():
 def readme(text):
     """The README with its generated tables renewed."""
     for name, made in (("bench", speed_table()), ("pipeline", pipeline_table()), ("spurious", spurious_table()),
-                       ("real", real_table()), ("kernels", block_table("kernels")), ("exact", block_table("exact"))):
+                       ("real", real_table()), ("kernels", block_table("kernels")), ("exact", block_table("exact")),
+                       ("sampler", sampler_table()), ("async", async_table()), ("plan", plan_table())):
         text = re.sub(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", lambda m, made=made: m[1] + made + m[2], text,
                       flags=re.S)
     return text

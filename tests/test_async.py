@@ -1,5 +1,7 @@
 """Rollouts ahead of training: what is consumed, how old it may be, and what happens when a rank dies."""
 
+import functools
+import itertools
 import json
 import os
 import signal
@@ -13,10 +15,12 @@ import torch
 from conftest import ROOT, script
 from helpers import a_run
 
+import grpo
 from asynchronous import AsyncRollouts
-from model import load
+from model import Config, Transformer, load
 from problems import parse_rewards
 from rollouts import Prompts, Rollouts
+from sampler import Completion, Sampler
 
 DATA = "world:ops=1-3,split=rl"
 TOY = ["--data", DATA, "--mode", "plain", "--reward", "answer", "--prompts", 4, "--group", 4, "--max-new-tokens", 24,
@@ -88,6 +92,62 @@ def test_one_process_interleaves_and_on_policy_stays_exact_through_updates(able,
         assert max(ages) <= ahead and (max(ages) > 0) == (ahead > 0)
         if "--exact" in more:
             assert [r["logprob_diff_max"] for r in steps_of(out)] == [0.0] * 6
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_the_corrected_gradient_is_that_of_the_weights_that_learn(recompute):
+    """Completions begun by weights A and finished by weights B: weighted by pi_B / mu over the completion, mu being what the
+    sampler reported token by token, their gradient is in expectation the on-policy one of B, which is computed from all 125
+    completions there are. Without the weight it is another one."""
+    torch.manual_seed(0)
+    V, new, batches, each, D = 5, 3, 60, 200, torch.float64
+    model = Transformer(Config(vocab_size=V, layers=2, width=16, heads=2, kv_heads=1)).to(D)
+    with torch.no_grad():
+        for w in model.parameters():
+            w.mul_(8) if w.ndim == 2 else w.add_(0.3 * torch.randn_like(w))
+    a = {name: w.clone() for name, w in model.state_dict().items()}
+    b = {name: w + 0.15 * w.std() * torch.randn_like(w) if w.ndim == 2 else w for name, w in a.items()}
+    prompt, reward = [1, 2], torch.randn(V, V, V, dtype=D)
+
+    def gradient(completions, weights_of):
+        """Of the sum over completions of weight times loss, flat."""
+        rows = torch.tensor([c.prompt + c.tokens for c in completions])
+        documents = torch.zeros_like(rows)[:, 1:]
+        mask = torch.tensor([0.0] * (len(prompt) - 1) + [1.0] * new, dtype=D).expand(len(rows), -1)
+        behind = torch.zeros(len(rows), len(prompt) - 1, dtype=D)
+        sampler = torch.cat([behind, torch.tensor([c.logprobs for c in completions], dtype=D)], dim=1)
+        logprobs = model(rows[:, :-1], documents, rows[:, 1:])
+        A = torch.stack([reward[tuple(c.tokens)] for c in completions])[:, None].expand_as(logprobs)
+        loss, _, _ = grpo.surrogate("grpo", logprobs, logprobs.detach(), A, mask, documents)
+        model.zero_grad()
+        (loss * weights_of(logprobs.detach(), sampler, mask, documents) * mask).sum().backward()
+        return torch.cat([w.grad.flatten() for w in model.parameters()])
+
+    everything = [Completion(prompt, list(t), [0.0] * new) for t in itertools.product(range(V), repeat=new)]
+    model.load_state_dict(b)
+    exact = gradient(everything, lambda logprobs, s, mask, d: (logprobs * mask).sum(dim=1, keepdim=True).exp())
+    found = {kind: [] for kind in ("none", "tis", "seq-tis")}
+    for i in range(batches):
+        model.load_state_dict(a)
+        engine = Sampler(model, rows=each)
+        engine.start(8, stop=set(), seed=i)
+        requests = engine.submit(prompt, new, each)
+        engine.step()
+        engine.update_weights(b, recompute=recompute)
+        while engine.running:
+            engine.step()
+        drawn = [r.completion for r in requests]
+        assert all(c.versions == [0, 1, 1] for c in drawn)
+        for kind in found:
+            weights_of = functools.partial(grpo.correction, kind, cap=1e9)
+            found[kind].append(gradient(drawn, weights_of) / each)
+
+    def apart(kind):
+        """Mean over the weights of the squared distance to the on-policy gradient, in standard errors."""
+        g = torch.stack(found[kind])
+        g, exact_ = g[:, exact.abs() > 1e-6], exact[exact.abs() > 1e-6]
+        return float(((g.mean(0) - exact_) / (g.std(0) / len(g) ** 0.5)).square().mean())
+    assert apart("seq-tis") < 2.5 and apart("none") > 10, {kind: apart(kind) for kind in found}
 
 
 def torchrun(ranks, *args):
