@@ -137,7 +137,10 @@ class AsyncRollouts(Rollouts):
             state = None if self.maker.sampler.model is model else {n: whole(w) for n, w in model.state_dict().items()}
             self.maker.sampler.update_weights(state, step, self.recompute)
         elif self.apart:
-            weights = [whole(w) for w in model.state_dict().values()]         # all learners: a shard is gathered
+            weights = []
+            for w in model.state_dict().values():         # all learners gather a shard, rank 0 keeps what it will send
+                w = whole(w)
+                weights += [w] * self.run.main
             if self.run.main:
                 for handle in self.sending:
                     handle.wait()

@@ -20,6 +20,9 @@ def uniform(seed, requests, positions):
     return ((x >> 11) & ((1 << 53) - 1)).double() / 2 ** 53
 
 
+NUCLEUS = 1024                        # candidates for top-p to begin with: sorting all of V takes many times as long
+
+
 def wide(logits):
     return logits if logits.dtype == torch.float64 else logits.float()
 
@@ -28,15 +31,20 @@ def truncate(logits, top_k=0, top_p=1.0):
     """Sets to -inf what top-k, then top-p (arXiv 1904.09751), leave out: logits (B, V) -> (B, V).
 
     top_k 0 keeps all; top_p keeps the fewest most likely tokens that reach this probability together, one or more."""
-    if top_k and top_k < logits.shape[1]:
-        values, index = logits.topk(top_k)
-        logits = torch.full_like(logits, float("-inf")).scatter(1, index, values)
+    V = logits.shape[1]
+    most = min(top_k or V, V)
+    count = most if top_p == 1.0 else min(most, NUCLEUS)
+    if count == V and top_p == 1.0:
+        return logits
+    values, index = logits.topk(count)                    # falling
     if top_p < 1.0:
-        values, index = logits.sort(dim=1, descending=True)
-        p = values.softmax(dim=1)
+        chances = (logits if most == V else torch.full_like(logits, float("-inf")).scatter(1, *reversed(logits.topk(most))))
+        chances = chances.softmax(dim=1)
+        if count < most and bool((chances.gather(1, index).sum(dim=1) < top_p).any()):   # some row needs more of them
+            values, index = logits.topk(most)
+        p = chances.gather(1, index)
         values = values.masked_fill(p.cumsum(dim=1) - p >= top_p, float("-inf"))
-        logits = torch.empty_like(logits).scatter(1, index, values)
-    return logits
+    return torch.full_like(logits, float("-inf")).scatter(1, index, values)
 
 
 def draw(logits, u, temperature=1.0, top_k=0, top_p=1.0, exact=False):

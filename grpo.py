@@ -240,8 +240,13 @@ def main():
         run.catch_interrupts()
         asynchronous.serve(run, rollouts, model.to(run.device))
         return run.close()
-    reference = copy.deepcopy(model).requires_grad_(False).to(run.device) if args.kl else None
-    sampling = copy.deepcopy(model).requires_grad_(False).to(run.device) if args.shard else model
+    model.to(run.device)
+    with cli.bad_input():
+        if args.keep_rate and run.state is None:
+            prompts.keep(rollouts.pass_rates(model, args.candidates, args.group), *args.keep_rate, args.curriculum)
+    reference = copy.deepcopy(model).requires_grad_(False) if args.kl else None
+    # what samples: whole weights; none is needed where other ranks do that
+    sampling = copy.deepcopy(model).requires_grad_(False) if args.shard and not run.rollout_ranks else model
     policy = ActorCritic(model) if args.loss == "ppo" else model
     wrapped = run.distribute(policy)
     model.checkpointing = args.checkpointing
@@ -249,10 +254,8 @@ def main():
     guard = common.Guard(sigmas=float("inf"))             # a policy's loss may jump; only what is not a number is skipped
     with cli.bad_input():
         run.resume(policy, optimizers, prompts, guard)
-        if args.shard and run.state is not None:
+        if sampling is not model and run.state is not None:
             common.restore_weights(sampling, common.full_weights(model))
-        if args.keep_rate and run.state is None:
-            prompts.keep(rollouts.pass_rates(sampling, args.candidates, args.group), *args.keep_rate, args.curriculum)
     run.open_log({"parameters": sum(w.numel() for w in model.parameters()), "config": vars(model.config),
                   "pool": len(prompts.pool)})
     run.catch_interrupts()
@@ -384,7 +387,7 @@ def main():
                 for optimizer in optimizers:
                     optimizer.step()
             policy.zero_grad(set_to_none=True)
-        if args.shard:
+        if sampling is not model:
             common.restore_weights(sampling, common.full_weights(model))
         run.step += 1
         rollouts.updated(sampling, run.step)

@@ -114,9 +114,10 @@ class RMSNorm(nn.Module):
 
 class Linear(nn.Linear):
     exact = False
+    half = None                              # the weight in half precision, lent by an engine while it decodes
 
     def forward(self, x):
-        return project(x, self.weight, self.bias, self.exact)
+        return project(x, self.weight if self.half is None else self.half, self.bias, self.exact)
 
 
 class Attention(nn.Module):
@@ -193,6 +194,8 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
+    half = None                                   # as of a Linear, for the head
+
     def __init__(self, config):
         super().__init__()
         self.config = config
@@ -277,7 +280,7 @@ class Transformer(nn.Module):
 
     def logits(self, hidden):
         """hidden (..., D) -> (..., V)."""
-        return head_logits(hidden, self.head, self.exact)
+        return head_logits(hidden, self.head if self.half is None else self.half, self.exact)
 
     def logprobs(self, tokens, documents=None, temperature=1.0):
         """Log-probability of each next token, by the code path that training uses: (B, T) -> (B, T-1)."""

@@ -30,12 +30,13 @@ from collections import deque
 from dataclasses import dataclass, field
 
 import torch
+from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 
 import cli
 from cache import PAGE, KVCache, pages_of
 from draws import draw, uniform
-from model import load
+from model import Linear, load
 from thinking import ThinkBudget, keep_budgets
 from tokenizer import split_thinking
 
@@ -103,7 +104,7 @@ class Sampler:
         self.half = self.dtype != weight.dtype
         self.steps = self.prefills = self.preempted = 0   # decode steps, prompts prefilled, rows that gave way, ever
         self.busy = self.slots = 0                        # rows that drew and rows there were, in steps with a queue
-        self.running, self.waiting = [], deque()
+        self.running, self.waiting, self.halves = [], deque(), []
 
     def generate(self, prompts, n=1, max_new_tokens=256, temperature=1.0, top_p=1.0, top_k=0, seed=0, stop=None,
                  on_token=None, progress="", numbers=None, think_budget=None, answer_tokens=64):
@@ -146,6 +147,7 @@ class Sampler:
         if pages < pages_of(longest):
             raise ValueError(f"the cache has room for {pages * PAGE} tokens and one completion with its prompt may take "
                              f"{longest}; lower the number of new tokens, or raise pool_tokens")
+        self._halve()
         self.longest, self.seed, self.on_token, self.how = longest, seed, on_token, (temperature, top_k, top_p)
         self.stop = set(stop if stop is not None else self.tokenizer.stop_ids if self.tokenizer else ())
         self.cache = KVCache(self.model.config, rows, pages, longest, self.device, self.dtype)
@@ -185,6 +187,7 @@ class Sampler:
             with torch.no_grad():
                 for name, weight in self.model.state_dict().items():
                     weight.copy_(state[name])
+        self._halve()
         self.version = self.version + 1 if version is None else version
         if recompute and self.running:
             again = [Prefill(r.completion.prompt + r.completion.tokens[:-1]) for r in self.running]
@@ -202,16 +205,32 @@ class Sampler:
             else:
                 self._leave([self.running.index(r)])
 
+    def _halve(self):
+        """Copies of all matrices in the engine's type, where that is not the weights' own: autocast would cast every one of them
+        for each token, and read three times as many bytes. A shard is left to autocast."""
+        if not self.half:
+            return
+        if not self.halves:
+            weights = [(m, m.weight) for m in self.model.modules() if isinstance(m, Linear)] + [(self.model, self.model.head)]
+            self.halves = [(m, w, torch.empty_like(w, dtype=self.dtype)) for m, w in weights if not isinstance(w, DTensor)]
+        with torch.no_grad():
+            for _, weight, half in self.halves:
+                half.copy_(weight)
+
     @contextlib.contextmanager
     def _mode(self):
         """How the model computes for the engine: without gradients, exact or not, in the engine's type."""
         was_exact = self.model.exact
         self.model.exact = was_exact if self.exact is None else self.exact
+        for module, _, half in self.halves:
+            module.half = half
         try:
             with torch.no_grad(), torch.autocast(self.device.type, self.dtype, enabled=self.half):
                 yield
         finally:
             self.model.exact = was_exact
+            for module, _, _ in self.halves:
+                module.half = None
 
     def _step(self):
         self._make_room()

@@ -15,10 +15,11 @@ MID=${MID:-400}            # of mid-training, at most: it ends when it solves a 
 SFT=${SFT:-300}            # and supervised fine-tuning when it solves somewhat more: what is left is for reinforcement
 MID_GOAL=${MID_GOAL:-0.25} SFT_GOAL=${SFT_GOAL:-0.37}
 DPO=${DPO:-25}             # of preference training
-GRPO=${GRPO:-300}          # of reinforcement learning
+GRPO=${GRPO:-250}          # of reinforcement learning
+RANKS=${RANKS:-2}          # processes that share reinforcement, a core each; what is learned does not depend on their number
 PROBLEMS=${PROBLEMS:-50}   # test problems for each number of operations
 SOLVED=1-3 EDGE=4-8        # operations that pre-training solves, and those at the edge of competence
-JUDGE="--eval-every 20 --eval-data world:ops=$EDGE,split=dev,branch=0,seed=$SEED --eval-problems 40"   # never the test's
+JUDGE="--eval-every 30 --eval-data world:ops=$EDGE,split=dev,branch=0,seed=$SEED --eval-problems 30"   # never the test's
 START=$SECONDS
 
 if [ -e "$OUT" ] && [ -z "${RESUME:-}" ]; then
@@ -52,7 +53,7 @@ echo "== 5. Preference pairs, chosen from the fine-tuned model and rejected from
 whole dpo || $PYTHON dpo.py --init "$OUT/sft" --out "$OUT/dpo" --data "$OUT/pairs.jsonl" --seed "$SEED" --steps "$DPO" --lr 2e-5
 
 echo "== 6. Reinforcement from verified answers: every step must be right"
-whole grpo || $PYTHON grpo.py --init "$OUT/dpo" --out "$OUT/grpo" --data "world:ops=$EDGE,split=rl,branch=0,seed=$SEED" --seed "$SEED" \
+whole grpo || OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} $PYTHON -m torch.distributed.run --standalone --nproc_per_node="$RANKS" grpo.py --init "$OUT/dpo" --out "$OUT/grpo" --data "world:ops=$EDGE,split=rl,branch=0,seed=$SEED" --seed "$SEED" \
     --mode think --reward strict --steps "$GRPO" --prompts 16 --group 8 --max-new-tokens 120 --lr 4e-4 --schedule wsd --decay 0.3 \
     --save-every 50
 

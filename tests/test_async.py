@@ -4,6 +4,7 @@ import functools
 import itertools
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -159,7 +160,8 @@ ENV = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
 @pytest.mark.parametrize("ranks, rollout_ranks, ahead, more", [
-    (2, 1, 0, ["--exact"]), (2, 1, 2, []), (3, 1, 1, ["--shard"]), (3, 2, 1, ["--replace", 1]), (2, 0, 1, [])])
+    (2, 1, 0, ["--exact"]), (2, 1, 2, []), (3, 1, 1, ["--shard", "--keep-rate", 0, 1, "--candidates", 4]),
+    (3, 2, 1, ["--replace", 1]), (2, 0, 1, [])])
 def test_ranks_that_sample_and_ranks_that_learn(able, tmp_path, ranks, rollout_ranks, ahead, more):
     out = tmp_path / "run"
     flags = ["--init", able, "--out", out, "--steps", 5, "--async-steps", ahead, "--rollout-ranks", rollout_ranks, *TOY, *more]
@@ -205,7 +207,7 @@ def test_faults_end_the_run_or_go_by(able, tmp_path, what):
             os.kill(pid, signal.SIGSTOP)
             time.sleep(1)
             before = len(steps_of(out))
-            time.sleep(4)
+            time.sleep(30)
             assert len(steps_of(out)) <= before + 2       # at most what was in flight
             os.kill(pid, signal.SIGCONT)
             wait_for(lambda: len(steps_of(out)) >= before + 4, 60)
@@ -234,6 +236,29 @@ def test_faults_end_the_run_or_go_by(able, tmp_path, what):
     finally:
         os.killpg(again.pid, signal.SIGINT)
         again.wait(timeout=60)
+
+
+def test_a_full_disk_ends_all_ranks_and_keeps_the_checkpoint(able, tmp_path):
+    """Files may not grow beyond a size, which is how a full disk looks from within."""
+    out = tmp_path / "run"
+    flags = ["--init", able, "--out", out, "--steps", 30, "--async-steps", 1, "--rollout-ranks", 1, "--save-every", 2, *TOY]
+    first = subprocess.Popen(torchrun(2, *flags), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENV,
+                             start_new_session=True)
+    wait_for(lambda: (out / "train_state.pt").exists(), 90)
+    os.killpg(first.pid, signal.SIGINT)
+    first.wait(timeout=60)
+
+    def files():
+        return {p.name: p.read_bytes() for p in out.iterdir() if p.name != "log.jsonl"}
+    before, done = files(), torch.load(out / "train_state.pt", weights_only=True)["step"]
+    size = min(len(before["model.safetensors"]), len(before["train_state.pt"])) // 2
+    full = subprocess.run(torchrun(2, *flags, "--resume"), capture_output=True, text=True, env=ENV, timeout=100,
+                          preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)))
+    assert 2 <= done < 28 and full.returncode != 0, full.stderr[-3000:]
+    assert f"cannot write the checkpoint of step {done // 2 * 2 + 2}" in full.stderr, full.stderr[-3000:]
+    assert not processes(out) and files() == before
+    again = subprocess.run(torchrun(2, *flags, "--resume"), capture_output=True, text=True, env=ENV, timeout=200)
+    assert again.returncode == 0 and steps_of(out)[-1]["step"] == 30, again.stderr[-3000:]
 
 
 def wait_for(condition, seconds):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from model import Config, Transformer
+from model import Config, Linear, Transformer
 from sampler import Sampler
 
 V = 60
@@ -110,6 +110,31 @@ def test_new_weights_between_two_steps(model):
     finally:
         model.load_state_dict(old)
         model.exact = False
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_copies_in_half_precision_give_the_bits_of_autocast(model, monkeypatch, exact):
+    """And follow the weights. Without oneDNN's product of few rows, which is of float32 alone and so not autocast's."""
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    prompts, limits = load_of(12)
+    old = {name: w.clone() for name, w in model.state_dict().items()}
+    new = {name: 1.3 * w for name, w in old.items()}
+
+    def drawn():
+        engine = Sampler(model, rows=5, exact=exact, dtype=torch.bfloat16)
+        found = []
+        for weights in (old, new):
+            engine.update_weights(weights)
+            found.append(run(engine, prompts, limits))
+        return found
+    try:
+        lent = drawn()
+        assert all(m.half is None for m in model.modules() if isinstance(m, (Linear, Transformer)))
+        monkeypatch.setattr(Sampler, "_halve", lambda self: None)
+        autocast = drawn()
+        assert all(same(*pair) for pair in zip(lent, autocast, strict=True)) and not same(*lent)
+    finally:
+        model.load_state_dict(old)
 
 
 def test_abort_of_one_and_of_all(model):
