@@ -20,28 +20,41 @@ class KVCache:
     """A pool of `pages` pages for up to `rows` rows of at most `longest` tokens each. Letters as in model.py.
 
     k, v (L, pages, K, PAGE, hd); lengths (rows,): tokens that each row holds; table (rows, most): its pages in order;
-    owner (pages,): the row of each page; start (pages,): where in its row its first token stands.
+    owner (pages,): the row of each page; start (pages,): where in its row its first token stands. The table of a row that is
+    free names `spare`, one page more that belongs to nobody: a row that decodes only to fill up a batch writes there.
     """
 
     def __init__(self, config, rows, pages, longest, device="cpu", dtype=torch.float32):
-        shape = (config.layers, pages, config.kv_heads, PAGE, config.head_size)
+        shape = (config.layers, pages + 1, config.kv_heads, PAGE, config.head_size)
+        self.size = self.spare = pages
         self.memo = {}               # what the attention of one step computes for all layers
         self.k, self.v = torch.zeros(shape, device=device, dtype=dtype), torch.zeros(shape, device=device, dtype=dtype)
         self.lengths = torch.zeros(rows, dtype=torch.long, device=device)
-        self.table = torch.zeros(rows, pages_of(longest), dtype=torch.long, device=device)
-        self.owner = torch.zeros(pages, dtype=torch.long, device=device)
-        self.start = torch.full((pages,), NOWHERE, dtype=torch.long, device=device)
+        self.table = torch.full((rows, pages_of(longest)), self.spare, dtype=torch.long, device=device)
+        self.owner = torch.zeros(pages + 1, dtype=torch.long, device=device)
+        self.start = torch.full((pages + 1,), NOWHERE, dtype=torch.long, device=device)
         self.pages, self.free = [[] for _ in range(rows)], list(range(pages))
         self.used = 0                # pages in use lie below this number; low ones are given out first
+
+    def holds(self, rows, pages, longest):
+        """Whether it would do for these numbers, and is no more than twice as large."""
+        return (self.lengths.shape[0] == rows and pages <= self.size <= 2 * pages
+                and pages_of(longest) <= self.table.shape[1])
+
+    def clear(self):
+        for row in range(len(self.pages)):
+            self.release(row)
 
     @staticmethod
     def page_bytes(config, dtype):
         return 2 * config.layers * config.kv_heads * PAGE * config.head_size * torch.finfo(dtype).bits // 8
 
     def widen(self, longest):
-        """Lets a row have more pages than was thought."""
+        """Lets a row have more pages than was thought; returns whether that made another table."""
         more = pages_of(longest) - self.table.shape[1]
-        self.table = torch.nn.functional.pad(self.table, (0, max(0, more)))
+        if more > 0:
+            self.table = torch.nn.functional.pad(self.table, (0, more), value=self.spare)
+        return more > 0
 
     def reserve(self, row, tokens):
         """Gives a row the pages that it needs to hold so many tokens; False, and nothing is changed, if too few are free."""
@@ -65,7 +78,7 @@ class KVCache:
             heapq.heappush(self.free, page)
         self.start[self.pages[row]] = NOWHERE
         self.pages[row] = []
-        self.lengths[row] = 0
+        self.lengths[row], self.table[row] = 0, self.spare
         if not self.k.is_cuda:
             self._close_gaps()
 
@@ -86,7 +99,7 @@ class KVCache:
         self.pages[target], self.pages[source] = self.pages[source], []
         self.table[target], self.lengths[target] = self.table[source], self.lengths[source]
         self.owner[self.pages[target]] = target
-        self.lengths[source] = 0
+        self.lengths[source], self.table[source] = 0, self.spare
 
     def fill(self, row, k, v):
         """Starts a row, whose pages are reserved, with k and v (L, T, K, hd)."""

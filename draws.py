@@ -6,7 +6,8 @@ from kernels import row_logprobs
 
 
 def uniform(seed, requests, positions):
-    """One number in [0, 1) for each (seed, request, position): int tensors (B,), (B,) -> (B,) float64.
+    """One number in [0, 1) for each (seed, request, position): an int or a tensor of one, and int tensors (B,), (B,) -> (B,)
+    float64.
 
     SplitMix64 on a counter, in wrapping int64 arithmetic, the same on every device. Its step is added before it is
     mixed, since the mixer alone leaves zero at zero, and u = 0 would draw token 0 whatever its probability."""
@@ -15,7 +16,7 @@ def uniform(seed, requests, positions):
         for shift, factor in ((30, -0x40a7b892e31b1a47), (27, -0x6b2fb644ecceee15)):
             x = (x ^ ((x >> shift) & ((1 << (64 - shift)) - 1))) * factor
         return x ^ ((x >> 31) & ((1 << 33) - 1))
-    x = mix(torch.full_like(requests, seed) * step + requests + step)
+    x = mix(torch.as_tensor(seed, device=requests.device) * step + requests + step)
     x = mix(x * step + positions + step)
     return ((x >> 11) & ((1 << 53) - 1)).double() / 2 ** 53
 

@@ -200,6 +200,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.checkpointing = False                # recompute activations in the backward pass, to save memory
+        self._frequencies = {}                    # of the rotary embedding, on each device
         self.embed_tokens = nn.Embedding(config.vocab_size, config.width)
         self.layers = nn.ModuleList([Block(config, i) for i in range(config.layers)])
         self.norm = RMSNorm(config.width, config.eps)
@@ -241,14 +242,16 @@ class Transformer(nn.Module):
     def angles(self, positions):
         """positions (B, T) -> {kind of layer: (cos, sin)}, each (B, T, 1, hd/2) of float32, shared by all layers.
 
-        Made from the config each time and never kept as a buffer, so that no cast of the model can round them.
-        OLMo 3 scales only its full-attention layers.
+        Frequencies are no buffers, so that no cast of the model can round them. OLMo 3 scales only its full-attention layers.
         """
         made = {}
         for kind in {"rope", "window"} & set(self.config.attention):
             scaled = kind == "rope" or not self.config.norm_after
-            frequencies, growth = rope_frequencies(self.config, scaled)
-            angle = positions[..., None, None].float() * frequencies.to(positions.device)     # (B, T, 1, hd/2)
+            if (scaled, positions.device) not in self._frequencies:
+                frequencies, growth = rope_frequencies(self.config, scaled)
+                self._frequencies[scaled, positions.device] = frequencies.to(positions.device), growth
+            frequencies, growth = self._frequencies[scaled, positions.device]
+            angle = positions[..., None, None].float() * frequencies          # (B, T, 1, hd/2)
             made[kind] = angle.cos() * growth, angle.sin() * growth
             if self.embed_tokens.weight.dtype == torch.float64:
                 made[kind] = made[kind][0].double(), made[kind][1].double()

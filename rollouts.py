@@ -142,7 +142,7 @@ class Rollouts:
         self.caps, self.temperature, self.seed, self.rows, self.dtype = caps, temperature, seed, rows, dtype
         self.window, self.think_budget, self.overlong_buffer = window, think_budget, overlong_buffer
         self.replace, self.rank, self.ranks = replace, rank, ranks
-        self.failures = []
+        self.failures, self.sampler = [], None
 
     def sample(self, model, problems, numbers, G, cap, seed, version=0):
         """G scored completions of each problem, and how full the decode steps were. numbers: what keys the randomness of
@@ -150,12 +150,17 @@ class Rollouts:
         ids = [question_ids(self.tokenizer, p, self.mode) for p in problems]
         for problem, prompt in zip(problems, ids):
             self.check_window(problem, prompt, cap)
-        sampler = Sampler(model, self.tokenizer, rows=self.rows, dtype=self.dtype, version=version)
+        sampler = self.sampler
+        if sampler is None or sampler.model is not model:
+            sampler = Sampler(model, self.tokenizer, rows=self.rows, dtype=self.dtype)
+        if sampler.graphs:                                # kept, with its memory, for the sake of them
+            self.sampler = sampler
+        sampler.version, before = version, sampler.steps
         drawn = sampler.generate(ids, n=G, max_new_tokens=cap, temperature=self.temperature, seed=seed, numbers=numbers,
                                  think_budget=self.think_budget)
         groups = [self.score(*group, cap, seed) for group in zip(problems, numbers, drawn, strict=True)]
         busy = sum(len(c.tokens) for cs in drawn for c in cs)
-        return groups, busy, (sampler.steps + 1) * min(self.rows, len(ids) * G)
+        return groups, busy, (sampler.steps - before + 1) * min(self.rows, len(ids) * G)
 
     def check_window(self, problem, prompt, cap):
         if self.window and len(prompt) + cap > self.window:

@@ -18,8 +18,8 @@ one, `step` to draw one token for every running request, `update_weights` betwee
 A row that finishes is taken over by the last one, so the running rows stay together. Randomness is keyed by (seed, request,
 position), so what a request draws depends neither on its neighbours nor on when it is computed.
 
-Simpler than vLLM: one process, no prefix cache between prompts, prefill and decode are two passes of a step; the host
-looks at every token.
+On a GPU decoding and drawing are CUDA graphs. Simpler than vLLM: one process, no prefix cache between prompts, prefill and
+decode are two passes of a step; the host looks at every token.
 """
 
 import contextlib
@@ -94,9 +94,12 @@ class Sampler:
     type on float32 weights, of the matrix products (autocast); None: that of the weights. version: stamped on every token.
     exact: whether the model computes in its exact form meanwhile; None: as model.exact says. prefill_chunk: tokens of
     prompts to prefill in one step, longer prompts in pieces; 0: whole prompts, many at once. pool_tokens: size of the
-    cache; 0: for all rows at their longest, if four fifths of the free memory hold that."""
+    cache; 0: for all rows at their longest, if four fifths of the free memory hold that. graphs: decode in CUDA graphs, with
+    rows that fill up a batch to one of few sizes; None: on a GPU. They are kept as long as the cache is, from one start to the
+    next."""
 
-    def __init__(self, model, tokenizer=None, rows=64, dtype=None, version=0, exact=None, prefill_chunk=0, pool_tokens=0):
+    def __init__(self, model, tokenizer=None, rows=64, dtype=None, version=0, exact=None, prefill_chunk=0, pool_tokens=0,
+                 graphs=None):
         self.model, self.tokenizer, self.rows, self.version = model, tokenizer, rows, version
         self.exact, self.prefill_chunk, self.pool_tokens = exact, prefill_chunk, pool_tokens
         weight = model.head
@@ -104,6 +107,8 @@ class Sampler:
         self.half = self.dtype != weight.dtype
         self.steps = self.prefills = self.preempted = 0   # decode steps, prompts prefilled, rows that gave way, ever
         self.busy = self.slots = 0                        # rows that drew and rows there were, in steps with a queue
+        self.graphs = self.device.type == "cuda" if graphs is None else graphs
+        self.captured, self.pool, self.cache = {}, None, None
         self.running, self.waiting, self.halves = [], deque(), []
 
     def generate(self, prompts, n=1, max_new_tokens=256, temperature=1.0, top_p=1.0, top_k=0, seed=0, stop=None,
@@ -139,19 +144,24 @@ class Sampler:
         if temperature < 0 or not 0 < top_p <= 1 or top_k < 0:
             raise ValueError("use temperature >= 0, 0 < top_p <= 1 and top_k >= 0")
         rows, each = rows or self.rows, KVCache.page_bytes(self.model.config, self.dtype)
-        pages, free = rows * pages_of(longest), free_bytes(self.device)
+        pages, free, held = rows * pages_of(longest), free_bytes(self.device), self.cache.size * each if self.cache else 0
         if self.pool_tokens:
             pages = min(pages, pages_of(self.pool_tokens))
         elif free is not None:
-            pages = min(pages, int(0.8 * free) // each)
+            pages = min(pages, int(0.8 * (free + held)) // each)
         if pages < pages_of(longest):
             raise ValueError(f"the cache has room for {pages * PAGE} tokens and one completion with its prompt may take "
                              f"{longest}; lower the number of new tokens, or raise pool_tokens")
         self._halve()
-        self.longest, self.seed, self.on_token, self.how = longest, seed, on_token, (temperature, top_k, top_p)
+        self.longest, self.on_token, self.how = longest, on_token, (temperature, top_k, top_p)
         self.stop = set(stop if stop is not None else self.tokenizer.stop_ids if self.tokenizer else ())
-        self.cache = KVCache(self.model.config, rows, pages, longest, self.device, self.dtype)
         self.running, self.waiting, self.crowded, self.submitted = [], deque(), False, 0
+        if self.graphs and self.cache and self.cache.holds(rows, pages, longest):
+            self.seed.fill_(seed)
+            return self.cache.clear()
+        self.captured, self.pool, self.cache = {}, None, None
+        self.seed = torch.tensor(seed, device=self.device)
+        self.cache = KVCache(self.model.config, rows, pages, longest, self.device, self.dtype)
         self.hidden = torch.zeros(rows, self.model.config.width, device=self.device, dtype=self.model.head.dtype)
         self.pending, self.keys, self.positions = (torch.zeros(rows, dtype=torch.long, device=self.device) for _ in range(3))
 
@@ -161,11 +171,12 @@ class Sampler:
         if not prompt or limit < 1 or n < 1:
             raise ValueError("a request needs a prompt of at least one token, n >= 1 and a limit (max_new_tokens) >= 1")
         if len(prompt) + limit > self.longest:
-            if pages_of(len(prompt) + limit) > self.cache.k.shape[1]:
+            if pages_of(len(prompt) + limit) > self.cache.size:
                 raise ValueError(f"a prompt of {len(prompt)} tokens with {limit} new ones is more than the cache has room for "
-                                 f"({self.cache.k.shape[1] * PAGE} tokens); lower the limit, or raise pool_tokens")
+                                 f"({self.cache.size * PAGE} tokens); lower the limit, or raise pool_tokens")
             self.longest = len(prompt) + limit
-            self.cache.widen(self.longest)
+            if self.cache.widen(self.longest):
+                self.captured = {}                        # they would read the old table
         prefill, requests = Prefill(prompt), []
         for i in range(n):
             thinking = None if think_budget is None else ThinkBudget(self.tokenizer, prompt, think_budget, limit, answer_tokens)
@@ -234,19 +245,17 @@ class Sampler:
 
     def _step(self):
         self._make_room()
-        B = len(self.running)
-        self._admit()
-        if B:
-            self.hidden[:B] = self.model.decode(self.pending[:B, None], self.cache)[:, 0]
+        if self.running:
+            self._decode(len(self.running))
             self.steps += 1
+        self._admit()
         B = len(self.running)
         if not B:
             return []
         if self.waiting:
             self.busy, self.slots = self.busy + B, self.slots + self.hidden.shape[0]
-        logits = self.model.logits(self.hidden[:B])                           # (B, V)
         how = (*self.how, self.model.exact)
-        tokens, logprobs = draw(logits, uniform(self.seed, self.keys[:B], self.positions[:B]), *how)
+        logits, tokens, logprobs = self._draw(B, how)                         # (B, V), (B,), (B,)
         forced = set()
         if any(r.thinking for r in self.running):
             again = uniform(self.seed, self.keys[:B], self.positions[:B] + 2 ** 32)   # for a second draw at a position
@@ -269,6 +278,55 @@ class Sampler:
         done = [self.running[row] for row in finished]
         self._leave(finished)
         return done
+
+    # decoding and drawing: on a GPU as CUDA graphs, one for each of a few numbers of rows
+
+    def _decode(self, B):
+        """The pending token of each running row -> self.hidden."""
+        rows = self._bucket(B)
+
+        def work():
+            self.hidden[:rows] = self.model.decode(self.pending[:rows, None], self.cache)[:, 0]
+        self._replay(("decode", rows), work)
+        self.cache.lengths[B:rows] = 0                    # those that filled up the bucket
+
+    def _draw(self, B, how):
+        """Logits (B, V), a token of each row (B,) and its log-probability (B,)."""
+        rows = self._bucket(B)
+
+        def work():
+            logits = self.model.logits(self.hidden[:rows])
+            return logits, *draw(logits, uniform(self.seed, self.keys[:rows], self.positions[:rows]), *how)
+        may = how[2] == 1.0                               # top-p looks at what it drew from, which a graph cannot
+        return tuple(x[:B] for x in (self._replay(("draw", rows, *how), work) if may else work()))
+
+    def _bucket(self, B):
+        """Rows to compute where B run: a power of two up to 16, from there a multiple of 16; B itself without graphs."""
+        if not self.graphs:
+            return B
+        return min(self.hidden.shape[0], 1 << (B - 1).bit_length() if B <= 16 else -(-B // 16) * 16)
+
+    def _replay(self, key, work):
+        """work(), captured when its key first comes: a launch instead of hundreds. It reads and writes tensors that stay where
+        they are, and those that it returns are overwritten by the next replay."""
+        if not self.graphs or self.device.type != "cuda":
+            return work()
+        if key not in self.captured:
+            lengths, aside = self.cache.lengths.clone(), torch.cuda.Stream()
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):                # compiles what it needs; what it writes is written again below
+                for _ in range(2):
+                    work()
+                    self.cache.lengths.copy_(lengths)
+            torch.cuda.current_stream().wait_stream(aside)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self.pool):
+                made = work()
+            self.pool = graph.pool()
+            self.captured[key] = graph, made
+        graph, made = self.captured[key]
+        graph.replay()
+        return made
 
     def _leave(self, rows):
         """Frees rows, in rising order; the last running row takes the place of each."""

@@ -64,7 +64,8 @@ DOCUMENTS = numbered((23, 1, 17, 1), (42,), (9, 24, -9))
 
 @pytest.mark.parametrize("K, G, hd, window, exact", [
     (2, 1, 32, 0, True), (1, 2, 48, 3, False), (1, 3, 32, 8, False), (1, 8, 32, 19, True), (1, 2, 64, 100, False),
-    (2, 3, 32, 0, False), (1, 1, 128, 0, False)])
+    (2, 3, 32, 0, False), (1, 1, 128, 0, False), (1, 4, 32, 5, True), (1, 5, 32, 0, False), (1, 6, 32, 0, True),
+    (1, 7, 32, 11, False)])
 def test_equals_the_formula(K, G, hd, window, exact):
     B, T = DOCUMENTS.shape
     q, k, v = random_qkv(B * T, K, G, hd)

@@ -5,8 +5,10 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -92,7 +94,7 @@ def test_command(where, command, sandbox):
                    VOCAB="400", STEPS="2", MODEL=TOY_MODEL)
         assert done.returncode == 0, done.stderr[-3000:]
         return
-    if "node.sh" in command or "two_nodes.sh" in command:                     # eight GPUs; what they start is in test_async.py
+    if "node.sh" in command or "two_nodes.sh" in command:                     # eight GPUs and more; two ranks have a test, below
         script = re.search(r"recipes/\w+\.sh", command)[0]
         done = run(f"bash -n {ROOT}/{script}", sandbox)
         assert done.returncode == 0, done.stderr
@@ -121,6 +123,21 @@ def test_command(where, command, sandbox):
     done = run(words, sandbox)
     assert done.returncode == 0, f"{words}\n{done.stdout[-1000:]}\n{done.stderr[-3000:]}"
     json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def test_recipe_for_two_nodes(sandbox, tmp_path):
+    """Two agents of torchrun that meet, a rank each: one learns, the other samples."""
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        host = f"localhost:{s.getsockname()[1]}"
+    env = dict(GPUS="1", ROLLOUT_RANKS="1", OUT=str(tmp_path / "run"), TORCHRUN=f"{sys.executable} -m torch.distributed.run",
+               MORE="--prompts 2 --group 2 --max-new-tokens 8 --steps 2 --rows 4 --device cpu")
+    with ThreadPoolExecutor() as pool:
+        nodes = [pool.submit(run, f"bash {ROOT}/recipes/two_nodes.sh {n} {host} {sandbox}/smollm2 {sandbox}/gsm8k/train.jsonl",
+                             sandbox, **env) for n in (0, 1)]
+    for node in nodes:
+        assert node.result().returncode == 0, node.result().stderr[-3000:]
+    assert json.loads(nodes[0].result().stdout.strip().splitlines()[-1])["steps"] == 2
 
 
 def test_laptop_recipe_and_the_contrast_of_rewards(tmp_path):

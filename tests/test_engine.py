@@ -57,12 +57,14 @@ def test_no_order_pool_chunk_or_preemption_changes_a_bit(model):
     for how, options in (
         (dict(rows=7), {}), (dict(rows=16), dict(order=shuffled)), (dict(rows=16), dict(together=5)),
         (dict(rows=16, prefill_chunk=16), {}), (dict(rows=16, prefill_chunk=100), dict(order=shuffled, together=3)),
-        (dict(rows=64, pool_tokens=8 * 64), {}), (dict(rows=64, pool_tokens=6 * 64, prefill_chunk=10), dict(order=shuffled)),
+        (dict(rows=16, graphs=True), {}), (dict(rows=7, graphs=True, prefill_chunk=16), dict(together=5)),
+        (dict(rows=64, pool_tokens=7 * 64, graphs=True), {}), (dict(rows=64, pool_tokens=8 * 64), {}),
+        (dict(rows=64, pool_tokens=6 * 64, prefill_chunk=10), dict(order=shuffled)),
     ):
         engine = Sampler(model, exact=True, **how)
         assert same(run(engine, prompts, limits, n=2, **options), wanted), (how, options)
         assert (engine.preempted > 0) == ("pool_tokens" in how)
-        assert len(engine.cache.free) == engine.cache.k.shape[1] and engine.cache.used == 0 and not any(engine.cache.pages)
+        assert len(engine.cache.free) == engine.cache.size and engine.cache.used == 0 and not any(engine.cache.pages)
 
 
 def test_busy_slots_on_a_long_tailed_load(model):
@@ -150,7 +152,7 @@ def test_abort_of_one_and_of_all(model):
         engine.step()
     left = {r.number for r in [*engine.running, *engine.waiting]}
     engine.abort()
-    assert not engine.running and not engine.waiting and len(engine.cache.free) == engine.cache.k.shape[1]
+    assert not engine.running and not engine.waiting and len(engine.cache.free) == engine.cache.size
     for r, [c] in zip(requests, wanted):
         if r.number in left | {1, 15}:
             assert r.completion.finish == "aborted" and r.completion.tokens == c.tokens[:len(r.completion.tokens)]
@@ -208,7 +210,7 @@ def soak(model, count):
         if submitted >= count * (len(sizes) + 1) // 10:
             sizes.append(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2 ** 20)
     assert finished | aborted == set(range(submitted)) and not finished & aborted
-    assert len(engine.cache.free) == engine.cache.k.shape[1]
+    assert len(engine.cache.free) == engine.cache.size
     assert sizes[-1] - sizes[2] < 20, sizes                                   # MiB, after it has warmed up
 
 
