@@ -64,7 +64,7 @@ class KVCache:
         if need > have:
             new = [heapq.heappop(self.free) for _ in range(need - have)]
             self.pages[row] += new
-            ids = torch.tensor(new, device=self.k.device)
+            ids = upload(new, self.k.device)
             self.table[row, have:need] = ids
             self.owner[ids] = row
             self.start[ids] = torch.arange(have, need, device=self.k.device) * PAGE
@@ -76,11 +76,14 @@ class KVCache:
         the pool up to the last one."""
         for page in self.pages[row]:
             heapq.heappush(self.free, page)
-        self.start[self.pages[row]] = NOWHERE
+        self.start[self._ids(row)] = NOWHERE
         self.pages[row] = []
         self.lengths[row], self.table[row] = 0, self.spare
         if not self.k.is_cuda:
             self._close_gaps()
+
+    def _ids(self, row):
+        return upload(self.pages[row], self.k.device)
 
     def _close_gaps(self):
         held = sorted(((page, row, j) for row, pages in enumerate(self.pages) for j, page in enumerate(pages)), reverse=True)
@@ -98,13 +101,13 @@ class KVCache:
         """The pages of one row become those of another, which has none."""
         self.pages[target], self.pages[source] = self.pages[source], []
         self.table[target], self.lengths[target] = self.table[source], self.lengths[source]
-        self.owner[self.pages[target]] = target
+        self.owner[self._ids(target)] = target
         self.lengths[source], self.table[source] = 0, self.spare
 
     def fill(self, row, k, v):
         """Starts a row, whose pages are reserved, with k and v (L, T, K, hd)."""
         L, T, K, hd = k.shape
-        ids = self.pages[row][:pages_of(T)]
+        ids = self._ids(row)[:pages_of(T)]
         for pool, x in ((self.k, k), (self.v, v)):
             x = torch.nn.functional.pad(x, (0, 0, 0, 0, 0, -T % PAGE))   # (L, pages * PAGE, K, hd)
             pool[:, ids] = x.view(L, -1, PAGE, K, hd).transpose(2, 3).to(pool.dtype)
@@ -120,3 +123,9 @@ class KVCache:
 
 def pages_of(tokens):
     return -(-tokens // PAGE)
+
+
+def upload(numbers, device):
+    """A list of whole numbers on a device, without waiting for what the device still has to do."""
+    made = torch.tensor(numbers, dtype=torch.long)
+    return made.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else made

@@ -18,8 +18,9 @@ one, `step` to draw one token for every running request, `update_weights` betwee
 A row that finishes is taken over by the last one, so the running rows stay together. Randomness is keyed by (seed, request,
 position), so what a request draws depends neither on its neighbours nor on when it is computed.
 
-On a GPU decoding and drawing are CUDA graphs. Simpler than vLLM: one process, no prefix cache between prompts, prefill and
-decode are two passes of a step; the host looks at every token.
+On a GPU decoding and drawing are CUDA graphs, and the host is a step behind: it reads the tokens of a step while the next one
+is computed, so a row that drew an end token draws once more, for nothing. Simpler than vLLM: one process, no prefix cache
+between prompts, prefill and decode are two passes of a step.
 """
 
 import contextlib
@@ -34,7 +35,7 @@ from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 
 import cli
-from cache import PAGE, KVCache, pages_of
+from cache import PAGE, KVCache, pages_of, upload
 from draws import draw, uniform
 from model import Linear, load
 from thinking import ThinkBudget, keep_budgets
@@ -65,6 +66,18 @@ class Prefill:
 
 
 @dataclass
+class Drawn:
+    """The tokens of one step, on their way to the host."""
+    running: list                     # Requests, one per row
+    tokens: torch.Tensor              # (B,)
+    logprobs: torch.Tensor            # (B,)
+    arrived: torch.cuda.Event | None
+    forced: set                       # rows
+    version: int
+    queue: bool                       # whether somebody waited meanwhile
+
+
+@dataclass
 class Request:
     """One completion to make."""
     number: int                       # of the request, in the order of submission
@@ -73,10 +86,20 @@ class Request:
     completion: Completion
     thinking: ThinkBudget | None
     prefill: Prefill | None           # while it waits for a row
+    drawn: int = 0                    # tokens, those included that the host has not read yet
 
 
 def _for_each(option, prompts):
     return list(option) if isinstance(option, (list, tuple)) else [option] * len(prompts)
+
+
+def download(*tensors):
+    """The tensors on the host, and an event after which they have arrived there; from a CPU as they are."""
+    if not tensors[0].is_cuda:
+        return *tensors, None
+    event, there = torch.cuda.Event(), [t.to("cpu", non_blocking=True) for t in tensors]
+    event.record()
+    return *there, event
 
 
 def free_bytes(device):
@@ -95,8 +118,8 @@ class Sampler:
     exact: whether the model computes in its exact form meanwhile; None: as model.exact says. prefill_chunk: tokens of
     prompts to prefill in one step, longer prompts in pieces; 0: whole prompts, many at once. pool_tokens: size of the
     cache; 0: for all rows at their longest, if four fifths of the free memory hold that. graphs: decode in CUDA graphs, with
-    rows that fill up a batch to one of few sizes; None: on a GPU. They are kept as long as the cache is, from one start to the
-    next."""
+    rows that fill up a batch to one of few sizes, and read tokens a step late; None: on a GPU. The graphs are kept as long as
+    the cache is, from one start to the next."""
 
     def __init__(self, model, tokenizer=None, rows=64, dtype=None, version=0, exact=None, prefill_chunk=0, pool_tokens=0,
                  graphs=None):
@@ -109,7 +132,8 @@ class Sampler:
         self.busy = self.slots = 0                        # rows that drew and rows there were, in steps with a queue
         self.graphs = self.device.type == "cuda" if graphs is None else graphs
         self.captured, self.pool, self.cache = {}, None, None
-        self.running, self.waiting, self.halves = [], deque(), []
+        self.running, self.waiting, self.unread, self.outdated = [], deque(), deque(), False
+        self.halves = []
 
     def generate(self, prompts, n=1, max_new_tokens=256, temperature=1.0, top_p=1.0, top_k=0, seed=0, stop=None,
                  on_token=None, progress="", numbers=None, think_budget=None, answer_tokens=64):
@@ -155,7 +179,8 @@ class Sampler:
         self._halve()
         self.longest, self.on_token, self.how = longest, on_token, (temperature, top_k, top_p)
         self.stop = set(stop if stop is not None else self.tokenizer.stop_ids if self.tokenizer else ())
-        self.running, self.waiting, self.crowded, self.submitted = [], deque(), False, 0
+        self.running, self.waiting, self.unread, self.outdated = [], deque(), deque(), False
+        self.crowded, self.submitted = False, 0
         if self.graphs and self.cache and self.cache.holds(rows, pages, longest):
             self.seed.fill_(seed)
             return self.cache.clear()
@@ -200,12 +225,7 @@ class Sampler:
                     weight.copy_(state[name])
         self._halve()
         self.version = self.version + 1 if version is None else version
-        if recompute and self.running:
-            again = [Prefill(r.completion.prompt + r.completion.tokens[:-1]) for r in self.running]
-            with self._mode():
-                self._whole(again)
-            for row, prefill in enumerate(again):
-                self.cache.fill(row, prefill.k, prefill.v)
+        self.outdated = self.outdated or recompute
 
     def abort(self, request=None):
         """Ends one request, or all of them; what they have drawn so far stays in their completions."""
@@ -244,39 +264,58 @@ class Sampler:
                 module.half = None
 
     def _step(self):
-        self._make_room()
+        done = []
+        if self.outdated or not self._make_room():
+            done = self._read(0)                          # what follows needs all tokens
+            self._recompute()
+            self._make_room(preempt=True)
         if self.running:
             self._decode(len(self.running))
             self.steps += 1
         self._admit()
-        B = len(self.running)
-        if not B:
-            return []
-        if self.waiting:
-            self.busy, self.slots = self.busy + B, self.slots + self.hidden.shape[0]
-        how = (*self.how, self.model.exact)
-        logits, tokens, logprobs = self._draw(B, how)                         # (B, V), (B,), (B,)
-        forced = set()
-        if any(r.thinking for r in self.running):
-            again = uniform(self.seed, self.keys[:B], self.positions[:B] + 2 ** 32)   # for a second draw at a position
-            forced = keep_budgets(self.running, logits, tokens, logprobs, again, self.stop, how)
-        self.pending[:B] = tokens
-        self.positions[:B] += 1
-        finished = []
-        for row, (r, token, logprob) in enumerate(zip(self.running, tokens.tolist(), logprobs.tolist())):
-            c = r.completion
-            c.tokens.append(token)
-            c.logprobs.append(logprob)
-            c.versions.append(self.version)
-            c.forced.append(row in forced)
-            if self.on_token:
-                self.on_token(r.number, token, logprob)
-            ends = token in self.stop and row not in forced
-            if ends or len(c.tokens) == r.limit:
-                c.finish = "stop" if ends else "length"
-                finished.append(row)
-        done = [self.running[row] for row in finished]
-        self._leave(finished)
+        if B := len(self.running):
+            how = (*self.how, self.model.exact)
+            logits, tokens, logprobs = self._draw(B, how)                     # (B, V), (B,), (B,)
+            forced, watched = set(), any(r.thinking for r in self.running)
+            if watched:
+                again = uniform(self.seed, self.keys[:B], self.positions[:B] + 2 ** 32)   # for a second draw at a position
+                forced = keep_budgets(self.running, logits, tokens, logprobs, again, self.stop, how)
+            self.pending[:B] = tokens
+            self.positions[:B] += 1
+            self.unread.append(Drawn(list(self.running), *download(tokens, logprobs), forced, self.version,
+                                     bool(self.waiting)))
+            self.slots += self.hidden.shape[0] * bool(self.waiting)
+            for r in self.running:
+                r.drawn += 1
+            self._leave([row for row, r in enumerate(self.running) if r.drawn == r.limit])
+            late = self.graphs and not watched and self.running
+            done += self._read(1 if late else 0)
+        return done
+
+    def _read(self, late):
+        """Hands the tokens of all steps but the last `late` ones to their requests; returns those that finished."""
+        done = []
+        while len(self.unread) > late:
+            drawn = self.unread.popleft()
+            if drawn.arrived:
+                drawn.arrived.synchronize()
+            for row, (r, token, logprob) in enumerate(zip(drawn.running, drawn.tokens.tolist(), drawn.logprobs.tolist())):
+                c = r.completion
+                if c.finish:                              # it ended a step earlier, or was aborted
+                    continue
+                c.tokens.append(token)
+                c.logprobs.append(logprob)
+                c.versions.append(drawn.version)
+                c.forced.append(row in drawn.forced)
+                self.busy += drawn.queue
+                if self.on_token:
+                    self.on_token(r.number, token, logprob)
+                ends = token in self.stop and row not in drawn.forced
+                if ends or len(c.tokens) == r.limit:
+                    c.finish = "stop" if ends else "length"
+                    done.append(r)
+            if any(r.drawn < r.limit for r in done):      # the others have left already
+                self._leave([row for row, r in enumerate(self.running) if r.completion.finish])
         return done
 
     # decoding and drawing: on a GPU as CUDA graphs, one for each of a few numbers of rows
@@ -341,16 +380,28 @@ class Sampler:
             self.running.pop()
             self.crowded = False
 
-    def _make_room(self):
-        """A place for each row's pending token. Where the pool has none, the newest request gives its pages back and waits
-        at the front of the queue with what it has drawn; then nobody comes in until somebody has finished."""
+    def _recompute(self):
+        """With new weights, the keys of what is there already."""
+        if self.outdated and self.running:
+            again = [Prefill(r.completion.prompt + r.completion.tokens[:-1]) for r in self.running]
+            self._whole(again)
+            for row, prefill in enumerate(again):
+                self.cache.fill(row, prefill.k, prefill.v)
+        self.outdated = False
+
+    def _make_room(self, preempt=False):
+        """A place for each row's pending token; False where the pool has none for one of them. With preempt=True the newest
+        request then gives its pages back and waits at the front of the queue with what it has drawn, and nobody comes in
+        until somebody has finished."""
         order = sorted(range(len(self.running)), key=lambda row: self.running[row].number)
         gone = []
         while order:
             r = self.running[order[0]]
-            if self.cache.reserve(order[0], len(r.completion.prompt) + len(r.completion.tokens)):
+            if self.cache.reserve(order[0], len(r.completion.prompt) + r.drawn):
                 order.pop(0)
                 continue
+            if not preempt:
+                return False
             newest = order.pop()
             self.cache.release(newest)
             gone.append(newest)
@@ -360,6 +411,7 @@ class Sampler:
             self.waiting.appendleft(r)
         self._leave(sorted(gone))
         self.preempted, self.crowded = self.preempted + len(gone), self.crowded or bool(gone)
+        return True
 
     def _admit(self):
         """Waiting requests take the free rows, in order, while there are pages for them."""
@@ -381,8 +433,8 @@ class Sampler:
             self.running.append(r)
         if new := self.running[first:]:
             part = slice(first, len(self.running))
-            self.keys[part] = torch.tensor([r.key for r in new], device=self.device)
-            self.positions[part] = torch.tensor([len(r.completion.tokens) for r in new], device=self.device)
+            self.keys[part] = upload([r.key for r in new], self.device)
+            self.positions[part] = upload([r.drawn for r in new], self.device)
 
     def _prefill(self, free):
         """Prefills the next prompts that will find a row, or a piece of the next one; returns the tokens it took."""
@@ -409,9 +461,8 @@ class Sampler:
                 total += len(chosen[end].ids)
                 end += 1
             part, at = chosen[at:end], end
-            tokens = torch.tensor([t for p in part for t in p.ids], device=self.device)[None]                 # (1, T)
-            lengths = torch.tensor([len(p.ids) for p in part], device=self.device)
-            documents = torch.repeat_interleave(torch.arange(len(part), device=self.device), lengths)[None]   # (1, T)
+            tokens = upload([t for p in part for t in p.ids], self.device)[None]                              # (1, T)
+            documents = upload([d for d, p in enumerate(part) for _ in p.ids], self.device)[None]             # (1, T)
             hidden, kv = self.model.prefill(tokens, documents)
             first = 0
             for p in part:

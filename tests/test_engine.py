@@ -74,7 +74,8 @@ def test_busy_slots_on_a_long_tailed_load(model):
     assert engine.slots > 0 and engine.busy / engine.slots >= 0.95
 
 
-def test_new_weights_between_two_steps(model):
+@pytest.mark.parametrize("graphs", [False, True])
+def test_new_weights_between_two_steps(model, graphs):
     """Versions are stamped as tokens are drawn, and from the change on a recomputed cache is that of the new weights."""
     torch.manual_seed(1)
     old = {name: w.clone() for name, w in model.state_dict().items()}
@@ -84,13 +85,13 @@ def test_new_weights_between_two_steps(model):
     try:
         for recompute in (True, False):
             model.load_state_dict(old)
-            engine = Sampler(model, rows=5, exact=True, version=7)
+            engine = Sampler(model, rows=5, exact=True, version=7, graphs=graphs)
             engine.start(200, stop=set(), seed=1)
             requests = [r for p, limit in zip(prompts, limits) for r in engine.submit(p, limit)]
             for step in range(10 ** 6):
                 if step == 8:
                     engine.update_weights(new, 8, recompute)
-                    before = [len(r.completion.tokens) for r in requests]
+                    before = [r.drawn for r in requests]
                 if not (engine.running or engine.waiting):
                     break
                 engine.step()
@@ -139,9 +140,10 @@ def test_copies_in_half_precision_give_the_bits_of_autocast(model, monkeypatch, 
         model.load_state_dict(old)
 
 
-def test_abort_of_one_and_of_all(model):
+@pytest.mark.parametrize("graphs", [False, True])
+def test_abort_of_one_and_of_all(model, graphs):
     prompts, limits = load_of(20, seed=3)
-    engine = Sampler(model, rows=4, exact=True)
+    engine = Sampler(model, rows=4, exact=True, graphs=graphs)
     wanted = run(engine, prompts, limits)
     engine.start(200, stop={3}, seed=4)
     requests = [r for i, (p, limit) in enumerate(zip(prompts, limits)) for r in engine.submit(p, limit, key=i)]
@@ -186,9 +188,9 @@ def test_a_request_may_be_longer_than_was_thought_if_the_pool_can_hold_it(model)
         engine.submit([1] * 250, 7)
 
 
-def soak(model, count):
+def soak(model, count, **how):
     """Requests that come in at random while others run, with aborts and new weights: all accounted for, memory at rest."""
-    dice, engine, state = random.Random(0), Sampler(model, rows=64, pool_tokens=64 * 40), model.state_dict()
+    dice, engine, state = random.Random(0), Sampler(model, rows=64, pool_tokens=64 * 40, **how), model.state_dict()
     engine.start(80, stop={3}, seed=0)
     submitted, finished, aborted, sizes = 0, set(), set(), []
     while submitted < count or engine.running or engine.waiting:
@@ -220,6 +222,11 @@ linux = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="measur
 @linux
 def test_soak(model):
     soak(model, 20_000)
+
+
+@linux
+def test_soak_with_tokens_read_late(model):
+    soak(model, 4_000, graphs=True)
 
 
 @linux

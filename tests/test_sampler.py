@@ -254,7 +254,9 @@ def test_a_budget_does_not_make_neighbours_matter(tiny, tokenizer):
     budgets = [[None, 0, 3, 20][i % 4] for i in range(40)]
     together = Sampler(tiny, tokenizer, rows=40).generate(prompts, think_budget=budgets, **options)
     fewer = Sampler(tiny, tokenizer, rows=3).generate(prompts, think_budget=budgets, **options)
-    assert [(c.tokens, c.forced) for [c] in together] == [(c.tokens, c.forced) for [c] in fewer]
+    late = Sampler(tiny, tokenizer, rows=3, graphs=True).generate(prompts, think_budget=budgets, **options)
+    for others in (fewer, late):
+        assert [(c.tokens, c.forced) for [c] in together] == [(c.tokens, c.forced) for [c] in others]
     for i in (1, 6, 11, 33):
         [[alone]] = Sampler(tiny, tokenizer).generate([prompts[i]], think_budget=budgets[i], numbers=[i], **options)
         assert alone.tokens == together[i][0].tokens and alone.forced == together[i][0].forced
