@@ -4,6 +4,7 @@
     python bench.py sampler   generated tokens/s against its generate and its continuous batching, for three kinds of load
     python bench.py kernels   the blocks by themselves, against torch's: attention, product, norm, log-probability
     python bench.py exact     what the exact mode costs: a training step, a rollout, a GRPO step
+    python bench.py learn --init runs/laptop/sft --steps 60         GRPO in exact mode and in fast: does it learn, to which bit
     python bench.py probe     which blocks give a row the same bits in every batch on this device
     python bench.py rl        seconds per GRPO step against TRL's GRPOTrainer (pip install trl)
     python bench.py async --init runs/laptop/sft --rounds 3         GRPO with rollouts ahead against taking turns
@@ -34,7 +35,7 @@ import bench_peers
 import cli
 import plan
 import tables
-from bench_async import bench_async
+from bench_async import bench_async, bench_learn
 from bench_kernels import bench_exact, bench_kernels, probe
 from bench_peers import bench_rl, bench_sampler, bench_train
 from evaluate import gain
@@ -119,16 +120,16 @@ def main():
     if sys.argv[1:2] == ["plan"]:
         return plan.main(sys.argv[2:])
     p = cli.Parser(__doc__)
-    p.add_argument("what", choices=[*BENCHES, "all", "async", "probe", "pipeline", "plan", "spurious", "real", "readme"],
+    p.add_argument("what", choices=[*BENCHES, "all", "async", "learn", "probe", "pipeline", "plan", "spurious", "real", "readme"],
                    help="which comparison; readme: write the tables; plan has flags of its own: bench.py plan --help")
     p.add_argument("--rounds", type=int, default=7, help="turns of each side; seeds of async")
-    p.add_argument("--steps", type=int, default=100, help="of each run of async")
+    p.add_argument("--steps", type=int, default=100, help="of each run of async and learn")
     p.add_argument("--device", default="cpu", help="cpu or cuda")
     p.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of weights and matrix products")
     p.add_argument("--seed", type=int, default=0, help="of the pipeline")
     p.add_argument("--keep", metavar="FOLDER", default="", help="where to keep the runs of pipeline and async; none: nowhere")
     p.add_argument("--runs", metavar="FOLDER", default="runs/spurious", help="of recipes/spurious.sh")
-    p.add_argument("--init", metavar="FOLDER", default="smollm2", help="checkpoint for real and async")
+    p.add_argument("--init", metavar="FOLDER", default="smollm2", help="checkpoint for real, async and learn")
     p.add_argument("--data", metavar="FILE", default="gsm8k/train.jsonl", help="questions for real")
     p.add_argument("--toy", action="store_true", help="a tiny model, only to see that it works")
     p.add_argument("--out", metavar="FOLDER", default=str(HERE / "results"), help="where results are appended")
@@ -146,6 +147,7 @@ def main():
                 kept = {"pipeline": lambda: bench_pipeline(args.seed, args.keep), "spurious": lambda: bench_spurious(args.runs),
                         "real": lambda: bench_real(args.init, args.data),
                         "probe": lambda: probe(device, dtype, args.toy),
+                        "learn": lambda: bench_learn(args.init, args.steps, args.toy),
                         "async": lambda: bench_async(args.init, args.rounds, args.steps, args.toy, args.keep)}
                 toy = {"toy": args.toy} if name in MANY else {}
                 result = kept[name]() if name in kept else BENCHES[name](device, dtype, args.rounds, **toy)

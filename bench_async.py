@@ -1,5 +1,7 @@
-"""Asynchronous GRPO against taking turns, by grpo.py itself: seconds for a step with answers of like and of very different
-lengths, and accuracy after equally many steps from one checkpoint; bench.py calls these.
+"""Runs of grpo.py side by side; bench.py calls these.
+
+Asynchronous GRPO against taking turns: seconds for a step with answers of like and of very different lengths, and accuracy after
+equally many steps from one checkpoint. Exact mode against fast: the reward, and how far sampler and trainer are apart.
 """
 
 import json
@@ -24,6 +26,7 @@ ARMS = {                                                  # processes, flags
     "K = 4, not corrected": (2, [*APART, 4]),
     "K = 1, two sample": (3, ["--rollout-ranks", 2, "--async-steps", 1, "--correction", "tis"]),
 }
+MODES = {"exact": (1, ["--exact"]), "fast": (1, [])}
 LEARNED = ("turns, one process", "K = 1, ranks apart", "K = 4, ranks apart", "K = 4, not corrected", "K = 1, two sample")
 LENGTHS = {"fixed": (["world:ops=5,split=rl,branch=0"], 120),
            "long-tailed": (["world:ops=2,split=rl,branch=0@0.98", "world:ops=26,places=1,split=rl,branch=0@0.02"], 416)}
@@ -32,7 +35,7 @@ EDGE = "world:ops=4-8,split={},branch=0,seed={}"
 
 def train(init, out, arm, steps, data, cap, seed=0, toy=False):
     """One run of an arm; the cores are shared out among its processes. -> (seconds of the whole command, its step records)."""
-    processes, flags = ARMS[arm]
+    processes, flags = (ARMS | MODES)[arm]
     start = ([sys.executable] if processes == 1 else
              [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"])
     P, G = (6, 2) if toy else (16, 8)
@@ -107,3 +110,18 @@ def bench_async(init, seeds, steps, toy=False, keep=""):
         folder = keep or folder
         return {"init": Path(init).name, "steps": steps, "speed": speed(init, folder, 3 if toy else 20, toy),
                 **learning(init, folder, seeds, steps, toy)}
+
+
+def bench_learn(init, steps, toy=False):
+    """Both modes from one checkpoint on the same prompts: {"init", "steps", "rows"}, where reward is that of the first and of the
+    last third of the steps (mean, low, high), and logprob_diff_max the least and the greatest of all steps."""
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for arm in MODES:
+            seconds, records = train(init, f"{folder}/{arm}", arm, steps, [EDGE.format("rl", 0)], 12 if toy else 120, toy=toy)
+            third = -(-len(records) // 3)
+            apart = [r["logprob_diff_max"] for r in records]
+            found.append({"arm": arm, "seconds": round(seconds, 1), "logprob_diff_max": [min(apart), max(apart)],
+                          "reward": [[round(x, 4) for x in interval([r["reward"] for r in part])]
+                                     for part in (records[:third], records[-third:])]})
+    return {"init": Path(init).name, "steps": steps, "rows": found}

@@ -126,6 +126,18 @@ def async_table():
     return "\n".join(lines) or "Not measured yet: run `python bench.py async --init runs/laptop/sft`."
 
 
+def learn_table():
+    """Exact mode and fast: what was learned, and how far sampler and trainer were apart."""
+    lines, cell = [], "{0:.2f} [{1:.2f}, {2:.2f}]".format
+    for r in newest("learn").values():
+        lines += [f"{r['steps']} steps on {r['device']} from the fine-tuned model of the laptop recipe, mean reward with its 95% "
+                  "bootstrap interval over steps:", "",
+                  "| mode | first third | last third | `logprob_diff_max`, least and greatest of all steps |", "|---" * 4 + "|"]
+        lines += [f"| {m['arm']} | {cell(*m['reward'][0])} | {cell(*m['reward'][1])} | " +
+                  " and ".join("0.0" if x == 0 else f"{x:.1e}" for x in m["logprob_diff_max"]) + " |" for m in r["rows"]]
+    return "\n".join(lines) or "Not measured yet: run `python bench.py learn --init runs/laptop/sft --steps 60`."
+
+
 def plan_table():
     """Predictions beside measurements."""
     lines = ["| weights | response tokens | arm | predicted, s a step | measured | predicted / measured |", "|---" * 6 + "|"]
@@ -199,7 +211,7 @@ def readme(text):
     """The README with its generated tables renewed."""
     for name, made in (("bench", speed_table()), ("pipeline", pipeline_table()), ("spurious", spurious_table()),
                        ("real", real_table()), ("kernels", block_table("kernels")), ("exact", block_table("exact")),
-                       ("sampler", sampler_table()), ("async", async_table()), ("plan", plan_table())):
+                       ("sampler", sampler_table()), ("async", async_table()), ("learn", learn_table()), ("plan", plan_table())):
         text = re.sub(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", lambda m, made=made: m[1] + made + m[2], text,
                       flags=re.S)
     return text
