@@ -126,6 +126,34 @@ def async_table():
     return "\n".join(lines) or "Not measured yet: run `python bench.py async --init runs/laptop/sft`."
 
 
+def large_table():
+    """What bench.py bits, pretrain and largest found, newest first of each device."""
+    lines = []
+    for r in newest("bits").values():
+        lines += [f"Bits on {r['device']}, {r['parameters'] / 1e6:.0f}M weights, {r['dtype']}:", "",
+                  "| mode | temperature | tokens | of them differ | at most | times new weights | rows that gave way |",
+                  "|---" * 7 + "|"]
+        lines += [f"| {x['mode']} | {x['temperature']} | {x['tokens']:,} | **{x['differ']:,}** | {x['greatest']:.2g} | "
+                  f"{x['updates']} | {x['preempted']} |" for x in r["rows"]] + [""]
+    for r in newest("pretrain").values():
+        lines += [f"Pre-training on {r['device']}, {r['dtype']}, where a plain product reaches {r['peak_tflops']:,} TFLOP/s:", "",
+                  "| size | batch | tokens/s | share of the peak | true share | Hugging Face | ratio | where the time goes |",
+                  "|---" * 8 + "|"]
+        for x in r["rows"]:
+            theirs, ratio = x["tokens_per_second"]["hugging face"], x["ratios"].get("hugging face")
+            lines.append(f"| {x['size']} | {x['shape']} | {x['tokens_per_second']['ours']:,.0f} | {x['share_of_peak']:.1%} | "
+                         f"{x['true_share']:.1%} | " + (f"{theirs:,.0f} | **{ratio[0]:.2f}** ({ratio[1]:.2f} to {ratio[2]:.2f})"
+                                                        if ratio else f"{theirs} |")
+                         + " | " + ", ".join(f"{name} {share:.0%}" for name, share in x["groups"].items()) + " |")
+        lines.append("")
+    for r in newest("largest").values():
+        fits = max((x for x in r["rows"] if x["fits"]), key=lambda x: x["layers"])
+        lines += [f"The largest model that trains on {r['device']} (rows of {r['T']} tokens, AdamW, activations recomputed) has "
+                  f"{fits['parameters'] / 1e9:.2f}B weights and takes {fits['measured_gb']} GB, predicted "
+                  f"{fits['predicted_gb']} GB."]
+    return "\n".join(lines).rstrip() or "Not measured yet: run `make gpu`, then the commands above."
+
+
 def learn_table():
     """Exact mode and fast: what was learned, and how far sampler and trainer were apart."""
     lines, cell = [], "{0:.2f} [{1:.2f}, {2:.2f}]".format
@@ -211,7 +239,8 @@ def readme(text):
     """The README with its generated tables renewed."""
     for name, made in (("bench", speed_table()), ("pipeline", pipeline_table()), ("spurious", spurious_table()),
                        ("real", real_table()), ("kernels", block_table("kernels")), ("exact", block_table("exact")),
-                       ("sampler", sampler_table()), ("async", async_table()), ("learn", learn_table()), ("plan", plan_table())):
+                       ("sampler", sampler_table()), ("async", async_table()), ("learn", learn_table()), ("large", large_table()),
+                       ("plan", plan_table())):
         text = re.sub(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", lambda m, made=made: m[1] + made + m[2], text,
                       flags=re.S)
     return text

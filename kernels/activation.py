@@ -11,7 +11,7 @@ BLOCK = 1024
 
 
 @triton.jit(do_not_specialize=["n"])
-def _forward(gate, up, y, n, BLOCK: tl.constexpr):
+def _silu_forward(gate, up, y, n, BLOCK: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     g = tl.load(gate + at, mask=at < n, other=0.0).to(tl.float32)
     u = tl.load(up + at, mask=at < n, other=0.0).to(tl.float32)
@@ -20,7 +20,7 @@ def _forward(gate, up, y, n, BLOCK: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["n"])
-def _backward(gate, up, d, d_gate, d_up, n, BLOCK: tl.constexpr):
+def _silu_backward(gate, up, d, d_gate, d_up, n, BLOCK: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     g = tl.load(gate + at, mask=at < n, other=0.0).to(tl.float32)
     u = tl.load(up + at, mask=at < n, other=0.0).to(tl.float32)
@@ -36,7 +36,7 @@ def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     gate, up = gate.contiguous(), up.contiguous()
     y, n = torch.empty_like(gate), gate.numel()
     if n:
-        _forward[(triton.cdiv(n, BLOCK),)](gate, up, y, n, BLOCK, num_warps=4)
+        _silu_forward[(triton.cdiv(n, BLOCK),)](gate, up, y, n, BLOCK, num_warps=4)
     return y
 
 
@@ -45,7 +45,7 @@ def _swiglu_backward(gate: torch.Tensor, up: torch.Tensor, d: torch.Tensor) -> t
     gate, up, d = gate.contiguous(), up.contiguous(), d.contiguous()
     d_gate, d_up, n = torch.empty_like(gate), torch.empty_like(up), gate.numel()
     if n:
-        _backward[(triton.cdiv(n, BLOCK),)](gate, up, d, d_gate, d_up, n, BLOCK, num_warps=4)
+        _silu_backward[(triton.cdiv(n, BLOCK),)](gate, up, d, d_gate, d_up, n, BLOCK, num_warps=4)
     return d_gate, d_up
 
 

@@ -152,7 +152,7 @@ class Spans:
 
 
 @triton.jit
-def _forward(q, k, v, out, lse, tiles, table, q_token, q_head, k_row, k_head, k_key, v_row, v_head, v_key, table_row,
+def _attend_forward(q, k, v, out, lse, tiles, table, q_token, q_head, k_row, k_head, k_key, v_row, v_head, v_key, table_row,
              window, scale, K: tl.constexpr, G: tl.constexpr, HD: tl.constexpr, BLOCK_M: tl.constexpr,
              BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, WINDOWED: tl.constexpr, PAGE: tl.constexpr):
     """One tile of queries of one key head; PAGE > 0: against the pages of a cache. Scores are in base 2: scale =
@@ -207,7 +207,7 @@ def _forward(q, k, v, out, lse, tiles, table, q_token, q_head, k_row, k_head, k_
 
 
 @triton.jit
-def _backward_q(q, k, v, out, do, lse, delta, dq, tiles, q_token, q_head, k_token, k_head, v_token, v_head, window,
+def _attend_backward_q(q, k, v, out, do, lse, delta, dq, tiles, q_token, q_head, k_token, k_head, v_token, v_head, window,
                 scale, K: tl.constexpr, G: tl.constexpr, HD: tl.constexpr, BLOCK_M: tl.constexpr,
                 BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, WINDOWED: tl.constexpr):
     """dq = sum of p * (do v' - delta) k for one tile of queries of one key head, with the forward's walk over the keys.
@@ -252,7 +252,7 @@ def _backward_q(q, k, v, out, do, lse, delta, dq, tiles, q_token, q_head, k_toke
 
 
 @triton.jit
-def _backward_kv(q, k, v, do, lse, delta, dk, dv, tiles, q_token, q_head, k_token, k_head, v_token, v_head, window,
+def _attend_backward_kv(q, k, v, do, lse, delta, dk, dv, tiles, q_token, q_head, k_token, k_head, v_token, v_head, window,
                  scale, K: tl.constexpr, G: tl.constexpr, HD: tl.constexpr, BLOCK_M: tl.constexpr,
                  BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, WINDOWED: tl.constexpr):
     """dv = sum of p' do and dk = sum of (p * (do v' - delta))' q for one tile of keys of one key head, walking over the
@@ -324,7 +324,7 @@ def _attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, tiles: torch.T
     key_axis = 0 if k.ndim == 3 else 2                    # packed keys lie one behind the other: base counts keys
     if tiles.shape[0]:
         page, table = (0, tiles) if table is None else (k.shape[2], table)    # without pages the table is not read
-        _forward[(tiles.shape[0] * K,)](
+        _attend_forward[(tiles.shape[0] * K,)](
             q, k, v, out, lse, tiles, table, q.stride(0), q.stride(1), k.stride(0), k.stride(1), k.stride(key_axis),
             v.stride(0), v.stride(1), v.stride(key_axis), table.stride(0), window, _scale(q), PAGE=page,
             **_sizes(q, k, window, _config(kind, q.shape[2], q.dtype, G)))
@@ -346,10 +346,10 @@ def _attention_backward(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: 
     do, delta = do.contiguous(), torch.empty_like(lse)
     strides = q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1)
     if query_tiles.shape[0]:
-        _backward_q[(query_tiles.shape[0] * K,)](
+        _attend_backward_q[(query_tiles.shape[0] * K,)](
             q, k, v, out, do, lse, delta, dq, query_tiles, *strides, window, _scale(q),
             **_sizes(q, k, window, _config("backward_q", q.shape[2], q.dtype, G)))
-        _backward_kv[(key_tiles.shape[0] * K,)](
+        _attend_backward_kv[(key_tiles.shape[0] * K,)](
             q, k, v, do, lse, delta, dk, dv, key_tiles, *strides, window, _scale(q),
             **_sizes(q, k, window, _config("backward_kv", q.shape[2], q.dtype, G)))
     return dq, dk, dv

@@ -230,8 +230,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 import kernels.attention as flash
-for kind, kernel, page in (("exact", flash._forward, 0), ("exact", flash._forward, 64), ("decode", flash._forward, 64),
-                           ("backward_q", flash._backward_q, None), ("backward_kv", flash._backward_kv, None)):
+for kind, kernel, page in (("exact", flash._attend_forward, 0), ("exact", flash._attend_forward, 64),
+                           ("decode", flash._attend_forward, 64), ("backward_q", flash._attend_backward_q, None),
+                           ("backward_kv", flash._attend_backward_kv, None)):
     M, N, D, warps, stages = flash._config(kind, 64, None, 4)
     constants = dict(K=2, G=4, HD=64, BLOCK_M=M, BLOCK_N=N, BLOCK_D=D, WINDOWED=True)
     constants |= {} if page is None else dict(PAGE=page)

@@ -94,10 +94,21 @@ def test_command(where, command, sandbox):
                    VOCAB="400", STEPS="2", MODEL=TOY_MODEL)
         assert done.returncode == 0, done.stderr[-3000:]
         return
+    if "gsm8k.sh" in command or "world_gpu.sh" in command:                    # small, and on a CPU
+        done = run(command.replace("recipes/", f"{ROOT}/recipes/"), sandbox, OUT=f"{sandbox}/made_{abs(hash(command))}",
+                   GPU="--device cpu", SAMPLE="--device cpu", SFT="2", GRPO="2", PROMPTS="2", GROUP="2", NEW="8", LIMIT="2",
+                   BASE="3", MID="2", BATCH="2048", WINDOW="512", MODEL="--layers 1 --width 32 --heads 2 --kv-heads 1",
+                   VOCAB="400", PROBLEMS="2", SOLVED="1-2", EDGE="3-4")
+        assert done.returncode == 0, done.stderr[-3000:]
+        return
     if "node.sh" in command or "two_nodes.sh" in command:                     # eight GPUs and more; two ranks have a test, below
         script = re.search(r"recipes/\w+\.sh", command)[0]
         done = run(f"bash -n {ROOT}/{script}", sandbox)
         assert done.returncode == 0, done.stderr
+        return
+    if command.startswith("python bench.py largest"):
+        done = run(f"python {ROOT}/bench.py largest", sandbox)
+        assert done.returncode == 2 and "needs a GPU" in done.stderr, done.stderr
         return
     if command == "python bench.py readme":
         # would rewrite the README; its table has a test below
