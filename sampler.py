@@ -326,7 +326,7 @@ class Sampler:
 
         def work():
             self.hidden[:rows] = self.model.decode(self.pending[:rows, None], self.cache)[:, 0]
-        self._replay(("decode", rows), work)
+        self._replay(("decode", rows, self.model.exact), work)
         self.cache.lengths[B:rows] = 0                    # those that filled up the bucket
 
     def _draw(self, B, how):
