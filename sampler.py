@@ -258,7 +258,8 @@ class Sampler:
         for module, _, half in self.halves:
             module.half = half
         try:
-            with torch.no_grad(), torch.autocast(self.device.type, self.dtype, enabled=self.half):
+            # a graph must not keep autocast's copies of weights, which live as long as this block
+            with torch.no_grad(), torch.autocast(self.device.type, self.dtype, enabled=self.half, cache_enabled=not self.graphs):
                 yield
         finally:
             self.model.exact = was_exact
