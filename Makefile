@@ -1,14 +1,18 @@
 # make run    the whole pipeline on a laptop: pre-training, mid-training, SFT, DPO, GRPO, evaluation, a page of plots
 # make test   all tests
 # make gpu    the tests that need a GPU, whether its products keep a row's bits, and the benches there
+# make memcheck  the tests of the kernels under CUDA's memory checker
 # make bench  speed against Hugging Face's model and generate, and against TRL, side by side
 # Each sets up .venv first. To use a Python that has torch already: make run PYTHON=/path/to/python VENV=--system-site-packages
+# To install nothing, with a Python that has everything: make gpu PY=python3
 
 PYTHON ?= python3
 VENV ?=
 PY = .venv/bin/python
 
-.PHONY: run test bench gpu
+SETUP = $(if $(filter .venv/%,$(PY)),.venv/installed-dev)
+
+.PHONY: run test bench gpu memcheck
 
 run: .venv/installed
 	PYTHON=$(PY) bash recipes/laptop.sh
@@ -21,9 +25,12 @@ bench: .venv/installed-dev
 	$(PY) -m pip install --quiet --upgrade-strategy only-if-needed trl==1.16.0
 	$(PY) bench.py all
 
-gpu: .venv/installed-dev
+gpu: $(SETUP)
 	$(PY) -m pytest -m cuda
 	for what in probe kernels exact train sampler; do $(PY) bench.py $$what --device cuda --dtype bfloat16 --rounds 5 || exit; done
+
+memcheck: $(SETUP)
+	compute-sanitizer --tool memcheck --error-exitcode 1 $(PY) -m pytest -m cuda tests/test_triton.py tests/test_attention.py
 
 .venv/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV) .venv
