@@ -145,7 +145,7 @@ def rates_of(device):
     for (name, _), trained in tables.newest("train").items():
         sampled = next((r for (n, _), r in tables.newest("sampler").items() if n == name), None)
         if sampled and ("CPU" in name) == (device == "cpu"):
-            share = next(r["bandwidth_share"] for r in sampled["rows"] if r["load"] == "equal")
+            share = next(r["bandwidth_share"] for r in sampled["rows"] if r["load"] in ("equal", "uniform"))
             return Rates(trained["flops_per_second"], share * sampled["copy_gb_per_second"] * 1e9,
                          1e9 if device == "cpu" else 50e9), f"measured on {name}"
     return Rates(0.4 * 790e12, 0.6 * 4.3e12, 50e9, overhead=2e-3), (
