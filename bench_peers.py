@@ -99,7 +99,9 @@ def bench_sampler(device, dtype, count, toy=False):
         sizes = torch.randint(shortest, longest + 1, (len(limits),), generator=g).tolist()
         prompts = [torch.randint(3, ours.config.vocab_size, (n,), generator=g).tolist() for n in sizes]
 
-        def ours_once(engine=Sampler(ours, rows=rows), prompts=prompts, limits=limits):
+        engine = Sampler(ours, rows=rows)
+
+        def ours_once(engine=engine, prompts=prompts, limits=limits):
             done = engine.generate(prompts, max_new_tokens=limits, temperature=1.0, stop=set())
             assert [len(c.tokens) for [c] in done] == limits
         work = {"ours": ours_once}
