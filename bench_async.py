@@ -115,7 +115,7 @@ def bench_async(init, seeds, steps, toy=False, keep=""):
 def bench_learn(init, steps, toy=False):
     """Both modes from one checkpoint on the same prompts: {"init", "steps", "rows"}, where reward is that of the first and of the
     last third of the steps (mean, low, high), and logprob_diff_max the least and the greatest of all steps."""
-    found = []
+    found, steps = [], 3 if toy else steps
     with tempfile.TemporaryDirectory() as folder:
         for arm in MODES:
             seconds, records = train(init, f"{folder}/{arm}", arm, steps, [EDGE.format("rl", 0)], 12 if toy else 120, toy=toy)

@@ -95,6 +95,9 @@ def test_command(where, command, sandbox):
         assert done.returncode == 0, done.stderr[-3000:]
         return
     if "gsm8k.sh" in command or "world_gpu.sh" in command:                    # small, and on a CPU
+        if where == "README.md":                                              # the recipe's own header has the same command
+            assert command in {c.values[1] for c in commands() if c.values[0] != where}
+            return
         done = run(command.replace("recipes/", f"{ROOT}/recipes/"), sandbox, OUT=f"{sandbox}/made_{abs(hash(command))}",
                    GPU="--device cpu", SAMPLE="--device cpu", SFT="2", GRPO="2", PROMPTS="2", GROUP="2", NEW="8", LIMIT="2",
                    BASE="3", MID="2", BATCH="2048", WINDOW="512", MODEL="--layers 1 --width 32 --heads 2 --kv-heads 1",
