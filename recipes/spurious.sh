@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python}
 INIT=${INIT:-runs/laptop/dpo}
 OUT=${OUT:-runs/spurious}
-STEPS=${STEPS:-60}
+STEPS=${STEPS:-80} LR=${LR:-1e-4}      # at four times this rate the noise of a random reward alone ruins the model
 SEEDS=${SEEDS:-0}          # several in one string: "0 1 2"
 PROBLEMS=${PROBLEMS:-50}   # test problems for each number of operations
 EDGE=${EDGE:-4-8}
@@ -22,7 +22,7 @@ fi
 for SEED in $SEEDS; do
     for REWARD in strict answer random incorrect; do
         $PYTHON grpo.py --init "$INIT" --out "$OUT/$SEED/$REWARD" --data "world:ops=$EDGE,split=rl,branch=0,seed=5$SEED" \
-            --seed "$SEED" --mode think --reward "$REWARD" --steps "$STEPS" --prompts 16 --group 8 --max-new-tokens 120 --lr 4e-4
+            --seed "$SEED" --mode think --reward "$REWARD" --steps "$STEPS" --prompts 16 --group 8 --max-new-tokens 120 --lr "$LR"
     done
     $PYTHON evaluate.py --init "$INIT" "$OUT/$SEED"/{strict,answer,random,incorrect} --chat --user-suffix " /think" \
         --data "world:ops=$EDGE,split=test,branch=0,seed=5$SEED" --problems "$PROBLEMS" --temperature 1 --k 1 8 --rows 256 \
