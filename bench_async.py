@@ -23,18 +23,22 @@ ARMS = {                                                  # processes, flags
     "K = 0, ranks apart": (2, [*APART, 0]),
     "K = 1, ranks apart": (2, [*APART, 1, "--correction", "tis"]),
     "K = 4, ranks apart": (2, [*APART, 4, "--correction", "tis"]),
+    "K = 4, clipped": (2, [*APART, 4, "--old", "sampler"]),                   # the ratio is to what sampled, and clipped
     "K = 4, not corrected": (2, [*APART, 4]),
     "K = 1, two sample": (3, ["--rollout-ranks", 2, "--async-steps", 1, "--correction", "tis"]),
 }
 MODES = {"exact": (1, ["--exact"]), "fast": (1, [])}
-LEARNED = ("turns, one process", "K = 1, ranks apart", "K = 4, ranks apart", "K = 4, not corrected", "K = 1, two sample")
+LEARNED = ("turns, one process", "K = 1, ranks apart", "K = 4, ranks apart", "K = 4, clipped", "K = 4, not corrected",
+           "K = 1, two sample")
 LENGTHS = {"fixed": (["world:ops=5,split=rl,branch=0"], 120),
            "long-tailed": (["world:ops=2,split=rl,branch=0@0.98", "world:ops=26,places=1,split=rl,branch=0@0.02"], 416)}
 EDGE = "world:ops=4-8,split={},branch=0,seed={}"
 
 
 def train(init, out, arm, steps, data, cap, seed=0, toy=False):
-    """One run of an arm; the cores are shared out among its processes. -> (seconds of the whole command, its step records)."""
+    """One run of an arm; the cores are shared out among its processes. -> (seconds of the whole command, its step records).
+    A run that is in its folder already, from a bench with --keep that was interrupted, is not run again."""
+    log, whole = Path(out) / "log.jsonl", Path(out) / "command_seconds"
     processes, flags = (ARMS | MODES)[arm]
     start = ([sys.executable] if processes == 1 else
              [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"])
@@ -43,13 +47,14 @@ def train(init, out, arm, steps, data, cap, seed=0, toy=False):
                "--prompts", P, "--group", G, "--max-new-tokens", cap, "--lr", 4e-4, "--steps", steps, "--seed", seed,
                "--show-every", 0, *flags]
     threads = max(1, int(os.environ.get("OMP_NUM_THREADS", os.cpu_count())) // processes)
-    began = time.perf_counter()
-    done = subprocess.run(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-                          env=os.environ | {"OMP_NUM_THREADS": str(threads)})
-    if done.returncode:
-        raise ValueError(f"{arm}: grpo.py failed: {done.stderr.strip().splitlines()[-1]}")
-    return time.perf_counter() - began, [r for r in map(json.loads, (Path(out) / "log.jsonl").read_text().splitlines())
-                                         if "reward" in r]
+    if not whole.exists():
+        began = time.perf_counter()
+        done = subprocess.run(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                              env=os.environ | {"OMP_NUM_THREADS": str(threads)})
+        if done.returncode:
+            raise ValueError(f"{arm}: grpo.py failed: {done.stderr.strip().splitlines()[-1]}")
+        whole.write_text(str(time.perf_counter() - began))
+    return float(whole.read_text()), [r for r in map(json.loads, log.read_text().splitlines()) if "reward" in r]
 
 
 def speed(init, folder, steps, toy):
@@ -57,7 +62,7 @@ def speed(init, folder, steps, toy):
     found = []
     for kind, (data, cap) in LENGTHS.items():
         for arm in ("turns, one process", "K = 1, ranks apart") if toy else ARMS:
-            if arm == "K = 4, not corrected":             # as fast as with the correction
+            if arm in ("K = 4, clipped", "K = 4, not corrected"):             # as fast as with the correction
                 continue
             _, records = train(init, f"{folder}/{kind}/{arm}", arm, steps, data, 12 if toy else cap, toy=toy)
             seconds = [r["seconds"] for r in records[2:]]
@@ -85,6 +90,7 @@ def learning(init, folder, seeds, steps, toy):
             print(f"seed {seed}, {arm}: {steps} steps in {seconds:.0f} seconds", file=sys.stderr, flush=True)
         arms = [r["arm"] for r in runs if r["seed"] == seed]
         out = f"{folder}/{seed}.json"
+        Path(out).unlink(missing_ok=True)
         command = [sys.executable, HERE / "evaluate.py", "--init", init, *(f"{folder}/{seed}/{arm}" for arm in arms), "--chat",
                    "--user-suffix", " /think", "--data", EDGE.format("test", seed), "--problems", 2 if toy else 50, "--k", 1, 8,
                    "--temperature", 1, "--rows", 256, "--out", out]
