@@ -4,6 +4,7 @@ weights, with its share of the device's peak and where the rest goes; the larges
 Meant for a GPU, where each takes well under ten minutes. On a CPU the models are small, only to see that it works.
 """
 
+import itertools
 import random
 import re
 import subprocess
@@ -55,12 +56,14 @@ def _bits(model, versions, dtype, exact, temperature, wanted, rows):
     model.load_state_dict(versions[0])
     engine = Sampler(model, rows=rows, dtype=half, exact=exact, prefill_chunk=longest // 4, pool_tokens=rows * longest // 3)
     engine.start(2 * longest, temperature, seed=1, stop=set(range(max(1, V // 300))), rows=rows)
-    while drawn < wanted or engine.running or engine.waiting:
+    for step in itertools.count(1):
         while drawn < wanted and len(engine.waiting) < rows // 4:
             prompt = [dice.randrange(V) for _ in range(dice.randrange(1, longest // 2))]
             requests += engine.submit(prompt, dice.randrange(1, longest), n=dice.randrange(1, 5))
         drawn += sum(len(r.completion.tokens) for r in engine.step())
-        if engine.steps % every == 0:
+        if not (engine.running or engine.waiting):
+            break
+        if step % every == 0:
             engine.update_weights(versions[(engine.version + 1) % 2], engine.version + 1, recompute=True)
     seconds, apart = time.perf_counter() - start, []
     done, was, model.exact = [SimpleNamespace(completion=r.completion, reward=0.0) for r in requests], model.exact, exact
