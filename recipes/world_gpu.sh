@@ -52,7 +52,7 @@ for STAGE in ${@:-data base mid sft grpo evaluate}; do
         [ -e "$OUT/evaluation.json" ] || $PYTHON evaluate.py --init "$OUT"/{base,mid,sft,grpo} --plain "$OUT"/{base,mid} --chat --user-suffix " /think" --problems "$PROBLEMS" \
             --data "$(world "${SOLVED%-*}-${EDGE#*-}" test)" --k 1 8 --temperature 1 --rows 512 \
             --solved "$SOLVED" --band "$EDGE" --out "$OUT/evaluation.json" $SAMPLE
-        $PYTHON report.py --runs "$OUT"/{base,mid,sft,grpo} --evaluation "$OUT/evaluation.json" --out "$OUT/report.html"
+        $PYTHON report.py --runs "$OUT"/{base,mid,sft,grpo} --evaluation "$OUT/evaluation.json" --out "$OUT/report.html" --overwrite
         ;;
     *)
         echo "world_gpu.sh: no stage is called $STAGE; there are data, base, mid, sft, grpo and evaluate" >&2

@@ -100,7 +100,7 @@ def test_command(where, command, sandbox):
             return
         done = run(command.replace("recipes/", f"{ROOT}/recipes/"), sandbox, OUT=f"{sandbox}/made_{abs(hash(command))}",
                    GPU="--device cpu", SAMPLE="--device cpu", SFT="2", GRPO="2", PROMPTS="2", GROUP="2", NEW="8", LIMIT="2",
-                   BASE="3", MID="2", BATCH="2048", WINDOW="512", MODEL="--layers 1 --width 32 --heads 2 --kv-heads 1",
+                   BASE="3", MID="2", BATCH="4096", WINDOW="512", MODEL="--layers 1 --width 32 --heads 2 --kv-heads 1",
                    VOCAB="400", PROBLEMS="2", SOLVED="1-2", EDGE="3-4")
         assert done.returncode == 0, done.stderr[-3000:]
         return
