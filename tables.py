@@ -126,15 +126,21 @@ def async_table():
     return "\n".join(lines) or "Not measured yet: run `python bench.py async --init runs/laptop/sft`."
 
 
-def large_table():
-    """What bench.py bits, pretrain and largest found, newest first of each device."""
+def bits_table():
+    """Sampled tokens whose log-probability the trainer has otherwise."""
     lines = []
     for r in newest("bits").values():
-        lines += [f"Bits on {r['device']}, {r['parameters'] / 1e6:.0f}M weights, {r['dtype']}:", "",
+        lines += [f"On {r['device']}, {r['parameters'] / 1e6:.0f}M weights, {r['dtype']}:", "",
                   "| mode | temperature | tokens | of them differ | at most | times new weights | rows that gave way |",
                   "|---" * 7 + "|"]
         lines += [f"| {x['mode']} | {x['temperature']} | {x['tokens']:,} | **{x['differ']:,}** | {x['greatest']:.2g} | "
                   f"{x['updates']} | {x['preempted']} |" for x in r["rows"]] + [""]
+    return "\n".join(lines).rstrip() or "Not measured yet: run `python bench.py bits --tokens 20000`."
+
+
+def large_table():
+    """What bench.py pretrain and largest found."""
+    lines = []
     for r in newest("pretrain").values():
         lines += [f"Pre-training on {r['device']}, {r['dtype']}, where a plain product reaches {r['peak_tflops']:,} TFLOP/s:", "",
                   "| size | batch | tokens/s | share of the peak | true share | Hugging Face | ratio | where the time goes |",
@@ -240,7 +246,7 @@ def readme(text):
     for name, made in (("bench", speed_table()), ("pipeline", pipeline_table()), ("spurious", spurious_table()),
                        ("real", real_table()), ("kernels", block_table("kernels")), ("exact", block_table("exact")),
                        ("sampler", sampler_table()), ("async", async_table()), ("learn", learn_table()), ("large", large_table()),
-                       ("plan", plan_table())):
+                       ("bits", bits_table()), ("plan", plan_table())):
         text = re.sub(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", lambda m, made=made: m[1] + made + m[2], text,
                       flags=re.S)
     return text
