@@ -38,8 +38,10 @@ def bench_bits(device, dtype, wanted=1_000_000, toy=False):
     gpu, wanted = device.type == "cuda", 2000 if toy else wanted
     torch.manual_seed(0)
     model = Transformer(Config(**QWEN if gpu and not toy else SHAPE)).to(device)
-    with torch.no_grad():
-        model.embed_tokens.weight.mul_(5)                 # else all tokens are about as likely
+    with torch.no_grad():                                 # else all tokens are about as likely
+        for w in model.layers.parameters():
+            w.mul_(4 if w.ndim == 2 else 1)
+        model.norm.weight.mul_(6)
     versions = [{k: w.clone() for k, w in model.state_dict().items()}]
     versions.append({k: w * (1 + 0.02 * torch.randn_like(w)) for k, w in versions[0].items()})
     found = []
@@ -80,7 +82,8 @@ def _bits(model, versions, dtype, exact, temperature, wanted, rows):
                     apart.append(far[torch.tensor(c.versions) % 2 == v])
     model.exact, apart = was, torch.cat(apart)
     assert len(apart) == sum(len(r.completion.tokens) for r in requests)
-    return {"mode": "exact" if exact else "fast", "temperature": temperature, "tokens": len(apart),
+    reported = sum(sum(r.completion.logprobs) for r in requests) / len(apart)
+    return {"mode": "exact" if exact else "fast", "temperature": temperature, "tokens": len(apart), "logprob": round(reported, 3),
             "differ": int((apart > 0).sum()), "greatest": float(apart.max()), "mean": float(apart.mean()),
             "updates": engine.version, "preempted": engine.preempted, "prefills": engine.prefills, "seconds": round(seconds, 1)}
 
@@ -138,9 +141,9 @@ def _pretrain(device, dtype, count, shape, T, batch, most):
 
 
 def bits_line(r):
-    return (f"{r['mode']}, temperature {r['temperature']}: of {r['tokens']:,} tokens {r['differ']:,} differ, by at most "
-            f"{r['greatest']:.2g} and {r['mean']:.2g} in the mean; {r['updates']} times new weights, {r['preempted']} rows gave "
-            f"way, {r['prefills']} prompts; {r['seconds']:.0f} s")
+    return (f"{r['mode']}, temperature {r['temperature']}: of {r['tokens']:,} tokens (log-probability {r['logprob']:.2f} in "
+            f"the mean) {r['differ']:,} differ, by at most {r['greatest']:.2g} and {r['mean']:.2g} in the mean; {r['updates']} "
+            f"times new weights, {r['preempted']} rows gave way, {r['prefills']} prompts; {r['seconds']:.0f} s")
 
 
 def largest_line(r):

@@ -131,10 +131,11 @@ def bits_table():
     lines = []
     for r in newest("bits").values():
         lines += [f"On {r['device']}, {r['parameters'] / 1e6:.0f}M weights, {r['dtype']}:", "",
-                  "| mode | temperature | tokens | of them differ | at most | times new weights | rows that gave way |",
-                  "|---" * 7 + "|"]
-        lines += [f"| {x['mode']} | {x['temperature']} | {x['tokens']:,} | **{x['differ']:,}** | {x['greatest']:.2g} | "
-                  f"{x['updates']} | {x['preempted']} |" for x in r["rows"]] + [""]
+                  "| mode | temperature | tokens | mean log-probability | of them differ | at most | times new weights | "
+                  "rows that gave way |",
+                  "|---" * 8 + "|"]
+        lines += [f"| {x['mode']} | {x['temperature']} | {x['tokens']:,} | {x['logprob']:.2f} | **{x['differ']:,}** | "
+                  f"{x['greatest']:.2g} | {x['updates']} | {x['preempted']} |" for x in r["rows"]] + [""]
     return "\n".join(lines).rstrip() or "Not measured yet: run `python bench.py bits --tokens 20000`."
 
 
