@@ -58,14 +58,15 @@ def train(init, out, arm, steps, data, cap, seed=0, toy=False):
 
 
 def speed(init, folder, steps, toy):
-    """Seconds for a step of each arm, steps 3 to the last one, for each kind of lengths."""
+    """Seconds for a step of each arm, for each kind of lengths. The first steps count: in them a rank that samples works ahead,
+    and what it then has in hand makes the others short."""
     found = []
     for kind, (data, cap) in LENGTHS.items():
         for arm in ("turns, one process", "K = 1, ranks apart") if toy else ARMS:
             if arm in ("K = 4, clipped", "K = 4, not corrected"):             # as fast as with the correction
                 continue
             _, records = train(init, f"{folder}/{kind}/{arm}", arm, steps, data, 12 if toy else cap, toy=toy)
-            seconds = [r["seconds"] for r in records[2:]]
+            seconds = [r["seconds"] for r in records]
             found.append({"lengths": kind, "arm": arm, "seconds": round(statistics.mean(seconds), 4),
                           "interval": [round(x, 4) for x in interval(seconds)[1:]],
                           "length_mean": round(statistics.mean(r["length_mean"] for r in records), 1),

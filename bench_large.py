@@ -1,7 +1,7 @@
 """What only many tokens or a large model can show; bench.py calls these. Bits over a million tokens; pre-training at 120M to 1.2B
 weights, with its share of the device's peak and where the rest goes; the largest model that trains.
 
-Meant for a GPU, where each takes well under ten minutes. On a CPU the models are small, only to see that it works.
+Sized for a few minutes each on a large GPU. On a CPU the models are small, only to see that it works.
 """
 
 import itertools

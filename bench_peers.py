@@ -131,6 +131,7 @@ def in_turns(device, count, work, tokens):
         seconds[side] = s[1:] or s
         speeds[side] = round(tokens / statistics.median(seconds[side]), 1)
         if side != "ours":
+            # strict=False: a side that takes long has one turn only
             each = [t / o for o, t in zip(seconds["ours"], seconds[side], strict=False)]
             ratios[side] = [round(f(each), 3) for f in (statistics.median, min, max)]
     return {"tokens_per_second": speeds, "ratios": ratios, "rounds": count}

@@ -66,7 +66,8 @@ def block_table(name):
     lines = ["| what | case | device | ours | others | others' best / ours |", "|---|---|---|---|---|---|"]
     for (device, dtype), r in newest(name).items():
         for b in r["rows"]:
-            cells = {n: f"{n} {t:.3g} ms" for n, t in b["ms"].items() if isinstance(t, float)}
+            cells = {n: f"{n} {t:,.0f} ms" if t >= 1000 else f"{n} {t:.3g} ms"
+                     for n, t in b["ms"].items() if isinstance(t, float)}
             own = ", ".join(c for n, c in cells.items() if n.startswith(b["ours"]))
             others = ", ".join(c for n, c in cells.items() if not n.startswith(b["ours"]))
             ratio = f"**{b['ratio']:.2f}**" if b["ratio"] else ""
@@ -123,7 +124,8 @@ def async_table():
                          + (signed(*a["difference"]) if a["difference"] else "") + " | "
                          + ", ".join(f"{x['command_seconds']:.0f}" for x in runs) + " | "
                          + (f"{statistics.mean(x['staleness_mean'] for x in runs):.2f}" if runs else "") + " |")
-    return "\n".join(lines) or "Not measured yet: run `python bench.py async --init runs/laptop/sft`."
+        lines.append("")
+    return "\n".join(lines).rstrip() or "Not measured yet: run `python bench.py async --init runs/laptop/sft`."
 
 
 def bits_table():
@@ -169,8 +171,8 @@ def learn_table():
                   "bootstrap interval over steps:", "",
                   "| mode | first third | last third | `logprob_diff_max`, least and greatest of all steps |", "|---" * 4 + "|"]
         lines += [f"| {m['arm']} | {cell(*m['reward'][0])} | {cell(*m['reward'][1])} | " +
-                  " and ".join("0.0" if x == 0 else f"{x:.1e}" for x in m["logprob_diff_max"]) + " |" for m in r["rows"]]
-    return "\n".join(lines) or "Not measured yet: run `python bench.py learn --init runs/laptop/sft --steps 60`."
+                  " and ".join("0.0" if x == 0 else f"{x:.1e}" for x in m["logprob_diff_max"]) + " |" for m in r["rows"]] + [""]
+    return "\n".join(lines).rstrip() or "Not measured yet: run `python bench.py learn --init runs/laptop/sft --steps 60`."
 
 
 def plan_table():
@@ -188,10 +190,10 @@ def pipeline_table():
     records = sorted({r["seed"]: r for r in found}.values(), key=lambda r: r["seed"])     # the newest of each seed
     if not records:
         return "Not measured yet: run `python bench.py pipeline`."
-    times = {f"{r['device']} (commit {r['commit']})": r["seconds"] for r in found if r["seconds"]}
+    times = {r["device"]: f"{r['seconds']} seconds on {r['device']} (commit {r['commit']})" for r in found if r["seconds"]}
     first, cell = records[0], "{0:.2f} [{1:.2f}, {2:.2f}]".format
     stages, signed = list(first["verified"]), "{0:+.2f} [{1:+.2f}, {2:+.2f}]".format
-    took = "; ".join(f"{seconds} seconds on {device}" for device, seconds in sorted(times.items(), reverse=True))
+    took = "; ".join(times.values())                      # the newest of each device
     lines = [f"The whole of it took, after installation, {took}. Share of answers on "
              f"unseen problems with every step right, {first['verified']['base'][0]['problems']} problems for each number of "
              f"operations, at temperature {first.get('temperature', 1.0):g}, with 95% bootstrap intervals:", "",

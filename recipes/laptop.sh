@@ -53,7 +53,8 @@ echo "== 5. Preference pairs, chosen from the fine-tuned model and rejected from
 whole dpo || $PYTHON dpo.py --init "$OUT/sft" --out "$OUT/dpo" --data "$OUT/pairs.jsonl" --seed "$SEED" --steps "$DPO" --lr 2e-5
 
 echo "== 6. Reinforcement from verified answers: every step must be right"
-whole grpo || OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} $PYTHON -m torch.distributed.run --standalone --nproc_per_node="$RANKS" grpo.py --init "$OUT/dpo" --out "$OUT/grpo" --data "world:ops=$EDGE,split=rl,branch=0,seed=$SEED" --seed "$SEED" \
+whole grpo || OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} $PYTHON -m torch.distributed.run --standalone --nproc_per_node="$RANKS" \
+    grpo.py --init "$OUT/dpo" --out "$OUT/grpo" --data "world:ops=$EDGE,split=rl,branch=0,seed=$SEED" --seed "$SEED" \
     --mode think --reward strict --steps "$GRPO" --prompts 16 --group 8 --max-new-tokens 120 --lr 4e-4 --schedule wsd --decay 0.3 \
     --save-every 50
 
