@@ -2,7 +2,7 @@
 # Does it matter what is rewarded? Reinforcement from one checkpoint with a true reward and with three that are not:
 # strict (answer and steps), answer, random (a coin) and incorrect (paid for wrong answers). The study that found gains
 # from random rewards in some models is arXiv 2506.10947; with one update per batch the clip never acts, and a random
-# reward should do nothing beyond noise.
+# reward has no gain to offer.
 #
 #   INIT=runs/laptop/dpo bash recipes/spurious.sh
 set -euo pipefail
