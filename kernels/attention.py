@@ -31,11 +31,12 @@ import torch
 import triton
 import triton.language as tl
 
+from .linear import device_kind
+
 LN2 = tl.constexpr(math.log(2))                           # scores are in base 2, gradients are not
 
 # Largest head size (rounded up to a power of two) -> BLOCK_M query rows, BLOCK_N keys, warps, pipeline stages; such
-# that a Hopper GPU holds a program in its registers, and a page of the cache is a whole number of blocks. float32 has
-# no tensor cores that keep its precision: small tiles.
+# that a Hopper GPU holds a program in its registers, and a page of the cache is a whole number of blocks.
 TILES = {
     "exact": {64: (64, 64, 4, 3), 128: (64, 64, 4, 3), 256: (64, 32, 4, 2)},
     "forward": {64: (128, 64, 4, 3), 128: (128, 64, 8, 3), 256: (128, 64, 8, 2)},
@@ -43,13 +44,20 @@ TILES = {
     "backward_q": {64: (128, 64, 8, 3), 128: (128, 64, 8, 3), 256: (128, 32, 8, 2)},
     "backward_kv": {64: (64, 128, 8, 3), 128: (64, 128, 8, 2), 256: (32, 64, 8, 2)},
 }
+# Other GPUs give a program 99 KB of fast memory (Ada, consumer Ampere and Blackwell) where Hopper gives 227.
+TILES_OTHER = TILES | {
+    "forward": {64: (128, 64, 4, 3), 128: (128, 64, 8, 2), 256: (64, 32, 8, 2)},
+    "backward_q": {64: (128, 64, 8, 3), 128: (64, 32, 4, 2), 256: (32, 32, 4, 2)},
+    "backward_kv": {64: (64, 128, 8, 3), 128: (32, 64, 8, 2), 256: (32, 32, 4, 2)},
+}
+# float32 has no tensor cores that keep its precision: small tiles.
 TILES_FLOAT32 = {kind: {64: (32, 32, 4, 2), 256: (16, 16, 4, 1)} for kind in TILES}
 
 
-def _config(kind, head_size, dtype, G):
+def _config(kind, head_size, dtype, G, device):
     """BLOCK_M, BLOCK_N, BLOCK_D, warps, stages."""
-    table = (TILES_FLOAT32 if dtype == torch.float32 else TILES)[kind]
-    block_d = max(16, triton.next_power_of_2(head_size))
+    tables = TILES_FLOAT32 if dtype == torch.float32 else TILES if device_kind(device) == "data centre" else TILES_OTHER
+    table, block_d = tables[kind], max(16, triton.next_power_of_2(head_size))
     fitting = [size for size in table if block_d <= size]
     if not fitting:
         raise ValueError(f"head size {head_size} is above {max(table)}: use kernels.fast")
@@ -327,7 +335,7 @@ def _attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, tiles: torch.T
         _attend_forward[(tiles.shape[0] * K,)](
             q, k, v, out, lse, tiles, table, q.stride(0), q.stride(1), k.stride(0), k.stride(1), k.stride(key_axis),
             v.stride(0), v.stride(1), v.stride(key_axis), table.stride(0), window, _scale(q), PAGE=page,
-            **_sizes(q, k, window, _config(kind, q.shape[2], q.dtype, G)))
+            **_sizes(q, k, window, _config(kind, q.shape[2], q.dtype, G, q.device)))
     return out, lse
 
 
@@ -348,10 +356,10 @@ def _attention_backward(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: 
     if query_tiles.shape[0]:
         _attend_backward_q[(query_tiles.shape[0] * K,)](
             q, k, v, out, do, lse, delta, dq, query_tiles, *strides, window, _scale(q),
-            **_sizes(q, k, window, _config("backward_q", q.shape[2], q.dtype, G)))
+            **_sizes(q, k, window, _config("backward_q", q.shape[2], q.dtype, G, q.device)))
         _attend_backward_kv[(key_tiles.shape[0] * K,)](
             q, k, v, do, lse, delta, dk, dv, key_tiles, *strides, window, _scale(q),
-            **_sizes(q, k, window, _config("backward_kv", q.shape[2], q.dtype, G)))
+            **_sizes(q, k, window, _config("backward_kv", q.shape[2], q.dtype, G, q.device)))
     return dq, dk, dv
 
 
@@ -391,11 +399,11 @@ def attention(q, k, v, spans, window=0, exact=False, table=None):
     if H % K:
         raise ValueError(f"heads={H} must be a multiple of kv_heads={K}")
     kind = "exact" if exact else "decode" if spans.decode else "forward"
-    tiles = spans.tiles(_config(kind, hd, q.dtype, H // K)[0] // (H // K))
+    tiles = spans.tiles(_config(kind, hd, q.dtype, H // K, q.device)[0] // (H // K))
     query_tiles = key_tiles = None
     if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
         if k.ndim == 4:
             raise ValueError("attention over a cache has no gradient: run it under torch.no_grad()")
-        query_tiles = spans.tiles(_config("backward_q", hd, q.dtype, H // K)[0] // (H // K))
-        key_tiles = spans.key_tiles(_config("backward_kv", hd, q.dtype, H // K)[1])
+        query_tiles = spans.tiles(_config("backward_q", hd, q.dtype, H // K, q.device)[0] // (H // K))
+        key_tiles = spans.key_tiles(_config("backward_kv", hd, q.dtype, H // K, q.device)[1])
     return _attention(q, k, v, tiles, query_tiles, key_tiles, window, kind, spans.whole, table)[0]

@@ -73,7 +73,7 @@ def _linear(x, weight, bias, y, M, N, K, BLOCK_M: tl.constexpr, BLOCK_N: tl.cons
 
 
 @functools.cache
-def _kind(device):
+def device_kind(device):
     """The column of TILES for a device."""
     large = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] in (9, 10)
     return "data centre" if large else "other"
@@ -94,7 +94,7 @@ def _by_triton(x, weight, bias, dtype):
     (M, K), N = x.shape, weight.shape[0]
     y = x.new_empty(M, N, dtype=dtype)
     if y.numel():
-        block_m, block_n, warps, stages = tile(M, N, x.dtype, _kind(x.device))
+        block_m, block_n, warps, stages = tile(M, N, x.dtype, device_kind(x.device))
         block_k = BLOCK_K[x.dtype]
         _linear[(triton.cdiv(M, block_m) * triton.cdiv(N, block_n),)](
             x.contiguous(), weight.contiguous(), bias, y, M, N, K, block_m, block_n, block_k, GROUP_M,
