@@ -1,6 +1,7 @@
 """The blocks of the transformer that are worth writing by hand, and the choice among their forms.
 
-    fast.py        what PyTorch itself does quickest: on a CPU, and on a GPU where Triton has nothing better
+    fast.py        what PyTorch itself does quickest: on a CPU, and on a GPU where Triton has nothing better; its
+                   attention lies in fast_attention.py
     reference.py   one fixed order of additions, in plain PyTorch: the exact mode without Triton
     attention.py linear.py norm.py activation.py logprob.py      both on a GPU, in Triton
 
@@ -15,7 +16,7 @@ import importlib.util
 import torch
 
 from . import fast, reference
-from .fast import Packing
+from .fast_attention import Packing
 
 __all__ = ["Packing", "attend", "attend_cached", "head_logits", "norm_rotate", "project", "rms_norm", "row_logprobs", "swiglu",
            "token_logprobs"]

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 import kernels.fast as fast
+import kernels.fast_attention as fast_attention
 import kernels.reference as reference
 from cache import KVCache
 from kernels import Packing, attend, rms_norm, token_logprobs
@@ -43,9 +44,12 @@ def attend_slowly(q, k, v, documents, window=0):
     return out
 
 
-@pytest.mark.parametrize("window", [0, 7])
+@pytest.mark.parametrize("block", [8, 1000])
+@pytest.mark.parametrize("window", [0, 7, 20])
 @pytest.mark.parametrize("packed", [False, True])
-def test_attention_stays_inside_documents(packed, window):
+def test_attention_stays_inside_documents(monkeypatch, packed, window, block):
+    """In blocks of 8 queries, with probabilities that are kept (short documents) or made again, and by torch's attention."""
+    monkeypatch.setattr(fast_attention, "BLOCK", block)
     B, T, H, K, hd = 3, 50, 4, 2, 8
     q, k, v = (torch.randn(B, T, h, hd, dtype=torch.float64, requires_grad=True) for h in (H, K, K))
     documents = rows_of_documents(B, T) if packed else None
@@ -65,7 +69,7 @@ def test_dense_mask_path_equals_buckets(monkeypatch):
     packing = Packing(B, T, q.device, rows_of_documents(B, T, 3))
     expected = [attend(q, k, v, packing, w) for w in (0, 9)]
     monkeypatch.setattr(Packing, "_fill_buckets", lambda self, new: setattr(
-        self, "mask", (new.cumsum(1)[:, None, :, None] == new.cumsum(1)[:, None, None, :]) & fast._band(T, 0,
+        self, "mask", (new.cumsum(1)[:, None, :, None] == new.cumsum(1)[:, None, None, :]) & fast_attention._band(T, 0,
                 q.device)))
     dense = Packing(B, T, q.device, rows_of_documents(B, T, 3))
     assert dense.buckets is None
@@ -171,10 +175,25 @@ def test_rms_norm():
     assert torch.autograd.gradcheck(lambda x, w: rms_norm(x, w, 1e-3), (x, w))
 
 
-def test_linear_for_few_rows():
-    x, w, b = torch.randn(2, 3, 8, dtype=torch.float64), torch.randn(5, 8, dtype=torch.float64), torch.randn(5,
-            dtype=torch.float64)
-    with torch.no_grad():
-        torch.testing.assert_close(linear(x, w, b), F.linear(x, w, b))
-        torch.testing.assert_close(linear(x[0, 0], w), F.linear(x[0, 0], w))
-        assert linear(x, w).is_contiguous()
+@pytest.mark.parametrize("shape, N", [((3, 5, 8), 7), ((700, 64), 96), ((2, 8), 1), ((1, 8), 3), ((0, 8), 3), ((8,), 5)])
+@pytest.mark.parametrize("biased", [False, True])
+def test_linear_and_its_gradient(shape, N, biased):
+    """Ways and gradients of every size, against float64."""
+    x, w, b = torch.randn(*shape), torch.randn(N, shape[-1]), torch.randn(N) if biased else None
+    for dtype in (torch.float32, torch.float64):
+        inputs = [t.to(dtype).requires_grad_() for t in (x, w, b) if t is not None]
+        precise = [t.detach().double().requires_grad_() for t in inputs]
+        ours, theirs = linear(*inputs), F.linear(*precise)
+        torch.testing.assert_close(ours, theirs.to(dtype))
+        g = torch.randn_like(theirs)
+        for mine, other in zip(torch.autograd.grad(ours, inputs, g.to(dtype), retain_graph=True),
+                               torch.autograd.grad(theirs, precise, g, retain_graph=True), strict=True):
+            torch.testing.assert_close(mine, other.to(dtype), rtol=1e-4, atol=1e-4)
+        spread = torch.autograd.grad(ours.sum(), inputs), torch.autograd.grad(theirs.sum(), precise)      # strides of 0
+        for mine, other in zip(*spread, strict=True):
+            torch.testing.assert_close(mine, other.to(dtype), rtol=1e-4, atol=1e-4)
+        with torch.no_grad():
+            torch.testing.assert_close(linear(*inputs), theirs.to(dtype))
+            assert linear(*inputs).is_contiguous()
+            across = linear(inputs[0].expand(3, *shape).movedim(0, -2), *inputs[1:])               # x that is not contiguous
+            torch.testing.assert_close(across.movedim(-2, 0), theirs.to(dtype).expand(3, *theirs.shape))

@@ -1,0 +1,254 @@
+"""Attention as fast as PyTorch alone has it: for packed documents and for a KV cache, on a CPU and on a GPU without Triton.
+
+Letters as in model.py: B rows, T tokens in a row, H query heads, K key/value heads, G = H / K, hd head size.
+"""
+
+import functools
+
+import torch
+import torch.nn.functional as F
+
+
+class Packing:
+    """Where each document of a batch lies, worked out once per forward pass and used by every layer.
+
+    documents (B, T) numbers the packed documents of each row, or is None when a row is one document. A run of equal
+    numbers is one document (a run of negative numbers is padding: it attends to itself, and nobody looks at it).
+
+    On a CPU attention runs on *buckets*: documents of like length are laid side by side as (n, longest) and given to
+    the causal SDPA kernel. Causal attention never looks to the right, so the filler behind a shorter document is never
+    seen and no mask is needed at all; the work is then the sum of the squared document lengths, not the squared row.
+    On a GPU Triton's attention goes by `documents` itself; where there is no Triton, a dense mask says which pairs of a row
+    lie in one document.
+    """
+
+    def __init__(self, B, T, device, documents=None):
+        self.B, self.T, self.documents, self.buckets, self.spans, self._new = B, T, documents, None, None, None
+        index = torch.arange(T, device=device).expand(B, T)
+        self.positions = index                                                # (B, T), restart at each document
+        if documents is None:
+            return
+        new = torch.ones_like(documents, dtype=torch.bool)                    # does a document start here?
+        new[:, 1:] = documents[:, 1:] != documents[:, :-1]
+        self.positions = index - torch.where(new, index, 0).cummax(dim=1).values
+        if device.type == "cpu":
+            self._fill_buckets(new)
+        self._new = new
+
+    @functools.cached_property
+    def mask(self):
+        """(B, 1, T, T) of bool: True where the row may see the column; None when a row is one document."""
+        if self._new is None:
+            return None
+        run = self._new.cumsum(dim=1)
+        return (run[:, None, :, None] == run[:, None, None, :]) & _band(self.T, 0, run.device)
+
+    def _fill_buckets(self, new):
+        """Sorts the documents by length and cuts the list where the next one is less than three quarters as long."""
+        starts = new.flatten().nonzero().flatten()                            # row ends are document ends as well
+        lengths = torch.diff(starts, append=torch.tensor([self.B * self.T]))
+        order = lengths.argsort(descending=True, stable=True)
+        sizes = lengths[order].tolist()
+        self.buckets, index, real, first = [], [], [], 0                      # buckets: (documents, longest)
+        for i in range(1, len(sizes) + 1):
+            if i == len(sizes) or sizes[i] < 0.75 * sizes[first] - 8:
+                within = torch.arange(sizes[first])
+                chosen = order[first:i]
+                index.append(starts[chosen, None] + torch.minimum(within, lengths[chosen, None] - 1))
+                real.append(within < lengths[chosen, None])
+                self.buckets.append((i - first, sizes[first]))
+                first = i
+        self.gather = torch.cat([i.flatten() for i in index])                 # bucket slot -> token; fillers repeat one
+        self.real = torch.cat([r.flatten() for r in real])[:, None]           # not a filler: (slots, 1)
+        slots = self.real.flatten().nonzero().flatten()
+        self.scatter = torch.empty(self.B * self.T, dtype=torch.long)         # token -> its bucket slot, which fillers are not:
+        self.scatter[self.gather[slots]] = slots                              # they see the last token more than once
+
+
+class _Rows(torch.autograd.Function):
+    """x[index] whose backward is also one plain look-up: g[inverse], then zero where `keep` is False.
+
+    True for a gather into slots and back because fillers get no gradient; an ordinary index would scatter-add."""
+
+    @staticmethod
+    def forward(ctx, x, index, inverse, keep):
+        ctx.inverse, ctx.keep = inverse, keep
+        return x.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx, g):
+        g = g.index_select(0, ctx.inverse)
+        return (g if ctx.keep is None else g * ctx.keep), None, None, None
+
+
+def attend(q, k, v, packing, window=0):
+    """Causal attention inside each document: q (B, T, H, hd), k and v (B, T, K, hd) -> (B, T, H, hd).
+
+    window > 0: a token sees itself and the window - 1 tokens before it.
+    """
+    B, T, H, hd = q.shape
+    if packing.buckets is None:
+        if packing.mask is None:
+            return _causal(q, k, v, window)
+        return _sdpa(q, k, v, packing.mask & _band(T, window, q.device) if window else packing.mask)
+    K = k.shape[2]
+    to_slots = (packing.gather, packing.scatter, None)
+    q = _Rows.apply(q.reshape(B * T, H * hd), *to_slots)                      # (slots, H*hd)
+    k = _Rows.apply(k.reshape(B * T, K * hd), *to_slots)
+    v = _Rows.apply(v.reshape(B * T, K * hd), *to_slots)
+    out, first = [], 0
+    for n, L in packing.buckets:
+        part = slice(first, first + n * L)
+        o = _causal(q[part].view(n, L, H, hd), k[part].view(n, L, K, hd), v[part].view(n, L, K, hd), window)
+        out.append(o.reshape(n * L, H * hd))
+        first += n * L
+    out = _Rows.apply(torch.cat(out), packing.scatter, packing.gather, packing.real)   # (B*T, H*hd)
+    return out.view(B, T, H, hd)
+
+
+def attend_cached(q, cache, layer, window=0):
+    """New tokens of each row against its pages (cache.py), where their keys are written already: q (B, R, H, hd) -> (B, R,
+    H, hd). Row b held cache.lengths[b] tokens before them.
+
+    A single token per row is asked of all pages in use at once, in the order of the pool, so no key is copied; maxima, sums
+    and results of a row's pages are then joined.
+    """
+    B, R, H, hd = q.shape
+    K, G = cache.k.shape[2], H // cache.k.shape[2]
+    if R > 1:
+        return _attend_gathered(q, cache, layer, window)
+    if ("pages", window) not in cache.memo:                                   # the same for all layers of a step
+        cache.memo["pages", window] = _pages_in_use(cache, B, q.dtype, window)
+    owner, at, veil = cache.memo["pages", window]
+    k, v = cache.k[layer][:len(owner)], cache.v[layer][:len(owner)]           # (P, K, page, hd)
+    scores = (q.view(B, K, G, hd) * hd ** -0.5)[owner].to(k.dtype) @ k.transpose(2, 3)        # (P, K, G, page)
+    if scores.dtype in (torch.bfloat16, torch.float16):
+        scores = scores.float()
+    top = scores.add_(veil).amax(dim=-1, keepdim=True)                        # of each page, then of each row
+    best = top.new_full((B, K, G, 1), -1e30).scatter_reduce_(0, at.expand_as(top), top, "amax")
+    p = scores.sub_(best[owner]).exp_()
+    total = torch.zeros_like(best).index_add_(0, owner, p.sum(dim=-1, keepdim=True))
+    out = p.new_zeros(B, K, G, hd).index_add_(0, owner, (p.to(v.dtype) @ v).to(p.dtype))
+    return out.div_(total).to(q.dtype).view(B, 1, H, hd)
+
+
+def _pages_in_use(cache, B, dtype, window):
+    """The row of each page (P,), the same as (P, 1, 1, 1), and what is added to scores (P, 1, 1, page): 0 for keys that the
+    row's next token sees, -inf for the others."""
+    owner, start = cache.owner[:cache.used], cache.start[:cache.used]
+    start, owner = torch.where(owner < B, start, 2 ** 30), owner.clamp(max=B - 1)     # other rows' pages show nothing
+    behind = cache.lengths[owner, None] - start[:, None] - torch.arange(cache.k.shape[3], device=owner.device)      # (P, page)
+    hidden = behind < 0 if not window else (behind < 0) | (behind >= window)
+    veil = torch.zeros(hidden.shape, dtype=torch.promote_types(dtype, torch.float32), device=owner.device)
+    return owner, owner[:, None, None, None], veil.masked_fill_(hidden, float("-inf"))[:, None, None]
+
+
+def _attend_gathered(q, cache, layer, window):
+    """The same for several tokens of few rows, against a copy of their pages in order."""
+    B, R, H, hd = q.shape
+    K = cache.k.shape[2]
+    pages = -(-(int(cache.lengths[:B].max()) + R) // cache.k.shape[3])
+    k, v = (x[layer][cache.table[:B, :pages]].transpose(1, 2).flatten(2, 3) for x in (cache.k, cache.v))      # (B, K, S, hd)
+    q = q.view(B, R, K, H // K, hd).transpose(1, 2).reshape(B, K, R * (H // K), hd)   # the heads that share a key head
+    last = cache.lengths[:B, None] + torch.arange(R, device=q.device)         # (B, R)
+    behind = last.repeat_interleave(H // K, dim=1)[..., None] - torch.arange(k.shape[2], device=q.device)     # (B, R G, S)
+    hidden = behind < 0 if not window else (behind < 0) | (behind >= window)
+    scores = (q.to(k.dtype) @ k.transpose(2, 3)).mul_(hd ** -0.5).masked_fill_(hidden[:, None], float("-inf"))
+    weights = scores.softmax(dim=-1, dtype=torch.float32 if scores.dtype in (torch.bfloat16, torch.float16) else None)
+    out = (weights.to(v.dtype) @ v).to(q.dtype)                               # (B, K, R G, hd)
+    return out.view(B, K, R, H // K, hd).transpose(1, 2).reshape(B, R, H, hd)
+
+
+BLOCK = 64                                               # queries that go through at a time
+
+
+class _Blocks(torch.autograd.Function):
+    """Causal attention of q (n, L, H, hd) to k and v (n, L, K, hd), BLOCK queries at a time against all keys they may see.
+
+    torch's fused kernel never holds more than a small tile of the probabilities. On a CPU, where those of a block stay in a
+    cache anyway, three plain operations on the whole block take up to half its time for sequences of moderate length. The
+    query heads that share a key head lie below each other, row t * G + g, so keys are not repeated.
+    """
+
+    @staticmethod
+    def forward(ctx, q, k, v, window):
+        ctx.n, ctx.L, H, hd = q.shape
+        ctx.K, ctx.G, ctx.window, ctx.scale = k.shape[2], H // k.shape[2], window, hd ** -0.5
+        q, k, v = (_Blocks.heads_first(ctx, x) for x in (q * ctx.scale, k, v))
+        out, kept = torch.empty_like(q), []
+        # Probabilities are kept for the backward pass while they take no more memory than its other inputs, as a rule.
+        keep = any(ctx.needs_input_grad) and ctx.L * H <= 4 * (H + ctx.K) * hd
+        for rows, first, at, end in _Blocks.parts(ctx):
+            p = _Blocks.probabilities(ctx, q[:, rows], k[:, first:end], first, at)
+            out[:, rows] = torch.bmm(p, v[:, first:end])
+            if keep:
+                kept.append(p)
+        ctx.save_for_backward(q, k, v, *kept)
+        return _Blocks.tokens_first(ctx, out)
+
+    @staticmethod
+    def backward(ctx, g):
+        q, k, v, *kept = ctx.saved_tensors
+        g = _Blocks.heads_first(ctx, g)
+        dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
+        for i, (rows, first, at, end) in enumerate(_Blocks.parts(ctx)):
+            p = kept[i] if kept else _Blocks.probabilities(ctx, q[:, rows], k[:, first:end], first, at)
+            dp = torch.bmm(g[:, rows], v[:, first:end].transpose(1, 2))
+            ds = torch._softmax_backward_data(dp, p, -1, p.dtype, grad_input=dp)              # p (dp - sum of p dp)
+            dq[:, rows] = torch.bmm(ds, k[:, first:end])
+            for total, share in ((dk, torch.bmm(ds.transpose(1, 2), q[:, rows])), (dv, torch.bmm(p.transpose(1, 2), g[:, rows]))):
+                total[:, first:at] += share[:, :at - first]
+                total[:, at:end] = share[:, at - first:]                      # no block before this one saw these keys
+        return *(_Blocks.tokens_first(ctx, x) for x in (dq.mul_(ctx.scale), dk, dv)), None
+
+    @staticmethod
+    def parts(ctx):
+        """Of each block: its rows, the first key that it may see, its first token, and the end of both."""
+        for at in range(0, ctx.L, BLOCK):
+            end = min(at + BLOCK, ctx.L)
+            yield slice(at * ctx.G, end * ctx.G), max(0, at - ctx.window + 1) if ctx.window else 0, at, end
+
+    @staticmethod
+    def probabilities(ctx, q, k, first, at):
+        """q (n K, rows, hd) from token `at` on, k (n K, keys, hd) from token `first` on -> (n K, rows, keys)."""
+        scores = torch.bmm(q, k.transpose(1, 2))
+        late = first if ctx.window else at                                    # all of the block see what is before this key
+        end = first + k.shape[1]
+        behind = torch.arange(at, end)[:, None, None] - torch.arange(late, end)                  # (tokens, 1, late keys)
+        hidden = (behind < 0) | (behind >= ctx.window) if ctx.window else behind < 0
+        scores.view(-1, end - at, ctx.G, end - first)[..., late - first:].masked_fill_(hidden, float("-inf"))
+        return torch.softmax(scores, dim=-1, out=scores)
+
+    @staticmethod
+    def heads_first(ctx, x):
+        """(n, L, heads, hd) -> (n K, L heads/K, hd)"""
+        return x.reshape(ctx.n, ctx.L, ctx.K, -1).transpose(1, 2).reshape(ctx.n * ctx.K, -1, x.shape[-1])
+
+    @staticmethod
+    def tokens_first(ctx, x):
+        """The way back."""
+        return x.view(ctx.n, ctx.K, ctx.L, -1).transpose(1, 2).reshape(ctx.n, ctx.L, -1, x.shape[-1])
+
+
+def _causal(q, k, v, window):
+    """Causal attention of whole sequences, q (n, L, H, hd), k and v (n, L, K, hd), in the form that suits their length."""
+    L = q.shape[1]
+    window = window if window < L else 0
+    precise = q.device.type == "cpu" and q.dtype in (torch.float32, torch.float64)
+    if precise and BLOCK <= L and (window or L) <= 1024:
+        return _Blocks.apply(q, k, v, window)
+    return _sdpa(q, k, v, _band(L, window, q.device) if window else None)
+
+
+def _sdpa(q, k, v, mask):
+    """torch's fused attention on (B, T, heads, hd) tensors; causal where there is no mask."""
+    out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask,
+                                         is_causal=mask is None, enable_gqa=q.shape[2] != k.shape[2])
+    return out.transpose(1, 2)                                                # (B, T, H, hd)
+
+
+def _band(T, window, device):
+    """(T, T) of bool: True where the row may see the column."""
+    i = torch.arange(T, device=device)
+    distance = i[:, None] - i[None, :]
+    return (distance >= 0) & (distance < window) if window else distance >= 0
