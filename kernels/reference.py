@@ -3,10 +3,11 @@
 The bits of a token's result depend on that token and on what it attends to, and on nothing else: not on how many rows
 are computed at once, on the row it lies in, or on whether its past comes from a cache. Two rules give that.
 
-1. A matrix product always has the same shape. Libraries choose their order of additions by the shape; a product of one
-   row has other bits than the same row among a hundred. So rows are cut into tiles of a fixed number, the last one filled
-   up with zeros, and attention goes over blocks of KEYS keys counted from the document's start, with an online softmax
-   (arXiv 2205.14135). A block that a row does not see is an exact no-op for it: its maximum stays, exp(0) = 1, and 0 is added.
+1. A matrix product always has the same shape, or one of a few that are known to agree. Libraries choose their order of
+   additions by the shape; a product of one row has other bits than the same row among a hundred. So rows are cut into tiles
+   of a fixed number, the last one filled up with zeros, and attention goes over blocks of KEYS keys counted from the
+   document's start, with an online softmax (arXiv 2205.14135). A block that a row does not see is an exact no-op for it:
+   its maximum stays, exp(0) = 1, and 0 is added.
 2. Outside of products there are only additions, multiplications and divisions, which IEEE 754 rounds in one way, exp and
    log, and sums along the last axis of a contiguous tensor. No sigmoid or silu (torch's vector code and the code for the
    last few elements of a tensor differ in the last bit), no fused multiply-add.
@@ -17,33 +18,56 @@ every step of a GRPO run in exact mode. Only the forward pass must be invariant:
 Letters as in model.py: B rows, T tokens in a row, H query heads, K key/value heads, hd head size, D width, V vocabulary.
 """
 
+import functools
+
 import torch
 import torch.nn.functional as F
 
 from . import fast
 
-ROWS = 32                                 # of a tile of a matrix product
-QUERIES = 8                               # query rows of a tile of attention: tokens times the heads that share a key head
+TILE = 32                                 # rows of a matrix product
+SIZES = 16, 32, 64, 128, 256, 512         # the same, where oneDNN gives a row the same bits in all of them
+QUERIES = 8, 32, 64                       # query rows of a tile of attention, tokens times the heads that share a key head; the
+                                          # larger ones where a row has the same bits in them as in the smallest
 KEYS = 64                                 # of a block of attention, and in a page of the cache
 
 
-class _Linear(torch.autograd.Function):
-    """x (M, D) @ weight (N, D).T in tiles of rows."""
+def product(x, weight):
+    """x (M, D) @ weight (N, D).T, whole where oneDNN's bits allow it, else in tiles of TILE rows."""
+    if fast.has_onednn(x, weight) and _onednn_agrees(*weight.shape, torch.get_num_threads()):
+        multiply, sizes = fast.onednn, SIZES
+    else:
+        multiply, sizes = F.linear, (TILE,)
+    parts = []
+    for rows in x.split(sizes[-1]):
+        size = next(size for size in sizes if size >= rows.shape[0])
+        short = size - rows.shape[0]
+        parts.append(multiply(F.pad(rows, (0, 0, 0, short)) if short else rows, weight)[:rows.shape[0]])
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
+
+@functools.cache
+def _onednn_agrees(N, D, threads):
+    """Does a row get the same bits in oneDNN's product of any of SIZES rows with a weight (N, D)? Not promised, so tried once
+    for each shape of a weight."""
+    g = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(SIZES[-1], D, generator=g), torch.randn(N, D, generator=g)
+    whole = fast.onednn(x, weight)
+    return all(torch.equal(fast.onednn(x[part].contiguous(), weight), whole[part])
+               for size in SIZES for part in (slice(size), slice(SIZES[-1] - size, None)))
+
+
+class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight):
         ctx.save_for_backward(x, weight)
-        M, short = x.shape[0], -x.shape[0] % ROWS
-        x = F.pad(x, (0, 0, 0, short)) if short else x                        # (tiles * ROWS, D)
-        out = x.new_empty(x.shape[0], weight.shape[0])
-        for tile, result in zip(x.split(ROWS), out.split(ROWS)):
-            torch.mm(tile, weight.T, out=result)
-        return out[:M]
+        return product(x, weight)
 
     @staticmethod
     def backward(ctx, g):
         x, weight = ctx.saved_tensors
-        return g @ weight if ctx.needs_input_grad[0] else None, g.T @ x if ctx.needs_input_grad[1] else None
+        d_x = fast.input_gradient(g.contiguous(), weight) if ctx.needs_input_grad[0] else None
+        return d_x, g.T @ x if ctx.needs_input_grad[1] else None
 
 
 def linear(x, weight, bias=None):
@@ -83,18 +107,33 @@ class _Swiglu(torch.autograd.Function):
     @staticmethod
     def forward(ctx, gate, up):
         ctx.save_for_backward(gate, up)
-        return gate / (1 + (-gate).exp()) * up
+        below = (-gate).exp_().add_(1)
+        return torch.div(gate, below, out=below).mul_(up)
 
     @staticmethod
     def backward(ctx, g):
         gate, up = ctx.saved_tensors
-        s = gate.sigmoid()
-        return g * up * s * (1 + gate * (1 - s)), g * gate * s
+        return torch.ops.aten.silu_backward(g * up, gate), F.silu(gate).mul_(g)
 
 
 def swiglu(gate, up):
     """silu(gate) * up, arXiv 2002.05202."""
     return _Swiglu.apply(gate, up)
+
+
+@functools.cache
+def _query_tiles(hd, dtype, threads):
+    """Those of QUERIES whose products with KEYS keys agree with the smallest one's, in one tile alone and in many."""
+    g, largest = torch.Generator().manual_seed(0), QUERIES[-1]
+    q, k, p = (torch.randn(4, *shape, generator=g, dtype=dtype) for shape in ((largest, hd), (KEYS, hd), (largest, KEYS)))
+
+    def products(size, count):
+        parts = [(x[:count].reshape(-1, size, x.shape[-1]), y[:count].repeat_interleave(largest // size, 0))
+                 for x, y in ((q, k.transpose(1, 2)), (p, k))]
+        return [torch.bmm(x, y).view(count, largest, -1) for x, y in parts]
+    smallest = products(QUERIES[0], 4)
+    return [size for size in QUERIES if all(torch.equal(ours, theirs[:count]) for count in (1, 4)
+                                            for ours, theirs in zip(products(size, count), smallest, strict=True))]
 
 
 def attend_tiles(q, K, blocks, first, window=0):
@@ -105,33 +144,35 @@ def attend_tiles(q, K, blocks, first, window=0):
     """
     n, R, H, hd = q.shape
     G = H // K                                                                # query heads that share a key head
-    tiles = -(-R * G // QUERIES)
+    fitting = [size for size in _query_tiles(hd, q.dtype, torch.get_num_threads()) if size <= R * G]
+    size = fitting[-1] if fitting else QUERIES[0]
+    tiles = -(-R * G // size)
     q = q.reshape(n, R, K, G, hd).transpose(1, 2).reshape(n * K, R * G, hd) * hd ** -0.5
-    q = F.pad(q, (0, 0, 0, tiles * QUERIES - R * G)).view(n * K, tiles, QUERIES, hd)
+    q = F.pad(q, (0, 0, 0, tiles * size - R * G)).view(n * K, tiles, size, hd)
     earliest, latest = int(first.min()), int(first.max())
-    token = torch.arange(tiles * QUERIES).div(G, rounding_mode="floor")       # of each row of the tiles
+    token = torch.arange(tiles * size).div(G, rounding_mode="floor")          # of each row of the tiles
     positions = (first[:1] if earliest == latest else first)[:, None] + token # (n or 1, rows)
-    positions = positions.view(-1, 1, tiles, QUERIES, 1)
-    best = q.new_full((n * K, tiles, QUERIES, 1), -1e30)                      # not -inf, whose difference with itself is nan
+    positions = positions.view(-1, 1, tiles, size, 1)
+    best = q.new_full((n * K, tiles, size, 1), -1e30)                         # not -inf, whose difference with itself is nan
     total, out = torch.zeros_like(best), torch.zeros_like(q)
     for j in range(0, latest + R, KEYS):
         # tiles from here on reach position j, and those up to there have not lost sight of the block
-        start = max(0, j - latest) * G // QUERIES
-        end = tiles if not window else min(tiles, -(-max(0, j + KEYS + window - 1 - earliest) * G // QUERIES))
+        start = max(0, j - latest) * G // size
+        end = tiles if not window else min(tiles, -(-max(0, j + KEYS + window - 1 - earliest) * G // size))
         if start >= end:
             continue
         part, some = slice(start, end), end - start
         kb, vb = (x.reshape(n * K, 1, KEYS, hd).expand(-1, some, -1, -1).flatten(0, 1) for x in blocks(j // KEYS))
-        scores = torch.bmm(q[:, part].flatten(0, 1), kb.transpose(1, 2))      # (n K some, QUERIES, KEYS)
+        scores = torch.bmm(q[:, part].flatten(0, 1), kb.transpose(1, 2))      # (n K some, size, KEYS)
         behind = positions[:, :, part] - torch.arange(j, j + KEYS)            # how far the key lies behind the query
         hidden = behind < 0 if not window else (behind < 0) | (behind >= window)
         veil = torch.zeros(hidden.shape, dtype=q.dtype).masked_fill_(hidden, float("-inf"))
-        scores = scores.view(n, K, some, QUERIES, KEYS).add_(veil).view(n * K, some, QUERIES, KEYS)
+        scores = scores.view(n, K, some, size, KEYS).add_(veil).view(n * K, some, size, KEYS)
         higher = torch.maximum(best[:, part], scores.amax(dim=-1, keepdim=True))
         shrink = (best[:, part] - higher).exp_()
-        p = scores.sub_(higher).exp_()                                        # (n K, some, QUERIES, KEYS)
+        p = scores.sub_(higher).exp_()                                        # (n K, some, size, KEYS)
         total[:, part] = total[:, part].mul(shrink).add_(p.sum(dim=-1, keepdim=True))
-        more = torch.bmm(p.flatten(0, 1), vb).view(n * K, some, QUERIES, hd)
+        more = torch.bmm(p.flatten(0, 1), vb).view(n * K, some, size, hd)
         out[:, part] = out[:, part].mul(shrink).add_(more)
         best[:, part] = higher
     out = (out / total).flatten(1, 2)[:, :R * G]                              # (n K, R G, hd)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from kernels import reference
 from model import Config, Transformer
 from sampler import Sampler
 
@@ -112,13 +113,34 @@ def test_any_chunk_of_prefill_and_any_number_of_rows():
             assert torch.equal(same[0][2], trained(model, [same[0]])[0])
 
 
-def test_every_batch_size_gives_a_row_the_same_bits():
+@pytest.mark.parametrize("agrees", [True, False])
+def test_every_batch_size_gives_a_row_the_same_bits(monkeypatch, agrees):
+    """With products of several shapes, where these agree, and with those of a fixed tile."""
+    if not agrees:
+        monkeypatch.setattr(reference, "_onednn_agrees", lambda N, D, threads: False)
+        monkeypatch.setattr(reference, "_query_tiles", lambda hd, dtype, threads: [])
     model = a_model("olmo")
     tokens = torch.randint(0, V, (130, 5), generator=torch.Generator().manual_seed(4))
     with torch.no_grad():
         wanted = model.logprobs(tokens)
         for B in range(1, 130):
             assert torch.equal(model.logprobs(tokens[:B]), wanted[:B]), B
+
+
+def test_a_product_that_goes_by_the_number_of_rows_is_found_out(monkeypatch):
+    """One that adds up in another order for 64 rows."""
+    usual = reference.fast.onednn
+    tried = reference._onednn_agrees.__wrapped__
+    assert tried(100, 96, 1) or not torch.backends.mkldnn.is_available()
+
+    def fickle(x, weight):
+        return usual(x, weight) if len(x) != 64 else usual(x[:, :48], weight[:, :48]) + usual(x[:, 48:], weight[:, 48:])
+    monkeypatch.setattr(reference.fast, "onednn", fickle)
+    assert not tried(100, 96, 1)
+    tried, usual = reference._query_tiles.__wrapped__, torch.bmm
+    assert 8 in tried(48, torch.float64, 1)
+    monkeypatch.setattr(torch, "bmm", lambda x, y: usual(x, y) if x.shape[1] != 64 else usual(x.flip(2), y.flip(1)))
+    assert 64 not in tried(48, torch.float64, 1) and 8 in tried(48, torch.float64, 1)
 
 
 def test_threads_change_no_bit():
