@@ -73,7 +73,8 @@ class _Linear(torch.autograd.Function):
 def linear(x, weight, bias=None):
     """x (..., D) @ weight (N, D).T + bias -> (..., N)."""
     with torch.autocast(x.device.type, enabled=False):
-        y = _Linear.apply(x.reshape(-1, x.shape[-1]), weight).view(*x.shape[:-1], weight.shape[0])
+        multiply = _Linear.apply if torch.is_grad_enabled() else product
+        y = multiply(x.reshape(-1, x.shape[-1]), weight).view(*x.shape[:-1], weight.shape[0])
     return y if bias is None else y + bias
 
 
