@@ -64,6 +64,7 @@ class Prefill:
     k: torch.Tensor | None = None     # (L, T, K, hd)
     v: torch.Tensor | None = None
     scratch: KVCache | None = None    # the pieces so far
+    begun: int = 0                    # how often it was begun in pieces: new weights throw away those of the old
 
 
 @dataclass
@@ -442,8 +443,8 @@ class Sampler:
     def _prefill(self, free):
         """Prefills the next prompts that will find a row, or a piece of the next one; returns the tokens it took."""
         budget, head = self.prefill_chunk or PREFILL_TOKENS, self.waiting[0].prefill
-        if self.prefill_chunk and len(head.ids) > budget:
-            return self._piece(head)
+        if self.prefill_chunk and len(head.ids) > budget and (head.begun < 3 or head.version == self.version):
+            return self._piece(head)                      # else whole, or weights that change often would start it for ever
         chosen, total = [], 0
         for p in [r.prefill for r in itertools.islice(self.waiting, free)]:
             if (p.hidden is None or p.version != self.version) and not any(p is c for c in chosen):
@@ -471,12 +472,12 @@ class Sampler:
             for p in part:
                 here = slice(first, first + len(p.ids))
                 p.k, p.v = (torch.stack([layer[i][0, here] for layer in kv]) for i in (0, 1))                 # (L, T, K, hd)
-                p.hidden, p.version, first = hidden[0, here.stop - 1], self.version, here.stop
+                p.hidden, p.version, p.scratch, first = hidden[0, here.stop - 1], self.version, None, here.stop
 
     def _piece(self, p):
         """Runs the next tokens of a long prompt against the pieces before them, in a small cache of its own."""
         if p.scratch is None or p.version != self.version:
-            p.version, p.hidden = self.version, None
+            p.version, p.hidden, p.begun = self.version, None, p.begun + 1
             p.scratch = KVCache(self.model.config, 1, pages_of(len(p.ids)), len(p.ids), self.device, self.dtype)
             p.scratch.reserve(0, len(p.ids))
         done = int(p.scratch.lengths[0])

@@ -176,6 +176,16 @@ def test_a_long_prompt_in_pieces_does_not_hold_up_the_others(model):
     assert len(long.completion.tokens) == 5
 
 
+def test_a_long_prompt_in_pieces_gets_in_though_weights_change_at_every_step(model):
+    engine = Sampler(model, rows=4, prefill_chunk=8)
+    engine.start(300, stop=set(), seed=0)
+    [long] = engine.submit(list(range(50)) * 4, 5)
+    for version in range(1, 30):
+        engine.step()
+        engine.update_weights(version=version)
+    assert len(long.completion.tokens) == 5 and long.completion.versions == list(range(3, 8))
+
+
 def test_a_request_may_be_longer_than_was_thought_if_the_pool_can_hold_it(model):
     engine = Sampler(model, rows=4, exact=True)
     wanted = run(engine, [[1] * 150], [20])
