@@ -89,6 +89,8 @@ class Run:
         cuda = args.device.startswith("cuda") or (args.device == "auto" and torch.cuda.is_available())
         if cuda and not torch.cuda.is_available():
             raise ValueError(f"--device {args.device}: no GPU is visible; use --device cpu")
+        if args.compile and not cuda:
+            raise ValueError("--compile: layers are compiled for a GPU only; leave it out on a CPU")
         self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
         if cuda:
             torch.cuda.set_device(self.device)

@@ -21,7 +21,7 @@ import torch.nn as nn
 from torch.utils.checkpoint import checkpoint
 
 import hf
-from kernels import Packing, attend, attend_cached, head_logits, norm_rotate, project, rms_norm, swiglu, token_logprobs
+from kernels import Packing, attend, attend_cached, head_logits, norm_rotate, prepare, project, rms_norm, swiglu, token_logprobs
 from tokenizer import Tokenizer
 
 
@@ -262,6 +262,7 @@ class Transformer(nn.Module):
         packing = Packing(*tokens.shape, tokens.device, documents)
         angles = self.angles(packing.positions)
         x = self.embed_tokens(tokens)                                         # (B, T, D)
+        prepare(packing, x, self.config, self.exact)
         for layer in self.layers:
             if self.checkpointing and torch.is_grad_enabled():
                 x = checkpoint(layer, x, angles, packing, use_reentrant=False)

@@ -37,7 +37,7 @@ from tqdm import tqdm
 import cli
 from cache import PAGE, KVCache, pages_of, upload
 from draws import draw, uniform
-from kernels import has_triton
+from kernels import HAS_TRITON
 from model import Linear, load
 from thinking import ThinkBudget, keep_budgets
 from tokenizer import split_thinking
@@ -132,7 +132,7 @@ class Sampler:
         self.half = self.dtype != weight.dtype
         self.steps = self.prefills = self.preempted = 0   # decode steps, prompts prefilled, rows that gave way, ever
         self.busy = self.slots = 0                        # rows that drew and rows there were, in steps with a queue
-        able = self.device.type == "cuda" and has_triton() and self.dtype != torch.float64    # else the host sizes each step
+        able = self.device.type == "cuda" and HAS_TRITON and self.dtype != torch.float64    # else the host sizes each step
         self.graphs = able if graphs is None else graphs
         self.captured, self.pool, self.cache = {}, None, None
         self.running, self.waiting, self.unread, self.outdated = [], deque(), deque(), False

@@ -18,18 +18,15 @@ import torch
 from . import fast, reference
 from .fast_attention import Packing
 
-__all__ = ["Packing", "attend", "attend_cached", "head_logits", "norm_rotate", "project", "rms_norm", "row_logprobs", "swiglu",
-           "token_logprobs"]
+HAS_TRITON = importlib.util.find_spec("triton") is not None
 
-
-@functools.cache
-def has_triton():
-    return importlib.util.find_spec("triton") is not None
+__all__ = ["HAS_TRITON", "Packing", "attend", "attend_cached", "head_logits", "norm_rotate", "prepare", "project", "rms_norm",
+           "row_logprobs", "swiglu", "token_logprobs"]
 
 
 def _form(x, exact):
     """Which of the forms computes on the device of x: fast, reference or "triton"."""
-    if x.is_cuda and has_triton() and x.dtype != torch.float64:
+    if x.is_cuda and HAS_TRITON and x.dtype != torch.float64:
         return "triton"
     return reference if exact else fast
 
@@ -81,16 +78,31 @@ def swiglu(gate, up, exact=False):
     return (reference if exact else fast).swiglu(gate, up)
 
 
+def _spans(packing, device):
+    """Where the documents lie, as Triton's attention goes by it; made once."""
+    from .attention import Spans
+    if packing.spans is None:
+        B, T = packing.B, packing.T
+        packing.spans = Spans.of_rows(B, T, device) if packing.documents is None else Spans.of_documents(packing.documents)
+    return packing.spans
+
+
+def prepare(packing, x, config, exact=False):
+    """Makes what the attention of all layers needs to know of a packing, given the hidden states x (B, T, D) of the first and
+    the model's Config: outside of the layers, since its shapes depend on the documents, which torch.compile does not take."""
+    if _form(x, exact) == "triton" and (exact or packing.documents is not None):
+        dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+        _spans(packing, x.device).lists("exact" if exact else "forward", torch.is_grad_enabled(), config.head_size, dtype,
+                                        config.heads // config.kv_heads, x.device)
+
+
 def attend(q, k, v, packing, window=0, exact=False):
     """Causal attention inside each document: q (B, T, H, hd), k and v (B, T, K, hd) -> (B, T, H, hd)."""
     form = _form(q, exact)
     if form == "triton" and (exact or packing.documents is not None):
-        from .attention import Spans, attention
-        if packing.spans is None:
-            B, T = packing.B, packing.T
-            packing.spans = Spans.of_rows(B, T, q.device) if packing.documents is None else Spans.of_documents(packing.documents)
-        out = attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), packing.spans, window, exact)
-        return out.view(q.shape)
+        from .attention import attention
+        spans = _spans(packing, q.device)
+        return attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), spans, window, exact).view(q.shape)
     return (fast if form == "triton" else form).attend(q, k, v, packing, window)
 
 

@@ -78,7 +78,7 @@ class Spans:
         self.first, self.length, self.offset, self.base, self.tokens = first, length, offset, base, tokens
         self.whole = False                        # known to cover all the tokens?
         self.decode = False                       # one token each?
-        self._kept = {}
+        self._kept = {}                           # what was made already, for all layers of a pass
 
     @staticmethod
     def of_documents(documents, device=None):
@@ -114,26 +114,30 @@ class Spans:
         spans.whole, spans.decode = True, tokens == 1
         return spans
 
+    def lists(self, kind, gradient, hd, dtype, G, device):
+        """What the kernels go by: tiles for the forward pass of a kind, and with gradient=True tiles of queries and of keys
+        for the backward pass, else None twice. A layer that torch.compile compiles finds them made (kernels.prepare)."""
+        key = kind, gradient, hd, dtype, G
+        if key not in self._kept:
+            def size(kind, part):
+                return _config(kind, hd, dtype, G, device)[part]
+            self._kept[key] = (self.tiles(size(kind, 0) // G), self.tiles(size("backward_q", 0) // G) if gradient else None,
+                               self.key_tiles(size("backward_kv", 1)) if gradient else None)
+        return self._kept[key]
+
     def tiles(self, per_tile):
         """Cut into tiles of at most per_tile query tokens -> int32 (n_tiles, 4): first query index, count, in-document
         position of the first, base. Longest documents first and late tiles first, for the heavy ones to start early."""
-        if per_tile not in self._kept:
-            if self.decode:
-                columns = self.first, self.length, self.offset, self.base
-            else:
-                span, within, count = self._cut(per_tile, late_first=True)
-                columns = self.first[span] + within, count, self.offset[span] + within, self.base[span]
-            self._kept[per_tile] = self._table(columns)
-        return self._kept[per_tile]
+        if self.decode:
+            return self._table((self.first, self.length, self.offset, self.base))
+        span, within, count = self._cut(per_tile, late_first=True)
+        return self._table((self.first[span] + within, count, self.offset[span] + within, self.base[span]))
 
     def key_tiles(self, per_tile):
         """The same for the keys of whole documents (offset 0) -> int32 (n_tiles, 5): first key index, count, its
         in-document position, index of the document's first query, its length. Early keys have the most queries."""
-        if ("keys", per_tile) not in self._kept:
-            span, within, count = self._cut(per_tile, late_first=False)
-            columns = self.base[span] + within, count, within, self.first[span], self.length[span]
-            self._kept["keys", per_tile] = self._table(columns)
-        return self._kept["keys", per_tile]
+        span, within, count = self._cut(per_tile, late_first=False)
+        return self._table((self.base[span] + within, count, within, self.first[span], self.length[span]))
 
     @staticmethod
     def _table(columns):
@@ -399,11 +403,8 @@ def attention(q, k, v, spans, window=0, exact=False, table=None):
     if H % K:
         raise ValueError(f"heads={H} must be a multiple of kv_heads={K}")
     kind = "exact" if exact else "decode" if spans.decode else "forward"
-    tiles = spans.tiles(_config(kind, hd, q.dtype, H // K, q.device)[0] // (H // K))
-    query_tiles = key_tiles = None
-    if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
-        if k.ndim == 4:
-            raise ValueError("attention over a cache has no gradient: run it under torch.no_grad()")
-        query_tiles = spans.tiles(_config("backward_q", hd, q.dtype, H // K, q.device)[0] // (H // K))
-        key_tiles = spans.key_tiles(_config("backward_kv", hd, q.dtype, H // K, q.device)[1])
+    gradient = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    if gradient and k.ndim == 4:
+        raise ValueError("attention over a cache has no gradient: run it under torch.no_grad()")
+    tiles, query_tiles, key_tiles = spans.lists(kind, gradient, hd, q.dtype, H // K, q.device)
     return _attention(q, k, v, tiles, query_tiles, key_tiles, window, kind, spans.whole, table)[0]

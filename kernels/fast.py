@@ -11,7 +11,7 @@ from .fast_attention import Packing, attend, attend_cached  # noqa: F401
 
 def has_onednn(*tensors):
     """May oneDNN multiply them? Of float32, on a CPU."""
-    return torch.backends.mkldnn.is_available() and all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
+    return all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors) and torch.backends.mkldnn.is_available()
 
 
 def onednn(x, weight, bias=None):
@@ -47,7 +47,7 @@ def linear(x, weight, bias=None):
     oneDNN keeps some compiled code for each number of rows that it has seen, so the number of rows of a decode step is
     rounded up, and longer inputs without a gradient, prompts of any length, take another way.
     """
-    if not has_onednn(x, weight) or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or not has_onednn(x, weight) or torch.is_autocast_enabled("cpu"):
         return F.linear(x, weight, bias)
     if torch.is_grad_enabled():
         return _Linear.apply(x, weight, bias)

@@ -234,8 +234,8 @@ def _causal(q, k, v, window):
     """Causal attention of whole sequences, q (n, L, H, hd), k and v (n, L, K, hd), in the form that suits their length."""
     L = q.shape[1]
     window = window if window < L else 0
-    precise = q.device.type == "cpu" and q.dtype in (torch.float32, torch.float64)
-    if precise and BLOCK <= L and (window or L) <= 1024:
+    suits = q.device.type == "cpu" and q.dtype in (torch.float32, torch.float64) and not torch.compiler.is_compiling()
+    if suits and BLOCK <= L and (window or L) <= 1024:
         return _Blocks.apply(q, k, v, window)
     return _sdpa(q, k, v, _band(L, window, q.device) if window else None)
 

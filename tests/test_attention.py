@@ -13,9 +13,11 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 pytest.importorskip("triton")
+import kernels  # noqa: E402
 import kernels.attention as flash  # noqa: E402
 from kernels.attention import Spans, attention  # noqa: E402
-from kernels.fast import Packing, attend  # noqa: E402
+from kernels.fast_attention import Packing, attend  # noqa: E402
+from model import Config, Transformer  # noqa: E402
 
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
@@ -220,6 +222,30 @@ def test_under_torch_compile(backend):
     assert_near(compiled, plain, 1e-5)
     for a, b in zip(*(torch.autograd.grad(x.sum(), (q, k, v)) for x in (compiled, plain))):
         assert_near(a, b, 1e-5)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_layer_is_one_graph(monkeypatch, exact):
+    """A layer of the model where Triton computes, as torch.compile sees it: no break, and no new graph for every packing or
+    every layer."""
+    from torch._dynamo.testing import CompileCounter  # not above: it imports triton
+    monkeypatch.setattr(kernels, "_form", lambda x, exact: "triton")
+    monkeypatch.setattr(Packing, "_fill_buckets", lambda self, new: None)     # as on a GPU
+    torch.manual_seed(0)
+    model = Transformer(Config(vocab_size=50, layers=3, width=32, heads=4, kv_heads=2, ff=48, qk_norm="head")).to(DEVICE)
+    model.exact = exact
+    tokens = torch.randint(0, 50, (2, 24), device=DEVICE)
+    packings = [numbered(*rows).to(DEVICE) for rows in (((24,), (24,)), ((20, 4), (9, 15)), ((1, 2, 3, 18), (24,)),
+                                                        ((5, 5, 5, 5, 4), (2, 22)))]
+    plain = [model.hidden(tokens, packing) for packing in packings]
+    counter = CompileCounter()
+    for layer in model.layers:
+        layer.compile(backend=counter, fullgraph=True)
+    for packing, wanted in zip(packings, plain):
+        found = model.hidden(tokens, packing)
+        assert_near(found, wanted, 1e-6)
+        found.sum().backward()
+    assert 1 <= counter.frame_count <= 2                                      # the second has any number of tiles
 
 
 def cuda(test):
