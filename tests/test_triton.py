@@ -11,6 +11,7 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+import kernels  # noqa: E402
 import kernels.fast as fast  # noqa: E402
 import kernels.linear as linear_module  # noqa: E402
 import kernels.logprob as logprob_module  # noqa: E402
@@ -18,6 +19,8 @@ import kernels.norm as norm_module  # noqa: E402
 from kernels.linear import linear, self_check, tile  # noqa: E402
 from kernels.logprob import row_logprobs, token_logprobs  # noqa: E402
 from kernels.norm import qk_norm_rope, rms_norm  # noqa: E402
+from model import Config, Transformer  # noqa: E402
+from sampler import Sampler  # noqa: E402
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 cuda = pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
@@ -286,6 +289,28 @@ def test_under_compile_and_checkpointing(backend):
     for other in both[1:]:
         for a, b in zip(both[0], other, strict=True):
             close(b.detach(), a.detach())
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_whole_model_samples_and_trains_with_these_kernels(monkeypatch, exact):
+    """What a GPU computes, from packed prefill, pieces of prompts and decoding to the trainer's log-probabilities."""
+    monkeypatch.setattr(kernels, "_form", lambda x, exact: "triton")
+    monkeypatch.setattr(kernels.Packing, "_fill_buckets", lambda self, new: None)
+    model = Transformer(Config(vocab_size=67, layers=2, width=32, heads=4, kv_heads=2, ff=48, qk_norm="head",
+                               attention="window+rope", window=9)).to(DEVICE)
+    model.exact = exact
+    prompts = [torch.randint(0, 67, (n,), generator=torch.Generator().manual_seed(n)).tolist() for n in (20, 1, 7)]
+    for chunk in (0, 8):
+        engine = Sampler(model, rows=2, prefill_chunk=chunk)
+        done = engine.generate(prompts, max_new_tokens=[3, 4, 5], temperature=0.7, stop=set())
+        tokens = torch.tensor([t for [c] in done for t in c.prompt + c.tokens], device=DEVICE)[None]
+        documents = torch.tensor([i for i, [c] in enumerate(done) for _ in c.prompt + c.tokens], device=DEVICE)[None]
+        logprobs = model.logprobs(tokens, documents, 0.7)[0].detach()
+        end = 0
+        for [c] in done:
+            end += len(c.prompt) + len(c.tokens)
+            trained, sampled = logprobs[end - len(c.tokens) - 1:end - 1].cpu(), torch.tensor(c.logprobs)
+            assert torch.equal(trained, sampled) if exact else (trained - sampled).abs().max() < 1e-4
 
 
 # on a GPU only
