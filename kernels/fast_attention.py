@@ -160,6 +160,7 @@ def _attend_gathered(q, cache, layer, window):
 
 
 BLOCK = 64                                               # queries that go through at a time
+LONGEST, LEAST = 512, 2 ** 18                            # tokens of a sequence and numbers in q between which that was faster
 
 
 class _Blocks(torch.autograd.Function):
@@ -234,8 +235,8 @@ def _causal(q, k, v, window):
     """Causal attention of whole sequences, q (n, L, H, hd), k and v (n, L, K, hd), in the form that suits their length."""
     L = q.shape[1]
     window = window if window < L else 0
-    suits = q.device.type == "cpu" and q.dtype in (torch.float32, torch.float64) and not torch.compiler.is_compiling()
-    if suits and BLOCK <= L and (window or L) <= 1024:
+    able = q.device.type == "cpu" and q.dtype in (torch.float32, torch.float64) and not torch.compiler.is_compiling()
+    if able and L >= BLOCK and (window or L <= LONGEST and q.numel() >= LEAST):
         return _Blocks.apply(q, k, v, window)
     return _sdpa(q, k, v, _band(L, window, q.device) if window else None)
 

@@ -50,6 +50,7 @@ def attend_slowly(q, k, v, documents, window=0):
 def test_attention_stays_inside_documents(monkeypatch, packed, window, block):
     """In blocks of 8 queries, with probabilities that are kept (short documents) or made again, and by torch's attention."""
     monkeypatch.setattr(fast_attention, "BLOCK", block)
+    monkeypatch.setattr(fast_attention, "LEAST", 0)
     B, T, H, K, hd = 3, 50, 4, 2, 8
     q, k, v = (torch.randn(B, T, h, hd, dtype=torch.float64, requires_grad=True) for h in (H, K, K))
     documents = rows_of_documents(B, T) if packed else None
