@@ -167,7 +167,7 @@ class _Blocks(torch.autograd.Function):
     """Causal attention of q (n, L, H, hd) to k and v (n, L, K, hd), BLOCK queries at a time against all keys they may see.
 
     torch's fused kernel never holds more than a small tile of the probabilities. On a CPU, where those of a block stay in a
-    cache anyway, three plain operations on the whole block take up to half its time for sequences of moderate length. The
+    cache anyway, plain operations on the whole block are faster for sequences of moderate length (results/tried.jsonl). The
     query heads that share a key head lie below each other, row t * G + g, so keys are not repeated.
     """
 
