@@ -26,7 +26,19 @@ def input_gradient(g, weight):
     return onednn(g, weight.T) if has_onednn(g, weight) else g @ weight
 
 
+def in_parts(multiply, x, weight, sizes):
+    """multiply(rows, weight) for x (M, D) in parts of the last of `sizes` rows; the rest is filled up to one of them. Few
+    sizes are few shapes: for each shape oneDNN keeps some compiled code."""
+    parts = []
+    for rows in x.split(sizes[-1]):
+        short = next(size for size in sizes if size >= rows.shape[0]) - rows.shape[0]
+        parts.append(multiply(F.pad(rows, (0, 0, 0, short)) if short else rows, weight)[:rows.shape[0]])
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
 class _Linear(torch.autograd.Function):
+    """oneDNN's product, and its gradient."""
+
     @staticmethod
     def forward(ctx, x, weight, bias):
         ctx.save_for_backward(x, weight)
@@ -41,22 +53,17 @@ class _Linear(torch.autograd.Function):
         return d_x, d_weight, rows.sum(dim=0) if ctx.needs_input_grad[2] else None
 
 
-def linear(x, weight, bias=None):
-    """x (..., D) @ weight (N, D).T + bias -> (..., N).
+SIZES = 1, *range(16, 513, 16)                           # rows of a product without a gradient: prompts have any length
 
-    oneDNN keeps some compiled code for each number of rows that it has seen, so the number of rows of a decode step is
-    rounded up, and longer inputs without a gradient, prompts of any length, take another way.
-    """
+
+def linear(x, weight, bias=None):
+    """x (..., D) @ weight (N, D).T + bias -> (..., N)."""
     if torch.compiler.is_compiling() or not has_onednn(x, weight) or torch.is_autocast_enabled("cpu"):
         return F.linear(x, weight, bias)
     if torch.is_grad_enabled():
         return _Linear.apply(x, weight, bias)
-    rows = x.reshape(-1, x.shape[-1])
-    if rows.shape[0] > 512:
-        return F.linear(x, weight, bias)
-    short = -rows.shape[0] % 16 if rows.shape[0] > 1 else 0
-    y = onednn(F.pad(rows, (0, 0, 0, short)) if short else rows, weight, bias)
-    return y[:rows.shape[0]].view(*x.shape[:-1], weight.shape[0])
+    y = in_parts(lambda rows, weight: onednn(rows, weight, bias), x.reshape(-1, x.shape[-1]), weight, SIZES)
+    return y.view(*x.shape[:-1], weight.shape[0])
 
 
 def _normed(x, weight, eps):

@@ -177,7 +177,7 @@ class _Blocks(torch.autograd.Function):
         ctx.K, ctx.G, ctx.window, ctx.scale = k.shape[2], H // k.shape[2], window, hd ** -0.5
         q, k, v = (_Blocks.heads_first(ctx, x) for x in (q * ctx.scale, k, v))
         out, kept = torch.empty_like(q), []
-        # Probabilities are kept for the backward pass while they take no more memory than its other inputs, as a rule.
+        # Probabilities, about n H L L/2 numbers, are kept for the backward pass if they are no more than q, k, v and out.
         keep = any(ctx.needs_input_grad) and ctx.L * H <= 4 * (H + ctx.K) * hd
         for rows, first, at, end in _Blocks.parts(ctx):
             p = _Blocks.probabilities(ctx, q[:, rows], k[:, first:end], first, at)

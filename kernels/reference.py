@@ -33,17 +33,10 @@ KEYS = 64                                 # of a block of attention, and in a pa
 
 
 def product(x, weight):
-    """x (M, D) @ weight (N, D).T, whole where oneDNN's bits allow it, else in tiles of TILE rows."""
+    """x (M, D) @ weight (N, D).T: by oneDNN in parts of SIZES rows where its bits allow that, else in tiles of TILE."""
     if fast.has_onednn(x, weight) and _onednn_agrees(*weight.shape, torch.get_num_threads()):
-        multiply, sizes = fast.onednn, SIZES
-    else:
-        multiply, sizes = F.linear, (TILE,)
-    parts = []
-    for rows in x.split(sizes[-1]):
-        size = next(size for size in sizes if size >= rows.shape[0])
-        short = size - rows.shape[0]
-        parts.append(multiply(F.pad(rows, (0, 0, 0, short)) if short else rows, weight)[:rows.shape[0]])
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+        return fast.in_parts(fast.onednn, x, weight, SIZES)
+    return fast.in_parts(F.linear, x, weight, (TILE,))
 
 
 @functools.cache
@@ -58,6 +51,8 @@ def _onednn_agrees(N, D, threads):
 
 
 class _Linear(torch.autograd.Function):
+    """The product above; its gradient needs no fixed order."""
+
     @staticmethod
     def forward(ctx, x, weight):
         ctx.save_for_backward(x, weight)

@@ -229,6 +229,7 @@ def test_a_layer_is_one_graph(monkeypatch, exact):
     """A layer of the model where Triton computes, as torch.compile sees it: no break, and no new graph for every packing or
     every layer."""
     from torch._dynamo.testing import CompileCounter  # not above: it imports triton
+    torch._dynamo.reset()
     monkeypatch.setattr(kernels, "_form", lambda x, exact: "triton")
     monkeypatch.setattr(Packing, "_fill_buckets", lambda self, new: None)     # as on a GPU
     torch.manual_seed(0)

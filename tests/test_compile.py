@@ -1,7 +1,7 @@
 """Every Triton kernel, as its wrapper launches it, through the real compiler for GPUs that need not be there.
 
 The interpreter takes programs that the compiler does not, and knows no limit to a program's fast memory. This file is also
-the process that compiles: `python tests/test_compile.py 90` prints a line of JSON for each launch (90: Hopper, 89: Ada).
+the process that compiles: `python -m tests.test_compile 90` prints a line of JSON for each launch (90: Hopper, 89: Ada).
 """
 
 import json
@@ -16,7 +16,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 FAST_MEMORY = {90: 227, 89: 99}                  # KB that one program may have (CUDA C++ programming guide)
-WORDS = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.int32: "i32", torch.int64: "i64"}
+WORDS = {torch.bfloat16: "bf16", torch.float32: "fp32", torch.int32: "i32", torch.int64: "i64"}
 
 
 class Recorder:
@@ -39,7 +39,7 @@ def compiled(kernel, args, options, capability):
     signature, constants, known = {}, {}, {}
     for i, p in enumerate(kernel.params):
         value, special = given[p.name], not p.do_not_specialize
-        if p.is_constexpr or value is None or (special and type(value) is int and value == 1):
+        if p.is_constexpr or value is None or (special and isinstance(value, int) and value == 1):
             signature[p.name], constants[p.name] = "constexpr", value
         elif isinstance(value, torch.Tensor):
             signature[p.name], known[i,] = "*" + WORDS[value.dtype], [["tt.divisibility", 16]]
@@ -99,7 +99,7 @@ def other_launches(launches):
 
 
 def compile_all(capability):
-    """Yields the facts of each different launch."""
+    """Yields the facts of each launch."""
     from triton.runtime.jit import JITFunction
 
     from kernels import activation, attention, linear, logprob, norm
@@ -108,7 +108,7 @@ def compile_all(capability):
         for name, kernel in list(vars(module).items()):
             if isinstance(kernel, JITFunction) and name not in ("_pair", "_pair_mean"):       # not launched by themselves
                 setattr(module, name, Recorder(kernel, launches))
-    kind = "data centre" if capability in (90, 100) else "other"
+    kind = "data centre" if capability == 90 else "other"
     attention.device_kind = linear.device_kind = lambda device: kind
     for source in (attention_launches, other_launches):
         for group, (kernel, args, options) in source(launches):
@@ -124,8 +124,8 @@ def compile_all(capability):
 @pytest.mark.parametrize("capability", FAST_MEMORY)
 def test_every_launch_compiles(capability):
     pytest.importorskip("triton")
-    done = subprocess.run([sys.executable, __file__, str(capability)], cwd=ROOT, capture_output=True, text=True,
-                          env=os.environ | {"TRITON_INTERPRET": "0", "PYTHONPATH": str(ROOT)})
+    done = subprocess.run([sys.executable, "-m", "tests.test_compile", str(capability)], cwd=ROOT, capture_output=True, text=True,
+                          env=os.environ | {"TRITON_INTERPRET": "0"})
     assert done.returncode == 0, done.stderr[-3000:]
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert {f["kernel"] for f in found} == {"_attend_forward", "_attend_backward_q", "_attend_backward_kv", "_linear",
