@@ -104,7 +104,7 @@ def test_command(where, command, sandbox):
                    VOCAB="400", PROBLEMS="2", SOLVED="1-2", EDGE="3-4")
         assert done.returncode == 0, done.stderr[-3000:]
         return
-    if "node.sh" in command or "two_nodes.sh" in command:                     # eight GPUs and more; two ranks have a test, below
+    if "node.sh" in command or "two_nodes.sh" in command:                     # eight GPUs and more; two ranks have tests, below
         script = re.search(r"recipes/\w+\.sh", command)[0]
         done = run(f"bash -n {ROOT}/{script}", sandbox)
         assert done.returncode == 0, done.stderr
@@ -139,19 +139,29 @@ def test_command(where, command, sandbox):
     json.loads(done.stdout.strip().splitlines()[-1])
 
 
+NODE = dict(ROLLOUT_RANKS="1", TORCHRUN=f"{sys.executable} -m torch.distributed.run",
+            MORE="--prompts 2 --group 2 --max-new-tokens 8 --steps 2 --rows 4 --device cpu")
+
+
+def test_recipe_for_a_node(sandbox, tmp_path):
+    """Two ranks of one node: one learns, the other samples."""
+    done = run(f"bash {ROOT}/recipes/node.sh {sandbox}/smollm2 {sandbox}/gsm8k/train.jsonl", sandbox, GPUS="2",
+               OUT=str(tmp_path / "run"), **NODE)
+    assert done.returncode == 0 and json.loads(done.stdout.strip().splitlines()[-1])["steps"] == 2, done.stderr[-3000:]
+
+
 def test_recipe_for_two_nodes(sandbox, tmp_path):
-    """Two agents of torchrun that meet, a rank each: one learns, the other samples."""
+    """Two agents of torchrun that meet, a rank each: node 0 learns and prints, node 1 samples, whichever process is older."""
     with socket.socket() as s:
         s.bind(("localhost", 0))
         host = f"localhost:{s.getsockname()[1]}"
-    env = dict(GPUS="1", ROLLOUT_RANKS="1", OUT=str(tmp_path / "run"), TORCHRUN=f"{sys.executable} -m torch.distributed.run",
-               MORE="--prompts 2 --group 2 --max-new-tokens 8 --steps 2 --rows 4 --device cpu")
     with ThreadPoolExecutor() as pool:
         nodes = [pool.submit(run, f"bash {ROOT}/recipes/two_nodes.sh {n} {host} {sandbox}/smollm2 {sandbox}/gsm8k/train.jsonl",
-                             sandbox, **env) for n in (0, 1)]
+                             sandbox, GPUS="1", OUT=str(tmp_path / "run"), **NODE) for n in (1, 0)]
     for node in nodes:
         assert node.result().returncode == 0, node.result().stderr[-3000:]
-    assert json.loads(nodes[0].result().stdout.strip().splitlines()[-1])["steps"] == 2
+    second, first = (node.result().stdout.strip() for node in nodes)
+    assert json.loads(first.splitlines()[-1])["steps"] == 2 and second == ""
 
 
 def test_laptop_recipe_and_the_contrast_of_rewards(tmp_path):
