@@ -114,10 +114,11 @@ class RMSNorm(nn.Module):
 
 class Linear(nn.Linear):
     exact = False
-    half = None                              # the weight in half precision, lent by an engine while it decodes
+    lent = None                              # by an engine while it decodes: the weight in its type, and as kernels.pack has it
 
     def forward(self, x):
-        return project(x, self.weight if self.half is None else self.half, self.bias, self.exact)
+        weight, packed = self.lent or (self.weight, None)
+        return project(x, weight, self.bias, self.exact, packed)
 
 
 class Attention(nn.Module):
@@ -194,7 +195,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    half = None                                   # as of a Linear, for the head
+    lent = None                                   # as to a Linear, for the head
 
     def __init__(self, config):
         super().__init__()
@@ -284,7 +285,8 @@ class Transformer(nn.Module):
 
     def logits(self, hidden):
         """hidden (..., D) -> (..., V)."""
-        return head_logits(hidden, self.head if self.half is None else self.half, self.exact)
+        weight, packed = self.lent or (self.head, None)
+        return head_logits(hidden, weight, self.exact, packed)
 
     def logprobs(self, tokens, documents=None, temperature=1.0):
         """Log-probability of each next token, by the code path that training uses: (B, T) -> (B, T-1)."""

@@ -37,7 +37,7 @@ from tqdm import tqdm
 import cli
 from cache import PAGE, KVCache, pages_of, upload
 from draws import draw, uniform
-from kernels import HAS_TRITON
+from kernels import HAS_TRITON, pack
 from model import Linear, load
 from thinking import ThinkBudget, keep_budgets
 from tokenizer import split_thinking
@@ -136,7 +136,7 @@ class Sampler:
         self.graphs = able if graphs is None else graphs
         self.captured, self.pool, self.cache = {}, None, None
         self.running, self.waiting, self.unread, self.outdated = [], deque(), deque(), False
-        self.halves = []
+        self.copies, self.lent = [], []
 
     def generate(self, prompts, n=1, max_new_tokens=256, temperature=1.0, top_p=1.0, top_k=0, seed=0, stop=None,
                  on_token=None, progress="", numbers=None, think_budget=None, answer_tokens=64):
@@ -171,6 +171,7 @@ class Sampler:
         if temperature < 0 or not 0 < top_p <= 1 or top_k < 0:
             raise ValueError("use temperature >= 0, 0 < top_p <= 1 and top_k >= 0")
         rows, each = rows or self.rows, KVCache.page_bytes(self.model.config, self.dtype)
+        self._copy_weights()
         pages, free, held = rows * pages_of(longest), free_bytes(self.device), self.cache.size * each if self.cache else 0
         if self.pool_tokens:
             pages = min(pages, pages_of(self.pool_tokens))
@@ -179,7 +180,6 @@ class Sampler:
         if pages < pages_of(longest):
             raise ValueError(f"the cache has room for {pages * PAGE} tokens and one completion with its prompt may take "
                              f"{longest}; lower the number of new tokens, or raise pool_tokens")
-        self._halve()
         self.longest, self.on_token, self.how = longest, on_token, (temperature, top_k, top_p)
         self.stop = set(stop if stop is not None else self.tokenizer.stop_ids if self.tokenizer else ())
         self.running, self.waiting, self.unread, self.outdated = [], deque(), deque(), False
@@ -226,7 +226,7 @@ class Sampler:
             with torch.no_grad():
                 for name, weight in self.model.state_dict().items():
                     weight.copy_(state[name])
-        self._halve()
+        self._copy_weights()
         self.version = self.version + 1 if version is None else version
         self.outdated = self.outdated or recompute
 
@@ -239,33 +239,35 @@ class Sampler:
             else:
                 self._leave([self.running.index(r)])
 
-    def _halve(self):
-        """Copies of all matrices in the engine's type, where that is not the weights' own: autocast would cast every one of them
-        for each token, and read three times as many bytes. A shard is left to autocast."""
-        if not self.half:
-            return
-        if not self.halves:
+    def _copy_weights(self):
+        """All matrices as decoding wants them: in the engine's type, where that is not their own, since autocast would cast
+        every one of them for each token, and read three times as many bytes; and on a CPU in the layout of the library that
+        multiplies. A shard is left as it is."""
+        if not self.copies:
             weights = [(m, m.weight) for m in self.model.modules() if isinstance(m, Linear)] + [(self.model, self.model.head)]
-            self.halves = [(m, w, torch.empty_like(w, dtype=self.dtype)) for m, w in weights if not isinstance(w, DTensor)]
+            self.copies = [(m, w, torch.empty_like(w, dtype=self.dtype) if self.half else w)
+                           for m, w in weights if not isinstance(w, DTensor)]
         with torch.no_grad():
-            for _, weight, half in self.halves:
-                half.copy_(weight)
+            for _, weight, copy in self.copies:
+                if copy is not weight:
+                    copy.copy_(weight)
+            self.lent = [(module, (copy, pack(copy))) for module, _, copy in self.copies]
 
     @contextlib.contextmanager
     def _mode(self):
         """How the model computes for the engine: without gradients, exact or not, in the engine's type."""
         was_exact = self.model.exact
         self.model.exact = was_exact if self.exact is None else self.exact
-        for module, _, half in self.halves:
-            module.half = half
+        for module, copies in self.lent:
+            module.lent = copies
         try:
             # a graph must not keep autocast's copies of weights, which live as long as this block
             with torch.no_grad(), torch.autocast(self.device.type, self.dtype, enabled=self.half, cache_enabled=not self.graphs):
                 yield
         finally:
             self.model.exact = was_exact
-            for module, _, _ in self.halves:
-                module.half = None
+            for module, _ in self.lent:
+                module.lent = None
 
     def _step(self):
         done = []
@@ -326,7 +328,7 @@ class Sampler:
 
     def _decode(self, B):
         """The pending token of each running row -> self.hidden."""
-        rows = self._bucket(B)
+        rows = self._bucket(B) if self.graphs or B == 1 else min(self.hidden.shape[0], -(-B // 16) * 16)
 
         def work():
             self.hidden[:rows] = self.model.decode(self.pending[:rows, None], self.cache)[:, 0]

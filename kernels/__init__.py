@@ -16,12 +16,13 @@ import importlib.util
 import torch
 
 from . import fast, reference
+from .fast import pack
 from .fast_attention import Packing
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 
-__all__ = ["HAS_TRITON", "Packing", "attend", "attend_cached", "head_logits", "norm_rotate", "prepare", "project", "rms_norm",
-           "row_logprobs", "swiglu", "token_logprobs"]
+__all__ = ["HAS_TRITON", "Packing", "attend", "attend_cached", "head_logits", "norm_rotate", "pack", "prepare", "project",
+           "rms_norm", "row_logprobs", "swiglu", "token_logprobs"]
 
 
 def _form(x, exact):
@@ -39,15 +40,15 @@ def _half(x, *others):
     return tuple(None if t is None else t.to(dtype) for t in (x, *others))
 
 
-def project(x, weight, bias=None, exact=False):
-    """x (..., D) @ weight (N, D).T + bias -> (..., N)."""
+def project(x, weight, bias=None, exact=False, packed=None):
+    """x (..., D) @ weight (N, D).T + bias -> (..., N). packed: fast.pack of the weight, where there is no gradient."""
     if not exact:
-        return fast.linear(x, weight, bias)
+        return fast.linear(x, weight, bias, packed)
     x, weight, bias = _half(x, weight, bias)
     if _form(x, exact) == "triton":
         from .linear import linear as invariant
         return invariant(x, weight, bias)
-    return reference.linear(x, weight, bias)
+    return reference.linear(x, weight, bias, packed)
 
 
 def rms_norm(x, weight, eps, exact=False):
@@ -117,12 +118,12 @@ def attend_cached(q, cache, layer, window=0, exact=False):
     return form.attend_cached(q, cache, layer, window)
 
 
-def head_logits(hidden, weight, exact=False):
-    """hidden (..., D), weight (V, D) -> logits (..., V), those of token_logprobs."""
+def head_logits(hidden, weight, exact=False, packed=None):
+    """hidden (..., D), weight (V, D) -> logits (..., V), those of token_logprobs. packed: as for `project`."""
     if exact and _form(hidden, exact) == "triton":
         from .linear import linear as invariant
         return invariant(*_half(hidden, weight), out_dtype=torch.float32)
-    return project(hidden, weight, exact=exact)
+    return project(hidden, weight, None, exact, packed)
 
 
 def row_logprobs(logits, targets, temperature=1.0, exact=False):

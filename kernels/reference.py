@@ -32,22 +32,23 @@ QUERIES = 8, 32, 64                       # query rows of a tile of attention, t
 KEYS = 64                                 # of a block of attention, and in a page of the cache
 
 
-def product(x, weight):
-    """x (M, D) @ weight (N, D).T: by oneDNN in parts of SIZES rows where its bits allow that, else in tiles of TILE."""
+def product(x, weight, packed=None):
+    """x (M, D) @ weight (N, D).T: by oneDNN in parts of SIZES rows where its bits allow that, else in tiles of TILE.
+    packed: the weight as fast.pack lays it out."""
     if fast.has_onednn(x, weight) and _onednn_agrees(*weight.shape, torch.get_num_threads()):
-        return fast.in_parts(fast.onednn, x, weight, SIZES)
+        return fast.in_parts(fast.onednn, x, weight if packed is None else packed, SIZES)
     return fast.in_parts(F.linear, x, weight, (TILE,))
 
 
 @functools.cache
 def _onednn_agrees(N, D, threads):
-    """Does a row get the same bits in oneDNN's product of any of SIZES rows with a weight (N, D)? Not promised, so tried once
-    for each shape of a weight."""
+    """Does a row get the same bits in oneDNN's product of any of SIZES rows with a weight (N, D), packed or not? Not
+    promised, so tried once for each shape of a weight."""
     g = torch.Generator().manual_seed(0)
     x, weight = torch.randn(SIZES[-1], D, generator=g), torch.randn(N, D, generator=g)
     whole = fast.onednn(x, weight)
-    return all(torch.equal(fast.onednn(x[part].contiguous(), weight), whole[part])
-               for size in SIZES for part in (slice(size), slice(SIZES[-1] - size, None)))
+    return all(torch.equal(fast.onednn(x[part].contiguous(), w), whole[part])
+               for size in SIZES for part in (slice(size), slice(SIZES[-1] - size, None)) for w in (weight, fast.pack(weight)))
 
 
 class _Linear(torch.autograd.Function):
@@ -65,10 +66,10 @@ class _Linear(torch.autograd.Function):
         return d_x, g.T @ x if ctx.needs_input_grad[1] else None
 
 
-def linear(x, weight, bias=None):
-    """x (..., D) @ weight (N, D).T + bias -> (..., N)."""
+def linear(x, weight, bias=None, packed=None):
+    """x (..., D) @ weight (N, D).T + bias -> (..., N). packed: as for `product`; then there is no gradient."""
     with torch.autocast(x.device.type, enabled=False):
-        multiply = _Linear.apply if torch.is_grad_enabled() else product
+        multiply = _Linear.apply if torch.is_grad_enabled() else functools.partial(product, packed=packed)
         y = multiply(x.reshape(-1, x.shape[-1]), weight).view(*x.shape[:-1], weight.shape[0])
     return y if bias is None else y + bias
 

@@ -132,8 +132,8 @@ def test_copies_in_half_precision_give_the_bits_of_autocast(model, monkeypatch, 
         return found
     try:
         lent = drawn()
-        assert all(m.half is None for m in model.modules() if isinstance(m, (Linear, Transformer)))
-        monkeypatch.setattr(Sampler, "_halve", lambda self: None)
+        assert all(m.lent is None for m in model.modules() if isinstance(m, (Linear, Transformer)))
+        monkeypatch.setattr(Sampler, "_copy_weights", lambda self: None)
         autocast = drawn()
         assert all(same(*pair) for pair in zip(lent, autocast, strict=True)) and not same(*lent)
     finally:

@@ -128,7 +128,9 @@ def test_every_batch_size_gives_a_row_the_same_bits(monkeypatch, agrees):
 
 
 def test_a_product_that_goes_by_the_number_of_rows_is_found_out(monkeypatch):
-    """One that adds up in another order for 64 rows; one that rounds its result away from all orders is not."""
+    """One that adds up in another order for 64 rows, or for packed weights; one that rounds its result away from all orders
+    is not."""
+    monkeypatch.setattr(reference.fast, "pack", torch.clone)
     def steady(x, weight):
         return (x.double() @ weight.double().T).round(decimals=3).float()
 
@@ -137,6 +139,9 @@ def test_a_product_that_goes_by_the_number_of_rows_is_found_out(monkeypatch):
     for product, agrees in ((steady, True), (fickle, False)):
         monkeypatch.setattr(reference.fast, "onednn", product)
         assert reference._onednn_agrees.__wrapped__(100, 96, 1) == agrees
+    monkeypatch.setattr(reference.fast, "onednn", steady)
+    monkeypatch.setattr(reference.fast, "pack", lambda weight: weight * 1.01)
+    assert not reference._onednn_agrees.__wrapped__(100, 96, 1)
     usual = torch.bmm
     for product, sizes in ((lambda x, y: usual(x, y).round(decimals=6), [8, 32, 64]),
                            (lambda x, y: (usual(x, y) + 1e-3 * (x.shape[1] == 64)).round(decimals=6), [8, 32])):

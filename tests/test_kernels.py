@@ -198,3 +198,17 @@ def test_linear_and_its_gradient(shape, N, biased):
             assert linear(*inputs).is_contiguous()
             across = linear(inputs[0].expand(3, *shape).movedim(0, -2), *inputs[1:])               # x that is not contiguous
             torch.testing.assert_close(across.movedim(-2, 0), theirs.to(dtype).expand(3, *theirs.shape))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [1, 3, 16, 33, 530])
+def test_packed_weights(dtype, rows):
+    """Small products and large ones, against float64; under autocast, which gives float32 rows and bias; of float64 none."""
+    x, w, b = torch.randn(2, rows, 256), torch.randn(384, 256).to(dtype), torch.randn(384)
+    assert (2 * rows * w.numel() > fast.SMALL) == (rows > 10)
+    for bias in (b, None):
+        wanted = F.linear(x.to(dtype).double(), w.double(), None if bias is None else bias.to(dtype).double()).to(dtype)
+        with torch.no_grad(), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            torch.testing.assert_close(linear(x, w, bias, fast.pack(w)), wanted, rtol=1e-2 if dtype != torch.float32 else 1e-5,
+                                       atol=1e-4)
+    assert fast.pack(w.double()) is None
