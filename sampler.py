@@ -158,9 +158,9 @@ class Sampler:
         done = []
         for p, (prompt, limit, budget) in enumerate(zip(prompts, limits, budgets)):
             done += self.submit(prompt, limit, n, (numbers[p] if numbers else p) * n, budget, answer_tokens)
-        with tqdm(total=len(done), desc=progress, unit="completion", disable=not progress, leave=False) as bar:
+        with self._mode(), tqdm(total=len(done), desc=progress, unit="completion", disable=not progress, leave=False) as bar:
             while self.running or self.waiting:
-                bar.update(len(self.step()))
+                bar.update(len(self._step()))
         return [[r.completion for r in done[i:i + n]] for i in range(0, len(done), n)]
 
     # the engine

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from . import fast
 
 TILE = 32                                 # rows of a matrix product
-SIZES = 16, 32, 64, 128, 256, 512         # the same, where oneDNN gives a row the same bits in all of them
+SIZES = 16, 32, 48, 64, 128, 256, 512     # the same, where oneDNN gives a row the same bits in all of them
 QUERIES = 8, 32, 64                       # query rows of a tile of attention, tokens times the heads that share a key head; the
                                           # larger ones where a row has the same bits in them as in the smallest
 KEYS = 64                                 # of a block of attention, and in a page of the cache
@@ -216,9 +216,61 @@ def attend(q, k, v, packing, window=0):
 
 def attend_cached(q, cache, layer, window=0):
     """New tokens of each row against its pages (cache.py), each of which is a block of keys: q (B, R, H, hd) -> (B, R, H, hd)."""
+    B, R, H, hd = q.shape
+    K = cache.k.shape[2]
+    tile = next((size for size in (QUERIES[0], *_query_tiles(hd, q.dtype, torch.get_num_threads())) if size >= H // K), None)
+    if R == 1 and tile:
+        return _attend_pages(q, cache, layer, window, tile)
+
     def blocks(j):
-        return (x[layer][cache.table[:q.shape[0], j]] for x in (cache.k, cache.v))
-    return attend_tiles(q, cache.k.shape[2], blocks, cache.lengths[:q.shape[0]], window)
+        return (x[layer][cache.table[:B, j]] for x in (cache.k, cache.v))
+    return attend_tiles(q, K, blocks, cache.lengths[:B], window)
+
+
+def _attend_pages(q, cache, layer, window, tile):
+    """attend_tiles for one token of each row, with the same additions in the same order: but products are taken of all pages
+    in use at once, as they lie in the pool, so that no key is copied, and block j is looked at by those rows alone that
+    have one. With the longest rows first these are the first n of them."""
+    (B, _, H, hd), (P, K) = q.shape, (cache.used, cache.k.shape[2])
+    G = H // K
+    if ("blocks", window) not in cache.memo:                                  # the same for all layers of a step
+        cache.memo["blocks", window] = _blocks_in_use(cache, B, q.dtype, window)
+    owner, veil, order, rank, parts = cache.memo["blocks", window]
+    k, v = (x[layer][:P].flatten(0, 1) for x in (cache.k, cache.v))           # (P K, KEYS, hd)
+    q = F.pad(q.view(B, K, G, hd) * hd ** -0.5, (0, 0, 0, tile - G))[owner].flatten(0, 1)              # (P K, tile, hd)
+    scores = torch.bmm(q, k.transpose(1, 2)).view(P, K, tile, KEYS)[order, :, :G].add_(veil)           # block after block
+    top, best, highest, shrink = scores.amax(dim=-1, keepdim=True), q.new_full((B, K, G, 1), -1e30), [], []
+    for part, n in parts:
+        highest.append(torch.maximum(best[:n], top[part]))
+        shrink.append(best[:n] - highest[-1])
+        best = highest[-1]
+    shrink = torch.cat(shrink).exp_()
+    p = scores.sub_(torch.cat(highest)).exp_()                                # (P, K, G, KEYS)
+    sums, rows = p.sum(dim=-1, keepdim=True), p.new_zeros(P, K, tile, KEYS)
+    rows[order, :, :G] = p
+    more = torch.bmm(rows.flatten(0, 1), v).view(P, K, tile, hd)[order, :, :G]
+    total, out = q.new_zeros(B, K, G, 1), q.new_zeros(B, K, G, hd)
+    for part, n in parts:
+        total[:n].mul_(shrink[part]).add_(sums[part])
+        out[:n].mul_(shrink[part]).add_(more[part])
+    return (out / total)[rank].view(B, 1, H, hd)
+
+
+def _blocks_in_use(cache, B, dtype, window):
+    """The row of each page (P,); then of the pages in the order block 0 of all rows, block 1 of those that have one, ...:
+    what is added to scores (P, 1, 1, KEYS), 0 for keys that the row's next token sees and -inf for the others; and the
+    numbers of the pages (P,). The place of each row among them (B,), the longest first. For each block the slice of its
+    pages, and how many they are."""
+    owner, start = cache.owner[:cache.used], cache.start[:cache.used]
+    mine = (owner < B).nonzero().flatten()
+    rank = torch.bincount(owner[mine], minlength=B).argsort(descending=True, stable=True).argsort()
+    block, owner = start[mine] // KEYS, owner.clamp(max=B - 1)
+    order = mine[(block * B + rank[owner[mine]]).argsort()]
+    behind = cache.lengths[owner[order], None] - start[order, None] - torch.arange(KEYS)               # (P, KEYS)
+    hidden = behind < 0 if not window else (behind < 0) | (behind >= window)
+    veil = torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, float("-inf"))[:, None, None]
+    counts = torch.bincount(block).tolist()
+    return owner, veil, order, rank, [(slice(sum(counts[:j]), sum(counts[:j + 1])), n) for j, n in enumerate(counts)]
 
 
 def token_logprobs(hidden, weight, targets, temperature=1.0, entropy=False):
