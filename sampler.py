@@ -136,7 +136,7 @@ class Sampler:
         self.graphs = able if graphs is None else graphs
         self.captured, self.pool, self.cache = {}, None, None
         self.running, self.waiting, self.unread, self.outdated = [], deque(), deque(), False
-        self.copies, self.lent = [], []
+        self.lent = {}                                    # module: [weight, packed]
 
     def generate(self, prompts, n=1, max_new_tokens=256, temperature=1.0, top_p=1.0, top_k=0, seed=0, stop=None,
                  on_token=None, progress="", numbers=None, think_budget=None, answer_tokens=64):
@@ -240,25 +240,30 @@ class Sampler:
                 self._leave([self.running.index(r)])
 
     def _copy_weights(self):
-        """All matrices as decoding wants them: in the engine's type, where that is not their own, since autocast would cast
-        every one of them for each token, and read three times as many bytes; and on a CPU in the layout of the library that
-        multiplies. A shard is left as it is."""
-        if not self.copies:
-            weights = [(m, m.weight) for m in self.model.modules() if isinstance(m, Linear)] + [(self.model, self.model.head)]
-            self.copies = [(m, w, torch.empty_like(w, dtype=self.dtype) if self.half else w)
-                           for m, w in weights if not isinstance(w, DTensor)]
-        with torch.no_grad():
-            for _, weight, copy in self.copies:
-                if copy is not weight:
-                    copy.copy_(weight)
-            self.lent = [(module, (copy, pack(copy))) for module, _, copy in self.copies]
+        """Every matrix as decoding wants it: in the engine's type, where that is not its own, since autocast would cast it anew
+        for each token, and read three times as many bytes; and on a CPU in the layout of the library that multiplies. A shard
+        is left as it is."""
+        head = self.model.head
+        matrices = {m: m.weight for m in self.model.modules() if isinstance(m, Linear) and m.weight is not head}
+        for module, weight in (matrices | {self.model: head}).items():
+            if isinstance(weight, DTensor):
+                continue
+            copies = self.lent.setdefault(module, [None, None])
+            with torch.no_grad():
+                if not self.half:
+                    copies[0] = weight
+                elif copies[0] is None:
+                    copies[0] = weight.to(self.dtype)
+                else:
+                    copies[0].copy_(weight)               # where it lies: graphs read it there
+                copies[1] = pack(copies[0])
 
     @contextlib.contextmanager
     def _mode(self):
         """How the model computes for the engine: without gradients, exact or not, in the engine's type."""
         was_exact = self.model.exact
         self.model.exact = was_exact if self.exact is None else self.exact
-        for module, copies in self.lent:
+        for module, copies in self.lent.items():
             module.lent = copies
         try:
             # a graph must not keep autocast's copies of weights, which live as long as this block
@@ -266,7 +271,7 @@ class Sampler:
                 yield
         finally:
             self.model.exact = was_exact
-            for module, _ in self.lent:
+            for module in self.lent:
                 module.lent = None
 
     def _step(self):

@@ -115,6 +115,26 @@ def test_new_weights_between_two_steps(model, graphs):
         model.exact = False
 
 
+def test_the_engines_copies_follow_the_weights():
+    """Exchanged for others between two runs, or while a run calls back; an exact one multiplies by copies alone."""
+    torch.manual_seed(1)
+    model, other = (Transformer(Config(vocab_size=V, layers=1, width=32, heads=2, kv_heads=1, tied=False)) for _ in range(2))
+    engine, how = Sampler(model, exact=True), dict(prompts=[[5, 6, 7], [8]], stop=(), max_new_tokens=9)
+    old, wanted = (Sampler(m, exact=True).generate(**how) for m in (model, other))
+    assert same(engine.generate(**how), old) and not same(old, wanted)
+    model.load_state_dict({name: w.clone() for name, w in other.state_dict().items()}, assign=True)
+    assert same(engine.generate(**how), wanted)
+    told = []
+
+    def back(*_):
+        if len(told) == 2 * 5:                            # tokens
+            engine.update_weights({name: 0 * w for name, w in other.state_dict().items()})
+        told.append(engine.version)
+    for [c], [before] in zip(engine.generate(**how, on_token=back), wanted, strict=True):
+        assert c.logprobs[:5] == before.logprobs[:5] and c.versions[5:] == [0] + [1] * 3
+        assert c.logprobs[6:] == pytest.approx([-math.log(V)] * 3)
+
+
 @pytest.mark.parametrize("exact", [False, True])
 def test_copies_in_half_precision_give_the_bits_of_autocast(model, monkeypatch, exact):
     """And follow the weights. Without oneDNN's product of few rows, which is of float32 alone and so not autocast's."""
