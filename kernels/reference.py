@@ -27,8 +27,8 @@ from . import fast
 
 TILE = 32                                 # rows of a matrix product
 SIZES = 16, 32, 48, 64, 128, 256, 512     # the same, where oneDNN gives a row the same bits in all of them
-QUERIES = 8, 32, 64                       # query rows of a tile of attention, tokens times the heads that share a key head; the
-                                          # larger ones where a row has the same bits in them as in the smallest
+QUERIES = 8, 4, 32, 64                    # query rows of a tile of attention, tokens times the heads that share a key head; all
+                                          # but the first only where a row has the same bits in them as there
 KEYS = 64                                 # of a block of attention, and in a page of the cache
 
 
@@ -68,9 +68,9 @@ class _Linear(torch.autograd.Function):
 
 def linear(x, weight, bias=None, packed=None):
     """x (..., D) @ weight (N, D).T + bias -> (..., N). packed: as for `product`; then there is no gradient."""
-    with torch.autocast(x.device.type, enabled=False):
-        multiply = _Linear.apply if torch.is_grad_enabled() else functools.partial(product, packed=packed)
-        y = multiply(x.reshape(-1, x.shape[-1]), weight).view(*x.shape[:-1], weight.shape[0])
+    rows = x.reshape(-1, x.shape[-1])
+    y = _Linear.apply(rows, weight) if torch.is_grad_enabled() else product(rows, weight, packed)
+    y = y.view(*x.shape[:-1], weight.shape[0])
     return y if bias is None else y + bias
 
 
@@ -120,17 +120,17 @@ def swiglu(gate, up):
 
 @functools.cache
 def _query_tiles(hd, dtype, threads):
-    """Those of QUERIES whose products with KEYS keys agree with the smallest one's, in one tile alone and in many."""
-    g, largest = torch.Generator().manual_seed(0), QUERIES[-1]
+    """Those of QUERIES whose products with KEYS keys agree with the first one's, in one tile alone and in many; rising."""
+    g, largest = torch.Generator().manual_seed(0), max(QUERIES)
     q, k, p = (torch.randn(4, *shape, generator=g, dtype=dtype) for shape in ((largest, hd), (KEYS, hd), (largest, KEYS)))
 
     def products(size, count):
         parts = [(x[:count].reshape(-1, size, x.shape[-1]), y[:count].repeat_interleave(largest // size, 0))
                  for x, y in ((q, k.transpose(1, 2)), (p, k))]
         return [torch.bmm(x, y).view(count, largest, -1) for x, y in parts]
-    smallest = products(QUERIES[0], 4)
-    return [size for size in QUERIES if all(torch.equal(ours, theirs[:count]) for count in (1, 4)
-                                            for ours, theirs in zip(products(size, count), smallest, strict=True))]
+    first = products(QUERIES[0], 4)
+    return [size for size in sorted(QUERIES) if all(torch.equal(ours, theirs[:count]) for count in (1, 4)
+                                                    for ours, theirs in zip(products(size, count), first, strict=True))]
 
 
 def attend_tiles(q, K, blocks, first, window=0):
@@ -218,7 +218,8 @@ def attend_cached(q, cache, layer, window=0):
     """New tokens of each row against its pages (cache.py), each of which is a block of keys: q (B, R, H, hd) -> (B, R, H, hd)."""
     B, R, H, hd = q.shape
     K = cache.k.shape[2]
-    tile = next((size for size in (QUERIES[0], *_query_tiles(hd, q.dtype, torch.get_num_threads())) if size >= H // K), None)
+    tiles = _query_tiles(hd, q.dtype, torch.get_num_threads()) or QUERIES[:1]
+    tile = next((size for size in tiles if size >= H // K), None)
     if R == 1 and tile:
         return _attend_pages(q, cache, layer, window, tile)
 
