@@ -452,10 +452,13 @@ def versions():
 
 
 def commit():
-    try:
-        here = Path(__file__).parent
-        return subprocess.run(["git", "-C", here, "describe", "--always", "--dirty"], capture_output=True, text=True,
+    """The commit of the code; with "-dirty" where it differs, results/ aside, to which every bench adds."""
+    def git(*words):
+        return subprocess.run(["git", "-C", Path(__file__).parent, *words], capture_output=True, text=True,
                               timeout=10).stdout.strip()
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results")
+        return git("describe", "--always") + "-dirty" * bool(changed)
     except (OSError, subprocess.SubprocessError):
         return ""
 
