@@ -22,8 +22,8 @@ def onednn(x, weight, bias=None):
 
 
 def pack(weight):
-    """A weight (N, D) in oneDNN's own layout, for many products with it: each one would otherwise lay it out anew, which for
-    16 rows is a third of the time and for 64 a fifth. None where oneDNN cannot use it."""
+    """A weight (N, D) in oneDNN's own layout, for many products with it: each one would otherwise lay it out anew, a good part
+    of its time where rows are few (results/tried.jsonl). None where oneDNN cannot use it."""
     able = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)
     able = able and torch.backends.mkldnn.is_available()
     return torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), 64) if able else None
