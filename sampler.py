@@ -166,8 +166,8 @@ class Sampler:
     # the engine
 
     def start(self, longest, temperature=1.0, top_p=1.0, top_k=0, seed=0, stop=None, on_token=None, rows=None):
-        """Empties the engine and sets how it draws. longest: the most tokens of a prompt with its completion, as far as is
-        known; the size of the cache follows from it."""
+        """Empties the engine, takes the weights as they are now (later changes need update_weights), and sets how it draws.
+        longest: the most tokens of a prompt with its completion, as far as is known; the size of the cache follows from it."""
         if temperature < 0 or not 0 < top_p <= 1 or top_k < 0:
             raise ValueError("use temperature >= 0, 0 < top_p <= 1 and top_k >= 0")
         rows, each = rows or self.rows, KVCache.page_bytes(self.model.config, self.dtype)
@@ -333,7 +333,7 @@ class Sampler:
 
     def _decode(self, B):
         """The pending token of each running row -> self.hidden."""
-        rows = self._bucket(B) if self.graphs or B == 1 else min(self.hidden.shape[0], -(-B // 16) * 16)
+        rows = self._bucket(B)
 
         def work():
             self.hidden[:rows] = self.model.decode(self.pending[:rows, None], self.cache)[:, 0]
@@ -342,7 +342,7 @@ class Sampler:
 
     def _draw(self, B, how):
         """Logits (B, V), a token of each row (B,) and its log-probability (B,)."""
-        rows = self._bucket(B)
+        rows = self._bucket(B) if self.graphs else B
 
         def work():
             logits = self.model.logits(self.hidden[:rows])
@@ -351,10 +351,8 @@ class Sampler:
         return tuple(x[:B] for x in (self._replay(("draw", rows, *how), work) if may else work()))
 
     def _bucket(self, B):
-        """Rows to compute where B run: a power of two up to 16, from there a multiple of 16; B itself without graphs."""
-        if not self.graphs:
-            return B
-        return min(self.hidden.shape[0], 1 << (B - 1).bit_length() if B <= 16 else -(-B // 16) * 16)
+        """Rows to decode where B run: 1, or a multiple of 16. Few numbers are few graphs, and on a CPU few shapes of products."""
+        return 1 if B == 1 else min(self.hidden.shape[0], -(-B // 16) * 16)
 
     def _replay(self, key, work):
         """work(), captured when its key first comes: a launch instead of hundreds. It reads and writes tensors that stay where

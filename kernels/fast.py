@@ -16,8 +16,8 @@ def has_onednn(*tensors):
 
 def onednn(x, weight, bias=None):
     """x (..., D) @ weight (N, D).T + bias by oneDNN, which was faster than the library behind F.linear where that was
-    measured (results/tried.jsonl): by 5% in this product, by 11% where the weight is a transposed view, as for the gradient
-    of x. For the gradient of the weight it was slower."""
+    measured (results/tried.jsonl), most of all where the weight is a transposed view, as for the gradient of x. For the
+    gradient of the weight it was slower."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 

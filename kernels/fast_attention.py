@@ -118,7 +118,7 @@ def attend_cached(q, cache, layer, window=0):
     if R > 1:
         return _attend_gathered(q, cache, layer, window)
     if ("pages", window) not in cache.memo:                                   # the same for all layers of a step
-        cache.memo["pages", window] = _pages_in_use(cache, B, q.dtype, window)
+        cache.memo["pages", window] = pages_in_use(cache, B, q.dtype, window)
     owner, at, veil = cache.memo["pages", window]
     k, v = cache.k[layer][:len(owner)], cache.v[layer][:len(owner)]           # (P, K, page, hd)
     scores = (q.view(B, K, G, hd) * hd ** -0.5)[owner].to(k.dtype) @ k.transpose(2, 3)        # (P, K, G, page)
@@ -132,7 +132,7 @@ def attend_cached(q, cache, layer, window=0):
     return out.div_(total).to(q.dtype).view(B, 1, H, hd)
 
 
-def _pages_in_use(cache, B, dtype, window):
+def pages_in_use(cache, B, dtype, window):
     """The row of each page (P,), the same as (P, 1, 1, 1), and what is added to scores (P, 1, 1, page): 0 for keys that the
     row's next token sees, -inf for the others."""
     owner, start = cache.owner[:cache.used], cache.start[:cache.used]

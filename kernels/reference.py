@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 
 from . import fast
+from .fast_attention import pages_in_use
 
 TILE = 32                                 # rows of a matrix product
 SIZES = 16, 32, 48, 64, 128, 256, 512     # the same, where oneDNN gives a row the same bits in all of them
@@ -262,16 +263,13 @@ def _blocks_in_use(cache, B, dtype, window):
     what is added to scores (P, 1, 1, KEYS), 0 for keys that the row's next token sees and -inf for the others; and the
     numbers of the pages (P,). The place of each row among them (B,), the longest first. For each block the slice of its
     pages, and how many they are."""
-    owner, start = cache.owner[:cache.used], cache.start[:cache.used]
-    mine = (owner < B).nonzero().flatten()
+    owner, _, veil = pages_in_use(cache, B, dtype, window)
+    mine = (cache.owner[:cache.used] < B).nonzero().flatten()
+    block = cache.start[mine] // KEYS
     rank = torch.bincount(owner[mine], minlength=B).argsort(descending=True, stable=True).argsort()
-    block, owner = start[mine] // KEYS, owner.clamp(max=B - 1)
     order = mine[(block * B + rank[owner[mine]]).argsort()]
-    behind = cache.lengths[owner[order], None] - start[order, None] - torch.arange(KEYS)               # (P, KEYS)
-    hidden = behind < 0 if not window else (behind < 0) | (behind >= window)
-    veil = torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, float("-inf"))[:, None, None]
     counts = torch.bincount(block).tolist()
-    return owner, veil, order, rank, [(slice(sum(counts[:j]), sum(counts[:j + 1])), n) for j, n in enumerate(counts)]
+    return owner, veil[order], order, rank, [(slice(sum(counts[:j]), sum(counts[:j + 1])), n) for j, n in enumerate(counts)]
 
 
 def token_logprobs(hidden, weight, targets, temperature=1.0, entropy=False):
