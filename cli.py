@@ -10,13 +10,19 @@ import os
 import sys
 
 
+class Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the defaults; where one depends on other flags (None) the help text says so itself."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
 class Parser(argparse.ArgumentParser):
     """argparse whose help shows the defaults and whose errors are one line and exit code 2."""
 
     def __init__(self, text, **options):
         super().__init__(description=text.strip().split("\n\n")[0], allow_abbrev=False,
-                         formatter_class=lambda prog: argparse.ArgumentDefaultsHelpFormatter(prog, max_help_position=32,
-                                 width=120), **options)
+                         formatter_class=lambda prog: Help(prog, max_help_position=32, width=120), **options)
 
     def error(self, message):
         fail(f"{message} (--help lists the flags)")

@@ -11,13 +11,17 @@ class ActorCritic(nn.Module):
 
     def __init__(self, model):
         super().__init__()
-        self.model, self.layers = model, model.layers
+        self.model = model
         self.value = nn.Linear(model.config.width, 1, dtype=model.head.dtype)
         nn.init.zeros_(self.value.weight)
 
+    @property
+    def layers(self):                                     # no attribute, or a checkpoint would hold every layer twice
+        return self.model.layers
+
     def forward(self, tokens, documents, targets, temperature, entropy):
         x = self.model.hidden(tokens, documents)
-        logprobs, entropies = token_logprobs(x, self.model.head, targets, temperature, entropy)
+        logprobs, entropies = token_logprobs(x, self.model.head, targets, temperature, entropy, self.model.exact)
         return logprobs, entropies, self.value(x.to(self.value.weight.dtype)).squeeze(-1)             # each (B, T)
 
     def save(self, folder, tokenizer, weights):

@@ -3,7 +3,7 @@ r"""Reinforcement learning from verifiable rewards: sample groups of completions
 On a laptop:
     python grpo.py --init runs/sft --data world:ops=4-6,split=rl --out runs/grpo --mode think --reward strict --steps 60
     python grpo.py --init runs/sft --data world:ops=4-6,split=rl --out runs/dapo --mode think --loss dapo --replace 3 \
-        --clip-high 0.28 --overlong-buffer 16
+        --overlong-buffer 16
 The same, sampler and trainer equal to the last bit (logprob_diff_max in the log is 0):
     python grpo.py --init runs/sft --data world:ops=4-6,split=rl --out runs/exact --mode think --reward strict --exact
 A real model on real questions:
@@ -21,11 +21,14 @@ A step samples --prompts x --group completions, then makes --updates passes over
     grpo         clip(r) A, each completion's mean, A over the group's standard deviation      arXiv 2402.03300
     dr_grpo      the same without the deviation, divided by a constant length                  arXiv 2503.20783
     dapo         mean over all tokens, clip higher above than below                            arXiv 2503.14476
-    gspo         r of the whole completion, its geometric mean                                 arXiv 2507.18071
-    cispo        -sg(clip(r)) A log pi: no token loses its gradient                            arXiv 2506.13585
-    rloo         r of the whole completion, A against the mean of the others                   arXiv 2402.14740
+    gspo         r of the whole completion, its geometric mean, in a very narrow clip          arXiv 2507.18071
+    cispo        -sg(clip(r)) A log pi: no token loses its gradient; clipped above only        arXiv 2506.13585
+    rloo         r of the whole completion, A against the mean of the others, no clip          arXiv 2402.14740
     reinforce++  token returns, whitened over the whole batch                                  arXiv 2501.03262
     ppo          a value head and GAE                                                          arXiv 1707.06347
+
+A loss chosen by name has its paper's settings (the table LOSSES below); flags change them. What a paper has beside its loss
+is a flag: DAPO's dynamic sampling is --replace, its length penalty --overlong-buffer; GRPO's KL term --kl 0.04 --kl-kind k3.
 
 Sampling and training take turns, or with --async-steps and --rollout-ranks overlap (asynchronous.py).
 
@@ -37,6 +40,7 @@ weights (DDP, not --shard).
 import copy
 import os
 import time
+from dataclasses import dataclass
 
 import torch
 
@@ -49,10 +53,46 @@ from data import document_sums, split_spec
 from evaluate import evaluate_all, print_world
 from model import load
 from problems import parse_rewards
-from rollouts import Prompts, Rollouts, deal, pack, stages, summary
+from rollouts import Prompts, Rollouts, deal, fill, hide, nothing_to_learn, pack, stages, summary
 
-LOSSES = ("grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "reinforce++", "ppo")
+
+@dataclass(frozen=True)
+class Loss:
+    """What tells one loss from another. The first three are the loss itself, flags of the same name change the others."""
+    # r of each "token"; or one for the whole completion, the geometric "mean" of its tokens' or their "product"
+    ratio: str = "token"
+    # over the tokens of each "completion", then over completions; over every "token"; or by a "constant" length
+    mean: str = "completion"
+    returns: bool = False            # A is a token's return (or GAE), whitened; else a reward compared in its group
+    clip_low: float = 0.2            # r is clipped at 1 - this; 1: it is not
+    clip_high: float = 0.2           # and at 1 + this; NO_CLIP: it is not
+    scale: str | None = "group"      # what A is divided by; None with returns
+
+
+NO_CLIP = 1e9                        # more than any ratio here, which is at most exp(20)
+LOSSES = {
+    "grpo": Loss(),
+    "dr_grpo": Loss(mean="constant", scale="none"),
+    "dapo": Loss(mean="token", clip_high=0.28),
+    "gspo": Loss(ratio="mean", clip_low=3e-4, clip_high=4e-4),
+    # the paper has no lower clip and leaves the upper one open; ScaleRL (arXiv 2510.13786) found 4 to 8 alike
+    "cispo": Loss(mean="token", clip_low=1.0, clip_high=4.0),
+    "rloo": Loss(ratio="product", clip_low=1.0, clip_high=NO_CLIP, scale="none"),
+    "reinforce++": Loss(mean="token", returns=True, scale=None),
+    "ppo": Loss(mean="token", returns=True, scale=None),
+}
 CORRECTIONS = ("none", "tis", "mis", "seq-tis", "seq-mis", "geo-mis")
+ADVICE = ("take prompts at the edge of competence (--keep-rate 0.1 0.9), a larger --group, a longer --max-new-tokens, or "
+          "another --reward")
+KL_KINDS = {"loss": "k2", "reward": "k1"}                 # where the KL counts: the estimator with the right gradient there
+
+
+def by_loss(name):
+    """For --help: the settings of all losses, the usual one last: "gspo 0.0003, cispo none, others 0.2"."""
+    found = {loss: getattr(LOSSES[loss], name) for loss in LOSSES if getattr(LOSSES[loss], name) is not None}
+    usual = getattr(LOSSES["grpo"], name)
+    none = {"clip_low": 1.0, "clip_high": NO_CLIP}.get(name)
+    return ", ".join(f"{loss} {'none' if v == none else v}" for loss, v in found.items() if v != usual) + f", others {usual}"
 
 
 def flags():
@@ -73,17 +113,22 @@ def flags():
     p.add_argument("--seq-len", type=int, default=0, help="window and packed row, tokens; 0: as long as needed")
     p.add_argument("--updates", type=int, default=1, help="passes over a batch of rollouts")
     p.add_argument("--minibatches", type=int, default=1, help="parts of a pass, one optimiser step each")
-    p.add_argument("--clip-low", type=float, default=0.2, help="r is clipped at 1 - this")
-    p.add_argument("--clip-high", type=float, default=0.2, help="and at 1 + this (DAPO 0.28)")
+    p.add_argument("--clip-low", type=float, default=None,
+                   help=f"r is clipped at 1 - this; 1: it is not (default: {by_loss('clip_low')})")
+    p.add_argument("--clip-high", type=float, default=None, help=f"and at 1 + this (default: {by_loss('clip_high')})")
     p.add_argument("--dual-clip", type=float, default=0.0, help="bound on r where A < 0 (3 is usual); 0: none")
-    p.add_argument("--scale", default="", choices=["", "group", "batch", "none"],
-                   help="what A is divided by: a standard deviation, or nothing; empty: as the loss has it")
+    p.add_argument("--scale", default=None, choices=["group", "batch", "none"],
+                   help="what A is divided by: a standard deviation, of the group's rewards or of the batch's, or nothing "
+                   f"(default: {by_loss('scale')})")
     p.add_argument("--kl", type=float, default=0.0, help="weight of the KL divergence from --init")
-    p.add_argument("--kl-kind", default="k3", choices=["k1", "k2", "k3"], help="its estimator")
+    p.add_argument("--kl-kind", default=None, choices=["k1", "k2", "k3"], help="its estimator: k1 in the reward and k2 in the "
+                   "loss have the gradient of the reverse KL(pi || init); k3 in the loss, as GRPO's paper has it, that of the "
+                   "forward KL(init || pi); no other pair is allowed (default: k2 in the loss, k1 in the reward)")
     p.add_argument("--kl-in", default="loss", choices=["loss", "reward"], help="where it counts")
     p.add_argument("--entropy", type=float, default=0.0, help="weight of an entropy bonus")
     p.add_argument("--correction", default="none", choices=CORRECTIONS,
-                   help="weight for trainer against sampler: truncated, masked; per token, sequence, geometric mean")
+                   help="weight for trainer against sampler: truncated, masked; per token, sequence, geometric mean "
+                   "(gspo, rloo: not per token)")
     p.add_argument("--cap", type=float, default=2.0, help="C of the correction")
     p.add_argument("--veto", type=float, default=0.0, help="drop a completion with a token less likely than this times "
                    "what the sampler had (1e-4); 0: none")
@@ -113,13 +158,13 @@ def flags():
 
 # The algorithm: three pure functions, and two helpers.
 
-def group_advantages(rewards, loss, scale="", batch_deviation=None):
+def group_advantages(rewards, loss, scale=None, batch_deviation=None):
     """A of each completion from the rewards of its group: (P, G) -> (P, G).
 
     GRPO divides by the group's standard deviation (n - 1); Dr. GRPO and the centred kind of OlmoRL do not; RLOO compares
     with the mean of the others, which is G / (G - 1) times the centred reward. scale "batch" divides by that of all."""
     centred = rewards - rewards.mean(dim=1, keepdim=True)
-    scale = scale or ("none" if loss in ("dr_grpo", "rloo") else "group")
+    scale = scale or LOSSES[loss].scale
     if loss == "rloo":
         centred = centred * (rewards.shape[1] / max(1, rewards.shape[1] - 1))
     if scale == "none":
@@ -130,9 +175,9 @@ def group_advantages(rewards, loss, scale="", batch_deviation=None):
 def surrogate(loss, logprobs, old_logprobs, advantages, mask, documents, clip_low=0.2, clip_high=0.2, dual_clip=0.0):
     """The loss of each token, and where the clip acts below and above: all (B, T). mask is 1 on the tokens that count."""
     log_ratio = (logprobs - old_logprobs) * mask
-    if loss in ("gspo", "rloo"):                          # one ratio for the whole completion, as its mean or its product
+    if LOSSES[loss].ratio != "token":                     # one ratio for the whole completion
         total = document_sums(log_ratio, documents)
-        if loss == "gspo":
+        if LOSSES[loss].ratio == "mean":
             total = total / document_sums(mask, documents).clamp(min=1)
         log_ratio = total.gather(1, documents.clamp(min=0)) * mask
     ratio = log_ratio.clamp(-20, 20).exp()
@@ -177,16 +222,23 @@ def correction(kind, old_logprobs, sampler_logprobs, mask, documents, cap=2.0, v
 
 def kl_estimate(kind, logprobs, ref_logprobs):
     """KL(pi || pi_ref) from sampled tokens (Schulman, "Approximating KL divergence"): k1 unbiased and noisy; k2 half the
-    square, whose gradient is the right one; k3 unbiased and never negative."""
+    square; k3 = e^d - d - 1 unbiased and never negative. A good value need not have a good gradient: over what pi draws,
+    that of k2 is the reverse KL's, that of k3 the forward KL(pi_ref || pi)'s, and that of k1 is zero. In the reward, where
+    the value multiplies the gradient of log pi, k1 is the right one.
+
+    Beyond d = 10 (a token 22,000 times likelier under pi_ref) k3 goes on along its tangent, so that it cannot overflow."""
     d = ref_logprobs - logprobs
-    return {"k1": -d, "k2": 0.5 * d ** 2, "k3": torch.expm1(d) - d}[kind]
+    if kind == "k3":
+        near = d.clamp(max=10.0)
+        return torch.expm1(near) + near.exp() * (d - near) - d
+    return {"k1": -d, "k2": 0.5 * d ** 2}[kind]
 
 
 def token_weights(loss, mask, documents, longest):
     """How much each token's loss weighs (B, T). The sum is then divided by what `global_weight` says."""
-    if loss in ("grpo", "gspo", "rloo"):                  # each completion's own mean
+    if LOSSES[loss].mean == "completion":
         return mask / document_sums(mask, documents).clamp(min=1).gather(1, documents.clamp(min=0))
-    return mask / longest if loss == "dr_grpo" else mask  # dr_grpo: a constant; else the mean over all tokens
+    return mask / longest if LOSSES[loss].mean == "constant" else mask
 
 
 def check(args):
@@ -195,8 +247,19 @@ def check(args):
         (args.exact and args.compile, "--exact computes without --compile, which joins operations and rounds less often"),
         (args.prompts < 1 or args.steps < 1, "--prompts and --steps must be at least 1"),
         (args.temperature <= 0, "--temperature must be above 0: the loss needs the probability of what was drawn"),
-        (args.group < 2 and args.loss not in ("ppo", "reinforce++"), "--group must be at least 2: a completion is compared "
-         "with the others of its group"),
+        (args.group < (1 if LOSSES[args.loss].returns else 2), "--group must be at least "
+         + ("1" if LOSSES[args.loss].returns else "2: a completion is compared with the others of its group")),
+        (min(args.updates, args.minibatches) < 1 or args.minibatches > args.prompts * args.group,
+         "--updates and --minibatches must be at least 1, and no more parts than completions (--prompts x --group)"),
+        (not 0 <= args.kl, "--kl must be at least 0"),
+        (args.kl and args.kl_in == "loss" and args.kl_kind == "k1", "--kl-kind k1 in the loss has no gradient but noise; use k2, "
+         "whose gradient is the KL divergence's, or --kl-in reward"),
+        (args.kl and args.kl_in == "reward" and args.kl_kind in ("k2", "k3"), f"--kl-kind {args.kl_kind} in the reward has a "
+         "gradient that is not the KL divergence's; use k1 there, or --kl-in loss"),
+        (args.clip_low is not None and not 0 <= args.clip_low <= 1, "--clip-low must be from 0 to 1: r is clipped at 1 - this"),
+        (args.clip_high is not None and not 0 <= args.clip_high, "--clip-high must be at least 0"),
+        (LOSSES[args.loss].ratio != "token" and args.correction in ("tis", "mis"), f"--correction {args.correction} weighs each "
+         f"token, and --loss {args.loss} has one ratio for the whole completion; use seq-tis, seq-mis or geo-mis"),
         (args.old == "sampler" and (args.correction != "none" or args.veto), "--old sampler has the mismatch in its ratio "
          "already; leave --correction and --veto out"),
         (args.loss == "ppo" and args.shard, "--loss ppo needs whole weights; leave --shard out"),
@@ -206,10 +269,20 @@ def check(args):
             raise ValueError(mend)
 
 
+def resolve(args):
+    """Puts in what follows from other flags where a flag was not given, so that the log says what applied."""
+    for name in ("clip_low", "clip_high", "scale"):
+        if getattr(args, name) is None:
+            setattr(args, name, getattr(LOSSES[args.loss], name))
+    if args.kl and args.kl_kind is None:
+        args.kl_kind = KL_KINDS[args.kl_in]
+
+
 def main():
     args = flags().parse_args()
     with cli.bad_input():
         check(args)
+        resolve(args)
         asynchronous.check(args, int(os.environ.get("WORLD_SIZE", 1)))
         if args.rollout_ranks and args.async_steps is None:
             args.async_steps = 1
@@ -262,8 +335,7 @@ def main():
     rollouts.begin(sampling, run.step)
 
     updates = args.updates * args.minibatches
-    by_token = args.loss in ("dapo", "cispo", "reinforce++", "ppo")           # mean over tokens, else over completions
-    by_return = args.loss in ("reinforce++", "ppo")                           # an advantage for each token
+    by_return = LOSSES[args.loss].returns                 # an advantage for each token
     # a pass without gradient before the updates
     looks_first = by_return or args.kl > 0 or (updates > 1 and not args.exact)
     kl_reward = args.kl if args.kl_in == "reward" else 0.0
@@ -293,11 +365,6 @@ def main():
             with torch.no_grad():
                 for b in micro:
                     look(b, b.to(run.device))
-        if by_return:
-            lam, use = (args.lam, 1.0) if args.loss == "ppo" else (1.0, 0.0)
-            raw = [gae(b.rewards, b.values * use, b.loss_mask, b.documents, args.gamma, lam) for b in micro]
-            for b, a, white in zip(micro, raw, whiten(run, raw, [b.loss_mask for b in micro]), strict=True):
-                b.returns, b.advantages = a + b.values, white
         return micro
 
     def look(b, on):
@@ -306,7 +373,32 @@ def main():
         if reference is not None:
             with run.autocast():
                 b.ref_logprobs = reference(on.tokens, on.documents, on.targets, args.temperature).to(b.values).cpu()
-            b.rewards -= kl_reward * kl_estimate(args.kl_kind, b.old_logprobs, b.ref_logprobs) * b.loss_mask
+
+    def teaches(r):
+        return not (args.mask_truncated and r.cut_off)
+
+    def pay(part, micro):
+        """Takes the KL divergence off the reward of each token, and so off its completion's."""
+        for r in part:
+            b, here = r.slots(micro)
+            penalty = kl_reward * kl_estimate(args.kl_kind, b.old_logprobs[here], b.ref_logprobs[here]) * b.loss_mask[here]
+            b.rewards[here] -= penalty
+            r.kl_penalty = -float(penalty.sum())
+
+    def compare_groups(groups):
+        """The advantage of each completion."""
+        table = torch.tensor([[r.reward for r in g] for g in groups], dtype=torch.float64).view(-1, args.group)
+        deviation = moments(run, [table], [torch.ones_like(table)])[1] if args.scale == "batch" else None
+        for g, advantages in zip(groups, group_advantages(table, args.loss, args.scale, deviation).tolist(), strict=True):
+            for r, advantage in zip(g, advantages, strict=True):
+                r.advantage = advantage
+
+    def whiten_returns(batches):
+        """The advantage of each token; whitened over the whole batch, the minibatches of all ranks together."""
+        lam, use = (args.lam, 1.0) if args.loss == "ppo" else (1.0, 0.0)
+        raw = [gae(b.rewards, b.values * use, b.loss_mask, b.documents, args.gamma, lam) for b in batches]
+        for b, a, white in zip(batches, raw, whiten(run, raw, [b.loss_mask for b in batches]), strict=True):
+            b.returns, b.advantages = a + b.values, white
 
     def loss_of(b):
         logprobs, entropies, values = forward(b)
@@ -327,20 +419,13 @@ def main():
             seen["packed"] += int((b.documents >= 0).sum())
         return (loss * token_weights(args.loss, mask, b.documents, max(c for _, c in caps))).sum()
 
-    def fill(micro, chosen):
-        """Puts the advantage of each completion on its tokens."""
-        for r in chosen:
-            if r.batch >= 0:
-                b = micro[r.batch]
-                b.advantages[r.row, b.documents[r.row] == r.document] = r.advantage
-
     def evaluate():
         with common.gathered(model):
             return evaluate_all(model, tokenizer, args.eval_data, problems=args.eval_problems, autocast=run.autocast(),
                                 chat=args.mode != "plain")
 
     progress, start = common.Progress(run, "grpo"), time.perf_counter()
-    record, sampling_seconds, without_spread, warned = {}, 0.0, 0, ""
+    record, sampling_seconds, in_vain, learned, warned = {}, 0.0, 0, False, ""
     while run.step < args.steps and not run.stopping:
         began = time.perf_counter()
         seen = dict.fromkeys(("tokens", "entropy", "clip_low", "clip_high", "kl", "diff", "diff_max", "compared", "packed",
@@ -352,28 +437,29 @@ def main():
             break
         rolled = time.perf_counter() - began
 
-        parts = deal([r for g in groups for r in g if not (args.mask_truncated and r.cut_off)], args.minibatches,
-                     args.seed * 7919 + run.step)
-        if kl_reward:                                     # the penalty is part of the reward, so it comes before A
+        parts = deal(groups, rollouts.places(len(groups)), args.prompts, args.minibatches, args.seed * 7919 + run.step)
+        if kl_reward:                                     # all pay before any are compared, those without a loss too
             micros = [packed(part) for part in parts]
             for part, micro in zip(parts, micros, strict=True):
-                for r in part:
-                    r.reward = r.total(micro, "rewards")
-        table = torch.tensor([[r.reward for r in g] for g in groups], dtype=torch.float64).view(-1, args.group)
-        deviation = moments(run, [table], [torch.ones_like(table)])[1] if args.scale == "batch" else None
-        for g, advantages in zip(groups, group_advantages(table, args.loss, args.scale, deviation).tolist(), strict=True):
-            for r, advantage in zip(g, advantages, strict=True):
-                r.advantage = advantage
+                pay(part, micro)
+                hide([r for r in part if not teaches(r)], micro)
+        if not by_return:
+            compare_groups(groups)
+        parts = [[r for r in part if teaches(r)] for part in parts]
         if not kl_reward:                                 # completions with A = 0 change nothing, unless a term beside A does
             all_count = by_return or args.kl or args.entropy
             micros = [packed([r for r in part if all_count or abs(r.advantage) > 1e-9]) for part in parts]
+        if by_return:
+            whiten_returns([b for micro in micros for b in micro])
+        else:
+            for part, micro in zip(parts, micros, strict=True):
+                fill(part, micro)
 
         lr = optim.set_lr(optimizers, optim.schedule(run.step, args.steps, args.schedule, args.warmup, args.decay, args.floor))
         for update in range(updates):
             part, micro = parts[update % args.minibatches], micros[update % args.minibatches]
-            if not by_return:
-                fill(micro, part)
-            loss, _ = run.backward(wrapped, micro, loss_of, sum(r.drawn for r in part) if by_token else len(part))
+            weight = sum(r.drawn for r in part) if LOSSES[args.loss].mean == "token" else len(part)
+            loss, _ = run.backward(wrapped, micro, loss_of, weight)
             seen["updates"] += update + 1 >= args.minibatches or not looks_first      # from here on the weights are others
             grad_norm = common.clip_gradients(policy, args.clip)
             try:
@@ -396,20 +482,21 @@ def main():
         sampling_seconds += rolled
         record = {"step": run.step, "loss": loss, "grad_norm": grad_norm, "lr": lr, "seconds": round(seconds, 3)}
         record |= summary(run, sampled, seen, busy, slots, rolled, seconds - rolled) | rollouts.notes()
-        if abs(loss) < 1e-6 and updates == 1:
-            record["note"] = ("the loss is zero because it must be: r = 1 and the advantages of a group cancel; see grad_norm"
-                              if record["zero_spread"] < 1 else "the loss is zero: no group had two different rewards")
-        without_spread = without_spread + 1 if record["zero_spread"] == 1 else 0
-        if without_spread in (5, 50):
-            warned = (f"{without_spread} steps in a row in which no group had two different rewards: nothing can be learned. "
-                      "Take prompts at the edge of competence (--keep-rate 0.1 0.9), a larger --group, or another --reward")
+        why = nothing_to_learn(run, sampled, by_return)
+        in_vain, learned = in_vain + 1 if why else 0, learned or not why
+        if why:
+            record["note"] = why
+        elif abs(loss) < 1e-6 and updates == 1:
+            record["note"] = "the loss is zero because it must be: r = 1 and the advantages of a group cancel; see grad_norm"
+        if in_vain in (5, 50) or (why and not learned and run.step == args.steps and in_vain < 5):
+            warned = f"nothing can be learned from the rewards of the last {in_vain} steps: {why}; {ADVICE}"
             progress.say(warned)
         for name, text, error in rollouts.failures:
             progress.say(f"step {run.step}: reward {name} failed on a completion, counted as 0: {error}: {text[:200]!r}")
             record.setdefault("failed_rewards", []).append([name, str(error), text[:2000]])
         rollouts.failures.clear()
         if args.show_every and (run.step % args.show_every == 0 or run.step == 1):
-            record["samples"] = [{"question": r.problem.question, "text": r.reply.text, "reward": round(r.reward, 4),
+            record["samples"] = [{"question": r.problem.question, "text": r.reply.text, "reward": round(r.score.reward, 4),
                                   "reason": r.score.reason} for g in sampled[:3] for r in g[:1]]
         progress.update(int(seen["packed"]), reward=f"{record['reward']:.3f}", process=f"{record['process']:.3f}")
         if run.step % args.log_every == 0:

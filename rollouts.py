@@ -7,13 +7,14 @@ groups that can teach nothing; `pack` lays completions into the packed rows that
 Here sampling and training take turns, and each rank samples its own prompts; asynchronous.py lets them overlap.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from data import Batch, batch_from, split_spec
-from problems import Problem, Reply, Score, load_problems, score_group
+from problems import NEED_STEPS, Problem, Reply, Score, answer_of, load_problems, score_group
 from sampler import Completion, Sampler
 from tokenizer import thinking_mode
 from world import World
@@ -24,12 +25,23 @@ class Rollout:
     problem: Problem
     completion: Completion
     reply: Reply                     # its text as rewards see it
-    score: Score                     # the rewards and the verdict
-    reward: float                    # the score's reward and the penalty for length together
+    score: Score                     # the rewards, as the task gives them, and the verdict
+    overlong_penalty: float = 0.0    # DAPO's, at most 0; what this and the next say is added to the reward
+    kl_penalty: float = 0.0          # of all its tokens, with --kl-in reward
     advantage: float = 0.0
     batch: int = -1                  # where `pack` put it: micro-batch, row and document number
     row: int = -1
     document: int = -1
+
+    @property
+    def earned(self):
+        """The reward before the KL divergence: what makes a group worth its place in a batch."""
+        return self.score.reward + self.overlong_penalty
+
+    @property
+    def reward(self):
+        """What the policy is trained on."""
+        return self.earned + self.kl_penalty
 
     @property
     def cut_off(self):
@@ -45,10 +57,10 @@ class Rollout:
         """Tokens that the model chose, without those that a thinking budget forced."""
         return len(self.completion.tokens) - sum(self.completion.forced)
 
-    def total(self, micro, name):
-        """Sum over its tokens of a field of the micro-batches."""
+    def slots(self, micro):
+        """The micro-batch in which it lies, and the index of its slots there."""
         b = micro[self.batch]
-        return float(getattr(b, name)[self.row][b.documents[self.row] == self.document].sum())
+        return b, (self.row, b.documents[self.row] == self.document)
 
 
 def question_ids(tokenizer, problem, mode):
@@ -172,7 +184,7 @@ class Rollouts:
         replies = [Reply.of(c, self.tokenizer, limit=cap, sample=i) for i, c in enumerate(completions)]
         scores = score_group(problem, replies, self.rewards, seed=seed + number,
                              on_error=lambda *what: self.failures.append(what))
-        return [Rollout(problem, c, reply, s, s.reward + overlong_penalty(len(c.tokens), cap, self.overlong_buffer))
+        return [Rollout(problem, c, reply, s, overlong_penalty(len(c.tokens), cap, self.overlong_buffer))
                 for c, reply, s in zip(completions, replies, scores, strict=True)]
 
     def collect(self, model, step):
@@ -197,6 +209,10 @@ class Rollouts:
             busy, slots, sampled = busy + used, slots + offered, sampled + groups
             kept += [g for g in groups if attempt == self.replace or len({r.reward for r in g}) > 1]
         return kept, sampled, busy, slots
+
+    def places(self, count):
+        """Where this rank's groups stand in the whole batch of P."""
+        return range(self.rank * (self.P // self.ranks), self.rank * (self.P // self.ranks) + count)
 
     # places where asynchronous.py has something to do, and taking turns has not
 
@@ -235,7 +251,7 @@ class Rollouts:
 class RolloutBatch(Batch):
     """Packed completions behind their prompts, all (B, T). loss_mask is 1 on the tokens that are to be learned from."""
     sampler_logprobs: torch.Tensor   # as reported by the sampler
-    rewards: torch.Tensor            # the reward, on the last token of its completion
+    rewards: torch.Tensor            # the reward, on the last token of its completion that was drawn and not forced
     advantages: torch.Tensor         # filled in by the trainer, as are the following
     old_logprobs: torch.Tensor
     ref_logprobs: torch.Tensor
@@ -243,10 +259,13 @@ class RolloutBatch(Batch):
     returns: torch.Tensor
 
 
-def deal(rollouts, parts, seed):
-    """Shuffles completions and cuts them into that many parts."""
-    order = np.random.default_rng(seed).permutation(len(rollouts))
-    return [[rollouts[i] for i in order[m::parts]] for m in range(parts)]
+def deal(groups, places, P, parts, seed):
+    """Shuffles the completions of a batch of P groups and cuts them into that many parts; returns what this rank has of each.
+    places: the number of each of its groups in the whole batch, so that the parts are the same for any number of ranks."""
+    G = max(map(len, groups), default=0)
+    mine = {place * G + i: r for place, group in zip(places, groups, strict=True) for i, r in enumerate(group)}
+    order = np.random.default_rng(seed).permutation(P * G).tolist()
+    return [[mine[i] for i in order[m::parts] if i in mine] for m in range(parts)]
 
 
 def pack(rollouts, T=0, micro_tokens=16384, dtype=torch.float32):
@@ -279,27 +298,78 @@ def _batch(rows, T, dtype):
         for r in row:
             end += len(r.completion.prompt) + len(r.completion.tokens) - 1
             logprobs[b, end - len(r.completion.tokens):end] = torch.tensor(r.completion.logprobs, dtype=dtype)
-            rewards[b, end - 1] = r.reward
+            drawn = base.loss_mask[b, end - len(r.completion.tokens):end].nonzero()
+            if len(drawn):                                # a reward on a forced token would teach nothing
+                rewards[b, end - len(r.completion.tokens) + int(drawn[-1])] = r.reward
     return RolloutBatch(*vars(base).values(), logprobs, rewards, *(torch.zeros(len(rows), T, dtype=dtype) for _ in range(5)))
 
 
-def summary(run, groups, seen, busy, slots, rollout_seconds, train_seconds):
-    """What a step is judged by, over all ranks. groups: all that were sampled; seen: sums over the tokens trained on."""
+def fill(rollouts, micro):
+    """Puts the advantage of each completion on its tokens."""
+    for r in rollouts:
+        if r.batch >= 0:
+            b, here = r.slots(micro)
+            b.advantages[here] = r.advantage
+
+
+def hide(rollouts, micro):
+    """Takes completions out of the loss that are packed already."""
+    for r in rollouts:
+        b, here = r.slots(micro)
+        b.loss_mask[here] = 0
+
+
+def nothing_to_learn(run, groups, over_batch):
+    """"" where rewards differ, within a group or with over_batch anywhere in the batch; else why they do not, with shares of
+    all completions and groups. All ranks must ask together."""
+    def right(r):                                         # as far as the rewards look
+        return r.right if NEED_STEPS & r.score.parts.keys() else r.score.answer_ok
     flat = [r for g in groups for r in g]
-    lengths = [len(r.completion.tokens) for r in flat]
-    spread = [float(np.std([r.reward for r in g], ddof=1)) if len(g) > 1 else 0.0 for g in groups]
-    (n, reward, answer, process, steps, length, cut, groups, deviation, flat_groups, tokens, busy, slots, train, packed, entropy,
-     low, high, kl, diff, compared) = run.sum(
-        len(flat), sum(r.reward for r in flat), sum(r.score.answer_ok for r in flat), sum(bool(r.score.process_ok) for r in flat),
-        sum(r.score.steps_ok or 0 for r in flat), sum(lengths), sum(r.cut_off for r in flat), len(groups), sum(spread),
-        sum(s == 0 for s in spread), seen["tokens"], busy, slots, train_seconds, *(seen[k] for k in (
-            "packed", "entropy", "clip_low", "clip_high", "kl", "diff", "compared")))
-    n, groups, tokens, compared = max(1, n), max(1, groups), max(1, tokens), max(1, compared)
-    found = {"reward": reward / n, "reward_std": deviation / groups, "answer": answer / n, "process": process / n,
-             "steps_right": steps / n, "length_mean": length / n, "length_max": run.most(max(lengths, default=0)),
-             "cut_off": cut / n, "zero_spread": flat_groups / groups, "entropy": entropy / tokens, "clip_low": low / tokens,
-             "clip_high": high / tokens, "kl": kl / tokens, "logprob_diff_mean": diff / compared,
-             "logprob_diff_max": run.most(seen["diff_max"]), "rollout_tokens_per_second": busy / max(rollout_seconds, 1e-9),
-             "train_tokens_per_second": packed / max(train / run.ranks, 1e-9),
-             "rollout_share": rollout_seconds / (rollout_seconds + train_seconds), "wasted_slots": 1 - busy / max(1, slots)}
+    earned, flat_groups = [r.earned for r in flat], [len({r.earned for r in g}) == 1 for g in groups]
+    if over_batch:
+        spread = run.most(max(earned, default=-math.inf)) > -run.most(max((-e for e in earned), default=-math.inf))
+    else:
+        spread = run.sum(flat_groups.count(False))[0] > 0
+    if spread:
+        return ""
+    answered = [answer_of(r.problem, r.reply.text) is not None for r in flat]
+    n, cut, endless, silent, count, solved, failed, same = run.sum(
+        len(flat), sum(r.cut_off for r in flat), sum(r.cut_off and a for r, a in zip(flat, answered, strict=True)),
+        answered.count(False), len(groups), sum(all(map(right, g)) for g in groups),
+        sum(not any(map(right, g)) for g in groups), sum(flat_groups))
+    return (f"{'all rewards of the batch were alike' if over_batch else 'no group had two different rewards'}; of {n:.0f} "
+            f"completions {cut / n:.0%} cut off at the cap ({endless / n:.0%} with an answer but no end token), {silent / n:.0%} "
+            f"no answer found; of {count:.0f} groups {solved / count:.0%} all right, {failed / count:.0%} all wrong, "
+            f"{same / count:.0%} no spread")
+
+
+def summary(run, groups, seen, busy, slots, rollout_seconds, train_seconds):
+    """What a step is judged by, over all ranks. groups: all that were sampled; seen: sums over the tokens trained on.
+
+    reward is what the task gave; the penalties, which training adds to it, stand beside it. zero_spread is the share of
+    groups of which no completion earned more than another (the penalty for length included)."""
+    flat = [r for g in groups for r in g]
+    lengths, several = [len(r.completion.tokens) for r in flat], [g for g in groups if len(g) > 1]
+    of_completions = {
+        "reward": [r.score.reward for r in flat], "overlong_penalty": [r.overlong_penalty for r in flat],
+        "kl_penalty": [r.kl_penalty for r in flat], "answer": [r.score.answer_ok for r in flat],
+        "process": [bool(r.score.process_ok) for r in flat], "steps_right": [r.score.steps_ok or 0 for r in flat],
+        "length_mean": lengths, "cut_off": [r.cut_off for r in flat]}
+    of_groups = {"reward_std": [float(np.std([r.score.reward for r in g], ddof=1)) for g in several],
+                 "zero_spread": [len({r.earned for r in g}) == 1 for g in several]}
+    of_tokens = ("entropy", "clip_low", "clip_high", "kl")
+    sums = {k: sum(v) for k, v in (of_completions | of_groups).items()} | {k: seen[k] for k in (
+        *of_tokens, "tokens", "packed", "diff", "compared")}
+    sums |= {"completions": len(flat), "groups": len(groups), "busy": busy, "slots": slots, "train": train_seconds}
+    sums = dict(zip(sums, run.sum(*sums.values()), strict=True))
+
+    def per(what, *names):
+        return {k: sums[k] / max(1, sums[what]) for k in names}
+    found = per("completions", *of_completions) | per("groups", *of_groups) | per("tokens", *of_tokens)
+    found |= {"length_max": run.most(max(lengths, default=0)), "logprob_diff_mean": sums["diff"] / max(1, sums["compared"]),
+              "logprob_diff_max": run.most(seen["diff_max"]),
+              "rollout_tokens_per_second": sums["busy"] / max(rollout_seconds, 1e-9),
+              "train_tokens_per_second": sums["packed"] / max(sums["train"] / run.ranks, 1e-9),
+              "rollout_share": rollout_seconds / (rollout_seconds + train_seconds),
+              "wasted_slots": 1 - sums["busy"] / max(1, sums["slots"])}
     return {k: float(f"{v:.6g}") for k, v in found.items()}

@@ -281,7 +281,8 @@ def state(out):
 def test_every_loss_runs_and_logs_all_that_a_step_is_judged_by(able, tmp_path, loss):
     out = tmp_path / "run"
     done = script("grpo.py", "--init", able, "--out", out, "--steps", 2, "--loss", loss, *TOY, "--updates", 2, "--kl", 0.01,
-                  "--minibatches", 2, "--correction", "tis", "--entropy", 0.01, "--show-every", 1)
+                  "--minibatches", 2, "--correction", "seq-tis" if LOSSES[loss].ratio != "token" else "tis", "--entropy", 0.01,
+                  "--show-every", 1)
     assert done.json["steps"] == 2
     step = [r for r in records(out) if "reward" in r][-1]
     for name in ("reward reward_std answer process length_mean length_max cut_off entropy zero_spread clip_low clip_high kl "
