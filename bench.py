@@ -7,6 +7,7 @@
     python bench.py learn --init runs/laptop/sft --steps 60         GRPO in exact mode and in fast: does it learn, to which bit
     python bench.py probe     which blocks give a row the same bits in every batch on this device
     python bench.py bits --device cuda --dtype bfloat16             sampled tokens whose log-probability the trainer has otherwise
+    python bench.py shapes    the same in exact mode for every even head size, 1 to 8 query heads for a key head, and odd widths
     python bench.py pretrain --device cuda --dtype bfloat16 --sizes 120M 1.2B       training against Hugging Face's model, the
                               share of the device's peak, where the rest goes
     python bench.py largest --device cuda               the largest model that trains, beside what plan predicts
@@ -127,13 +128,13 @@ def main():
     p = cli.Parser(__doc__)
     p.add_argument("what", metavar="WHAT",
                    choices=[*BENCHES, "all", "async", "bits", "largest", "learn", "pretrain", "probe", "pipeline", "plan",
-                            "spurious", "real", "readme"],
+                            "shapes", "spurious", "real", "readme"],
                    help="which comparison; readme: write the tables; plan has flags of its own: bench.py plan --help")
     p.add_argument("--rounds", type=int, default=7, help="turns of each side; seeds of async")
     p.add_argument("--steps", type=int, default=100, help="of each run of async and learn")
     p.add_argument("--device", default="cpu", help="cpu or cuda")
     p.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of weights and matrix products")
-    p.add_argument("--tokens", type=int, default=1_000_000, help="to sample for bits")
+    p.add_argument("--tokens", type=int, help="to sample for bits and shapes; none: 1,000,000 and 100,000")
     p.add_argument("--sizes", nargs="+", default=[], choices=list(bench_large.SIZES), help="of pretrain; none: all")
     p.add_argument("--seed", type=int, default=0, help="of the pipeline")
     p.add_argument("--keep", metavar="FOLDER", default="", help="where to keep the runs of pipeline and async; none: nowhere")
@@ -156,7 +157,8 @@ def main():
                 kept = {"pipeline": lambda: bench_pipeline(args.seed, args.keep), "spurious": lambda: bench_spurious(args.runs),
                         "real": lambda: bench_real(args.init, args.data),
                         "probe": lambda: probe(device, dtype, args.toy),
-                        "bits": lambda: bench_large.bench_bits(device, dtype, args.tokens, args.toy),
+                        "bits": lambda: bench_large.bench_bits(device, dtype, args.tokens or 1_000_000, args.toy),
+                        "shapes": lambda: bench_large.bench_shapes(device, dtype, args.tokens or 100_000, args.toy),
                         "pretrain": lambda: bench_large.bench_pretrain(device, dtype, args.rounds, args.sizes, args.toy),
                         "largest": lambda: bench_large.bench_largest(device),
                         "learn": lambda: bench_learn(args.init, args.steps, args.toy),

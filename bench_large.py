@@ -1,5 +1,6 @@
-"""What only many tokens or a large model can show; bench.py calls these. Bits over a million tokens; pre-training at 120M to 1.2B
-weights, with its share of the device's peak and where the rest goes; the largest model that trains.
+"""What only many tokens or a large model can show; bench.py calls these. Bits over a million tokens, and over all shapes;
+pre-training at 120M to 1.2B weights, with its share of the device's peak and where the rest goes; the largest model that
+trains.
 
 Sized for a few minutes each on a large GPU. On a CPU the models are small, only to see that it works.
 """
@@ -52,6 +53,7 @@ def bench_bits(device, dtype, wanted=1_000_000, toy=False):
 
 
 def _bits(model, versions, dtype, exact, temperature, wanted, rows):
+    """One row of bench_bits: the model samples with `rows` rows, about `wanted` tokens of it, and the trainer reads them."""
     V, device, half = model.config.vocab_size, model.head.device, None if dtype == torch.float32 else dtype
     longest, every = (1024, 97) if rows == 256 else (128, 7)
     dice, requests, drawn, start = random.Random(0), [], 0, time.perf_counter()
@@ -86,6 +88,35 @@ def _bits(model, versions, dtype, exact, temperature, wanted, rows):
     return {"mode": "exact" if exact else "fast", "temperature": temperature, "tokens": len(apart), "logprob": round(reported, 3),
             "differ": int((apart > 0).sum()), "greatest": float(apart.max()), "mean": float(apart.mean()),
             "updates": engine.version, "preempted": engine.preempted, "prefills": engine.prefills, "seconds": round(seconds, 1)}
+
+
+FAMILIES = (dict(qkv_bias=True), dict(qk_norm="head"), dict(qk_norm="full", norm_after=True, tied=False),
+            dict(attention="rope+nope"), dict(attention="window+rope", window=20, qk_norm="head"))
+
+
+def bench_shapes(device, dtype, wanted=100_000, toy=False):
+    """The same for shapes that no tile divides, in exact mode: every even head size from 2 to 128 with groups of 1 to 8 query
+    heads for a key head, odd widths, vocabularies and feed-forwards, the options of all families in turn: {"rows": [...]}, one
+    for each head size."""
+    found, dice, each = [], random.Random(0), 10 if toy else -(-wanted // (64 * 8))
+    for hd in (6,) if toy else range(2, 129, 2):
+        parts, widths = [], []
+        for G in (1, 3) if toy else range(1, 9):
+            K, odd = dice.randrange(1, 4), [2 * dice.randrange(1, n) + 1 for n in (80, 100, 400)]
+            torch.manual_seed(hd + G)
+            model = Transformer(Config(layers=2, heads=K * G, kv_heads=K, head_size=hd, width=odd[0], ff=odd[1],
+                                       vocab_size=odd[2], **dice.choice(FAMILIES))).to(device)
+            with torch.no_grad():
+                for w in model.parameters():
+                    w.mul_(4) if w.ndim == 2 else w.add_(0.3 * torch.randn_like(w))
+            versions = [{k: w * scale for k, w in model.state_dict().items()} for scale in (1, 1.02)]
+            parts.append(_bits(model, versions, dtype, True, dice.choice((0.7, 1.0)), each, 8))
+            widths.append(odd[0])
+        found.append({"head_size": hd, "groups": [1, 3] if toy else [1, 8], "widths": widths}
+                     | {k: sum(r[k] for r in parts) for k in ("tokens", "differ", "updates", "preempted")}
+                     | {"greatest": max(r["greatest"] for r in parts), "seconds": round(sum(r["seconds"] for r in parts), 1)})
+        print("head size {head_size:>3}: {differ} of {tokens} tokens differ".format(**found[-1]), file=sys.stderr, flush=True)
+    return {"rows": found, "tokens": sum(r["tokens"] for r in found), "differ": sum(r["differ"] for r in found)}
 
 
 # pre-training

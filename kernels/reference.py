@@ -7,13 +7,16 @@ are computed at once, on the row it lies in, or on whether its past comes from a
    additions by the shape; a product of one row has other bits than the same row among a hundred. So rows are cut into tiles
    of a fixed number, the last one filled up with zeros, and attention goes over blocks of KEYS keys counted from the
    document's start, with an online softmax (arXiv 2205.14135). A block that a row does not see is an exact no-op for it:
-   its maximum stays, exp(0) = 1, and 0 is added.
+   its maximum stays, exp(0) = 1, and 0 is added. In some shapes a library also adds up a row by its place in the tile (the
+   product of 64 probabilities with keys of head size 6 or 10, for one). So each shape is tried once; where it fails, the
+   operands are filled up to multiples of ROUND, and where these fail as well the products are added one after the other.
 2. Outside of products there are only additions, multiplications and divisions, which IEEE 754 rounds in one way, exp and
    log, and sums along the last axis of a contiguous tensor. No sigmoid or silu (torch's vector code and the code for the
    last few elements of a tensor differ in the last bit), no fused multiply-add.
 
-What torch does with these shapes is its own affair; tests/test_exact.py says whether it holds on a machine, and so does
-every step of a GRPO run in exact mode. Only the forward pass must be invariant: gradients come from the fast blocks.
+What torch does with a shape is its own affair and is found out, not assumed; tests/test_exact.py says whether it holds on a
+machine, and so does every step of a GRPO run in exact mode. Only the forward pass must be invariant: gradients come from the
+fast blocks.
 
 Letters as in model.py: B rows, T tokens in a row, H query heads, K key/value heads, hd head size, D width, V vocabulary.
 """
@@ -31,25 +34,56 @@ SIZES = 16, 32, 48, 64, 128, 256, 512     # the same, where oneDNN gives a row t
 QUERIES = 8, 4, 32, 64                    # query rows of a tile of attention, tokens times the heads that share a key head; all
                                           # but the first only where a row has the same bits in them as there
 KEYS = 64                                 # of a block of attention, and in a page of the cache
+ALIGNED = 64                              # bytes; whatever torch makes begins at a multiple of it
+ROUND = 16                                # numbers in a vector register: shapes without a remainder have one way to add up
 
 
 def product(x, weight, packed=None):
-    """x (M, D) @ weight (N, D).T: by oneDNN in parts of SIZES rows where its bits allow that, else in tiles of TILE.
+    """x (M, D) @ weight (N, D).T, in the first of three ways that gives a row the same bits at any place in any batch.
     packed: the weight as fast.pack lays it out."""
-    if fast.has_onednn(x, weight) and _onednn_agrees(*weight.shape, torch.get_num_threads()):
+    N, D = weight.shape
+    x = x if x.data_ptr() % ALIGNED == 0 else x.clone()   # some libraries begin a sum at a round address
+    if fast.has_onednn(x, weight) and _onednn_agrees(N, D, torch.get_num_threads()):
         return fast.in_parts(fast.onednn, x, weight if packed is None else packed, SIZES)
-    return fast.in_parts(F.linear, x, weight, (TILE,))
+    return fast.in_parts(_tile_product(N, D, weight.dtype, weight.device, torch.get_num_threads()), x, weight, (TILE,))
 
 
 @functools.cache
 def _onednn_agrees(N, D, threads):
-    """Does a row get the same bits in oneDNN's product of any of SIZES rows with a weight (N, D), packed or not? Not
-    promised, so tried once for each shape of a weight."""
-    g = torch.Generator().manual_seed(0)
-    x, weight = torch.randn(SIZES[-1], D, generator=g), torch.randn(N, D, generator=g)
-    whole = fast.onednn(x, weight)
-    return all(torch.equal(fast.onednn(x[part].contiguous(), w), whole[part])
-               for size in SIZES for part in (slice(size), slice(SIZES[-1] - size, None)) for w in (weight, fast.pack(weight)))
+    """Does a row get the same bits at any place of oneDNN's product of any of SIZES rows with a weight (N, D), packed or not?"""
+    return _agrees(fast.onednn, N, D, torch.float32, "cpu", SIZES, fast.pack)
+
+
+@functools.cache
+def _tile_product(N, D, dtype, device, threads):
+    """The product of TILE rows with a weight (N, D): torch's, if a row has the same bits at every place there, or that of
+    operands without a remainder, or the slow one."""
+    ways = F.linear, _rounded_linear, _linear_in_order
+    return next(way for way in ways if way is ways[-1] or _agrees(way, N, D, dtype, device, (TILE,)))
+
+
+def _rounded_linear(x, weight):
+    N, D = weight.shape
+    return F.linear(F.pad(x, (0, -D % ROUND)), F.pad(weight, (0, -D % ROUND, 0, -N % ROUND)))[:, :N].contiguous()
+
+
+def _linear_in_order(x, weight):
+    return _bmm_in_order(x[None], weight.T[None])[0]
+
+
+def _agrees(multiply, N, D, dtype, device, sizes, pack=torch.clone):
+    """Does a row get the same bits wherever it stands among any of `sizes` rows, and wherever the weight lies, packed or not?
+    Nobody promises that, so it is tried: with tiles whose rows are all the same one. A few numbers may agree by luck, so of
+    a narrow weight more rows are tried."""
+    g = torch.Generator().manual_seed(0)                  # float64 has products that round only of numbers that fill it
+    x, weight = (torch.randn(n, D, generator=g, dtype=torch.float64).to(device, dtype) for n in (1 + 64 // N, N))
+    elsewhere, packed = torch.empty(1 + N * D, device=device, dtype=dtype)[1:].view(N, D).copy_(weight), pack(weight)
+    cases = [(size, w) for size in sizes for w in (weight, packed)] + [(size, elsewhere) for size in {sizes[0], sizes[-1]}]
+    for row in x:
+        found = [multiply(row.expand(size, D).contiguous(), w) for size, w in cases]
+        if not all(torch.equal(y, found[0][:1].expand_as(y)) for y in found):
+            return False
+    return True
 
 
 class _Linear(torch.autograd.Function):
@@ -69,7 +103,7 @@ class _Linear(torch.autograd.Function):
 
 def linear(x, weight, bias=None, packed=None):
     """x (..., D) @ weight (N, D).T + bias -> (..., N). packed: as for `product`; then there is no gradient."""
-    rows = x.reshape(-1, x.shape[-1])
+    rows = x.reshape(-1, x.shape[-1]).contiguous()
     y = _Linear.apply(rows, weight) if torch.is_grad_enabled() else product(rows, weight, packed)
     y = y.view(*x.shape[:-1], weight.shape[0])
     return y if bias is None else y + bias
@@ -121,17 +155,32 @@ def swiglu(gate, up):
 
 @functools.cache
 def _query_tiles(hd, dtype, threads):
-    """Those of QUERIES whose products with KEYS keys agree with the first one's, in one tile alone and in many; rising."""
-    g, largest = torch.Generator().manual_seed(0), max(QUERIES)
-    q, k, p = (torch.randn(4, *shape, generator=g, dtype=dtype) for shape in ((largest, hd), (KEYS, hd), (largest, KEYS)))
+    """How attention multiplies at this head size: the head size to fill up to; those of QUERIES whose products with KEYS keys
+    give a row the bits that it has in tiles of QUERIES[0], at every place and in any number of tiles (rising); the product."""
+    for wide, multiply in ((hd, torch.bmm), (hd + -hd % ROUND, torch.bmm), (hd, _bmm_in_order)):
+        wanted = [x[:, :1] for x in _tiles_of_one_row(multiply, wide, dtype, QUERIES[0], 8)]
+        sizes = [size for size in sorted(QUERIES) if all(
+            torch.equal(ours, theirs[torch.arange(count) % 8].expand_as(ours)) for count in (1, 3, 8, 20)
+            for ours, theirs in zip(_tiles_of_one_row(multiply, wide, dtype, size, count), wanted, strict=True))]
+        if QUERIES[0] in sizes:                                               # as it is in the last way
+            return wide, sizes, multiply
 
-    def products(size, count):
-        parts = [(x[:count].reshape(-1, size, x.shape[-1]), y[:count].repeat_interleave(largest // size, 0))
-                 for x, y in ((q, k.transpose(1, 2)), (p, k))]
-        return [torch.bmm(x, y).view(count, largest, -1) for x, y in parts]
-    first = products(QUERIES[0], 4)
-    return [size for size in sorted(QUERIES) if all(torch.equal(ours, theirs[:count]) for count in (1, 4)
-                                                    for ours, theirs in zip(products(size, count), first, strict=True))]
+
+def _tiles_of_one_row(multiply, hd, dtype, size, count):
+    """The two products of attention in `count` tiles, each of which holds one of eight random rows over and over."""
+    g, which = torch.Generator().manual_seed(0), torch.arange(count) % 8
+    q, p, k = (torch.randn(*shape, generator=g, dtype=torch.float64).to(dtype) for shape in ((8, hd), (8, KEYS), (1, KEYS, hd)))
+    q, p, k = *(x[which, None].repeat(1, size, 1) for x in (q, p)), k.repeat(count, 1, 1)
+    return multiply(q, k.transpose(1, 2)), multiply(p, k)
+
+
+def _bmm_in_order(x, y):
+    """x (n, M, D) @ y (n, D, N), added up from the first to the last: slow, but there is one way only. Half types in float32."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    out = x.new_zeros(x.shape[0], x.shape[1], y.shape[2], dtype=wide)
+    for i in range(x.shape[2]):
+        out += x[:, :, i:i + 1].to(wide) * y[:, i:i + 1].to(wide)
+    return out.to(x.dtype)
 
 
 def attend_tiles(q, K, blocks, first, window=0):
@@ -142,11 +191,11 @@ def attend_tiles(q, K, blocks, first, window=0):
     """
     n, R, H, hd = q.shape
     G = H // K                                                                # query heads that share a key head
-    fitting = [size for size in _query_tiles(hd, q.dtype, torch.get_num_threads()) if size <= R * G]
-    size = fitting[-1] if fitting else QUERIES[0]
+    wide, sizes, multiply = _query_tiles(hd, q.dtype, torch.get_num_threads())
+    size = max((size for size in sizes if size <= R * G), default=QUERIES[0])
     tiles = -(-R * G // size)
     q = q.reshape(n, R, K, G, hd).transpose(1, 2).reshape(n * K, R * G, hd) * hd ** -0.5
-    q = F.pad(q, (0, 0, 0, tiles * size - R * G)).view(n * K, tiles, size, hd)
+    q = F.pad(q, (0, wide - hd, 0, tiles * size - R * G)).view(n * K, tiles, size, wide)
     earliest, latest = int(first.min()), int(first.max())
     token = torch.arange(tiles * size).div(G, rounding_mode="floor")          # of each row of the tiles
     positions = (first[:1] if earliest == latest else first)[:, None] + token # (n or 1, rows)
@@ -160,8 +209,9 @@ def attend_tiles(q, K, blocks, first, window=0):
         if start >= end:
             continue
         part, some = slice(start, end), end - start
-        kb, vb = (x.reshape(n * K, 1, KEYS, hd).expand(-1, some, -1, -1).flatten(0, 1) for x in blocks(j // KEYS))
-        scores = torch.bmm(q[:, part].flatten(0, 1), kb.transpose(1, 2))      # (n K some, size, KEYS)
+        kb, vb = (_fill_up(x, wide).reshape(n * K, 1, KEYS, wide).expand(-1, some, -1, -1).flatten(0, 1)
+                  for x in blocks(j // KEYS))                                 # (n K some, KEYS, wide)
+        scores = multiply(q[:, part].flatten(0, 1), kb.transpose(1, 2))       # (n K some, size, KEYS)
         behind = positions[:, :, part] - torch.arange(j, j + KEYS)            # how far the key lies behind the query
         hidden = behind < 0 if not window else (behind < 0) | (behind >= window)
         veil = torch.zeros(hidden.shape, dtype=q.dtype).masked_fill_(hidden, float("-inf"))
@@ -170,16 +220,21 @@ def attend_tiles(q, K, blocks, first, window=0):
         shrink = (best[:, part] - higher).exp_()
         p = scores.sub_(higher).exp_()                                        # (n K, some, size, KEYS)
         total[:, part] = total[:, part].mul(shrink).add_(p.sum(dim=-1, keepdim=True))
-        more = torch.bmm(p.flatten(0, 1), vb).view(n * K, some, size, hd)
+        more = multiply(p.flatten(0, 1), vb).view(n * K, some, size, wide)
         out[:, part] = out[:, part].mul(shrink).add_(more)
         best[:, part] = higher
-    out = (out / total).flatten(1, 2)[:, :R * G]                              # (n K, R G, hd)
-    return out.view(n, K, R, G, hd).transpose(1, 2).reshape(n, R, H, hd)
+    out = (out / total).flatten(1, 2)[:, :R * G, :hd]                         # (n K, R G, hd)
+    return out.reshape(n, K, R, G, hd).transpose(1, 2).reshape(n, R, H, hd)
+
+
+def _fill_up(x, wide):
+    """x (..., hd) with zeros behind: (..., wide)."""
+    return x if x.shape[-1] == wide else F.pad(x, (0, wide - x.shape[-1]))
 
 
 def _attend_rows(q, k, v, window):
     """Rows of one document each: q (n, L, H, hd), k and v (n, L, K, hd) -> (n, L, H, hd)."""
-    k, v = (F.pad(x, (0, 0, 0, 0, 0, -x.shape[1] % KEYS)).transpose(1, 2) for x in (k, v))              # (n, K, S, hd)
+    k, v = (F.pad(x.transpose(1, 2), (0, 0, 0, -x.shape[1] % KEYS)).contiguous() for x in (k, v))       # (n, K, S, hd)
 
     def blocks(j):
         return (x[:, :, j * KEYS:(j + 1) * KEYS] for x in (k, v))
@@ -219,17 +274,17 @@ def attend_cached(q, cache, layer, window=0):
     """New tokens of each row against its pages (cache.py), each of which is a block of keys: q (B, R, H, hd) -> (B, R, H, hd)."""
     B, R, H, hd = q.shape
     K = cache.k.shape[2]
-    tiles = _query_tiles(hd, q.dtype, torch.get_num_threads()) or QUERIES[:1]
-    tile = next((size for size in tiles if size >= H // K), None)
+    wide, sizes, multiply = _query_tiles(hd, q.dtype, torch.get_num_threads())
+    tile = next((size for size in sizes if size >= H // K), None)
     if R == 1 and tile:
-        return _attend_pages(q, cache, layer, window, tile)
+        return _attend_pages(q, cache, layer, window, tile, wide, multiply)
 
     def blocks(j):
         return (x[layer][cache.table[:B, j]] for x in (cache.k, cache.v))
     return attend_tiles(q, K, blocks, cache.lengths[:B], window)
 
 
-def _attend_pages(q, cache, layer, window, tile):
+def _attend_pages(q, cache, layer, window, tile, wide, multiply):
     """attend_tiles for one token of each row, with the same additions in the same order: but products are taken of all pages
     in use at once, as they lie in the pool, so that no key is copied, and block j is looked at by those rows alone that
     have one. With the longest rows first these are the first n of them."""
@@ -238,9 +293,9 @@ def _attend_pages(q, cache, layer, window, tile):
     if ("blocks", window) not in cache.memo:                                  # the same for all layers of a step
         cache.memo["blocks", window] = _blocks_in_use(cache, B, q.dtype, window)
     owner, veil, order, rank, parts = cache.memo["blocks", window]
-    k, v = (x[layer][:P].flatten(0, 1) for x in (cache.k, cache.v))           # (P K, KEYS, hd)
-    q = F.pad(q.view(B, K, G, hd) * hd ** -0.5, (0, 0, 0, tile - G))[owner].flatten(0, 1)              # (P K, tile, hd)
-    scores = torch.bmm(q, k.transpose(1, 2)).view(P, K, tile, KEYS)[order, :, :G].add_(veil)           # block after block
+    k, v = (_fill_up(x[layer][:P].flatten(0, 1), wide) for x in (cache.k, cache.v))                    # (P K, KEYS, wide)
+    q = F.pad(q.view(B, K, G, hd) * hd ** -0.5, (0, wide - hd, 0, tile - G))[owner].flatten(0, 1)      # (P K, tile, wide)
+    scores = multiply(q, k.transpose(1, 2)).view(P, K, tile, KEYS)[order, :, :G].add_(veil)           # block after block
     top, best, highest, shrink = scores.amax(dim=-1, keepdim=True), q.new_full((B, K, G, 1), -1e30), [], []
     for part, n in parts:
         highest.append(torch.maximum(best[:n], top[part]))
@@ -250,7 +305,7 @@ def _attend_pages(q, cache, layer, window, tile):
     p = scores.sub_(torch.cat(highest)).exp_()                                # (P, K, G, KEYS)
     sums, rows = p.sum(dim=-1, keepdim=True), p.new_zeros(P, K, tile, KEYS)
     rows[order, :, :G] = p
-    more = torch.bmm(rows.flatten(0, 1), v).view(P, K, tile, hd)[order, :, :G]
+    more = multiply(rows.flatten(0, 1), v).view(P, K, tile, wide)[order, :, :G, :hd]
     total, out = q.new_zeros(B, K, G, 1), q.new_zeros(B, K, G, hd)
     for part, n in parts:
         total[:n].mul_(shrink[part]).add_(sums[part])
