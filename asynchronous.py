@@ -10,12 +10,16 @@ With --async-steps K a completion may have been drawn by weights up to K updates
   groups that may be begun counts from those that were consumed, the dropped ones included.
 - K = 0 is on-policy: no group begins before the weights that it is meant for are there.
 
+Without ranks that only sample, learners share the groups by their numbers, and drop and replace them alike, so their place in
+the prompts is one. A resume goes on from there: no prompt is lost and none comes twice, but groups that were in flight are
+begun anew, by newer weights. So with K = 0 a resumed run goes on bit for bit, and with K > 0 it is another draw.
+
 With `torchrun --nproc_per_node=N grpo.py --rollout-ranks R` the last R ranks sample and the others learn. A rollout rank
 knows by itself which problems are its own (every R-th). Finished groups travel through torchrun's TCPStore, as JSON;
 weights by broadcast from rank 0, announced in the store, which a rollout rank looks at between two steps of its engine.
 A rank that dies makes torchrun end the others; the learner then saves what it has and says so.
 
-Simpler than OlmoRL: whole weights go to every rollout rank, in one piece; after a resume, groups in flight are begun anew.
+Simpler than OlmoRL: whole weights go to every rollout rank, in one piece.
 """
 
 import copy
@@ -25,7 +29,7 @@ import time
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
-from rollouts import Rollouts, cap_at, question_ids
+from rollouts import Rollouts, cap_at, has_spread, question_ids
 from sampler import Completion, Sampler
 
 FIELDS = ("prompt", "tokens", "logprobs", "finish", "versions", "forced")
@@ -33,10 +37,10 @@ PATIENCE = 20.0                       # seconds that a rank which was told to st
 
 
 class Maker:
-    """Makes every `every`-th group, from number `first` on, with an engine of its own."""
+    """Makes one of every `every` blocks of groups, the one at `place`, with an engine of its own."""
 
-    def __init__(self, rollouts, model, version, first, every):
-        self.rollouts, self.first, self.every = rollouts, first, every
+    def __init__(self, rollouts, model, version, place, every, block=1):
+        self.rollouts, self.place, self.every, self.block = rollouts, place, every, block
         self.prompts = copy.copy(rollouts.prompts)
         self.prompts.given = list(rollouts.prompts.given)
         self.next, self.flying, self.ready = sum(self.prompts.given), {}, {}
@@ -45,12 +49,15 @@ class Maker:
         self.sampler.start(longest, rollouts.temperature, seed=rollouts.seed * 1_000_003)
         self.busy = self.slots = 0
 
+    def makes(self, g):
+        return g // self.block % self.every == self.place
+
     def feed(self, allowed):
         """Begins its groups with numbers below `allowed`."""
         r = self.rollouts
         while self.next < allowed:
             g, self.next, problem = self.next, self.next + 1, self.prompts.next()
-            if (g - self.first) % self.every:
+            if not self.makes(g):
                 continue
             cap, ids = cap_at(r.caps, self.sampler.version), question_ids(r.tokenizer, problem, r.mode)
             r.check_window(problem, ids, cap)
@@ -81,7 +88,7 @@ class AsyncRollouts(Rollouts):
     """What Rollouts is, for groups that were begun earlier. ahead: K. run.rollout_ranks > 0: others make the groups."""
 
     def __init__(self, run, *args, ahead, recompute=False, **options):
-        super().__init__(*args, rank=run.rank, ranks=run.ranks, **options)
+        super().__init__(*args, rank=run.rank, ranks=run.ranks, group=run.group, **options)
         self.run, self.ahead, self.recompute = run, ahead, recompute
         self.apart, self.maker, self.sending = run.rollout_ranks > 0, None, []
         self.ages, self.stale = [], 0
@@ -93,38 +100,45 @@ class AsyncRollouts(Rollouts):
     def begin(self, model, version):
         """Once the weights and the place in the prompts are those to start from."""
         if not self.apart:
-            self.maker = Maker(self, model, version, self.rank, self.ranks)
+            self.maker = Maker(self, model, version, self.rank, self.ranks, self.P // self.ranks)
         elif self.run.main:
             self.version = version
             self._tell(0)
             post(self.run, "start", self.prompts.state() | {"version": version})
 
     def collect(self, model, step):
-        """As Rollouts.collect; (None, ...) where the run is to stop instead."""
-        self.ages, self.stale, self.version = [], 0, step
-        if self.apart:
-            return self._collect_from_others(step)
-        share, kept, sampled = self.P // self.ranks, [], []
-        spare = share * self.replace                      # groups without spread that may still be replaced
-        while len(kept) < share:
-            g = sum(self.prompts.given)
-            mine = g % self.ranks == self.rank
-            if mine:
+        """As Rollouts.collect; (None, ...) where the run is to stop instead, and then nothing is taken from the prompts."""
+        self.ages, self.stale, self.version, before = [], 0, step, list(self.prompts.given)
+        found = self._collect_from_others(step) if self.apart else self._collect_own(step)
+        if found is None:
+            self.prompts.given = before
+            return None, None, 0, 0
+        return found
+
+    def _collect_own(self, step):
+        """Takes groups in the order of their numbers, as many at a time as are missing on all ranks together."""
+        owners, made, problems, sampled, spare = {}, {}, {}, [], self.P * self.replace
+        while len(owners) < self.P:
+            first = sum(self.prompts.given)
+            numbers, states = range(first, first + self.P - len(owners)), {}
+            problems |= {g: self.prompts.next() for g in numbers}
+            for g in filter(self.maker.makes, numbers):
                 while g not in self.maker.ready:
                     if self.run.stopping and self.ranks == 1:
-                        return None, None, 0, 0
-                    self.maker.feed(g + (share - len(kept) + share * self.ahead) * self.ranks)
+                        return None
+                    self.maker.feed(numbers.stop + self.P * self.ahead)
                     self.maker.work()
-            problem = self.prompts.next()
-            if mine:
-                group = self._take(problem, g, *self.maker.ready.pop(g), step)
+                group = self._take(problems[g], g, *self.maker.ready.pop(g), step)
+                states[g] = self.rank, group and has_spread(group)
                 if group:
+                    made[g] = group
                     sampled.append(group)
-                    if spare and len({r.reward for r in group}) == 1:
-                        spare -= 1
-                    else:
-                        kept.append(group)
-        return kept, sampled, *self.maker.spent()
+            for g, (rank, spread) in sorted(self.joined(states).items()):
+                if spread is False and spare:             # without spread it may be replaced
+                    spare -= 1
+                elif spread is not None:                  # not too old
+                    owners[g] = rank
+        return self.share_out(owners, made, problems), sampled, *self.maker.spent()
 
     def _take(self, problem, g, cap, completions, step):
         """The scored group, or None if it is too old."""
@@ -177,7 +191,7 @@ class AsyncRollouts(Rollouts):
         if self.ranks > 1:
             dist.broadcast_object_list(batch, 0, group=self.run.group)
         if batch[0] is None:
-            return None, None, 0, 0
+            return None
         numbers, busy, slots = batch[0]
         share, kept, sampled = self.P // self.ranks, [], []
         if not self.run.main:                             # rank 0 has gone through them already
@@ -207,7 +221,7 @@ class AsyncRollouts(Rollouts):
                 continue
             if spare:
                 group = self.score(problem, g, completions, message["cap"], self.seed * 1_000_003)
-                if len({r.reward for r in group}) == 1:
+                if not has_spread(group):
                     spare -= 1
                     self.dropped.append(group)
                     continue

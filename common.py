@@ -3,12 +3,15 @@
 A run folder is a Hugging Face folder (config.json, model.safetensors, tokenizer) with two files more: log.jsonl, one
 record per line, and train_state.pt, which holds everything needed to go on as if the run had never stopped: the weights
 again, the optimisers, the data position, the random states and the guard's memory. It alone decides where a resume
-starts and is written in one rename, so a kill at any moment leaves a state that fits together.
+starts and is written in one rename, so a kill at any moment leaves a state that fits together. It also holds the flags of
+the run and a fingerprint of all that was read: a resume with others is refused. So a script fills in what follows from its
+flags before it makes its Run, and nobody changes `args` afterwards.
 
 Simpler than big trainers: full weights are gathered on every rank to be saved; only the newest checkpoint is kept.
 """
 
 import contextlib
+import copy
 import json
 import math
 import os
@@ -28,7 +31,10 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from tqdm import tqdm
 
 import cli
+import optim
+from data import split_spec
 from hf import write_atomically
+from texts import fingerprint
 
 
 def training_flags(text):
@@ -78,10 +84,11 @@ class Run:
 
     # flags that a resumed run may change, for they do not change what is learned
     MAY_DIFFER = {"resume", "out", "device", "compile", "checkpointing", "shard", "micro_tokens", "log_every", "eval_every",
-                  "eval_data", "eval_problems", "save_every", "peak_tflops", "wandb", "rollout_ranks"}
+                  "eval_data", "eval_problems", "save_every", "show_every", "peak_tflops", "wandb", "rollout_ranks"}
 
     def __init__(self, args):
         self.args, self.folder = args, Path(args.out)
+        self.flags = copy.deepcopy(vars(args))                                # as they are compared and saved
         self.rank, self.ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         self.rollout_ranks = getattr(args, "rollout_ranks", 0)                # the last ranks, which sample (asynchronous.py)
         self.ranks -= self.rollout_ranks                                      # those that learn
@@ -103,6 +110,7 @@ class Run:
             self.group = dist.new_group(list(range(self.ranks)))
             self.sync_group = dist.new_group([0, *range(self.ranks, self.ranks + self.rollout_ranks)])
             self.store = dist.PrefixStore("rollouts", dist.distributed_c10d._get_default_store())
+        self.inputs = fingerprints(args)
         self.state = self._open_folder()
         if dist.is_initialized():
             dist.barrier()                                # no rank writes to the folder before all have looked into it
@@ -131,11 +139,33 @@ class Run:
             found = torch.load(state, map_location="cpu", weights_only=True)
         except Exception as e:
             raise ValueError(f"{state}: cannot be read ({type(e).__name__}); remove it to start again") from None
-        now = {k: v for k, v in vars(self.args).items() if k not in self.MAY_DIFFER}
-        then = [f"--{k.replace('_', '-')} {found['args'].get(k)}" for k in now if found["args"].get(k) != now[k]]
-        if then:
-            raise ValueError(f"--resume: the run in {self.folder} was started with {' '.join(then)}; give the same flags")
+        self._compare(found)
         return found
+
+    def _compare(self, found):
+        """ValueError where a state that was found belongs to a run with other flags or other data."""
+        then, now = found["args"], {k: v for k, v in self.flags.items() if k not in self.MAY_DIFFER}
+        if "steps" in now and then.get("steps") != now["steps"] and self._same_rates(found["step"], then):
+            now.pop("steps")
+        others = [spoken(k, then.get(k)) for k in now if then.get(k) != now[k]]
+        if others:
+            why, made = "", found["step"]
+            if then.get("steps") != now.get("steps", then.get("steps")):
+                why = (f"; {made} steps are made already" if now["steps"] < made else f"; under --schedule {now['schedule']} and "
+                       f"--warmup {now['warmup']} the learning rates of the {made} steps made so far depend on it")
+            raise ValueError(f"--resume: the run in {self.folder} was started with {' '.join(others)}; give the same flags{why}")
+        for what, then in found.get("inputs", {}).items():                    # states of older runs have none
+            if self.inputs.get(what, then) != then:
+                raise ValueError(f"--resume: {what} has changed since the run in {self.folder} began, so it cannot go on as if "
+                                 "never stopped; put the old one back, or start another run with another --out")
+
+    def _same_rates(self, step, then):
+        """Would the learning rates of the steps made so far have been the same with the number of steps asked for now? With a
+        constant rate, or on the stable part of wsd, without a warm-up that is a share of them."""
+        def rates(flags):
+            how = [flags.get(k) for k in ("steps", "schedule", "warmup", "decay", "floor")]
+            return [optim.schedule(i, *how) for i in range(step)]
+        return self.flags["steps"] >= step and rates(then) == rates(self.flags)
 
     def open_log(self, about):
         """Starts or continues log.jsonl; `about` joins flags and versions in the first record."""
@@ -148,14 +178,14 @@ class Run:
             kept = [line for line in whole if json.loads(line).get("step", 0) <= self.step]
             write_atomically(path, lambda p: p.write_text("\n".join(kept) + "\n"))
             self.log_file = open(path, "a")
-            self.log({"resumed_at": self.step})
+            self.log({"resumed_at": self.step, "steps": self.args.steps})
         else:
             self.log_file = open(path, "w")
-            self.log({"flags": vars(self.args), "script": Path(sys.argv[0]).name, "versions": versions(),
+            self.log({"flags": self.flags, "script": Path(sys.argv[0]).name, "versions": versions(),
                       "commit": commit(), "ranks": self.ranks, "device": device_name(self.device)} | about)
         if self.args.wandb:
             import wandb
-            self.wandb = wandb.init(project=self.args.wandb, name=self.folder.name, config=vars(self.args))
+            self.wandb = wandb.init(project=self.args.wandb, name=self.folder.name, config=self.flags)
 
     def log(self, record):
         if self.log_file:
@@ -246,7 +276,7 @@ class Run:
     def save(self, model, tokenizer, optimizers, stream, guard, more=None):
         """Writes a checkpoint of the state after self.step steps. A full disk keeps the old one and ends the run."""
         weights = full_weights(model)
-        state = {"step": self.step, "args": vars(self.args), "weights": weights,
+        state = {"step": self.step, "args": self.flags, "inputs": self.inputs, "weights": weights,
                  "optimizers": [pack_optimizer(o, model) for o in optimizers],
                  "stream": stream.state(), "guard": guard.state(), "random": random_state(), "more": more or {}}
         trouble = ""
@@ -359,6 +389,26 @@ class Guard:
 
     def restore(self, state):
         vars(self).update(state)
+
+
+# flags and what is read
+
+def spoken(name, value):
+    """A flag as one would type it."""
+    flag = f"--{name.replace('_', '-')}"
+    if isinstance(value, bool):
+        return flag if value else f"no {flag}"
+    if value is None or value == "" or value == []:
+        return f"no {flag}"
+    return f"{flag} {' '.join(map(str, value)) if isinstance(value, (list, tuple)) else value}"
+
+
+def fingerprints(args):
+    """{what: its fingerprint} of all that a run reads and that decides what it learns: the sources of --data, and the
+    checkpoints and the tokenizer that it starts from."""
+    folders = [getattr(args, name, "") for name in ("init", "reference", "tokenizer")]
+    found = {f"--data {name}": fingerprint(name) for name, _ in map(split_spec, getattr(args, "data", []))}
+    return found | {folder: fingerprint(folder) for folder in folders if folder and folder != args.out}
 
 
 # weights and optimiser states, whole on every rank

@@ -17,7 +17,6 @@ other. Loss falls on what an assistant says alone, and in a pair on the last tur
 Simpler than it could be: every rank holds all files, tokenised, in memory.
 """
 
-import hashlib
 import re
 from dataclasses import dataclass
 
@@ -170,13 +169,6 @@ class Pairs:
             answers.append((np.concatenate([chosen[0][:prompt], ids[start:]]),
                             np.concatenate([chosen[1][:prompt], weights[start:]])))
         return [(*answer, float(known)) for answer, known in zip(answers, self.reference[i])]
-
-    def digest(self):
-        """A fingerprint of the pairs, by which a resumed run knows that its cached reference still fits."""
-        h = hashlib.blake2b(digest_size=16)
-        for (chosen, _), (rejected, _), _ in self.pairs:
-            h.update(chosen.tobytes() + b"|" + rejected.tobytes() + b"\n")
-        return h.hexdigest()
 
 
 def read_pair(row, tokenizer, where):

@@ -117,6 +117,10 @@ class Mixture:
         if state["names"] != self.names:
             raise ValueError(f"--data {' '.join(self.names)}: the run was started with "
                              f"{' '.join(state['names'])}; give the same sources")
+        for name, source, cursor in zip(self.names, self.sources, state["cursors"], strict=True):
+            if source.count is not None and cursor >= source.count:
+                raise ValueError(f"--data {name}: holds {source.count} documents now, and the run has come to number {cursor + 1}"
+                                 "; put the old file back, or start another run with another --out")
         self.cursors, self.epochs, self.given = list(state["cursors"]), list(state["epochs"]), np.array(state["given"],
                 np.int64)
         self.orders = [None] * len(self.names)

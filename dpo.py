@@ -219,9 +219,7 @@ def main():
             raise ValueError(f"--batch-tokens {args.batch_tokens} must be a multiple of --seq-len x ranks "
                              f"(= {args.seq_len * run.ranks}), and --micro-tokens at least --seq-len")
         sources, has_reference = stream.mixture.sources, args.loss not in NO_REFERENCE
-        more = run.state["more"] if run.state else {"pairs": [source.digest() for source in sources]}
-        if more["pairs"] != [source.digest() for source in sources]:
-            raise ValueError(f"--data {' '.join(args.data)}: the pairs have changed since the run began; start another")
+        more = run.state["more"] if run.state else {}
         reference = load_reference(args, run, tokenizer) if args.reference and not run.state else model
 
     if has_reference and not run.state:

@@ -39,6 +39,7 @@ weights (DDP, not --shard).
 
 import copy
 import os
+import sys
 import time
 from dataclasses import dataclass
 
@@ -269,43 +270,47 @@ def check(args):
             raise ValueError(mend)
 
 
-def resolve(args):
-    """Puts in what follows from other flags where a flag was not given, so that the log says what applied."""
+def resolve(args, caps):
+    """Puts in what follows from other flags, where a flag was not given, so that the log says what applied. It follows from
+    flags alone, and before they are compared with those of a run to resume: the same command always means the same."""
     for name in ("clip_low", "clip_high", "scale"):
         if getattr(args, name) is None:
             setattr(args, name, getattr(LOSSES[args.loss], name))
     if args.kl and args.kl_kind is None:
         args.kl_kind = KL_KINDS[args.kl_in]
+    if args.rollout_ranks and args.async_steps is None:
+        args.async_steps = 1
+    if args.batch_tokens:                                 # as many prompts as can fill so many tokens of responses
+        args.prompts = max(1, args.batch_tokens // (args.group * max(c for _, c in caps)))
+    if args.exact:
+        args.old = "sampler"
 
 
 def main():
     args = flags().parse_args()
     with cli.bad_input():
         check(args)
-        resolve(args)
         asynchronous.check(args, int(os.environ.get("WORLD_SIZE", 1)))
-        if args.rollout_ranks and args.async_steps is None:
-            args.async_steps = 1
         caps, rewards = stages(args.max_new_tokens), parse_rewards(args.reward, *(split_spec(d)[0] for d in args.data))
+        resolve(args, caps)
         run = common.Run(args)
         model, tokenizer = load(args.init, dtype=run.weight_dtype)
         if tokenizer is None:
             raise ValueError(f"--init {args.init}: the folder has no tokenizer.json; copy the model's tokenizer there")
-        if args.batch_tokens:                             # as many prompts as can fill so many tokens of responses
-            args.prompts = max(run.ranks, args.batch_tokens // (args.group * max(c for _, c in caps)))
         if args.prompts % run.ranks:
-            raise ValueError(f"--prompts {args.prompts} must be a multiple of the number of ranks (= {run.ranks})")
+            raise ValueError(f"--prompts {args.prompts} must be a multiple of the number of ranks (= {run.ranks}); with "
+                             "--batch-tokens it follows from that, --group and --max-new-tokens")
         prompts = Prompts(args.data, args.seed)
         half = run.dtype if run.dtype == torch.bfloat16 else None
         options = dict(P=args.prompts, G=args.group, mode=args.mode, caps=caps, temperature=args.temperature, seed=args.seed,
                        rows=args.rows, dtype=half, window=args.seq_len, think_budget=args.think_budget,
                        overlong_buffer=args.overlong_buffer, replace=args.replace)
         if args.async_steps is None:
-            rollouts = Rollouts(prompts, tokenizer, rewards, **options, rank=run.rank, ranks=run.ranks)
+            rollouts = Rollouts(prompts, tokenizer, rewards, **options, rank=run.rank, ranks=run.ranks, group=run.group)
         else:
             rollouts = asynchronous.AsyncRollouts(run, prompts, tokenizer, rewards, **options, ahead=args.async_steps,
                                                   recompute=args.recompute)
-    model.exact, args.old = args.exact, "sampler" if args.exact else args.old
+    model.exact = args.exact
     if not run.learns:
         if run.state is not None:
             common.restore_weights(model, {k.removeprefix("model."): v for k, v in run.state["weights"].items()
@@ -316,7 +321,11 @@ def main():
     model.to(run.device)
     with cli.bad_input():
         if args.keep_rate and run.state is None:
-            prompts.keep(rollouts.pass_rates(model, args.candidates, args.group), *args.keep_rate, args.curriculum)
+            rates = rollouts.pass_rates(model, args.candidates, args.group)
+            if len(rates) < args.candidates and run.main:
+                print(f"--candidates {args.candidates}: there are {len(rates)} different questions; all of them were measured",
+                      file=sys.stderr)
+            prompts.keep(rates, *args.keep_rate, args.curriculum)
     reference = copy.deepcopy(model).requires_grad_(False) if args.kl else None
     # what samples: whole weights; none is needed where other ranks do that
     sampling = copy.deepcopy(model).requires_grad_(False) if args.shard and not run.rollout_ranks else model

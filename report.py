@@ -104,7 +104,7 @@ def read_stage(folder):
     if not path.is_file():
         raise ValueError(f"--runs {folder}: " + ("has no log.jsonl; give a folder that a training script wrote to"
                                                  if path.parent.is_dir() else "no such folder"))
-    lines = path.read_text(errors="replace").strip().split("\n")
+    lines, wanted = path.read_text(errors="replace").strip().split("\n"), 0
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
@@ -116,13 +116,14 @@ def read_stage(folder):
             stage.notes.append("the log's last line is cut off" if line else "the log is empty")
         elif "flags" in record:
             stage.about = record
+            wanted = stage.flags.get("steps", 0)
         elif "result" in record:
             stage.result = record["result"]
         elif "resumed_at" in record:
             stage.notes.append(f"resumed at step {record['resumed_at']:,}")
+            wanted = record.get("steps", wanted)          # --steps may be raised
         else:
             stage.records.append(record)
-    wanted = stage.flags.get("steps", 0)
     if not stage.result or stage.steps < wanted:
         stage.notes.append(f"not finished: step {stage.steps:,} of {wanted:,}")
     for name, found in stage.result.get("eval", {}).items():

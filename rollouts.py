@@ -4,7 +4,9 @@
 samples G completions for each of P prompts with our own sampler, has them scored, and, where it was asked to, replaces
 groups that can teach nothing; `pack` lays completions into the packed rows that training takes.
 
-Here sampling and training take turns, and each rank samples its own prompts; asynchronous.py lets them overlap.
+Here sampling and training take turns, and ranks share the prompts of a step; asynchronous.py lets them overlap. Every rank
+goes through the prompts alike, so the place in them is one, whatever the number of ranks: a group has a number, which keys
+its randomness, and the groups of a step, in the order of their numbers, are cut into equal parts, one for each rank.
 """
 
 import math
@@ -12,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
 from data import Batch, batch_from, split_spec
 from problems import NEED_STEPS, Problem, Reply, Score, answer_of, load_problems, score_group
@@ -104,6 +107,17 @@ class Prompts:
         self.given[source] += 1
         return self.problem(source, self.given[source] - 1)
 
+    def candidates(self, count):
+        """The keys (source, i) of the next problems, each question once: `count` of them, or fewer if the files have no more."""
+        keys, asked = [], set()
+        for _ in range(4 * count):                        # the first epoch of a file, or a world's problems, may repeat some
+            before = list(self.given)
+            question = self.next().question
+            if question not in asked and len(keys) < count:
+                asked.add(question)
+                keys.append(next((s, before[s]) for s, n in enumerate(self.given) if n != before[s]))
+        return keys
+
     def keep(self, rates, low, high, easy_first=False):
         """Makes the pool from measured pass rates {(source, i): rate}: those within [low, high] (OlmoRL, OctoThinker: the
         edge of competence). easy_first orders it as a curriculum, by falling rate; else the order stays."""
@@ -120,6 +134,11 @@ class Prompts:
 
     def restore(self, state):
         self.given, self.pool = list(state["given"]), [tuple(key) for key in state["pool"]]
+
+
+def has_spread(group):
+    """Are there two different rewards in it? Else it teaches nothing."""
+    return len({r.reward for r in group}) > 1
 
 
 def overlong_penalty(length, limit, buffer):
@@ -149,11 +168,11 @@ class Rollouts:
     """Samples and scores groups. `problems_failed` collects what a reward function tripped over: (name, text, error)."""
 
     def __init__(self, prompts, tokenizer, rewards, *, P, G, mode="chat", caps=((0, 256),), temperature=1.0, seed=0,
-                 rows=64, dtype=None, window=0, think_budget=None, overlong_buffer=0, replace=0, rank=0, ranks=1):
+                 rows=64, dtype=None, window=0, think_budget=None, overlong_buffer=0, replace=0, rank=0, ranks=1, group=None):
         self.prompts, self.tokenizer, self.rewards, self.P, self.G, self.mode = prompts, tokenizer, rewards, P, G, mode
         self.caps, self.temperature, self.seed, self.rows, self.dtype = caps, temperature, seed, rows, dtype
         self.window, self.think_budget, self.overlong_buffer = window, think_budget, overlong_buffer
-        self.replace, self.rank, self.ranks = replace, rank, ranks
+        self.replace, self.rank, self.ranks, self.group = replace, rank, ranks, group
         self.failures, self.sampler = [], None
 
     def sample(self, model, problems, numbers, G, cap, seed, version=0):
@@ -188,27 +207,47 @@ class Rollouts:
                 for c, reply, s in zip(completions, replies, scores, strict=True)]
 
     def collect(self, model, step):
-        """This rank's groups of one step: (those to train on, all that were sampled, decode slots in use and at hand).
+        """This rank's groups of one step: (those to train on, all that it sampled, decode slots in use and at hand).
 
         Where `replace` > 0, groups whose rewards are all equal, which teach nothing, are dropped and others are sampled in
-        their place, at most that many times over (DAPO's dynamic sampling, section 3.2); the last ones stay as they are."""
-        kept, sampled, busy, slots = [], [], 0, 0
-        share, cap = self.P // self.ranks, cap_at(self.caps, step)
+        their place, at most that many times over (DAPO's dynamic sampling, section 3.2); the last ones stay as they are. Each
+        time as many candidates are taken as are missing on all ranks together, and shared out among them."""
+        made, owners, problems, sampled, busy, slots = {}, {}, {}, [], 0, 0
+        cap = cap_at(self.caps, step)
         for attempt in range(1 + self.replace):
-            missing = share - len(kept)
-            if not missing and self.ranks == 1:
-                break
-            # with many ranks all of them draw the same problems, so that the next step begins alike everywhere
-            problems = [self.prompts.next() for _ in range(self.P if self.ranks > 1 else missing)]
-            first = attempt * self.P + self.rank * share
-            if not missing:
-                continue
-            mine = problems[self.rank * share:][:missing] if self.ranks > 1 else problems
-            groups, used, offered = self.sample(model, mine, range(first, first + missing), self.G, cap,
-                                                self.seed * 1_000_003 + step, step)
-            busy, slots, sampled = busy + used, slots + offered, sampled + groups
-            kept += [g for g in groups if attempt == self.replace or len({r.reward for r in g}) > 1]
-        return kept, sampled, busy, slots
+            missing = self.P - len(owners)
+            numbers = range(attempt * self.P, attempt * self.P + missing)
+            problems |= {n: self.prompts.next() for n in numbers}
+            parts = [numbers[missing * r // self.ranks:missing * (r + 1) // self.ranks] for r in range(self.ranks)]
+            if mine := parts[self.rank]:
+                groups, used, offered = self.sample(model, [problems[n] for n in mine], mine, self.G, cap,
+                                                    self.seed * 1_000_003 + step, step)
+                busy, slots, sampled = busy + used, slots + offered, sampled + groups
+                made |= zip(mine, groups, strict=True)
+            if attempt == self.replace:
+                owners |= {n: r for r, part in enumerate(parts) for n in part}
+            else:
+                owners |= self.joined({n: self.rank for n in mine if has_spread(made[n])})
+        return self.share_out(owners, made, problems), sampled, busy, slots
+
+    def joined(self, mine):
+        """The dicts of all ranks, which must call this together, as one."""
+        if self.ranks == 1:
+            return mine
+        found = [None] * self.ranks
+        dist.all_gather_object(found, mine, group=self.group)
+        return {key: value for part in found for key, value in part.items()}
+
+    def share_out(self, owners, made, problems):
+        """This rank's share of a step. owners: {number: rank that made it} of the groups that are kept; made: {number: group} of
+        this rank's; problems: {number: problem}. A group whose place is on another rank than its maker is sent there."""
+        share, order = self.P // self.ranks, sorted(owners)
+        goal = {n: place // share for place, n in enumerate(order)}
+        if goal != owners:
+            sent = self.joined({n: [(r.completion, r.reply, r.score, r.reward) for r in made[n]]
+                                for n, r in owners.items() if r == self.rank != goal[n]})
+            made = made | {n: [Rollout(problems[n], *parts) for parts in group] for n, group in sent.items()}
+        return [made[n] for n in order if goal[n] == self.rank]
 
     def places(self, count):
         """Where this rank's groups stand in the whole batch of P."""
@@ -229,22 +268,17 @@ class Rollouts:
     def finish(self):
         """After the last step."""
 
-    def pass_rates(self, model, count, samples, progress=None):
-        """Share of right completions of the first `count` prompts, {(source, i): rate}: what the difficulty filter needs."""
-        rates, step = {}, 64
-        for at in range(0, count, step):
-            keys = []
-            for _ in range(min(step, count - at)):
-                before = list(self.prompts.given)
-                self.prompts.next()
-                source = next(s for s, n in enumerate(self.prompts.given) if n != before[s])
-                keys.append((source, before[source]))
-            groups, *_ = self.sample(model, [self.prompts.problem(*k) for k in keys], range(at, at + len(keys)), samples,
+    def pass_rates(self, model, count, samples):
+        """Share of right completions of the next `count` prompts (fewer, if there are no more questions), {(source, i): rate}:
+        what the difficulty filter needs. Ranks share the work."""
+        keys, step, rates = self.prompts.candidates(count), 64, {}
+        mine = range(len(keys) * self.rank // self.ranks, len(keys) * (self.rank + 1) // self.ranks)
+        for at in range(0, len(mine), step):
+            numbers = mine[at:at + step]
+            groups, *_ = self.sample(model, [self.prompts.problem(*keys[n]) for n in numbers], numbers, samples,
                                      cap_at(self.caps, 0), self.seed * 1_000_003 - 1)
-            rates |= {k: sum(r.right for r in g) / samples for k, g in zip(keys, groups, strict=True)}
-            if progress:
-                progress(len(rates))
-        return rates
+            rates |= {keys[n]: sum(r.right for r in g) / samples for n, g in zip(numbers, groups, strict=True)}
+        return self.joined(rates)
 
 
 @dataclass

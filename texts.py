@@ -1,6 +1,7 @@
 """Reading text: .txt, .jsonl, .jsonl.gz and .parquet files, with errors that name the file and the line."""
 
 import gzip
+import hashlib
 import json
 from pathlib import Path
 
@@ -85,3 +86,28 @@ def sample_texts(spec, characters=20_000_000, problems=20_000):
             return
         yield text[:characters]
         characters -= len(text)
+
+
+def fingerprint(name, block=2 ** 20, blocks=64):
+    """A hash by which a source is known again, or the folder of a checkpoint: of a file its bytes; of a folder its weights,
+    tokenizer or shards (of large ones 64 blocks of 1 MiB, evenly spread, and the size); of a world its first problems. "" for
+    what is not there, and for a data set of the hub, whose name has to do."""
+    h, path = hashlib.blake2b(digest_size=16), Path(name)
+    if name.startswith("world:"):
+        for text in sample_texts(name, problems=16):
+            h.update(text.encode() + b"\0")
+        return h.hexdigest()
+    if not path.exists():
+        return ""
+    files = [path]
+    if path.is_dir():
+        files = sorted(f for f in path.iterdir() if f.name in ("config.json", "tokenizer.json", "index.json")
+                       or f.suffix in (".npy", ".safetensors"))
+    for file in files:
+        size = file.stat().st_size
+        h.update(f"{file.name if path.is_dir() else ''}|{size}|".encode())
+        with open(file, "rb") as f:
+            for at in range(0, size, max(block, size // blocks) if path.is_dir() else block):
+                f.seek(at)
+                h.update(f.read(block))
+    return h.hexdigest()
