@@ -93,10 +93,6 @@ class AsyncRollouts(Rollouts):
         self.apart, self.maker, self.sending = run.rollout_ranks > 0, None, []
         self.ages, self.stale = [], 0
 
-    def places(self, count):
-        """In one process a rank has every `ranks`-th group; where others make them, a share in one piece."""
-        return super().places(count) if self.apart else range(self.rank, self.rank + count * self.ranks, self.ranks)
-
     def begin(self, model, version):
         """Once the weights and the place in the prompts are those to start from."""
         if not self.apart:
