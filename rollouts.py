@@ -244,7 +244,7 @@ class Rollouts:
         share, order = self.P // self.ranks, sorted(owners)
         goal = {n: place // share for place, n in enumerate(order)}
         if goal != owners:
-            sent = self.joined({n: [(r.completion, r.reply, r.score, r.reward) for r in made[n]]
+            sent = self.joined({n: [(r.completion, r.reply, r.score, r.overlong_penalty) for r in made[n]]
                                 for n, r in owners.items() if r == self.rank != goal[n]})
             made = made | {n: [Rollout(problems[n], *parts) for parts in group] for n, group in sent.items()}
         return [made[n] for n in order if goal[n] == self.rank]
