@@ -3,6 +3,7 @@
     fast.py        what PyTorch itself does quickest: on a CPU, and on a GPU where Triton has nothing better; its
                    attention lies in fast_attention.py
     reference.py   one fixed order of additions, in plain PyTorch: the exact mode without Triton
+    processor.py   which of torch's private operators this processor has, found out by trying
     attention.py linear.py norm.py activation.py logprob.py      both on a GPU, in Triton
 
 Each function here takes `exact`, which the model passes (model.exact), looks at the device, and calls one of them. Exact

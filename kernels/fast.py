@@ -6,27 +6,28 @@ Letters as in model.py: B rows, T tokens in a row, H query heads, K key/value he
 import torch
 import torch.nn.functional as F
 
+from . import processor
 from .fast_attention import Packing, attend, attend_cached  # noqa: F401
 
 
 def has_onednn(*tensors):
-    """May oneDNN multiply them? Of float32, on a CPU."""
-    return all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors) and torch.backends.mkldnn.is_available()
+    """May oneDNN multiply them? Of float32, on a CPU, in code that torch.compile does not make."""
+    return (all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors) and not torch.compiler.is_compiling()
+            and processor.able(processor.linear, torch.float32))
 
 
 def onednn(x, weight, bias=None):
     """x (..., D) @ weight (N, D).T + bias by oneDNN, which was faster than the library behind F.linear where that was
     measured (results/tried.jsonl), most of all where the weight is a transposed view, as for the gradient of x. For the
     gradient of the weight it was slower."""
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return processor.linear(x, weight, bias)
 
 
 def pack(weight):
     """A weight (N, D) in oneDNN's own layout, for many products with it: each one would otherwise lay it out anew, a good part
     of its time where rows are few (results/tried.jsonl). None where oneDNN cannot use it."""
-    able = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)
-    able = able and torch.backends.mkldnn.is_available()
-    return torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), 64) if able else None
+    wanted = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)
+    return processor.pack(weight) if wanted and processor.able(processor.pack, weight.dtype) else None
 
 
 def input_gradient(g, weight):
@@ -67,7 +68,7 @@ SMALL = 2 ** 21                                          # multiplications up to
 
 def linear(x, weight, bias=None, packed=None):
     """x (..., D) @ weight (N, D).T + bias -> (..., N). packed: the weight as `pack` lays it out; then there is no gradient."""
-    if packed is None and (torch.compiler.is_compiling() or not has_onednn(x, weight) or torch.is_autocast_enabled("cpu")):
+    if packed is None and (not has_onednn(x, weight) or torch.is_autocast_enabled("cpu")):
         return F.linear(x, weight, bias)
     if packed is None and torch.is_grad_enabled():
         return _Linear.apply(x, weight, bias)

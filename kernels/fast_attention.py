@@ -8,6 +8,8 @@ import functools
 import torch
 import torch.nn.functional as F
 
+from . import processor
+
 
 class Packing:
     """Where each document of a batch lies, worked out once per forward pass and used by every layer.
@@ -195,7 +197,7 @@ class _Blocks(torch.autograd.Function):
         for i, (rows, first, at, end) in enumerate(_Blocks.parts(ctx)):
             p = kept[i] if kept else _Blocks.probabilities(ctx, q[:, rows], k[:, first:end], first, at)
             dp = torch.bmm(g[:, rows], v[:, first:end].transpose(1, 2))
-            ds = torch._softmax_backward_data(dp, p, -1, p.dtype, grad_input=dp)              # p (dp - sum of p dp)
+            ds = _softmax_gradient(dp, p)
             dq[:, rows] = torch.bmm(ds, k[:, first:end])
             for total, share in ((dk, torch.bmm(ds.transpose(1, 2), q[:, rows])), (dv, torch.bmm(p.transpose(1, 2), g[:, rows]))):
                 total[:, first:at] += share[:, :at - first]
@@ -229,6 +231,13 @@ class _Blocks(torch.autograd.Function):
     def tokens_first(ctx, x):
         """The way back."""
         return x.view(ctx.n, ctx.K, ctx.L, -1).transpose(1, 2).reshape(ctx.n, ctx.L, -1, x.shape[-1])
+
+
+def _softmax_gradient(g, p):
+    """p (g - sum of p g along the last axis), which may take the memory of g."""
+    if processor.able(processor.softmax_gradient, p.dtype):
+        return processor.softmax_gradient(g, p)
+    return p * (g - (p * g).sum(dim=-1, keepdim=True))
 
 
 def _causal(q, k, v, window):

@@ -26,7 +26,7 @@ import functools
 import torch
 import torch.nn.functional as F
 
-from . import fast
+from . import fast, processor
 from .fast_attention import pages_in_use
 
 TILE = 32                                 # rows of a matrix product
@@ -78,6 +78,7 @@ def _agrees(multiply, N, D, dtype, device, sizes, pack=torch.clone):
     g = torch.Generator().manual_seed(0)                  # float64 has products that round only of numbers that fill it
     x, weight = (torch.randn(n, D, generator=g, dtype=torch.float64).to(device, dtype) for n in (1 + 64 // N, N))
     elsewhere, packed = torch.empty(1 + N * D, device=device, dtype=dtype)[1:].view(N, D).copy_(weight), pack(weight)
+    packed = weight if packed is None else packed
     cases = [(size, w) for size in sizes for w in (weight, packed)] + [(size, elsewhere) for size in {sizes[0], sizes[-1]}]
     for row in x:
         found = [multiply(row.expand(size, D).contiguous(), w) for size, w in cases]
@@ -145,7 +146,10 @@ class _Swiglu(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g):
         gate, up = ctx.saved_tensors
-        return torch.ops.aten.silu_backward(g * up, gate), F.silu(gate).mul_(g)
+        if processor.able(processor.silu_gradient, gate.dtype):
+            return processor.silu_gradient(g * up, gate), F.silu(gate).mul_(g)
+        s = gate.sigmoid()
+        return g * up * s * (1 + gate * (1 - s)), gate * s * g
 
 
 def swiglu(gate, up):

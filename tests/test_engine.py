@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from kernels import processor
 from model import Config, Linear, Transformer
 from sampler import Sampler
 
@@ -138,7 +139,7 @@ def test_the_engines_copies_follow_the_weights():
 @pytest.mark.parametrize("exact", [False, True])
 def test_copies_in_half_precision_give_the_bits_of_autocast(model, monkeypatch, exact):
     """And follow the weights. Without oneDNN's product of few rows, which is of float32 alone and so not autocast's."""
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setattr(processor, "able", lambda operator, dtype: False)
     prompts, limits = load_of(12)
     old = {name: w.clone() for name, w in model.state_dict().items()}
     new = {name: 1.3 * w for name, w in old.items()}
