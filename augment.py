@@ -15,7 +15,8 @@ On a GPU add --device cuda --dtype bfloat16 --rows 512. On eight, run eight proc
 
 Questions come from world:..., GSM8K- or MATH-style files, or any file of questions and answers. `pairs` writes rows for
 dpo.py, {"prompt", "chosen", "rejected"}; the others write conversations for sft.py, {"messages": [...]}. Answers that
-were cut off at --max-new-tokens or are empty are dropped and counted, so are pairs of equal answers, and repeated ones.
+were cut off at --max-new-tokens, are empty or have a thinking mark out of place are dropped and counted, so are pairs of
+equal answers, and repeated ones.
 
 A checkpoint that never learned the chat format is asked in plain text (--plain; --weak-plain, --strong-plain). Its last
 line then is the answer and what stands before it the reasoning, so that the two sides of a pair differ in what they say
@@ -25,7 +26,6 @@ Simpler than the papers: one process, nothing is written before everything is sa
 equations, here only equal texts are the same.
 """
 
-import json
 import random
 import sys
 from pathlib import Path
@@ -105,19 +105,22 @@ def open_checkpoint(side, args):
 
 def sample(checkpoint, problems, args, n=1):
     """n answers to each problem: a list, for each problem, of n (reasoning, answer, right), None for one that was cut
-    off or is empty. `right` is the verdict on the answer and, in the world, on every step."""
+    off, is empty or has a thinking mark out of place. `right` is the verdict on the answer and, in the world, on every step."""
     model, tokenizer, plain, name = checkpoint
     if plain:
         prompts = [tokenizer.encode(p.question + "\n") for p in problems]
     else:
         prompts = [tokenizer.chat_prompt([{"role": "user", "content": ask(p, args.mode)}]) for p in problems]
-    drawn = Sampler(model, tokenizer, args.rows).generate(
-        prompts, n, args.max_new_tokens, args.temperature, args.top_p, args.top_k, args.seed, progress=name)
+    with cli.bad_input():
+        drawn = Sampler(model, tokenizer, args.rows).generate(
+            prompts, n, args.max_new_tokens, args.temperature, args.top_p, args.top_k, args.seed, progress=name)
 
     def read(problem, completion):
         text = tokenizer.decode_reply(completion.prompt, completion.tokens)
         reasoning, answer = turn_of(text, plain)
-        if completion.finish == "length" or not answer:
+        # a thinking mark elsewhere than in one block at the head: sft.py and dpo.py could not tell what was thought
+        stray = any(mark in part for mark in (THINK, END_THINK) for part in (reasoning or "", answer))
+        if completion.finish == "length" or not answer or stray:
             return None
         if args.mode == "no_think" and not plain:
             reasoning = ""
@@ -194,7 +197,7 @@ def main():
     random.Random(args.seed).shuffle(rows)
     with cli.bad_input():
         Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(args.out, lambda path: path.write_text("".join(json.dumps(row) + "\n" for row in rows)))
+        write_atomically(args.out, lambda path: path.write_text("".join(cli.to_json(row) + "\n" for row in rows)))
     cli.finish({"out": args.out, "problems": len(problems), "written": len(rows)} | found)
 
 

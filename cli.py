@@ -6,6 +6,7 @@ Needs no torch, so that small commands start at once.
 import argparse
 import contextlib
 import json
+import math
 import os
 import sys
 
@@ -44,6 +45,26 @@ def bad_input():
         fail(e)
 
 
+def to_json(value):
+    """One line of JSON, for everything that scripts write. JSON has no NaN and no infinity, so such a number becomes null;
+    whoever has one to report says beside it why."""
+    try:
+        return json.dumps(value, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), allow_nan=False)
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        return {key: _finite(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def finish(result):
-    """The last line of standard output: one JSON object with the results."""
-    print(json.dumps(result), flush=True)
+    """The last line of standard output: one JSON object with the results. A number that is none is said to be so."""
+    line = to_json(result)
+    if line != json.dumps(result):
+        print("a result is not a finite number; it stands as null in the last line", file=sys.stderr)
+    print(line, flush=True)

@@ -189,7 +189,7 @@ class Run:
 
     def log(self, record):
         if self.log_file:
-            self.log_file.write(json.dumps(record) + "\n")
+            self.log_file.write(cli.to_json(record) + "\n")
             self.log_file.flush()
         if self.wandb and "step" in record:
             self.wandb.log(record, step=record["step"])
@@ -307,8 +307,11 @@ class Run:
         set_random_state(s["random"])
         return s["more"]
 
-    def finish(self, result):
-        """Ends the run: the JSON line, and exit code 130 if it was interrupted."""
+    def finish(self, result, ended=""):
+        """Ends the run: the JSON line, and exit code 130 if it was interrupted. ended: what ended it before --steps, if it
+        was meant to (report.py tells such a stage from one that was interrupted)."""
+        if ended:
+            result |= {"ended_by": ended}
         if self.main:
             self.log({"result": result, "step": self.step})
             cli.finish(result)
@@ -344,16 +347,16 @@ class Until:
         return {"recent": self.recent, "measured": self.measured}
 
     def low(self, loss):
-        """Takes the loss of a step; True when the goal is reached."""
+        """Takes the loss of a step; the flag's name when its goal is reached, else ""."""
         self.recent = [*self.recent, loss][-20:]
-        return bool(self.loss) and len(self.recent) == 20 and sum(self.recent) / 20 <= self.loss
+        return "--until-loss" * (bool(self.loss) and len(self.recent) == 20 and sum(self.recent) / 20 <= self.loss)
 
     def accurate(self, found):
-        """found: what evaluate_all returned; the goal is for the mean over numbers of operations."""
+        """found: what evaluate_all returned; the goal is for the mean over numbers of operations. Returns as `low` does."""
         rows = [row for table in found.values() if isinstance(table, list) for row in table if "ops" in row]
         rates = [row["process"]["pass@1"][0] for row in rows]
         self.measured = [*self.measured, *([sum(rates) / len(rates)] if rates else [])][-2:]
-        return bool(self.accuracy) and len(self.measured) == 2 and sum(self.measured) / 2 >= self.accuracy
+        return "--until-accuracy" * (bool(self.accuracy) and len(self.measured) == 2 and sum(self.measured) / 2 >= self.accuracy)
 
 
 class Guard:

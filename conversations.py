@@ -10,7 +10,11 @@ and one of preference pairs a file of rows in either form, the two answers alike
 
     {"prompt": text or messages, "chosen": text, "rejected": text}          {"chosen": messages, "rejected": messages}
 
-An assistant's message may have its "reasoning" apart, or begin with a <think> block, which then becomes its reasoning.
+A "system" text of a row becomes its first turn. An assistant's message may have its "reasoning" apart (also called
+"reasoning_content" or "thinking"), or begin with a <think> block, which then becomes its reasoning. "weight": 0 or "train":
+false keeps a turn out of the loss. Content may come in parts, {"type": "text", "text": ...}. Calls of tools, and every
+other key that is not metadata (texts.py), are refused.
+
 All files may also be .jsonl.gz or .parquet. Every conversation is one document, so packed neighbours never see each
 other. Loss falls on what an assistant says alone, and in a pair on the last turn alone.
 
@@ -27,39 +31,123 @@ from tqdm import tqdm
 from data import Batch, batch_from
 from problems import load_problems
 from sources import Documents
-from texts import read_rows
-from tokenizer import split_thinking
+from texts import given, read_rows, refuse_unknown, text_at
+from tokenizer import END_THINK, THINK, split_thinking
 from world import World
 
 ROLES = ("system", "user", "assistant", "tool")
+REASONING = ("reasoning", "reasoning_content", "thinking")
+ABOUT_PAIRS = ("score_chosen", "score_rejected", "chosen_score", "rejected_score", "chosen_right", "rejected_right")
 
 
 # messages
 
-def assistant(text, reasoning=None):
-    """An assistant's turn; a think block at the head of the text becomes its reasoning unless that is given apart."""
-    if reasoning is None:
-        reasoning, text = split_thinking(text)
-    return {"role": "assistant", "content": text, "reasoning": reasoning}
+def assistant(text, reasoning, where):
+    """An assistant's turn; a think block at the head of the text becomes its reasoning unless that is given apart (None: it
+    is not)."""
+    inside, said = split_thinking(text)
+    if reasoning is None and THINK in text and END_THINK not in text:
+        raise ValueError(f"{where}: {THINK} is never closed, so everything behind it would be reasoning; add {END_THINK}")
+    if reasoning is not None and inside is not None:
+        raise ValueError(f"{where}: the reasoning is given twice, apart and as a block in the content; keep one")
+    reasoning = inside if reasoning is None else reasoning
+    if reasoning is not None and any(mark in part for mark in (THINK, END_THINK) for part in (reasoning, said)):
+        raise ValueError(f"{where}: a think block must stand alone, at the head of the content; found {THINK} or {END_THINK} "
+                         "elsewhere as well")
+    if not said.strip() and not (reasoning or "").strip():
+        raise ValueError(f'{where}: the assistant says nothing ("content" is empty), and that would be learned; remove the turn')
+    return {"role": "assistant", "content": said, "reasoning": reasoning}
+
+
+def content_of(message, where):
+    """The text of a message: "content", as text or as a list of text parts, joined."""
+    content = message.get("content")
+    if not isinstance(content, list):
+        text = text_at(message, "content", where)
+        if text is None:
+            raise ValueError(f'{where} must have "role" and "content"; its content is null or missing')
+        return text
+    for part in content:
+        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+            raise ValueError(f'{where}: "content" must be text, or parts of {{"type": "text", "text": ...}}; got {str(part):.60}')
+        refuse_unknown(part, ("type", "text"), where, "a part of the content", metadata=False)
+    return "".join(part["text"] for part in content)
+
+
+def reasoning_of(message, where):
+    """The reasoning that a message gives apart from its content, under any of its usual names; None where it gives none."""
+    found = {key: text for key in REASONING if (text := text_at(message, key, where)) is not None}
+    if len(set(found.values())) > 1:
+        raise ValueError(f"{where}: {' and '.join(found)} differ; keep one")
+    return next(iter(found.values()), None)
+
+
+def weight_of(message, where):
+    """What "weight" (0 or 1) and "train" (true or false) say on the loss of a turn: 0.0, 1.0, or None where nothing is said."""
+    weight, train = message.get("weight"), message.get("train")
+    if weight is not None and (isinstance(weight, bool) or weight not in (0, 1)):
+        raise ValueError(f'{where}: "weight" must be 0 or 1; it is {str(weight):.60}')
+    if train is not None and not isinstance(train, bool):
+        raise ValueError(f'{where}: "train" must be true or false; it is {str(train):.60}')
+    if weight is not None and train is not None and weight != train:
+        raise ValueError(f'{where}: "weight" and "train" contradict each other; keep one')
+    said = weight if train is None else train
+    return None if said is None else float(said)
 
 
 def read_messages(messages, where):
-    """Messages of a file as encode_chat wants them. `where` names file and line in errors."""
+    """Messages of a file as encode_chat wants them, with "weight" where that is given. `where` names file and line."""
     if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
         raise ValueError(f"{where}: the messages must be a list of {{\"role\", \"content\"}}")
     told = []
-    for m in messages:
+    for number, m in enumerate(messages):
+        here = f"{where}: message {number}"
         if m.get("role") not in ROLES:
             raise ValueError(f"{where}: unknown role {m.get('role')!r}; use one of {', '.join(ROLES)}")
-        plain = m["role"] != "assistant" or not isinstance(m.get("content"), str)
-        told.append(m if plain else assistant(m["content"], m.get("reasoning")))
+        refuse_unknown(m, ("role", "content", *REASONING, "weight", "train"), here, "a message", metadata=False)
+        reasoning, weight = reasoning_of(m, here), weight_of(m, here)
+        if m["role"] == "assistant":
+            turn = assistant(content_of(m, here), reasoning, here)
+        elif reasoning is not None or weight:
+            what = "reasoning" if reasoning is not None else '"weight" or "train"'
+            raise ValueError(f"{here}: {what} belongs to an assistant's turn, and the role is {m['role']}")
+        else:
+            turn = {"role": m["role"], "content": content_of(m, here)}
+        told.append(turn if weight is None else turn | {"weight": weight})
     return told
+
+
+def with_system(row, messages, where):
+    """The messages behind a system turn, where the row has a "system" text."""
+    system = text_at(row, "system", where)
+    if system and messages and messages[0]["role"] == "system":
+        raise ValueError(f'{where}: "system" is given twice, beside the messages and among them; keep one')
+    return [{"role": "system", "content": system}, *messages] if system else messages
+
+
+def read_conversation(row, where):
+    """The turns of a row of {"messages"}, of which at least one is to be learned."""
+    if not isinstance(row, dict) or not given(row.get("messages")):
+        raise ValueError(f"{where}: the messages must be a list of {{\"role\", \"content\"}}")
+    refuse_unknown(row, ("messages", "system", "prompt"), where, "a row of messages")
+    messages = read_messages(row["messages"], where)
+    prompt = text_at(row, "prompt", where)                # some data sets repeat the first question there
+    if prompt is not None and prompt != next((m["content"] for m in messages if m["role"] == "user"), None):
+        raise ValueError(f'{where}: "prompt" is not the first thing that the user says in the messages; remove it')
+    if not any(m["role"] == "assistant" and m.get("weight") != 0 for m in messages):
+        raise ValueError(f"{where}: no turn of an assistant (or none with a weight above 0), so there is nothing to learn; add "
+                         "one or remove it")
+    return with_system(row, messages, where)
 
 
 def encode(tokenizer, messages, where):
     """Token ids (n,) int32 and loss weights (n,) float32 of a conversation."""
     try:
         ids, mask = tokenizer.encode_chat(messages)
+        for n, m in enumerate(messages):                  # the ids of the turns before are a prefix of those of all
+            if m.get("weight") == 0:
+                start, end = (len(tokenizer.encode_chat(messages[:k])[0]) for k in (n, n + 1))
+                mask[start:end] = [0.0] * (end - start)
     except ValueError as e:
         raise ValueError(f"{where}: {e}") from None
     return np.array(ids, np.int32), np.array(mask, np.float32)
@@ -73,7 +161,7 @@ def tell(problem, i, no_think=0.0, unflagged=0.0):
     but for a share `unflagged` of them: to think is the default. Which is which is a function of i alone, an even
     sprinkling by the golden ratio. A problem without working can only be told without thinking.
     """
-    working = re.split(r"####|^Answer: ", problem.solution, maxsplit=1, flags=re.M)[0].strip()
+    working = re.sub(r"(####|^Answer: ).*\s*\Z", "", problem.solution, flags=re.M).strip()      # without its last line
     if not no_think:
         flag, reasoning = "", working or None
     elif not working or i * 0.6180339887 % 1 < no_think:
@@ -115,16 +203,13 @@ def open_conversations(name, tokenizer, T, no_think=0.0, unflagged=0.0):
     if name.startswith("world:"):
         return WorldChats(name, tokenizer, T, no_think, unflagged)
     rows = list(read_rows(name))
-    if any("messages" in row for _, row in rows if isinstance(row, dict)):
-        told = ((where, read_messages(row.get("messages") if isinstance(row, dict) else None, where))
-                for where, row in rows)
+    if any(given(row.get("messages")) for _, row in rows if isinstance(row, dict)):
+        told = ((where, read_conversation(row, where)) for where, row in rows)
     else:
         told = ((where, tell(problem, i, no_think, unflagged))
                 for i, ((where, _), problem) in enumerate(zip(rows, load_problems(name), strict=True)))
     documents = []
     for where, messages in tqdm(told, desc=f"tokenise {name}", total=len(rows), unit=" conversations", leave=False):
-        if not any(m["role"] == "assistant" for m in messages):
-            raise ValueError(f"{where}: no turn of an assistant, so there is nothing to learn; add one or remove it")
         documents.append(encode(tokenizer, messages, where))
         check_length(len(documents[-1][0]) - 1, T, where, "conversation")
     ids, weights = zip(*documents)
@@ -174,24 +259,35 @@ class Pairs:
 def read_pair(row, tokenizer, where):
     """A row of a file of pairs -> (ids, weights) of the chosen answer, the same of the rejected one, and the number of
     tokens of their prompt."""
-    if not isinstance(row, dict) or not {"chosen", "rejected"} <= row.keys():
+    if not isinstance(row, dict) or row.get("chosen") is None or row.get("rejected") is None:
         raise ValueError(f'{where}: a pair needs the fields "chosen" and "rejected", and "prompt" unless they are '
                          "lists of messages")
-    prompt, encoded = row.get("prompt"), []
-    prompt = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else read_messages(prompt or [], where)
-    told = []
-    for answer in (row["chosen"], row["rejected"]):
-        turns = [assistant(answer)] if isinstance(answer, str) else read_messages(answer, where)
-        whole = turns if len(turns) > 1 else prompt + turns                   # messages may bring the prompt themselves
+    refuse_unknown(row, ("prompt", "chosen", "rejected", "system", *ABOUT_PAIRS), where, "a pair")
+    prompt, told = row.get("prompt"), []
+    if isinstance(prompt, str):
+        prompt = [{"role": "user", "content": prompt}]
+    elif prompt is not None:
+        prompt = read_messages(prompt, where)
+    for key in ("chosen", "rejected"):
+        here = f"{where}, {key}"
+        turns = [assistant(row[key], None, here)] if isinstance(row[key], str) else read_messages(row[key], here)
+        brings_prompt = len(turns) > 1
+        if brings_prompt and prompt and turns[:len(prompt)] != prompt:
+            raise ValueError(f"{here}: the messages begin in another way than \"prompt\" does; remove one of them")
+        whole = with_system(row, turns if brings_prompt else [*(prompt or []), *turns], where)
         if len(whole) < 2 or whole[-1]["role"] != "assistant":
             raise ValueError(f"{where}: chosen and rejected must each end a conversation with an assistant's turn")
-        told.append(whole)
+        if any(m.get("weight", m is whole[-1]) != (m is whole[-1]) for m in whole):
+            raise ValueError(f'{here}: in a pair the loss falls on the last turn alone, and "weight" or "train" says otherwise; '
+                             "remove them")
+        told.append([{k: v for k, v in m.items() if k != "weight"} for m in whole])
     if told[0][:-1] != told[1][:-1]:
         raise ValueError(f"{where}: chosen and rejected answer different prompts; only their last turns may differ")
     try:
         start = len(tokenizer.encode_chat(told[0][:-1], add_generation_prompt=True)[0])
     except ValueError as e:
         raise ValueError(f"{where}: {e}") from None
+    encoded = []
     for whole in told:
         ids, weights = encode(tokenizer, whole, where)
         weights[:start] = 0                                                   # earlier answers are part of the prompt

@@ -184,6 +184,7 @@ class Packer:
         self.stats = {"slots": 0, "padding": 0, "documents": 0, "cut": 0}
 
     def _refill(self):
+        empty = 0                                         # documents in a row that fill no slot: a stream may have them
         while self.slots < self.enough:
             try:
                 drawn = self.draw()
@@ -194,6 +195,9 @@ class Packer:
                 self._add(drawn)
                 continue
             ids, weights = drawn
+            empty = 0 if len(ids) > 1 else empty + 1
+            if empty > 100_000:
+                raise ValueError(f"--data: {empty:,} documents in a row hold no text")
             self.stats["cut"] += len(ids) - 1 > self.T
             for at in range(0, len(ids) - 1, self.T):
                 self._add([(ids[at:at + self.T + 1], weights[at:at + self.T + 1])])
@@ -247,6 +251,15 @@ class Stream:
         self.T, self.rows, self.make = T, batch_tokens // T, make
         self.mixture = Mixture(specs, tokenizer, seed, max_epochs, opener)
         self.packer = Packer(T, self.mixture.next)
+        if max_epochs:                                    # without a cap every source goes on for ever
+            start = self.state()
+            try:
+                self.next()
+            except StopIteration:
+                drawn = int(self.mixture.given.sum())
+                raise ValueError(f"--data: {max_epochs:g} epochs are {drawn} tokens and do not fill one batch of {batch_tokens}; "
+                                 "lower --batch-tokens (and --seq-len), or raise --max-epochs") from None
+            self.restore(start)
 
     def next(self, rank=0, ranks=1, micro_rows=None):
         """The next global batch, this rank's share of it, as a list of micro-batches of at most micro_rows rows.

@@ -251,13 +251,13 @@ def main():
             return evaluate_all(model, tokenizer, args.eval_data, problems=args.eval_problems, T=args.seq_len,
                                 autocast=run.autocast(), chat=True)
 
-    progress, loss, record, used_up, warned = common.Progress(run, "dpo"), float("nan"), {}, False, False
+    progress, loss, record, used_up, warned = common.Progress(run, "dpo"), float("nan"), {}, "", False
     start, tokens_seen = time.perf_counter(), 0
     while run.step < args.steps and not run.stopping:
         try:
             batches = stream.next(run.rank, run.ranks, micro_rows)
         except StopIteration:
-            used_up = True
+            used_up = "--max-epochs"
             progress.say(f"the data is used up after {run.step} steps (--max-epochs {args.max_epochs:g})")
             break
         share = optim.schedule(run.step, args.steps, args.schedule, args.warmup, args.decay, args.floor)
@@ -309,7 +309,7 @@ def main():
         for table in result["eval"].values():
             if run.main and isinstance(table, list):
                 print_world(table, [1])
-    run.finish(result)
+    run.finish(result, used_up)
 
 
 if __name__ == "__main__":

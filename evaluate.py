@@ -14,7 +14,6 @@ one checkpoint to the next is a mean over the problems that both were asked, and
 
 import contextlib
 import itertools
-import json
 import math
 import os
 from collections import Counter
@@ -169,6 +168,9 @@ def file_accuracy(model, tokenizer, spec, limit=0, shots=0, chat=False, ks=(1,),
     """
     everything = questions.load_problems(str(spec))
     shown, todo = everything[:shots], everything[shots:]
+    if not todo:
+        raise ValueError(f"{spec}: has {len(everything)} questions, and --shots {shots} shows them all, so none is left to ask; "
+                         "lower --shots")
     if limit:
         order = np.random.default_rng(seed).permutation(len(todo))[:limit]
         todo = [todo[i] for i in sorted(order)]
@@ -199,7 +201,7 @@ def bits_per_byte(model, tokenizer, texts, T=256, rows=16, max_tokens=0, autocas
         if max_tokens and size >= max_tokens:
             break
     if not pieces:
-        raise ValueError("bits per byte needs a text of at least two tokens")
+        raise ValueError("bits per byte needs a text of at least two tokens, and there is none")
     length_of = np.array([len(tokenizer.token_bytes(i)) for i in range(len(tokenizer))])
     nats = count = size = 0
     device = model.head.device
@@ -288,7 +290,7 @@ def write_json(path, value):
     """The file appears whole or not at all."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(f"{path}.{os.getpid()}")
-    temporary.write_text(json.dumps(value) + "\n", encoding="utf-8")
+    temporary.write_text(cli.to_json(value) + "\n", encoding="utf-8")
     os.replace(temporary, path)
 
 
@@ -389,6 +391,9 @@ def measure(folder, args):
               f"empty {r['empty']:.3f}, cut off {r['cut_off']:.3f}")
     for path in args.text:
         found[path] = bits_per_byte(model, tokenizer, read_texts(path), args.seq_len)
+        if not math.isfinite(found[path]["loss"]):
+            raise ValueError(f"--init {folder}: its log-probabilities of {path} are not numbers (NaN or infinite); its weights "
+                             "are damaged, or too large for --dtype")
         print(f"{path}: {found[path]['bits_per_byte']:.4f} bits per byte over {found[path]['bytes']:,} bytes")
     return found
 

@@ -187,6 +187,8 @@ def read_weights(folder, expected, device="cpu", dtype=torch.float32):
                         wrong.append(f"{name} has shape {shape}, config.json says {tuple(expected[ours])}")
                     else:
                         weights[ours] = f.get_tensor(name).to(dtype)
+                        if not bool(torch.isfinite(weights[ours]).all()):
+                            wrong.append(f"{name} holds NaN or infinity" + f" as {dtype}".replace("torch.", ""))
         except SafetensorError as e:
             raise ValueError(f"{file}: not a whole safetensors file ({e}); fetch or save it again") from None
     seen = {w.split(" ")[0].removeprefix("model.") for w in wrong}

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from answers import boxed, check_answer, count_answers, extract_answer, same_answer
-from texts import read_rows
+from texts import read_rows, refuse_unknown, text_at
 from tokenizer import END_THINK, THINK, split_thinking
 from verify import ANSWER, LINE, Verdict, final_answer
 from world import World
@@ -51,8 +51,6 @@ def load_problems(spec: str, limit: int | None = None, seed: int = 0) -> list[Pr
         return [Problem(p.question, p.answer, p.solution, spec, p.ops, p.context, world, p)
                 for p in itertools.islice(world, limit)]
     problems = [_problem(record, where, spec) for where, record in read_rows(spec)]
-    if not problems:
-        raise ValueError(f"{spec}: no problems in this file")
     return problems if limit is None or limit >= len(problems) else random.Random(seed).sample(problems, limit)
 
 
@@ -60,22 +58,31 @@ def _problem(record, where: str, source: str) -> Problem:
     """One record of a file in the GSM8K, the MATH or the plain question/answer form."""
     if not isinstance(record, dict):
         raise ValueError(f"{where}: expected a JSON object, got {type(record).__name__}")
-    question = record.get("question", record.get("problem"))
-    answer, solution = record.get("answer"), str(record.get("solution") or "")
-    if question is None:
+    question, other, solution = (text_at(record, key, where) for key in ("question", "problem", "solution"))
+    answer, solution = text_at(record, "answer", where, numbers=True), solution or ""
+    if question is None and other is None:
         raise ValueError(f"{where}: no field 'question' or 'problem'")
+    if question is not None and other is not None and question != other:
+        raise ValueError(f"{where}: \"question\" and \"problem\" differ; keep the one to ask")
+    question = other if question is None else question
+    if not question.strip():
+        raise ValueError(f"{where}: the question is empty")
     if answer is None and "\\boxed" in solution:
         answer = boxed(solution)
     if answer is None:
         raise ValueError(f"{where}: no field 'answer', and no \\boxed answer in a field 'solution'")
-    answer = str(answer)
+    refuse_unknown(record, ("question", "problem", "answer", "solution"), where, "a row with a question")
     if "####" in answer:  # GSM8K keeps working and gold in one field, with calculator annotations like <<2*3=6>>
-        solution = re.sub(r"<<[^<>]*>>", "", answer).strip()
-        answer = answer.rsplit("####", 1)[1]
-        answer = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", answer)
+        working, _, gold = answer.rpartition("####")
+        if "\n" in gold.strip():
+            raise ValueError(f"{where}: behind #### must stand the answer alone, on one line, as in GSM8K")
+        if working.strip() and solution.strip():
+            raise ValueError(f"{where}: \"solution\" and \"answer\" (before ####) both hold the working; keep one")
+        solution = solution or re.sub(r"<<[^<>]*>>", "", answer).strip()
+        answer = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", gold)
     if not answer.strip():
         raise ValueError(f"{where}: the answer is empty")
-    return Problem(str(question), answer.strip(), solution, source)
+    return Problem(question, answer.strip(), solution, source)
 
 
 def format_question(problem: Problem, shots: list[Problem] = ()) -> str:

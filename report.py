@@ -10,7 +10,6 @@ no script, no network and no file beside it: its plots are SVG.
 Simpler than a dashboard: the runs are one pipeline, stage after stage; many seeds are not laid over each other.
 """
 
-import json
 import math
 import re
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from pathlib import Path
 import cli
 from evaluate import gain, interval, parse_band, pass_at_k
 from plots import Plot, bar_plot, clock, figure, line_plot, rate_text, short
+from texts import parse_json
 
 RL = "grpo.py"
 
@@ -77,6 +77,11 @@ class Stage:
         return self.about.get("script", "")
 
     @property
+    def ended_by(self):
+        """The flag by which the stage ended before --steps, as it was meant to; "" for one that was interrupted."""
+        return self.result.get("ended_by", "")
+
+    @property
     def steps(self):
         return max([0, *(r.get("step", 0) for r in self.records), self.result.get("steps", 0)])
 
@@ -107,7 +112,7 @@ def read_stage(folder):
     lines, wanted = path.read_text(errors="replace").strip().split("\n"), 0
     for number, line in enumerate(lines, 1):
         try:
-            record = json.loads(line)
+            record = parse_json(line, "")
         except ValueError:
             record = None
         if not isinstance(record, dict):
@@ -124,7 +129,7 @@ def read_stage(folder):
             wanted = record.get("steps", wanted)          # --steps may be raised
         else:
             stage.records.append(record)
-    if not stage.result or stage.steps < wanted:
+    if not stage.result or (stage.steps < wanted and not stage.ended_by):
         stage.notes.append(f"not finished: step {stage.steps:,} of {wanted:,}")
     for name, found in stage.result.get("eval", {}).items():
         stage.add(name, found)
@@ -136,9 +141,11 @@ def read_evaluation(path, stages):
 
     Reads what its --out wrote, and also its last line of output, which has no rates by problem and no completions."""
     try:
-        found = json.loads(Path(path).read_text())
+        found = parse_json(Path(path).read_text(encoding="utf-8"), path)
         folders = found.get("results") or {name: value for name, value in found.items() if isinstance(value, dict)}
-    except (ValueError, AttributeError):
+        if not all(isinstance(measured, dict) for measured in folders.values()):
+            raise TypeError
+    except (ValueError, AttributeError, TypeError):
         raise ValueError(f"--evaluation {path}: is not the JSON object that evaluate.py --out writes") from None
     # runs that were moved since are known by their last names
     moved = {s.folder.resolve() for s in stages}.isdisjoint(Path(name).resolve() for name in folders)
@@ -291,6 +298,8 @@ def stage_cards(stages):
                  "tokens": short(tokens) if tokens else "–", "steps": f"{s.steps:,}",
                  "parameters": short(s.about["parameters"]) if "parameters" in s.about else "–",
                  "starts from": Path(s.flags["init"]).name if s.flags.get("init") else "random weights"}
+        if s.ended_by:
+            facts["ended by"] = f"{s.ended_by} {s.flags.get(s.ended_by[2:].replace('-', '_'), '')}"
         cards += (f'<li style="--c:var(--{s.colour})"><h3>{escape(s.name)}</h3><code>{escape(s.script)}</code><dl>'
                   + "".join(f"<dt>{k}</dt><dd>{escape(v)}</dd>" for k, v in facts.items()) + "</dl>"
                   + "".join(f"<p class=note>▲ {escape(note)}</p>" for note in s.notes) + "</li>")

@@ -25,6 +25,7 @@ between prompts, prefill and decode are two passes of a step.
 
 import contextlib
 import itertools
+import math
 import os
 import sys
 from collections import deque
@@ -314,6 +315,9 @@ class Sampler:
                 c = r.completion
                 if c.finish:                              # it ended a step earlier, or was aborted
                     continue
+                if math.isnan(logprob):                   # what is drawn from such logits has no meaning
+                    raise ValueError("the model's logits are not numbers (NaN); its weights are damaged, or too large "
+                                     "for this dtype")
                 c.tokens.append(token)
                 c.logprobs.append(logprob)
                 c.versions.append(drawn.version)

@@ -177,13 +177,13 @@ def main():
             return evaluate_all(model, tokenizer, args.eval_data, problems=args.eval_problems, T=args.seq_len,
                                 autocast=run.autocast(), chat=True)
 
-    progress, loss, record, ended = common.Progress(run, "sft"), float("nan"), {}, False
+    progress, loss, record, ended = common.Progress(run, "sft"), float("nan"), {}, ""
     start, tokens_seen = time.perf_counter(), 0
     while run.step < args.steps and not run.stopping and not ended:
         try:
             batches = stream.next(run.rank, run.ranks, micro_rows)
         except StopIteration:
-            ended = True
+            ended = "--max-epochs"
             progress.say(f"the data is used up after {run.step} steps (--max-epochs {args.max_epochs:g})")
             break
         if args.loss == "psft" and run.step % args.refresh == 0:
@@ -233,7 +233,7 @@ def main():
         for table in result["eval"].values():
             if run.main and isinstance(table, list):
                 print_world(table, [1])
-    run.finish(result)
+    run.finish(result, ended)
 
 
 if __name__ == "__main__":

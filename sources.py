@@ -4,18 +4,19 @@ Text files are tokenised into memory; folders of shards, which `prepare` writes 
 memory; problems of the world are made when they are asked for; data sets of the Hugging Face hub are streamed.
 """
 
+import itertools
 import json
 import os
 import shutil
-from multiprocessing import Pool
+import sys
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from texts import parse_json, read_texts, row_text
+from texts import parse_json, read_texts, row_text, world_of
 from tokenizer import Tokenizer
-from world import World
 
 
 class Documents:
@@ -43,10 +44,7 @@ class WorldDocuments:
     count = None
 
     def __init__(self, spec, tokenizer):
-        options = [part.partition("=") for part in spec.removeprefix("world:").split(",")]
-        own = {key: float(value) for key, _, value in options if key in ("q_weight", "chat")}
-        self.q_weight, self.chat = own.get("q_weight", 0.1), own.get("chat", 0.0)
-        self.world = World.from_spec(",".join(k + eq + v for k, eq, v in options if k not in own))
+        self.world, self.q_weight, self.chat = world_of(spec)
         self.tokenizer = tokenizer
 
     def get(self, i):
@@ -85,16 +83,34 @@ class HubDocuments:
         except StopIteration:
             raise IndexError(i) from None
         self.at += 1
-        ids = self.tokenizer.encode(row_text(row, f"hf:{self.name}, row {i + 1}")) + [self.tokenizer.eot]
-        return np.array(ids), np.ones(len(ids), np.float32)
+        where = f"hf:{self.name}, row {i + 1}"
+        ids = document(row_text(row, where), self.tokenizer, where)
+        return ids, np.ones(len(ids), np.float32)
 
 
-def tokenise(texts, tokenizer):
-    """Strings -> Documents in memory, each ending with the end-of-document token."""
-    ids = [np.array(tokenizer.encode(text) + [tokenizer.eot], np.int32) for text in texts]
-    if not ids:
-        raise ValueError("no documents to tokenise")
-    return Documents([(np.concatenate(ids), np.cumsum([0] + [len(d) for d in ids]), None)])
+def document(text, tokenizer, name):
+    """The token ids of a text and the end-of-document token, (n + 1,) int32. `name` is for messages."""
+    try:
+        return np.array(tokenizer.encode(text) + [tokenizer.eot], np.int32)
+    except ValueError as e:
+        raise ValueError(f"{name}: {e}") from None
+
+
+def tokenise(texts, tokenizer, name):
+    """Strings -> Documents in memory."""
+    ids = [document(text, tokenizer, name) for text in texts]
+    full = [d for d in ids if len(d) > 1]
+    tell_empty(name, len(ids) - len(full), len(ids))
+    return Documents([(np.concatenate(full), np.cumsum([0] + [len(d) for d in full]), None)])
+
+
+def tell_empty(name, empty, count):
+    """Says how many documents of a source are left out, for they hold no text. ValueError where none does: however often
+    such a source is gone through, it never fills a row."""
+    if empty == count:
+        raise ValueError(f"{name}: holds no text, all of its {count} documents are empty")
+    if empty:
+        tqdm.write(f"{name}: {empty} of {count} documents are empty and left out", file=sys.stderr)
 
 
 def open_source(name, tokenizer):
@@ -106,7 +122,7 @@ def open_source(name, tokenizer):
     if os.path.isdir(name):
         return open_shards(name, len(tokenizer))
     return tokenise(tqdm(read_texts(name), desc=f"tokenise {Path(name).name}", unit=" documents", leave=False),
-                    tokenizer)
+                    tokenizer, name)
 
 
 def open_shards(folder, vocab_size):
@@ -114,23 +130,31 @@ def open_shards(folder, vocab_size):
     index_file = Path(folder) / "index.json"
     if not index_file.is_file():
         raise FileNotFoundError(f"{index_file}: no such file; make the folder with python data.py prepare")
-    index = parse_json(index_file.read_text(), index_file)
-    if index["vocab_size"] > vocab_size:
-        raise ValueError(f"{folder}: made with a vocabulary of {index['vocab_size']}, this tokenizer has {vocab_size}; "
-                         "prepare it again")
-    parts = []
-    for shard in index["shards"]:
-        try:
-            tokens, offsets = (np.load(Path(folder) / f"{kind}_{shard['file']}.npy", mmap_mode="r") for kind
-                               in ("tokens", "offsets"))
-            weights = np.load(Path(folder) / f"weights_{shard['file']}.npy",
-                              mmap_mode="r") if shard["weighted"] else None
-        except ValueError as e:
-            raise ValueError(f"{folder}: shard {shard['file']} is damaged ({e}); prepare it again") from None
-        if len(tokens) != shard["tokens"] or len(offsets) != shard["documents"] + 1:
-            raise ValueError(f"{folder}: shard {shard['file']} does not match index.json; prepare it again")
-        parts.append((tokens, offsets, weights))
-    return Documents(parts)
+    index = parse_json(index_file.read_text(encoding="utf-8"), index_file)
+    try:
+        if index["vocab_size"] > vocab_size:
+            raise ValueError(f"made with a vocabulary of {index['vocab_size']}, this tokenizer has {vocab_size}")
+        found = Documents([_open_shard(Path(folder), shard) for shard in index["shards"]])
+    except (KeyError, TypeError) as e:
+        raise ValueError(f"{index_file}: is not what data.py prepare writes ({e!r}); prepare the folder again") from None
+    except ValueError as e:
+        raise ValueError(f"{folder}: {e}; prepare it again") from None
+    if found.tokens <= found.count:                       # a document without text is the end-of-document token alone
+        raise ValueError(f"{folder}: the shards hold no text; prepare them again")
+    return found
+
+
+def _open_shard(folder, shard):
+    """(tokens, offsets, weights or None) of one entry of index.json."""
+    file, kinds = shard["file"], ("tokens", "offsets", "weights")[:2 + bool(shard["weighted"])]
+    try:
+        tokens, offsets, *weights = (np.load(folder / f"{kind}_{file}.npy", mmap_mode="r") for kind in kinds)
+    except (ValueError, EOFError) as e:                   # EOFError: of an empty file
+        raise ValueError(f"shard {file} is damaged ({e})") from None
+    if (len(tokens) != shard["tokens"] or len(offsets) != shard["documents"] + 1 or offsets[0] != 0 or offsets[-1] != len(tokens)
+            or any(len(w) != len(tokens) for w in weights)):
+        raise ValueError(f"shard {file} does not match index.json")
+    return tokens, offsets, *(weights or [None])
 
 
 def _start_worker(folder):
@@ -138,8 +162,9 @@ def _start_worker(folder):
     _tokenizer = Tokenizer.load(folder)
 
 
-def _encode_texts(texts):
-    return [(np.array(_tokenizer.encode(text) + [_tokenizer.eot]), None) for text in texts]
+def _encode_texts(job):
+    name, texts = job
+    return [(document(text, _tokenizer, name), None) for text in texts]
 
 
 def _encode_world(job):
@@ -159,10 +184,10 @@ def _jobs(name):
             texts.append(piece)
             size += len(piece)
             if size >= 100_000:
-                yield _encode_texts, texts
+                yield _encode_texts, (name, texts)
                 texts, size = [], 0
     if texts:
-        yield _encode_texts, texts
+        yield _encode_texts, (name, texts)
 
 
 def _cut(text, size):
@@ -188,8 +213,8 @@ def prepare(specs, tokenizer_folder, out, workers=2, shard_tokens=100_000_000, m
         raise ValueError(f"--out {out}: exists already; remove it or choose another folder")
     if any(s.startswith("world:") for s in specs) and not max_tokens:
         raise ValueError("--tokens is needed with a world source, which is endless")
-    temporary = Path(f"{out}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    pool = ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(str(tokenizer_folder),))
+    temporary = Path(f"{out}.{os.getpid()}.tmp")
     temporary.mkdir(parents=True)
     index = {"vocab_size": vocab, "dtype": str(dtype), "sources": specs, "tokens": 0, "documents": 0, "shards": []}
     held, held_tokens = [], 0
@@ -210,35 +235,39 @@ def prepare(specs, tokenizer_folder, out, workers=2, shard_tokens=100_000_000, m
         held, held_tokens = [], 0
 
     try:
-        bar = tqdm(unit=" tokens", unit_scale=True, desc="prepare")
-        with Pool(workers, _start_worker, (str(tokenizer_folder),)) as pool, bar:
+        with tqdm(unit=" tokens", unit_scale=True, desc="prepare") as bar:
             for name in specs:
-                taken = 0
-                for documents in _in_order(pool, _jobs(name), workers * 4):
-                    for tokens, weights in documents:
-                        if max_tokens and taken >= max_tokens:
-                            break
-                        held.append((tokens, weights))
-                        taken, held_tokens = taken + len(tokens), held_tokens + len(tokens)
-                        bar.update(len(tokens))
-                        if held_tokens >= shard_tokens:
-                            flush()
+                taken = empty = count = 0
+                for tokens, weights in itertools.chain.from_iterable(_in_order(pool, _jobs(name), workers * 4)):
+                    count += 1
+                    if len(tokens) == 1:
+                        empty += 1
+                        continue
+                    held.append((tokens, weights))
+                    taken, held_tokens = taken + len(tokens), held_tokens + len(tokens)
+                    bar.update(len(tokens))
+                    if held_tokens >= shard_tokens:
+                        flush()
                     if max_tokens and taken >= max_tokens:
                         break
+                tell_empty(name, empty, count)
             flush()
-        (temporary / "index.json").write_text(json.dumps(index, indent=1) + "\n")
+        (temporary / "index.json").write_text(json.dumps(index, indent=1, allow_nan=False) + "\n")
         os.replace(temporary, out)
+    except BrokenExecutor:                                # Pool of multiprocessing would wait for its answer for ever
+        raise ValueError("a worker process died (killed, or out of memory); give fewer --workers or smaller documents") from None
     finally:
+        pool.shutdown(cancel_futures=True)
         shutil.rmtree(temporary, ignore_errors=True)
     return index
 
 
 def _in_order(pool, jobs, ahead):
-    """Results of jobs in their order, with at most `ahead` of them under way (imap would read the whole input at once)."""
+    """Results of jobs in their order, with at most `ahead` of them under way (map would read the whole input at once)."""
     waiting = []
     for function, argument in jobs:
-        waiting.append(pool.apply_async(function, (argument,)))
+        waiting.append(pool.submit(function, argument))
         if len(waiting) >= ahead:
-            yield waiting.pop(0).get()
-    for result in waiting:
-        yield result.get()
+            yield waiting.pop(0).result()
+    for future in waiting:
+        yield future.result()

@@ -8,6 +8,7 @@ import statistics
 import time
 from pathlib import Path
 
+import cli
 import common
 
 HERE = Path(__file__).parent
@@ -20,7 +21,7 @@ def keep(name, result, device, dtype, folder):
                        "commit": common.commit(), "date": time.strftime("%Y-%m-%d")}
     os.makedirs(folder, exist_ok=True)
     with open(Path(folder) / f"bench_{name}.jsonl", "a") as f:
-        f.write(json.dumps(record) + "\n")
+        f.write(cli.to_json(record) + "\n")
     return record
 
 

@@ -48,6 +48,7 @@ DEFAULT_PATTERN = (r"'(?i:[sdmt]|ll|ve|re)(?!\p{L})| ?[\p{L}\p{M}]+| ?[^\s\p{L}\
 # blanks in front of a digit stay together: "a  5" is "a", "  ", "5".
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 DIGITS_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+|DIGIT| ?[^\s\p{L}\p{N}]+|\s+(?=\p{N})|\s+(?!\S)|\s+"
+LONGEST_BLANK = 900_000     # tiktoken looks ahead with a stack of a million, and panics where a run of blanks overflows it
 
 # tokenizer.json spells each byte as one visible character: itself where Latin-1 shows it, else one from U+0100 onwards.
 _visible = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
@@ -267,13 +268,27 @@ class Tokenizer:
         """`encode` for many texts, on that many threads."""
         if self._nfc:
             texts = [unicodedata.normalize("NFC", text) for text in texts]
-        if threads > 1:
-            rows = self._core.encode_ordinary_batch(texts, num_threads=threads)
-        else:
-            rows = [self._core.encode_ordinary(text) for text in texts]
+        if any(len(text) > LONGEST_BLANK and self._blank(text) > LONGEST_BLANK for text in texts):
+            raise ValueError(f"a text holds more than {LONGEST_BLANK:,} blanks in a row, more than can be cut "
+                             "into words; take them out")
+        try:
+            if threads > 1:
+                rows = self._core.encode_ordinary_batch(texts, num_threads=threads)
+            else:
+                rows = [self._core.encode_ordinary(text) for text in texts]
+        except BaseException as e:
+            if type(e).__name__ != "PanicException":      # tiktoken's pattern matching ran out of its stack: no Exception
+                raise
+            raise ValueError(f"a text of {max(map(len, texts)):,} characters cannot be cut into words ({e}); break it into "
+                             "lines") from None
         if not self._rank_is_id:
             rows = [[i for i in self._id_of_rank[row].tolist() if i >= 0] for row in rows]
         return rows
+
+    @staticmethod
+    def _blank(text: str) -> int:
+        """The length of the longest run of blanks, if it is above a thousand, else 0."""
+        return max((len(run.group()) for run in regex.finditer(r"\s{1000,}", text)), default=0)
 
     def decode_bytes(self, ids: Iterable[int], skip_special: bool = False) -> bytes:
         """The bytes of the ids; skip_special leaves out special tokens but thinking marks. ValueError if unknown."""

@@ -20,13 +20,12 @@ Simpler than the paper: a step is one line with at most two named operands (no s
 plus and minus only, and an operation count is exact by construction, so nothing has to be rejected for it.
 """
 
-import argparse
 import hashlib
-import json
 import random
 import time
 from dataclasses import dataclass, field
 
+import cli
 from verify import Step, verify
 
 CONTEXTS = {  # the words of a context: how it is called, and thirty-two kinds of things to count
@@ -113,6 +112,7 @@ class World:
         _need(self.reverse == 0 or set(self.operators) & {"+", "-"},
               "reverse questions need + or - among the operators")
         _need(1 <= self.paraphrase <= len(SAY_LEAF), f"paraphrase={paraphrase}: use 1 to {len(SAY_LEAF)}")
+        _need(self.places in (0, 1) and self.solution in (0, 1), "places and solution: use 0 or 1")
         _need(split == "" or split in SPLITS, f"split={split}: use one of {', '.join(SPLITS)}")
         names = 32 * (len(PLACES) if self.places else 1)
         most = 2 * max(self.ops) + 1 + max(self.distractors)
@@ -131,6 +131,7 @@ class World:
         options = {}
         for part in filter(None, spec.removeprefix("world:").split(",")):
             key, eq, value = part.partition("=")
+            _need(key not in options, f"world option {key!r} is given twice")
             _need(eq and key in cls.__init__.__code__.co_varnames[1:cls.__init__.__code__.co_argcount],
                   f"world option {part!r} is not known: see the options in world.py, class World")
             try:
@@ -151,10 +152,12 @@ class World:
         r = rng.random
         ops = self.ops[int(r() * len(self.ops))]
         context = rng.choices(self.contexts, self.shares)[0] if len(self.contexts) > 1 else self.contexts[0]
-        while True:
+        for _ in range(100_000):
             drawn = self._graph(rng, r, ops, context)
             if drawn is not None and self.low <= _bucket(drawn[0]) < self.high:
                 return self._tell(rng, ops, context, *drawn[1:])
+        raise ValueError(f"world: 100,000 draws gave no problem of {ops} operations; raise max_value, or take other operators, "
+                         "fewer distractors or a modulus")
 
     def _graph(self, rng, r, ops, context):
         """Draws a graph. Returns (key, facts, steps, values, asked), or None where the draw cannot be used.
@@ -318,7 +321,8 @@ def _need(condition, message):
 def _range(name, text, least):
     """"3" or "1-4" -> the list of whole numbers."""
     low, dash, high = str(text).partition("-")
-    _need(low.isdigit() and (not dash or high.isdigit()), f"{name}={text}: use a number or a range such as 1-4")
+    _need(all(part.isdecimal() and len(part) < 5 for part in ([low, high] if dash else [low])),
+          f"{name}={text}: use a number or a range such as 1-4")
     low, high = int(low), int(high or low)
     _need(least <= low <= high, f"{name}={text}: use a range that rises from at least {least}")
     return list(range(low, high + 1))
@@ -330,24 +334,24 @@ def _shares(text):
     for part in text.split("+"):
         name, colon, share = part.partition(":")
         _need(name in CONTEXTS, f"context {name!r} is not known: use {'+'.join(CONTEXTS)}")
-        _need(not colon or share.replace(".", "", 1).isdigit(), f"contexts={text}: {share!r} is not a share")
+        _need(not colon or (share.replace(".", "", 1).isdecimal() and float(share) > 0),
+              f"contexts={text}: {share!r} is not a share above 0")
         names.append(name)
         shares.append(float(share or 1))
     return names, shares
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Show problems of the reasoning world, or measure its generator.",
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = cli.Parser("Show problems of the reasoning world, or measure its generator.")
     parser.add_argument("--data", default="world:ops=1-4", help="which world: world:option=value,...")
     parser.add_argument("--show", type=int, default=3, metavar="N", help="problems to print")
     parser.add_argument("--time", type=float, default=0.0, metavar="S",
                         help="seconds to generate for; prints problems per second")
     args = parser.parse_args()
-    world = World.from_spec(args.data)
-    for i in range(args.show):
-        p = world.problem(i)
-        print(f"{p.question}\n{p.solution}\n")
+    with cli.bad_input():
+        world = World.from_spec(args.data)
+        for p in map(world.problem, range(args.show)):
+            print(f"{p.question}\n{p.solution}\n")
     result = {"shown": args.show}
     if args.time:
         start, n = time.perf_counter(), 0
@@ -355,7 +359,7 @@ def main():
             world.problem(n)
             n += 1
         result["problems_per_second"] = round(n / (time.perf_counter() - start))
-    print(json.dumps(result))
+    cli.finish(result)
 
 
 if __name__ == "__main__":
