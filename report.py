@@ -10,6 +10,7 @@ no script, no network and no file beside it: its plots are SVG.
 Simpler than a dashboard: the runs are one pipeline, stage after stage; many seeds are not laid over each other.
 """
 
+import json
 import math
 import re
 from dataclasses import dataclass, field
@@ -19,7 +20,6 @@ from pathlib import Path
 import cli
 from evaluate import gain, interval, parse_band, pass_at_k
 from plots import Plot, bar_plot, clock, figure, line_plot, rate_text, short
-from texts import parse_json
 
 RL = "grpo.py"
 
@@ -112,8 +112,8 @@ def read_stage(folder):
     lines, wanted = path.read_text(errors="replace").strip().split("\n"), 0
     for number, line in enumerate(lines, 1):
         try:
-            record = parse_json(line, "")
-        except ValueError:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
             record = None
         if not isinstance(record, dict):
             if number < len(lines):
@@ -141,11 +141,11 @@ def read_evaluation(path, stages):
 
     Reads what its --out wrote, and also its last line of output, which has no rates by problem and no completions."""
     try:
-        found = parse_json(Path(path).read_text(encoding="utf-8"), path)
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
         folders = found.get("results") or {name: value for name, value in found.items() if isinstance(value, dict)}
         if not all(isinstance(measured, dict) for measured in folders.values()):
             raise TypeError
-    except (ValueError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError, RecursionError):
         raise ValueError(f"--evaluation {path}: is not the JSON object that evaluate.py --out writes") from None
     # runs that were moved since are known by their last names
     moved = {s.folder.resolve() for s in stages}.isdisjoint(Path(name).resolve() for name in folders)

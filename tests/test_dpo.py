@@ -296,7 +296,7 @@ def test_a_resume_with_other_pairs_is_refused(folder, tmp_path):
     flags = [*common_flags(folder, data), "--out", tmp_path / "run", "--steps", 2]
     assert run_main(dpo, *flags)[0] == 0
     write_rows(data, rows(11)[1:])
-    assert "the pairs have changed" in refusal(dpo, *flags, "--resume")
+    assert "has changed since" in refusal(dpo, *flags, "--resume")
 
 
 def test_another_reference(folder, pairs, tokenizer, tmp_path):
