@@ -4,7 +4,8 @@ A checkpoint of nanothink *is* such a folder, so this file is the whole of impor
 Qwen3, SmolLM3, OLMo 2 and OLMo 3 kinds (SmolLM and SmolLM2 call themselves Llama). Weight names are the same on both
 sides except for the prefix "model.", which theirs have and ours lack.
 
-Simpler than transformers: no weights other than safetensors, no quantised weights, no biases but q, k and v.
+Simpler than transformers: no weights other than safetensors, no quantised weights, no biases but q, k and v, no dropout
+(attention_dropout, which matters in training alone, is not applied).
 """
 
 import json
@@ -18,79 +19,129 @@ from safetensors.torch import save_file
 KINDS = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM",
          "smollm3": "SmolLM3ForCausalLM",
          "olmo2": "Olmo2ForCausalLM", "olmo3": "Olmo3ForCausalLM", "nanothink": "NanothinkForCausalLM"}
-THETA = {"smollm3": 2_000_000.0, "olmo3": 500_000.0}      # where config.json is silent; 10,000 for the others
+# What transformers takes where config.json is silent: for all families, then where one differs.
+COMMON = {"num_key_value_heads": None, "head_dim": None, "hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 10_000.0,
+          "max_position_embeddings": 2048, "tie_word_embeddings": False, "attention_bias": False, "mlp_bias": False,
+          "layer_types": None, "use_sliding_window": False, "sliding_window": None, "max_window_layers": 28,
+          "no_rope_layers": None, "no_rope_layer_interval": 4}
+QWEN = {"num_key_value_heads": 32, "max_position_embeddings": 32_768, "sliding_window": 4096}
+DEFAULTS = {"llama": {}, "qwen2": QWEN, "qwen3": QWEN | {"head_dim": 128},
+            "smollm3": {"num_key_value_heads": 4, "max_position_embeddings": 32_768, "tie_word_embeddings": True,
+                        "rope_theta": 2_000_000.0},
+            "olmo2": {"rms_norm_eps": 1e-5},
+            "olmo3": {"rms_norm_eps": 1e-5, "rope_theta": 500_000.0, "sliding_window": 4096}}
+WHOLE = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")       # no defaults
+OPTIONAL = ("num_key_value_heads", "head_dim", "max_position_embeddings", "sliding_window", "no_rope_layer_interval")
+SWITCHES = ("tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_window")
 
 
 def fields_from(hf, where="config.json"):
-    """config.json of any known kind (dict) -> the fields of our Config (dict). ValueError names what cannot be read."""
+    """config.json of any known kind (dict) -> the fields of our Config (dict). ValueError names what cannot be read.
+
+    A field that changes what transformers computes is used or refused; tests/test_folders.py changes each one."""
     kind = hf.get("model_type")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(f"{where}: model_type {kind!r} is not one of {', '.join(KINDS)}")
     if kind == "nanothink":
+        if not isinstance(hf.get("fields"), dict):
+            raise ValueError(f"{where}: field 'fields' is missing")
         return dict(hf["fields"])
+    silent = COMMON | DEFAULTS[kind]
+    hf = silent | hf
+    for key in WHOLE + OPTIONAL:
+        if key not in hf:
+            raise ValueError(f"{where}: field {key!r} is missing")
+        if (type(hf[key]) is not int or hf[key] < 1) and not (key in OPTIONAL and hf[key] is None):
+            raise ValueError(f"{where}: {key}={hf[key]!r} must be a whole number above 0")
+    for key in SWITCHES:
+        if type(hf[key]) is not bool:
+            raise ValueError(f"{where}: {key}={hf[key]!r} must be true or false")
+    if type(hf["max_window_layers"]) is not int:
+        raise ValueError(f"{where}: max_window_layers={hf['max_window_layers']!r} must be a whole number")
     for key, wanted in (("hidden_act", "silu"), ("mlp_bias", False), ("quantization_config", None),
-                        ("partial_rotary_factor", 1.0)):
+                        ("partial_rotary_factor", 1.0), ("is_causal", True)):
         if hf.get(key, wanted) != wanted:
             raise ValueError(f"{where}: {key}={hf[key]!r} is not supported, only {wanted!r}")
-    if kind != "qwen2" and hf.get("attention_bias"):
+    if kind != "qwen2" and hf["attention_bias"]:
         raise ValueError(f"{where}: attention_bias is supported for qwen2 only")
-    try:
-        layers, width, heads = hf["num_hidden_layers"], hf["hidden_size"], hf["num_attention_heads"]
-        fields = {
-            "vocab_size": hf["vocab_size"], "layers": layers, "width": width, "heads": heads,
-            "kv_heads": hf.get("num_key_value_heads") or heads, "head_size": hf.get("head_dim") or width // heads,
-            "ff": hf["intermediate_size"], "tied": bool(hf.get("tie_word_embeddings", kind == "smollm3")),
-            "eps": hf.get("rms_norm_eps", 1e-5 if kind in ("olmo2", "olmo3") else 1e-6),
-            "context": hf.get("max_position_embeddings", 2048), "qkv_bias": kind == "qwen2",
-            "qk_norm": {"qwen3": "head", "olmo2": "full", "olmo3": "full"}.get(kind, ""),
-            "norm_after": kind in ("olmo2", "olmo3"),
-        }
-    except KeyError as missing:
-        raise ValueError(f"{where}: field {missing} is missing") from None
-    fields["attention"], fields["window"] = _attention(hf, kind, layers)
-    fields["rope_theta"], fields["rope_scaling"] = _rope(hf, kind)
+    layers, width, heads = hf["num_hidden_layers"], hf["hidden_size"], hf["num_attention_heads"]
+    context = hf["max_position_embeddings"] or silent["max_position_embeddings"]
+    fields = {
+        "vocab_size": hf["vocab_size"], "layers": layers, "width": width, "heads": heads,
+        "kv_heads": hf["num_key_value_heads"] or heads, "head_size": hf["head_dim"] or width // heads,
+        "ff": hf["intermediate_size"], "tied": hf["tie_word_embeddings"], "eps": hf["rms_norm_eps"], "context": context,
+        "qkv_bias": kind == "qwen2", "qk_norm": {"qwen3": "head", "olmo2": "full", "olmo3": "full"}.get(kind, ""),
+        "norm_after": kind in ("olmo2", "olmo3"),
+    }
+    fields["attention"], fields["window"] = _attention(hf, kind, layers, where)
+    fields["rope_theta"], fields["rope_scaling"] = _rope(hf, kind, context, "window" in fields["attention"], where)
     return fields
 
 
-def _attention(hf, kind, layers):
+def _attention(hf, kind, layers, where):
     """The kind of each layer ("rope", "nope", "window"), and the window."""
-    types = hf.get("layer_types")
-    if types is None and kind == "olmo3":
-        types = ["full_attention" if (i + 1) % 4 == 0 else "sliding_attention" for i in range(layers)]
-    if types is None and hf.get("use_sliding_window") and kind in ("qwen2", "qwen3"):
-        types = ["sliding_attention" if i >= hf.get("max_window_layers", 28) else "full_attention" for i
-                 in range(layers)]
-    kinds = ["window" if t == "sliding_attention" else "rope" for t in types] if types else ["rope"] * layers
+    slides = kind == "olmo3" or (kind in ("qwen2", "qwen3", "smollm3") and hf["use_sliding_window"])
+    window, types = hf["sliding_window"] if slides else None, hf["layer_types"]
+    has_rope = [True] * layers
     if kind == "smollm3":
-        step = hf.get("no_rope_layer_interval", 4)
-        has_rope = hf.get("no_rope_layers") or [(i + 1) % step != 0 for i in range(layers)]
-        if any(k == "window" and not r for k, r in zip(kinds, has_rope)):
-            raise ValueError("config.json: a sliding window without RoPE is not supported")
-        kinds = [k if r else "nope" for k, r in zip(kinds, has_rope)]
-    return tuple(kinds), (hf.get("sliding_window") or 0) if "window" in kinds else 0
+        has_rope = hf["no_rope_layers"]
+        if has_rope is None:
+            has_rope = [(i + 1) % (hf["no_rope_layer_interval"] or 4) != 0 for i in range(layers)]
+        if not isinstance(has_rope, list) or len(has_rope) < layers or any(r not in (0, 1) for r in has_rope):
+            raise ValueError(f"{where}: no_rope_layers={has_rope!r} must be a list with a 0 or 1 for each of {layers} layers")
+    if types is None:
+        slide = {"olmo3": lambda i: (i + 1) % 4 != 0, "smollm3": lambda i: window and not has_rope[i],
+                 "qwen2": lambda i: window and i >= hf["max_window_layers"]}
+        slide = slide.get("qwen2" if kind == "qwen3" else kind, lambda i: False)
+        types = ["sliding_attention" if slide(i) else "full_attention" for i in range(layers)]
+    if not isinstance(types, list) or len(types) != layers or any(
+            t not in ("full_attention", "sliding_attention") for t in types):
+        raise ValueError(f"{where}: layer_types={types!r} must be a list of full_attention or sliding_attention for each of "
+                         f"{layers} layers")
+    if "sliding_attention" in types and not window:
+        raise ValueError(f"{where}: layer_types has sliding_attention, yet " + ("there is no sliding_window" if slides else
+                         f"{kind} has none" if kind in ("llama", "olmo2") else "use_sliding_window is false"))
+    kinds = []
+    for sliding, rope in zip([t == "sliding_attention" for t in types], has_rope):
+        if sliding and not rope:
+            raise ValueError(f"{where}: a sliding window without RoPE is not supported")
+        kinds.append("window" if sliding else "rope" if rope else "nope")
+    return tuple(kinds), window if "window" in kinds else 0
 
 
-def _rope(hf, kind):
+def _rope(hf, kind, context, windows, where):
     """(theta, scaling or None) from the new spelling (rope_parameters) or the old one (rope_theta, rope_scaling)."""
-    new = hf.get("rope_parameters") or {}
-    # one set for each kind of layer: only the full ones may scale
-    if "full_attention" in new:
-        window = new.get("sliding_attention") or {}
-        if window.get("rope_type", "default") != "default" or window.get("rope_theta") not in (None,
-                new["full_attention"].get("rope_theta")):
-            raise ValueError("config.json: windowed layers with a RoPE of their own are not supported")
-        new = new["full_attention"]
-    scaling = {**new, **(hf.get("rope_scaling") or {})}
-    theta = scaling.pop("rope_theta", None) or hf.get("rope_theta") or THETA.get(kind, 10_000.0)
-    scaling["rope_type"] = scaling.pop("type", None) or scaling.get("rope_type", "default")
+    new, old = hf.get("rope_parameters") or {}, hf.get("rope_scaling") or {}
+    for key, value in (("rope_parameters", new), ("rope_scaling", old)):
+        if not isinstance(value, dict):
+            raise ValueError(f"{where}: {key}={value!r} must be an object")
+    kinds = {"full_attention", "sliding_attention"}
+    if (new and bool(set(new) & kinds) != (kind == "olmo3")) or set(old) & kinds:
+        raise ValueError(f"{where}: rope_parameters must {'' if kind == 'olmo3' else 'not '}be given for each kind of layer, "
+                         "full_attention and sliding_attention" + (", in OLMo 3" if kind == "olmo3" else ""))
+    if kind == "olmo3":                                    # one set for each kind of layer: only the full ones may scale
+        full, window = new.get("full_attention") or {}, new.get("sliding_attention") or {}
+        scaling = {**full, **old}
+        theta = scaling.pop("rope_theta", hf["rope_theta"])
+        own = window.get("rope_theta", DEFAULTS[kind]["rope_theta"])          # config.json's own is for the full layers alone
+        if windows and (window.get("rope_type", "default") != "default" or own != theta):
+            raise ValueError(f"{where}: windowed layers with a RoPE of their own are not supported (theta {own!r} and {theta!r})")
+    else:
+        scaling = dict(old or new)
+        theta = scaling.pop("rope_theta", hf["rope_theta"])
+    scaling["rope_type"] = scaling.get("rope_type") or scaling.get("type") or "default"
+    scaling.pop("type", None)
     if scaling.pop("partial_rotary_factor", 1.0) != 1.0:
-        raise ValueError("config.json: partial_rotary_factor is not supported")
+        raise ValueError(f"{where}: partial_rotary_factor is not supported")
     if scaling["rope_type"] == "default":
-        return float(theta), None
+        return theta, None
     if scaling["rope_type"] not in ("llama3", "yarn"):
-        raise ValueError(f"config.json: RoPE scaling {scaling['rope_type']!r} is not supported, only llama3 and yarn")
-    scaling.setdefault("original_max_position_embeddings", hf.get("max_position_embeddings", 2048))
-    return float(theta), scaling
+        raise ValueError(f"{where}: RoPE scaling {scaling['rope_type']!r} is not supported, only llama3 and yarn")
+    length = hf.get("original_max_position_embeddings") or scaling.get("original_max_position_embeddings") or context
+    scaling["original_max_position_embeddings"] = length
+    if "factor" in scaling and scaling["factor"] is None and scaling["rope_type"] == "yarn":
+        scaling["factor"] = context / length
+    return theta, scaling
 
 
 def config_for(c, eos=None, bos=None, dtype="float32"):
@@ -145,83 +196,134 @@ def kind_of(c):
     return "smollm3" if plain_heads else "nanothink"
 
 
+def read_json(path):
+    """What a JSON file holds, which must be an object (dict). ValueError in one line that names the file."""
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as e:             # malformed, not UTF-8, or nested without end
+        raise ValueError(f"{path}: not valid JSON ({e}); fetch or write it again") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: must hold a JSON object, not {type(found).__name__}")
+    return found
+
+
 def read_config(folder):
     """folder/config.json -> dict. FileNotFoundError or ValueError in one line that names the file."""
     path = Path(folder) / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; give a folder that holds config.json and model.safetensors")
-    try:
-        return json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as e:
-        raise ValueError(f"{path}: not valid JSON ({e})") from None
+    return read_json(path)
+
+
+def weight_files(folder):
+    """The safetensors files of a folder. As in transformers, a whole model.safetensors goes before an index of shards."""
+    folder = Path(folder)
+    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if whole.is_file() or not index.is_file():
+        names = ["model.safetensors"]
+    else:
+        found = read_json(index).get("weight_map")
+        names = sorted(set(found.values())) if isinstance(found, dict) and all(
+            isinstance(name, str) and name == Path(name).name for name in found.values()) else []
+        if not names:
+            raise ValueError(f"{index}: has no weight_map from weights to files of this folder; fetch or save it again")
+    for name in names:
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder / name}: no such file; the folder must hold model.safetensors or all files of "
+                                    "its index (other formats, such as pytorch_model.bin, are not read)")
+    return [folder / name for name in names]
 
 
 def read_weights(folder, expected, device="cpu", dtype=torch.float32):
     """Reads the weights that a model of ours expects.
 
-    expected: {our name: shape}. Returns {our name: tensor}. Every name that is missing, unknown or of another shape is
-    listed in one ValueError; nothing is skipped in silence. With tied embeddings a file may repeat the embedding as
-    the head if it is the same.
+    expected: {our name: shape}. Returns {our name: tensor}. Every name that is missing, unknown, of another shape, not a
+    floating-point number or not finite is listed in one ValueError; nothing is skipped in silence. With tied embeddings a
+    file may repeat the embedding as the head if it is the same, or hold the head alone.
     """
-    folder = Path(folder)
-    index = folder / "model.safetensors.index.json"
-    names = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {"model.safetensors"}
-    files = [folder / name for name in sorted(names)]
-    weights, wrong = {}, []
-    for file in files:
-        if not file.is_file():
-            raise FileNotFoundError(f"{file}: no such file; the folder must hold model.safetensors or all files of its index")
+    weights, head, wrong, bad = {}, None, [], set()
+    for file in weight_files(folder):
         try:
             with safe_open(file, framework="pt", device=str(device)) as f:
                 for name in f.keys():
                     if name.endswith("rotary_emb.inv_freq"):
                         continue                           # old checkpoints store it; it follows from the config
                     ours = name.removeprefix("model.")
-                    shape = tuple(f.get_slice(name).get_shape())
-                    if ours == "lm_head.weight" and ours not in expected:
-                        if not torch.equal(f.get_tensor(name), _embedding(files, device)):
-                            wrong.append("lm_head.weight differs from the embedding, yet config.json ties them")
-                    elif ours not in expected:
-                        wrong.append(f"{name} {shape} is not part of this architecture")
-                    elif shape != tuple(expected[ours]):
-                        wrong.append(f"{name} has shape {shape}, config.json says {tuple(expected[ours])}")
+                    stored = f.get_slice(name)
+                    shape, kind = tuple(stored.get_shape()), stored.get_dtype()
+                    tied_head = ours == "lm_head.weight" and ours not in expected
+                    wanted = expected.get("embed_tokens.weight" if tied_head else ours)
+                    problem = ""
+                    if wanted is None:
+                        problem = f"{shape} is not part of this architecture"
+                    elif shape != tuple(wanted):
+                        problem = f"has shape {shape}, config.json says {tuple(wanted)}"
+                    elif kind not in ("F64", "F32", "F16", "BF16"):
+                        problem = f"is stored as {kind}; quantised weights are not read"
+                    elif ours in weights:
+                        problem = "is stored twice"
                     else:
-                        weights[ours] = f.get_tensor(name).to(dtype)
-                        if not bool(torch.isfinite(weights[ours]).all()):
-                            wrong.append(f"{name} holds NaN or infinity" + f" as {dtype}".replace("torch.", ""))
+                        w = f.get_tensor(name).to(dtype)
+                        low, high = torch.aminmax(w)
+                        if not (torch.isfinite(low) and torch.isfinite(high)):
+                            problem = f"holds NaN or infinity as {dtype}".replace("torch.", "")
+                        elif tied_head:
+                            head = w
+                        else:
+                            weights[ours] = w
+                    if problem:
+                        wrong.append(f"{name} {problem}")
+                        bad.add(ours)
         except SafetensorError as e:
             raise ValueError(f"{file}: not a whole safetensors file ({e}); fetch or save it again") from None
-    seen = {w.split(" ")[0].removeprefix("model.") for w in wrong}
-    wrong += [f"{name} is missing" for name in expected if name not in weights and name not in seen]
+    if head is not None and not torch.equal(weights.setdefault("embed_tokens.weight", head), head):
+        wrong.append("lm_head.weight differs from the embedding, yet config.json ties them")
+    wrong += [f"{name} is missing" for name in expected if name not in weights and name not in bad]
     if wrong:
         raise ValueError(f"{folder}: {len(wrong)} weights do not fit config.json: " + "; ".join(wrong[:20])
                          + ("; ..." if len(wrong) > 20 else ""))
     return weights
 
 
-def _embedding(files, device):
-    for file in files:
-        with safe_open(file, framework="pt", device=str(device)) as f:
-            if "model.embed_tokens.weight" in f.keys():
-                return f.get_tensor("model.embed_tokens.weight")
-    return torch.empty(0)
+# Files of an older checkpoint in the same folder that some reader would take before, or together with, what a save writes.
+STALE = ("model.safetensors.index.json", "model-*-of-*.safetensors", "pytorch_model*.bin", "pytorch_model.bin.index.json",
+         "adapter_config.json", "adapter_model.*")
 
 
-def write_folder(folder, config, weights):
-    """Writes config.json (dict) and model.safetensors ({our name: tensor}), each under a temporary name, then renamed."""
+def write_folder(folder, config, weights, generation=None):
+    """Writes model.safetensors ({our name: tensor}), config.json and generation_config.json (dicts), each under a temporary
+    name, then renamed, and removes what an older checkpoint left there. Its shards go last: model.safetensors is read before
+    them, so at no moment are there no weights."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     named = {name if name.startswith("lm_head") else f"model.{name}": w.detach().cpu().contiguous() for name,
              w in weights.items()}
     write_atomically(folder / "model.safetensors", lambda path: save_file(named, path, metadata={"format": "pt"}))
-    write_atomically(folder / "config.json", lambda path: Path(path).write_text(json.dumps(config, indent=1) + "\n"))
+    write_json(folder / "config.json", config)
+    if generation is not None:
+        write_json(folder / "generation_config.json", generation)
+    remove(folder, *STALE, *(() if generation is not None else ("generation_config.json",)))
+
+
+def write_json(path, value):
+    write_atomically(path, lambda p: p.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"))
+
+
+def remove(folder, *patterns):
+    """Removes the files of a folder whose names fit."""
+    for pattern in patterns:
+        for path in Path(folder).glob(pattern):
+            path.unlink(missing_ok=True)
 
 
 def write_atomically(path, write):
     """Calls write(temporary path), flushes it to disk and renames it over `path`; on failure the old file stays."""
     temporary = Path(f"{path}.tmp")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode                    # as the umask says; safetensors makes a file for the owner alone
         write(temporary)
+        temporary.chmod(mode)
         with open(temporary, "rb") as f:
             os.fsync(f.fileno())
         os.replace(temporary, path)

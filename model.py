@@ -48,10 +48,25 @@ class Config:
     context: int = 2048                  # the length it is meant for; not enforced
 
     def __post_init__(self):
+        for name in ("vocab_size", "layers", "width", "heads", "kv_heads", "head_size", "ff", "context", "window"):
+            value, least = getattr(self, name), 0 if name in ("head_size", "ff", "window") else 1
+            if type(value) is not int or value < least:
+                raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")
+        if not _number(self.eps) or self.eps < 0:
+            raise ValueError(f"eps={self.eps!r} must be a number of at least 0")
+        if not _number(self.rope_theta) or self.rope_theta <= 1:
+            raise ValueError(f"rope_theta={self.rope_theta!r} must be a number above 1")
+        for name in ("tied", "qkv_bias", "norm_after"):
+            if type(getattr(self, name)) is not bool:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be true or false")
+        _check_scaling(self.rope_scaling)
+        self.eps, self.rope_theta = float(self.eps), float(self.rope_theta)
         self.head_size = self.head_size or self.width // self.heads
         self.ff = self.ff or 64 * math.ceil(8 * self.width / 3 / 64)
         if isinstance(self.attention, str):
             self.attention = self.attention.replace("+", ",").split(",")
+        if not self.attention:
+            raise ValueError("attention is empty: use rope, nope, window")
         self.attention = tuple(self.attention[i % len(self.attention)] for i in range(self.layers))
         for wrong, message in (
             (set(self.attention) - {"rope", "nope", "window"},
@@ -64,6 +79,26 @@ class Config:
         ):
             if wrong:
                 raise ValueError(message)
+
+
+def _number(value):
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _check_scaling(s):
+    """ValueError for a rope_scaling that `rope_frequencies` cannot read."""
+    if s is None:
+        return
+    if not isinstance(s, dict) or s.get("rope_type") not in ("llama3", "yarn"):
+        raise ValueError(f"rope_scaling={s!r}: rope_type must be llama3 or yarn")
+    needed = ["factor", "original_max_position_embeddings"]
+    needed += ["low_freq_factor", "high_freq_factor"] if s["rope_type"] == "llama3" else []
+    for key in needed + ["beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim"]:
+        value = s.get(key)
+        if key in needed and (not _number(value) or value <= 0) or value is not None and (not _number(value) or value < 0):
+            raise ValueError(f"rope_scaling: {key}={value!r} must be a number above 0")
+    if s["rope_type"] == "llama3" and s["high_freq_factor"] <= s["low_freq_factor"]:
+        raise ValueError("rope_scaling: high_freq_factor must be above low_freq_factor")
 
 
 def rope_frequencies(config, scaled=True):
@@ -207,7 +242,8 @@ class Transformer(nn.Module):
         self.norm = RMSNorm(config.width, config.eps)
         if not config.tied:
             self.lm_head = Linear(config.width, config.vocab_size, bias=False)
-        self.apply(self._init)
+        if not self.embed_tokens.weight.is_meta:  # `load` brings the weights
+            self.apply(self._init)
         self.exact = False
 
     @property
@@ -327,6 +363,16 @@ class Transformer(nn.Module):
             tokenizer.save(folder)
 
 
+def read_config(folder):
+    """The Config of a Hugging Face folder. FileNotFoundError, or ValueError in one line that names the file and the field."""
+    where = Path(folder) / "config.json"
+    fields = hf.fields_from(hf.read_config(folder), where)
+    try:
+        return Config(**fields)
+    except (TypeError, ValueError) as e:                  # TypeError: "fields" that a Config does not have
+        raise ValueError(f"{where}: {e}") from None
+
+
 def load(folder, device="cpu", dtype=torch.float32):
     """Reads a Hugging Face folder, ours or theirs: (model, tokenizer), the tokenizer None where the folder has none.
 
@@ -334,7 +380,7 @@ def load(folder, device="cpu", dtype=torch.float32):
     """
     folder = Path(folder)
     with torch.device("meta"):                                                # no memory until the weights come
-        model = Transformer(Config(**hf.fields_from(hf.read_config(folder), folder / "config.json")))
+        model = Transformer(read_config(folder))
     expected = {name: tuple(w.shape) for name, w in model.state_dict().items()}
     weights = hf.read_weights(folder, expected, device, dtype)
     model.load_state_dict(weights, assign=True)

@@ -31,11 +31,10 @@ from pathlib import Path
 import torch
 
 import cli
-import hf
 import tables
 from bench_kernels import clock, training_step
 from bench_peers import copy_rate
-from model import Config, Transformer
+from model import Config, Transformer, read_config
 from sampler import Sampler
 
 HERE = Path(__file__).parent
@@ -256,7 +255,7 @@ def main(argv=None):
         c = min(SHAPES, key=lambda c: abs(weights_of(c) / args.params - 1))
         N = args.params
         if args.init:
-            c = Config(**hf.fields_from(hf.read_config(args.init), Path(args.init) / "config.json"))
+            c = read_config(args.init)
             N = weights_of(c)
         rates, whence = rates_of(args.device)
         for name in ("flops", "bandwidth", "link"):
