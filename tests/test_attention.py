@@ -20,6 +20,7 @@ from kernels.fast_attention import Packing, attend  # noqa: E402
 from model import Config, Transformer  # noqa: E402
 
 CUDA = torch.cuda.is_available()
+pytestmark = pytest.mark.usefixtures("dot_in_order")
 DEVICE = "cuda" if CUDA else "cpu"
 
 

@@ -14,6 +14,7 @@ from kernels.activation import swiglu  # noqa: E402
 from model import Config, Transformer  # noqa: E402
 from sampler import Sampler  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("dot_in_order")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 

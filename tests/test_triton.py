@@ -22,6 +22,7 @@ from kernels.norm import qk_norm_rope, rms_norm  # noqa: E402
 from model import Config, Transformer  # noqa: E402
 from sampler import Sampler  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("dot_in_order")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 cuda = pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
 BATCHES = [1, 2, 3, 7, 16, 17, 32, 33, 64, 65, 100, 128, 200, 256, 300, 1024]
