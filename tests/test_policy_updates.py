@@ -110,14 +110,14 @@ class Reference:
         """Log-probability of each drawn token, entropy there, and its value: lists of scalars, without forced tokens."""
         ids = torch.tensor(c.prompt + c.tokens)
         everything = (model(ids[None, :-1])[0] / self.o.temperature).log_softmax(-1)
-        states = model.hidden(ids[None, :-1])[0]
+        values = torch.zeros(len(everything), dtype=D)
+        if self.o.loss == "ppo":
+            values = model.hidden(ids[None, :-1])[0] @ self.value[0][0] + self.value[1][0]
         found = []
-        for i, (token, forced) in enumerate(zip(c.tokens, c.forced or [False] * len(c.tokens), strict=True)):
+        for i, (token, forced) in enumerate(zip(c.tokens, c.forced, strict=True)):
             if not forced:
                 row = everything[len(c.prompt) - 1 + i]
-                value = (self.value[0][0] @ states[len(c.prompt) - 1 + i] + self.value[1][0]
-                         if self.o.loss == "ppo" else torch.zeros((), dtype=D))
-                found.append((row[token], -(row.exp() * row).sum(), value))
+                found.append((row[token], -(row.exp() * row).sum(), values[len(c.prompt) - 1 + i]))
         return [list(x) for x in zip(*found, strict=True)]
 
     def step(self, step, calls, record):
@@ -137,8 +137,8 @@ class Reference:
             item.task, item.overlong, item.earned = self.earned(c, i, cap)
             with torch.no_grad():
                 item.old, _, item.values = ([float(x) for x in xs] for xs in self.look(self.model, c))
-                item.ref = [float(x) for x in self.look(self.init, c)[0]]
-            item.sampler = [x for x, f in zip(c.logprobs, c.forced or [False] * len(c.tokens), strict=True) if not f]
+                item.ref = [float(x) for x in self.look(self.init, c)[0]] if o.kl else item.old
+            item.sampler = [x for x, f in zip(c.logprobs, c.forced, strict=True) if not f]
             item.n = len(item.old)
             item.paid_kl = [o.kl * (a - b) if o.kl_in == "reward" else 0.0 for a, b in zip(item.old, item.ref, strict=True)]
             item.reward = item.earned - sum(item.paid_kl)
@@ -149,7 +149,8 @@ class Reference:
         seen = dict.fromkeys(("tokens", "entropy", "clip_low", "clip_high", "kl"), 0.0)
         for update in range(o.updates * o.minibatches):
             loss = self.loss(parts[update % o.minibatches], seen)
-            loss.backward()
+            if loss.requires_grad:                                            # else the part is empty: only momentum moves
+                loss.backward()
             norm = self.adamw()
         numbers = {"loss": float(loss.detach()), "grad_norm": norm}
         numbers |= {k: v / max(1, seen["tokens"]) for k, v in seen.items() if k != "tokens"}
@@ -361,7 +362,7 @@ def test_each_flag(monkeypatch, folder, tmp_path, loss, flags, noise):
     found = compare(monkeypatch, folder, tmp_path / "run", ["--loss", loss, *SEVERAL.split(), *words], options, noise)
     flat = [r for rollouts, _ in found for r in rollouts]
     if "mask_truncated" in options:
-        assert {r.cut for r in flat} == {True, False}
+        assert any(r.cut for r in flat) and not all(r.cut for r in flat)
     if "overlong_buffer" in options:
         assert min(r.overlong for r in flat) == -1 and any(-1 < r.overlong < 0 for r in flat)
     if noise and "old" not in options:                                        # weights of several sizes, some of them zero
