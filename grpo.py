@@ -38,6 +38,7 @@ weights (DDP, not --shard).
 """
 
 import copy
+import math
 import os
 import sys
 import time
@@ -236,7 +237,8 @@ def kl_estimate(kind, logprobs, ref_logprobs):
 
 
 def token_weights(loss, mask, documents, longest):
-    """How much each token's loss weighs (B, T). The sum is then divided by what `global_weight` says."""
+    """How much each token's loss weighs (B, T). The sum is then divided by the number of all tokens of a minibatch where the
+    loss is a mean over tokens, else by that of its completions. longest: the largest cap, tokens."""
     if LOSSES[loss].mean == "completion":
         return mask / document_sums(mask, documents).clamp(min=1).gather(1, documents.clamp(min=0))
     return mask / longest if LOSSES[loss].mean == "constant" else mask
@@ -247,18 +249,21 @@ def check(args):
     for wrong, mend in (
         (args.exact and args.compile, "--exact computes without --compile, which joins operations and rounds less often"),
         (args.prompts < 1 or args.steps < 1, "--prompts and --steps must be at least 1"),
-        (args.temperature <= 0, "--temperature must be above 0: the loss needs the probability of what was drawn"),
+        (not 0 < args.temperature < math.inf, "--temperature must be above 0: the loss needs the probability of what was drawn"),
         (args.group < (1 if LOSSES[args.loss].returns else 2), "--group must be at least "
          + ("1" if LOSSES[args.loss].returns else "2: a completion is compared with the others of its group")),
-        (min(args.updates, args.minibatches) < 1 or args.minibatches > args.prompts * args.group,
+        (min(args.updates, args.minibatches) < 1 or (args.minibatches > args.prompts * args.group and not args.batch_tokens),
          "--updates and --minibatches must be at least 1, and no more parts than completions (--prompts x --group)"),
-        (not 0 <= args.kl, "--kl must be at least 0"),
+        (not 0 <= args.kl < math.inf, "--kl must be at least 0"),
         (args.kl and args.kl_in == "loss" and args.kl_kind == "k1", "--kl-kind k1 in the loss has no gradient but noise; use k2, "
          "whose gradient is the KL divergence's, or --kl-in reward"),
         (args.kl and args.kl_in == "reward" and args.kl_kind in ("k2", "k3"), f"--kl-kind {args.kl_kind} in the reward has a "
          "gradient that is not the KL divergence's; use k1 there, or --kl-in loss"),
         (args.clip_low is not None and not 0 <= args.clip_low <= 1, "--clip-low must be from 0 to 1: r is clipped at 1 - this"),
         (args.clip_high is not None and not 0 <= args.clip_high, "--clip-high must be at least 0"),
+        (args.dual_clip and not args.dual_clip > 1, "--dual-clip must be above 1 (3 is usual), or 0 for none"),
+        (not args.cap > 0 or not 0 <= args.veto < 1, "--cap must be above 0, and --veto at least 0 and below 1"),
+        (not (0 <= args.gamma <= 1 and 0 <= args.lam <= 1), "--gamma and --lam must be from 0 to 1"),
         (LOSSES[args.loss].ratio != "token" and args.correction in ("tis", "mis"), f"--correction {args.correction} weighs each "
          f"token, and --loss {args.loss} has one ratio for the whole completion; use seq-tis, seq-mis or geo-mis"),
         (args.old == "sampler" and (args.correction != "none" or args.veto), "--old sampler has the mismatch in its ratio "
@@ -496,7 +501,7 @@ def main():
         if why:
             record["note"] = why
         elif abs(loss) < 1e-6 and updates == 1:
-            record["note"] = "the loss is zero because it must be: r = 1 and the advantages of a group cancel; see grad_norm"
+            record["note"] = "the loss is zero because it must be: r = 1 and the advantages cancel; see grad_norm"
         if in_vain in (5, 50) or (why and not learned and run.step == args.steps and in_vain < 5):
             warned = f"nothing can be learned from the rewards of the last {in_vain} steps: {why}; {ADVICE}"
             progress.say(warned)

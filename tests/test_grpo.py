@@ -8,15 +8,21 @@ import signal
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import pytest
 import torch
 from conftest import ROOT, script
+from helpers import a_run, run_main, tiny_checkpoint
 
 import grpo
-from critic import gae, value_loss
+import kernels
+from critic import ActorCritic, gae, value_loss
 from grpo import LOSSES, correction, group_advantages, kl_estimate, surrogate, token_weights
-from rollouts import Prompts, cap_at, overlong_penalty
+from model import load
+from problems import Problem, Reply, Score
+from rollouts import Prompts, Rollout, cap_at, deal, nothing_to_learn, overlong_penalty
+from sampler import Completion
 
 D = torch.float64
 LOW, HIGH, LONGEST = 0.2, 0.28, 9
@@ -169,9 +175,34 @@ def test_kl_estimators_have_the_mean_and_the_gradient_that_they_should():
     for kind in ("k1", "k3"):                                                 # unbiased, summed over all outcomes
         assert (p * kl_estimate(kind, logp, ref)).sum().item() == pytest.approx(kl.item(), abs=1e-12)
     assert (kl_estimate("k3", logp, ref) >= 0).all()
-    true = torch.autograd.grad(kl, logits, retain_graph=True)[0]
-    k2 = torch.autograd.grad((p * kl_estimate("k2", logp, ref)).sum(), logits, retain_graph=True)[0]
-    torch.testing.assert_close(k2, true)                                      # the others' gradients are not that of the KL
+
+    def gradient(value):
+        return torch.autograd.grad(value, logits, retain_graph=True)[0]
+
+    def in_loss(kind):                                                        # as a term beside the loss of what p draws
+        return gradient((p * kl_estimate(kind, logp, ref)).sum())
+
+    def in_reward(kind):                                                      # as a penalty that multiplies grad log p
+        return gradient((p * kl_estimate(kind, logp, ref).detach() * logp).sum())
+    reverse, forward = gradient(kl), gradient((ref.exp() * (ref - logp)).sum())
+    torch.testing.assert_close(in_loss("k2"), reverse)
+    torch.testing.assert_close(in_reward("k1"), reverse)
+    torch.testing.assert_close(in_loss("k3"), forward)                        # the KL divergence the other way round
+    torch.testing.assert_close(in_loss("k1"), torch.zeros_like(logits))       # nothing, in expectation
+    for kind in ("k2", "k3"):
+        assert (in_reward(kind) - reverse).abs().max() > 0.1 and (in_reward(kind) @ reverse) < 0.9 * reverse @ reverse
+
+
+def test_k3_is_bounded_and_pulls_on():
+    """Where the reference finds a token far likelier than the policy does, e^d overflows; the pull must stay, and be finite."""
+    for dtype in (torch.float32, D):
+        logp = torch.tensor([-1.0, -9.0, -12.0, -150.0, -1e4], dtype=dtype).requires_grad_()
+        value = kl_estimate("k3", logp, torch.full_like(logp, -0.5))
+        [pull] = torch.autograd.grad(value.sum(), logp)
+        assert value.isfinite().all() and pull.isfinite().all() and (value.diff() > 0).all()
+        near = -0.5 - logp[:2].detach()
+        torch.testing.assert_close(value[:2], near.exp() - 1 - near)          # the plain formula up to d = 10
+        assert (pull[2:] == pull[2]).all() and pull[2] < pull[1] < pull[0] < 0
 
 
 # off-policy corrections, by summing over every outcome of a tiny policy of two tokens
@@ -376,12 +407,21 @@ def test_the_difficulty_filter_keeps_the_edge(able, tmp_path):
     (["--max-new-tokens", "x"], "--max-new-tokens x"), (["--seq-len", 20], "longer than the window"),
     (["--data", "nowhere.jsonl", "--reward", "answer"], "nowhere.jsonl"),
     (["--data", "some.jsonl", "--reward", "strict"], "strict"), (["--top-p", 0.9], "unrecognized"),
-    (["--prompts", 0], "--prompts"),
+    (["--prompts", 0], "--prompts"), (["--group", 0, "--loss", "ppo"], "--group must be at least 1"),
+    (["--kl", 0.1, "--kl-kind", "k1"], "--kl-kind k1 in the loss has no gradient"),
+    (["--kl", 0.1, "--kl-kind", "k2", "--kl-in", "reward"], "--kl-kind k2 in the reward"),
+    (["--kl", 0.1, "--kl-kind", "k3", "--kl-in", "reward"], "--kl-kind k3 in the reward"), (["--kl", -1], "--kl must be"),
+    (["--kl", "nan"], "--kl must be"), (["--clip-low", 1.5], "--clip-low must be from 0 to 1"),
+    (["--clip-high", -0.1], "--clip-high must be"), (["--dual-clip", 0.5], "--dual-clip must be above 1"),
+    (["--correction", "tis", "--cap", 0], "--cap must be above 0"), (["--veto", 1], "--veto at least 0 and below 1"),
+    (["--loss", "ppo", "--gamma", 1.1], "--gamma and --lam"), (["--minibatches", 17], "no more parts than completions"),
+    (["--updates", 0], "--updates and --minibatches"), (["--temperature", "nan"], "--temperature must be above 0"),
+    *[(["--loss", loss, "--correction", kind], f"--correction {kind} weighs each token, and --loss {loss} has one ratio for the "
+       "whole completion; use seq-tis, seq-mis or geo-mis") for loss in ("gspo", "rloo") for kind in ("tis", "mis")],
     (["--keep-rate", 2, 3, "--candidates", 4], "none of 4 prompts")])
 def test_bad_flags_are_one_line(able, tmp_path, flags, message):
-    done = script("grpo.py", "--init", able, "--out", tmp_path / "run", "--steps", 1, *TOY, *flags, ok=False)
-    lines = [line for line in done.stderr.strip().splitlines() if "Traceback" in line or "grpo.py:" in line]
-    assert done.returncode == 2 and len(lines) == 1 and message in lines[0], done.stderr[-1500:]
+    code, _, err = run_main(grpo, "--init", able, "--out", tmp_path / "run", "--steps", 1, *TOY, *flags)
+    assert code == 2 and err.count("grpo.py: ") == 1 and message in err and "Traceback" not in err
 
 
 @pytest.mark.parametrize("loss", ["grpo", "reinforce++"])
@@ -413,3 +453,49 @@ def test_an_exact_run_on_sharded_ranks(able, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert [r["logprob_diff_max"] for r in records(tmp_path / "two") if "reward" in r] == [0.0] * 3
+
+
+def test_the_parts_of_a_batch_do_not_depend_on_the_number_of_ranks():
+    """Of 8 groups of 3, numbered as one rank would number them, each part holds the same ones for 1, 2 and 4 ranks."""
+    groups = [[f"{g}.{i}" for i in range(3)] for g in range(8)]
+    [one], *others = ([deal(groups[r * 8 // n:(r + 1) * 8 // n], range(r * 8 // n, (r + 1) * 8 // n), 8, 5, 1) for r in range(n)]
+                      for n in (1, 2, 4))
+    assert sorted(x for part in one for x in part) == sorted(x for g in groups for x in g)
+    assert [len(part) for part in one] == [5, 5, 5, 5, 4] and one != deal(groups, range(8), 8, 5, 2)
+    for ranks in others:
+        for m, part in enumerate(one):
+            assert sorted(x for rank in ranks for x in rank[m]) == sorted(part)
+
+
+def test_shares_of_why_nothing_is_learned():
+    problem = Problem("What is 2 + 3?", "5")
+    def rollout(text, finish="stop", ok=False, reward=0.0):
+        return Rollout(problem, Completion([1], [2], [0.0], finish, forced=[False]), Reply(text),
+                       Score(reward, {"answer": reward}, ok, None, None, ""))
+    alike = [[rollout("so \\boxed{5}", "length"), rollout("hm", "length"), rollout("\\boxed{4}"), rollout("none")],
+             [rollout("\\boxed{5}", ok=True, reward=1.0)] * 4]
+    assert nothing_to_learn(a_run(), alike, False) == (
+        "no group had two different rewards; of 8 completions 25% cut off at the cap (12% with an answer but no end token), "
+        "25% no answer found; of 2 groups 50% all right, 50% all wrong, 100% no spread")
+    assert nothing_to_learn(a_run(), alike, True) == ""                       # one group was paid and the other was not
+    assert nothing_to_learn(a_run(), alike[:1], True).startswith("all rewards of the batch were alike; of 4")
+    alike[0][0] = rollout("so \\boxed{5}", ok=True, reward=1.0)
+    assert nothing_to_learn(a_run(), alike, False) == ""
+
+
+def test_ppo_computes_in_the_form_of_its_model(tmp_path, tokenizer):
+    """The log-probabilities with a value head beside them are the model's own, to the last bit, in exact mode as well."""
+    model, _ = load(tiny_checkpoint(tmp_path / "m", tokenizer))
+    tokens, targets = torch.randint(0, 500, (2, 3, 40), generator=torch.Generator().manual_seed(0))
+    used = []
+    form = kernels._form
+    def noted(x, exact):
+        used.append(exact)
+        return form(x, exact)
+    for exact in (False, True):
+        model.exact = exact
+        used.clear()
+        with mock.patch.object(kernels, "_form", noted):
+            found = ActorCritic(model)(tokens, None, targets, 0.7, True)[:2]
+        assert set(used) == {exact}                       # no block of it in the other form
+        assert all(torch.equal(a, b) for a, b in zip(found, model(tokens, None, targets, 0.7, True), strict=True))

@@ -305,9 +305,13 @@ SEVERAL_OPTIONS = {"updates": 2, "minibatches": 2}
 @pytest.mark.parametrize("loss", PAPERS)
 def test_each_loss_with_the_settings_of_its_paper(monkeypatch, folder, tmp_path, loss):
     """Several passes in parts, in several micro-batches, all terms beside the loss."""
+    low, high, scale = PAPERS[loss]
     flags = SEVERAL + f"--loss {loss} --entropy 0.03 --kl 0.05 --temperature 0.8 --seq-len 100 --micro-tokens 200"
     found = compare(monkeypatch, folder, tmp_path / "run", flags.split(),
                     SEVERAL_OPTIONS | {"loss": loss, "entropy": 0.03, "kl": 0.05, "temperature": 0.8})
+    said = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[0])["flags"]  # and the log says so
+    assert said["clip_low"] == min(1, low) and said["scale"] == scale and said["kl_kind"] == "k2"
+    assert said["clip_high"] == high if high < math.inf else said["clip_high"] > math.exp(20)
     assert found[1][1]["kl"] > 1e-6
     if loss not in ("cispo", "rloo"):
         assert sum(n["clip_low"] + n["clip_high"] for _, n in found) > 0      # the clip did act
@@ -428,3 +432,64 @@ def test_the_difficulty_filter_measures_and_keeps(monkeypatch, folder, tmp_path)
     assert len(set(rates.values())) > 2 and 1 < len(pool) < 12 and about["pool"] == len(pool)
     trained = [tuple(g[0].prompt) for step in range(STEPS) for call in calls[step] for g in call]
     assert trained == [pool[i % len(pool)] for i in range(STEPS * P)]
+
+
+# what is said, and what is saved
+
+@pytest.mark.parametrize("loss", RETURNS)
+def test_one_completion_of_a_prompt_is_enough_for_returns(monkeypatch, folder, tmp_path, loss):
+    monkeypatch.setattr("test_policy_updates.G", 1)
+    monkeypatch.setattr("test_policy_updates.P", 6)
+    _, records, *_ = run(monkeypatch, folder, tmp_path / "run", ["--loss", loss, "--group", "1", "--prompts", "6"], steps=6)
+    assert all("alike" not in r.get("note", "") and r["grad_norm"] > 1e-4 and r["zero_spread"] == 0 for r in records)
+    assert "warning" not in json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])["result"]
+
+
+@pytest.mark.parametrize("loss, steps, why", [("grpo", 1, "no group had two different rewards"),
+                                              ("grpo", 6, "no group had two different rewards"),
+                                              ("reinforce++", 2, "all rewards of the batch were alike")])
+def test_when_nothing_is_learned_one_line_says_why(monkeypatch, folder, tmp_path, loss, steps, why):
+    flags = ["--loss", loss, "--reward", "strict", "--max-new-tokens", "1"]   # graded: right or wrong by the text alone
+    monkeypatch.setattr("test_policy_updates.graded", lambda problem, text: Verdict(False, None, None, "never"))
+    calls, records, *_ = run(monkeypatch, folder, tmp_path / "run", flags, steps=steps)
+    for step, record in enumerate(records):
+        cut = statistics.mean(c.finish == "length" for g in calls[step][0] for c in g)
+        assert record["note"] == (f"{why}; of {P * G} completions {cut:.0%} cut off at the cap (0% with an answer but no end "
+                                  f"token), 100% no answer found; of {P} groups 0% all right, 100% all wrong, 100% no spread")
+    warning = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])["result"]["warning"]
+    assert why in warning and "--keep-rate" in warning and "\n" not in warning
+
+
+def test_ppo_keeps_every_weight_once_and_goes_on(monkeypatch, folder, tmp_path):
+    flags = ["--loss", "ppo", "--save-every", "1"]
+    *_, whole, _, _ = run(monkeypatch, folder, tmp_path / "whole", flags)
+    model, tokenizer = load(tmp_path / "whole", dtype=D)
+    assert sum(w.numel() for w in whole["weights"].values()) == sum(w.numel() for w in model.parameters()) + 32 + 1
+    assert len(tokenizer) == 512
+    for name, w in model.state_dict().items():
+        assert torch.equal(w, whole["weights"][f"model.{name}"]), name
+    half = tmp_path / "half"
+    with mock.patch.object(grpo.common.Run, "save", autospec=True, side_effect=stop_after_first_save(grpo.common.Run.save)):
+        with pytest.raises(Stopped):
+            run(monkeypatch, folder, half, flags)
+    assert state_of(half)["step"] == 1
+    *_, resumed, _, _ = run(monkeypatch, folder, half, [*flags, "--resume"])
+    assert resumed["weights"].keys() == whole["weights"].keys()
+    assert all(torch.equal(w, resumed["weights"][n]) for n, w in whole["weights"].items())
+    # a state of before, with the layers twice, is refused in one line
+    old = state_of(half)
+    old["weights"] |= {n.removeprefix("model."): w for n, w in old["weights"].items() if n.startswith("model.layers")}
+    torch.save(old, half / "train_state.pt")
+    with pytest.raises(AssertionError, match=r"grpo\.py: train_state\.pt holds other weights: .*layers"):
+        run(monkeypatch, folder, half, [*flags, "--resume"])
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_after_first_save(save):
+    def once(self, *args, **kwargs):
+        save(self, *args, **kwargs)
+        raise Stopped
+    return once
