@@ -291,8 +291,7 @@ def whole(weight):
 def check(args, ranks):
     """ValueError for flags that do not go together; ranks: of the whole world."""
     for wrong, mend in (
-        (args.async_steps is not None and args.async_steps < 0, f"--async-steps {args.async_steps}: use 0 or more"),
-        (args.rollout_ranks < 0 or args.rollout_ranks >= max(1, ranks), f"--rollout-ranks {args.rollout_ranks}: of {ranks} "
+        (args.rollout_ranks >= max(1, ranks), f"--rollout-ranks {args.rollout_ranks}: of {ranks} "
          "ranks one at least must learn; start more of them with torchrun --nproc_per_node"),
     ):
         if wrong:

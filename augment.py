@@ -49,28 +49,35 @@ def flags():
     for name, text in (("pairs", "Preference pairs from a stronger and a weaker checkpoint."),
                        ("reject", "Sample several answers to each question and keep the verified ones."),
                        ("distill", "A teacher's answers, unfiltered.")):
-        p = commands.add_parser(name, text=text)
+        p = commands.add_parser(name, text=text, needs=NEEDS)
         for side in ("strong", "weak") if name == "pairs" else ("init",):
             plain = "--plain" if side == "init" else f"--{side}-plain"
             p.add_argument(f"--{side}", metavar="FOLDER", required=True, help="checkpoint, ours or Hugging Face's")
             p.add_argument(plain, action="store_true", help="ask it in plain text: it never learned the chat format")
         p.add_argument("--data", metavar="SPEC", nargs="+", required=True, help="questions: world:... or files")
-        p.add_argument("--count", type=int, default=0, help="questions from each source; 0: all of a file")
+        p.add_argument("--count", type=cli.whole, default=0, help="questions from each source; 0: all of a file")
         p.add_argument("--out", metavar="FILE", required=True, help=".jsonl to write; must not exist")
         if name != "pairs":
-            p.add_argument("--samples", type=int, default=8 if name == "reject" else 1, help="answers to each question")
+            p.add_argument("--samples", type=cli.count, default=8 if name == "reject" else 1, help="answers to each question")
         if name == "reject":
-            p.add_argument("--keep", type=int, default=0, help="most answers kept to one question; 0: all")
+            p.add_argument("--keep", type=cli.whole, default=0, help="most answers kept to one question; 0: all")
         p.add_argument("--mode", default="", choices=list(FLAGS), help="flag behind the questions (dual-mode models)")
-        p.add_argument("--max-new-tokens", type=int, default=400, help="tokens of an answer")
-        p.add_argument("--temperature", type=float, default=0.7, help="0: always the most likely token")
-        p.add_argument("--top-p", type=float, default=1.0, help="probability mass to draw from")
-        p.add_argument("--top-k", type=int, default=0, help="tokens to draw from; 0: all")
-        p.add_argument("--rows", type=int, default=64, help="completions that decode at once")
-        p.add_argument("--seed", type=int, default=0, help="of the draws")
-        p.add_argument("--device", default="cpu", help="cpu or cuda")
+        p.add_argument("--max-new-tokens", type=cli.count, default=400, help="tokens of an answer")
+        p.add_argument("--temperature", type=cli.not_negative, default=0.7, help="0: always the most likely token")
+        p.add_argument("--top-p", type=cli.part, default=1.0, help="probability mass to draw from")
+        p.add_argument("--top-k", type=cli.whole, default=0, help="tokens to draw from; 0: all")
+        p.add_argument("--rows", type=cli.count, default=64, help="completions that decode at once")
+        p.add_argument("--seed", type=cli.seed, default=0, help="of the draws")
+        p.add_argument("--device", type=cli.device, default="cpu", help="cpu or cuda")
         p.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of weights and cache")
     return parser
+
+
+# when a flag has an effect (see cli.Parser)
+NEEDS = (
+    ("--top-p --top-k", lambda a: a.temperature, "with --temperature 0"),
+    ("--samples", lambda a: a.temperature or a.samples == 1, "with --temperature 0, where all answers are the same"),
+)
 
 
 def ask(problem, mode=""):
@@ -178,8 +185,6 @@ def main():
     with cli.bad_input():
         if Path(args.out).exists():
             raise ValueError(f"--out {args.out}: exists already; remove it or choose another file")
-        if args.count < 0 or getattr(args, "samples", 1) < 1:
-            raise ValueError("--count must be 0 or more, and --samples at least 1")
         if not args.count and any(spec.startswith("world:") for spec in args.data):
             raise ValueError("--count is needed with a world, which is endless")
         problems = [p for spec in args.data for p in load_problems(spec, args.count or None)]

@@ -15,7 +15,7 @@
     python bench.py async --init runs/laptop/sft --rounds 3         GRPO with rollouts ahead against taking turns
     python bench.py plan --params 7e9 --gpus 64         predicts seconds and memory of a step, and how many ranks should learn
     python bench.py all       all of these; rl where TRL is installed
-    python bench.py pipeline  runs recipes/laptop.sh and keeps its accuracies and time
+    python bench.py pipeline                runs recipes/laptop.sh and keeps its accuracies and time
     python bench.py spurious --runs runs/spurious       keeps what recipes/spurious.sh found
     python bench.py real --init smollm2/ --data gsm8k/train.jsonl   SFT and GRPO of a real model: seconds and memory
     python bench.py readme    writes the newest results into README.md's tables
@@ -122,21 +122,39 @@ def bench_real(init, data):
     return found
 
 
+def of(*names):
+    """A condition of NEEDS: the bench is one of these."""
+    return lambda args: args.what in names
+
+
+# when a flag has an effect (see cli.Parser)
+WHY = "on {what}"
+NEEDS = (
+    ("--rounds", of(*BENCHES, "all", "pretrain", "async"), WHY), ("--steps", of("async", "learn"), WHY),
+    ("--device", of(*BENCHES, "all", "probe", "bits", "shapes", "pretrain", "largest"), WHY),
+    ("--dtype", of(*BENCHES, "all", "probe", "bits", "shapes", "pretrain"), WHY),
+    ("--tokens", of("bits", "shapes"), WHY), ("--sizes", of("pretrain"), WHY), ("--seed", of("pipeline"), WHY),
+    ("--keep", of("pipeline", "async"), WHY), ("--runs", of("spurious"), WHY), ("--init", of("real", "async", "learn"), WHY),
+    ("--data", of("real"), WHY), ("--toy", of(*BENCHES, "all", "probe", "bits", "shapes", "pretrain", "learn", "async"), WHY),
+    ("--out", lambda args: args.what != "readme", WHY),
+)
+
+
 def main():
     if sys.argv[1:2] == ["plan"]:
         return plan.main(sys.argv[2:])
-    p = cli.Parser(__doc__)
+    p = cli.Parser(__doc__, NEEDS)
     p.add_argument("what", metavar="WHAT",
                    choices=[*BENCHES, "all", "async", "bits", "largest", "learn", "pretrain", "probe", "pipeline", "plan",
                             "shapes", "spurious", "real", "readme"],
                    help="which comparison; readme: write the tables; plan has flags of its own: bench.py plan --help")
-    p.add_argument("--rounds", type=int, default=7, help="turns of each side; seeds of async")
-    p.add_argument("--steps", type=int, default=100, help="of each run of async and learn")
-    p.add_argument("--device", default="cpu", help="cpu or cuda")
+    p.add_argument("--rounds", type=cli.count, default=7, help="turns of each side; seeds of async")
+    p.add_argument("--steps", type=cli.count, default=100, help="of each run of async and learn")
+    p.add_argument("--device", type=cli.device, default="cpu", help="cpu or cuda")
     p.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of weights and matrix products")
-    p.add_argument("--tokens", type=int, help="to sample for bits and shapes; none: 1,000,000 and 100,000")
+    p.add_argument("--tokens", type=cli.count, help="to sample for bits and shapes; none: 1,000,000 and 100,000")
     p.add_argument("--sizes", nargs="+", default=[], choices=list(bench_large.SIZES), help="of pretrain; none: all")
-    p.add_argument("--seed", type=int, default=0, help="of the pipeline")
+    p.add_argument("--seed", type=cli.seed, default=0, help="of the pipeline")
     p.add_argument("--keep", metavar="FOLDER", default="", help="where to keep the runs of pipeline and async; none: nowhere")
     p.add_argument("--runs", metavar="FOLDER", default="runs/spurious", help="of recipes/spurious.sh")
     p.add_argument("--init", metavar="FOLDER", default="smollm2", help="checkpoint for real, async and learn")
@@ -144,6 +162,8 @@ def main():
     p.add_argument("--toy", action="store_true", help="a tiny model, only to see that it works")
     p.add_argument("--out", metavar="FOLDER", default=str(HERE / "results"), help="where results are appended")
     args = p.parse_args()
+    if args.what == "plan":
+        cli.fail("plan has flags of its own and comes first: bench.py plan --help lists them")
     if args.what == "readme":
         (HERE / "README.md").write_text(tables.readme((HERE / "README.md").read_text()))
         cli.finish({"readme": "written"})

@@ -10,6 +10,8 @@ import math
 import os
 import sys
 
+MOST = 10 ** 12                      # far above every number of tokens, rows or steps, far below what overflows
+
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):
     """Shows the defaults; where one depends on other flags (None) the help text says so itself."""
@@ -19,14 +21,83 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose help shows the defaults and whose errors are one line and exit code 2."""
+    """argparse whose help shows the defaults and whose errors are one line and exit code 2.
 
-    def __init__(self, text, **options):
+    It refuses flags that would be dropped in silence. `needs` says when a flag has an effect, in rows of (flags,
+    condition, why): where a flag of the row is on the command line and condition(args) is false, the program ends with
+    "FLAG has no effect WHY; leave it out". WHY may name other flags' values, as in "with --loss {loss}". A flag without
+    a row always has an effect."""
+
+    def __init__(self, text, needs=(), **options):
+        self.names, self.needs = {}, needs                # names: {attribute of args: flag}
         super().__init__(description=text.strip().split("\n\n")[0], allow_abbrev=False,
                          formatter_class=lambda prog: Help(prog, max_help_position=32, width=120), **options)
 
+    def add_argument(self, *names, **options):
+        action = super().add_argument(*names, **options)
+        if action.dest != "help":
+            self.names[action.dest] = names[0]
+        return action
+
+    def parse_known_args(self, args=None, namespace=None):
+        """As argparse does it, and refuses what has no effect. (The parser of a subcommand is called here as well.)"""
+        absent = object()                                 # stands where the command line says nothing
+        found = argparse.Namespace(**dict.fromkeys(self.names, absent))
+        found, rest = super().parse_known_args(args, found)
+        given = {name for dest, name in self.names.items() if getattr(found, dest) is not absent}
+        for dest in self.names:
+            if getattr(found, dest) is absent:
+                setattr(found, dest, self.get_default(dest))
+        with bad_input():
+            for flags, works, why in self.needs:
+                if (idle := given.intersection(flags.split())) and not works(found):
+                    names = sorted(idle, key=flags.split().index)
+                    fail(f"{' '.join(names)} {'has' if len(names) == 1 else 'have'} no effect "
+                         f"{why.format(**vars(found))}; leave {'it' if len(names) == 1 else 'them'} out")
+        return found, rest
+
     def error(self, message):
         fail(f"{message} (--help lists the flags)")
+
+
+# Types of flags: what argparse calls to read a value. Not one of them lets nan or infinity through.
+
+def number(wanted, convert, fits):
+    """A type that takes `convert` of the text where that is finite and fits; `wanted` says in words what does."""
+    def read(text):
+        try:
+            value = convert(text)
+            good = math.isfinite(value) and fits(value)
+        except (ValueError, OverflowError):               # no number, or an integer too large for a float
+            good = False
+        if not good:
+            raise argparse.ArgumentTypeError(f"{text[:80]}: use {wanted}")
+        return value
+    return read
+
+
+count = number("a whole number of at least 1", int, lambda x: 1 <= x <= MOST)
+whole = number("a whole number, 0 or more", int, lambda x: 0 <= x <= MOST)
+seed = number(f"a whole number from 0 to {2 ** 32 - 1}", int, lambda x: 0 <= x < 2 ** 32)
+above_zero = number("a number above 0", float, lambda x: x > 0)
+not_negative = number("a number, 0 or more", float, lambda x: x >= 0)
+share = number("a number from 0 to 1", float, lambda x: 0 <= x <= 1)
+
+part = number("a number above 0, up to 1", float, lambda x: 0 < x <= 1)
+
+
+def device(text):
+    """The type of --device where a model is only used: cpu, cuda or cuda:N."""
+    if text == "cpu":
+        return text
+    kind, colon, index = text.partition(":")
+    if kind != "cuda" or (colon and not index.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text}: use cpu, cuda or cuda:N")
+    import torch  # not above: small commands should start at once
+
+    if int(index or 0) >= torch.cuda.device_count():
+        raise argparse.ArgumentTypeError(f"{text}: no such GPU is visible; use cpu")
+    return text
 
 
 def fail(message):

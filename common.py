@@ -34,49 +34,72 @@ import cli
 import optim
 from data import split_spec
 from hf import write_atomically
+from problems import kind_of
 from texts import fingerprint
 
 
-def training_flags(text):
-    """The parser with the flags that all training scripts share; a script adds its own."""
-    p = cli.Parser(text)
+def training_flags(text, needs=()):
+    """The parser with the flags that all training scripts share; a script adds its own, and says when they have an effect."""
+    p = cli.Parser(text, NEEDS + needs)
     p.add_argument("--init", metavar="FOLDER", default="", help="checkpoint to start from, ours or Hugging Face's")
     p.add_argument("--out", metavar="FOLDER", required=True, help="run folder to write")
     p.add_argument("--data", metavar="SPEC", nargs="+", required=True, help="sources, SOURCE[@WEIGHT] (see data.py)")
-    p.add_argument("--steps", type=int, default=1000, help="optimiser steps")
-    p.add_argument("--until-loss", type=float, default=0.0,
-                   help="end sooner, when the mean loss of 20 steps is down to this (pretrain, sft); 0: never")
-    p.add_argument("--until-accuracy", type=float, default=0.0,
-                   help="end sooner, when the greedy, process-verified accuracy on the worlds of --eval-data, the mean of the "
-                        "last two times --eval-every measured it, is up to this (pretrain, sft); 0: never")
-    p.add_argument("--batch-tokens", type=int, default=4096, help="tokens in a global batch")
-    p.add_argument("--micro-tokens", type=int, default=0,
+    p.add_argument("--steps", type=cli.count, default=1000, help="optimiser steps")
+    p.add_argument("--batch-tokens", type=cli.whole, default=4096, help="tokens in a global batch")
+    p.add_argument("--micro-tokens", type=cli.whole, default=0,
                    help="tokens in a micro-batch of one rank; 0: its whole share")
-    p.add_argument("--lr", type=float, default=0.02, help="peak learning rate (of Muon, or of AdamW without it)")
-    p.add_argument("--adam-lr", type=float, default=0.003, help="peak learning rate of what Muon leaves to AdamW")
+    p.add_argument("--lr", type=cli.not_negative, default=0.02, help="peak learning rate (of Muon, or of AdamW without it)")
+    p.add_argument("--adam-lr", type=cli.not_negative, default=0.003, help="peak learning rate of what Muon leaves to AdamW")
     p.add_argument("--optimizer", default="muon", choices=["muon", "adamw"], help="for the matrices inside the layers")
     p.add_argument("--schedule", default="wsd", choices=["constant", "cosine", "wsd"],
                    help="shape of the learning rate")
-    p.add_argument("--warmup", type=float, default=0.01, help="share of the steps")
-    p.add_argument("--decay", type=float, default=0.2, help="share of the steps, for wsd")
-    p.add_argument("--floor", type=float, default=0.0, help="final learning rate, share of the peak")
-    p.add_argument("--weight-decay", type=float, default=0.0, help="on the matrices inside the layers")
-    p.add_argument("--clip", type=float, default=1.0, help="largest gradient norm")
-    p.add_argument("--seed", type=int, default=0, help="of weights and data order")
-    p.add_argument("--device", default="auto", help="cpu, cuda, or auto")
+    p.add_argument("--warmup", type=cli.share, default=0.01, help="share of the steps")
+    p.add_argument("--decay", type=cli.share, default=0.2, help="share of the steps, for wsd")
+    p.add_argument("--floor", type=cli.share, default=0.0, help="final learning rate, share of the peak")
+    p.add_argument("--weight-decay", type=cli.not_negative, default=0.0, help="on the matrices inside the layers")
+    p.add_argument("--clip", type=cli.above_zero, default=1.0, help="largest gradient norm")
+    p.add_argument("--seed", type=cli.seed, default=0, help="of weights and data order")
+    p.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="auto: a GPU where one is visible")
     p.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float64"],
                    help="of the matrix products; auto: bfloat16 on a GPU (weights stay float32), else float32")
     p.add_argument("--compile", action="store_true", help="torch.compile each layer (GPU)")
     p.add_argument("--checkpointing", action="store_true", help="recompute activations in the backward pass")
     p.add_argument("--shard", action="store_true", help="FSDP2 instead of DDP under torchrun")
     p.add_argument("--resume", action="store_true", help="go on with the run in --out, if there is one")
-    p.add_argument("--log-every", type=int, default=10, help="steps")
-    p.add_argument("--eval-every", type=int, default=0, help="steps; 0: only at the end")
-    p.add_argument("--save-every", type=int, default=0, help="steps; 0: only at the end")
-    p.add_argument("--peak-tflops", type=float, default=989.0,
-                   help="of one GPU, for utilisation (H100, H200: 989 in bf16)")
+    p.add_argument("--log-every", type=cli.count, default=10, help="steps")
+    p.add_argument("--eval-every", type=cli.whole, default=0, help="steps; 0: only at the end")
+    p.add_argument("--save-every", type=cli.whole, default=0, help="steps; 0: only at the end")
     p.add_argument("--wandb", metavar="PROJECT", default="", help="log to Weights & Biases as well (pip install wandb)")
     return p
+
+
+def until_flags(p):
+    """The flags of the stages that may end by what they have reached (`Until`)."""
+    p.add_argument("--until-loss", type=cli.not_negative, default=0.0,
+                   help="end sooner, when the mean loss of 20 steps is down to this; 0: never")
+    p.add_argument("--until-accuracy", type=cli.share, default=0.0,
+                   help="end sooner, when the greedy, process-verified accuracy on the worlds of --eval-data, the mean of the "
+                        "last two times --eval-every measured it, is up to this; 0: never")
+
+
+def uses_gpu(args):
+    return args.device == "cuda" or (args.device == "auto" and torch.cuda.is_available())
+
+
+# when the flags above have an effect, and --eval-data's and --max-epochs, which the scripts add (see cli.Parser)
+NEEDS = (
+    ("--adam-lr", lambda a: a.optimizer == "muon", "with --optimizer {optimizer}, whose rate is --lr alone"),
+    ("--decay", lambda a: a.schedule == "wsd", "with --schedule {schedule}"),
+    ("--floor", lambda a: a.schedule == "cosine" or (a.schedule == "wsd" and a.decay),
+     "where the rate never falls (--schedule {schedule} --decay {decay})"),
+    ("--shard", lambda a: int(os.environ.get("WORLD_SIZE", 1)) - getattr(a, "rollout_ranks", 0) > 1,
+     "with one rank that learns (torchrun starts more)"),
+    ("--eval-every --eval-problems", lambda a: a.eval_data, "without --eval-data"),
+    ("--eval-problems", lambda a: any(kind_of(spec) != "text" for spec in a.eval_data), "on text, which has no problems"),
+    ("--until-accuracy", lambda a: a.eval_every and any(spec.startswith("world:") for spec in a.eval_data),
+     "without --eval-every and a world in --eval-data"),
+    ("--max-epochs", lambda a: not all(spec.startswith("world:") for spec in a.data), "on worlds, which never end"),
+)
 
 
 class Run:
@@ -93,7 +116,7 @@ class Run:
         self.rollout_ranks = getattr(args, "rollout_ranks", 0)                # the last ranks, which sample (asynchronous.py)
         self.ranks -= self.rollout_ranks                                      # those that learn
         self.group = self.sync_group = None                                   # of the learners; of rank 0 and those that sample
-        cuda = args.device.startswith("cuda") or (args.device == "auto" and torch.cuda.is_available())
+        cuda = uses_gpu(args)
         if cuda and not torch.cuda.is_available():
             raise ValueError(f"--device {args.device}: no GPU is visible; use --device cpu")
         if args.compile and not cuda:

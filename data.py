@@ -1,6 +1,7 @@
 """Documents in, packed batches out: sources, token shards, mixtures and packing.
 
-A source is named by a SPEC, `SOURCE[@WEIGHT]`, the weight being its share of the tokens:
+A source is named by a SPEC, `SOURCE[@WEIGHT]`, the weight being its share of the tokens (a number above 0; where a file or
+folder has the whole name, such as me@home.txt or backup@2, that is meant, with weight 1):
 
     notes.txt  chat.jsonl  web.jsonl.gz  web.parquet  shards/  world:ops=1-4,contexts=zoo+school@0.9  hf:org/name
 
@@ -19,6 +20,7 @@ Simpler than big loaders: every rank packs the whole global batch and takes its 
 number of ranks), a file that is not prepared is tokenised into memory, and a shuffle is a permutation of one epoch.
 """
 
+import argparse
 import bisect
 import os
 from dataclasses import dataclass
@@ -32,16 +34,15 @@ from tokenizer import Tokenizer
 
 
 def split_spec(spec):
-    """"name@0.3" -> ("name", 0.3); without a weight 1."""
+    """"name@0.3" -> ("name", 0.3); without a weight 1. A file or folder of the whole name, with its @, comes first."""
     name, at, weight = spec.rpartition("@")
-    if not at:
+    if not at or os.path.exists(spec):
         return spec, 1.0
     try:
-        if float(weight) > 0:
-            return name, float(weight)
-    except ValueError:
-        pass
-    raise ValueError(f"--data {spec}: the weight after @ must be a number above 0")
+        return name, cli.above_zero(weight)
+    except argparse.ArgumentTypeError:
+        raise ValueError(f"--data {spec}: no file or folder has this name, and as SOURCE@WEIGHT it has the weight "
+                         f"{weight!r}; use a number above 0") from None
 
 
 class Mixture:
@@ -285,13 +286,13 @@ def main():
         p = commands.add_parser(name, text=text)
         p.add_argument("--data", nargs="+", required=True, metavar="SPEC", help="sources, SOURCE[@WEIGHT]")
         p.add_argument("--tokenizer", required=True, metavar="FOLDER", help="folder with tokenizer.json")
-        p.add_argument("--tokens", type=int, default=0, help="tokens to take from each source (table: in all); 0: all")
-    p.add_argument("--seq-len", type=int, default=256, help="slots in a row, tokens")
-    p.add_argument("--seed", type=int, default=0, help="order of the documents")
+        p.add_argument("--tokens", type=cli.whole, default=0, help="tokens to take from each source (table: in all); 0: all")
+    p.add_argument("--seq-len", type=cli.count, default=256, help="slots in a row, tokens")
+    p.add_argument("--seed", type=cli.seed, default=0, help="order of the documents")
     p = commands.choices["prepare"]
     p.add_argument("--out", required=True, metavar="FOLDER", help="folder to write; must not exist")
-    p.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
-    p.add_argument("--shard-tokens", type=int, default=100_000_000, help="tokens in one shard file")
+    p.add_argument("--workers", type=cli.count, default=os.cpu_count(), help="processes")
+    p.add_argument("--shard-tokens", type=cli.count, default=100_000_000, help="tokens in one shard file")
     p.add_argument("--shard-dtype", default="", choices=["", "uint16", "uint32"],
                    help="type of a token; empty: the smallest that fits")
     args = parser.parse_args()

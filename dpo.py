@@ -50,29 +50,39 @@ from evaluate import evaluate_all, print_world
 from model import load
 
 BETA = {"dpo": 0.1, "dpo_norm": 5.0, "ipo": 0.1, "simpo": 2.0, "orpo": 0.1, "kto": 0.1}
+HALF = cli.number("a number from 0 to 0.5", float, lambda x: 0 <= x <= 0.5)
 BY_MEANS, NO_REFERENCE = ("dpo_norm", "simpo", "orpo"), ("simpo", "orpo")
 
 
 def flags():
-    p = common.training_flags(__doc__)
+    p = common.training_flags(__doc__, NEEDS)
     # the linear decay after a tenth of warm-up that OLMo 3 uses
     p.set_defaults(steps=200, lr=1e-6, optimizer="adamw", schedule="wsd", warmup=0.1, decay=0.9)
     p.add_argument("--loss", default="dpo", choices=list(BETA), help="see above")
-    p.add_argument("--beta", type=float, default=None,
+    p.add_argument("--beta", type=cli.above_zero, default=None,
                    help="strength; none: " + ", ".join(f"{name} {beta:g}" for name, beta in BETA.items()))
-    p.add_argument("--label-smoothing", type=float, default=0.0, metavar="SHARE",
+    p.add_argument("--label-smoothing", type=HALF, default=0.0, metavar="SHARE",
                    help="share of pairs taken to be the wrong way round (dpo, dpo_norm, simpo)")
-    p.add_argument("--gamma", type=float, default=None, help="simpo's margin; none: half of beta")
-    p.add_argument("--kto-weights", type=float, nargs=2, default=[1.0, 1.0], metavar=("CHOSEN", "REJECTED"),
+    p.add_argument("--gamma", type=cli.not_negative, default=None, help="simpo's margin; none: half of beta")
+    p.add_argument("--kto-weights", type=cli.not_negative, nargs=2, default=[1.0, 1.0], metavar=("CHOSEN", "REJECTED"),
                    help="weights of kto's two terms")
     p.add_argument("--reference", metavar="FOLDER", default="", help="checkpoint of the reference; none: --init")
     p.add_argument("--exact", action="store_true", help="kernels that give an answer the same bits in any batch: before the "
                    "first step every margin is exactly 0")
-    p.add_argument("--seq-len", type=int, default=1024, help="tokens in a row; both answers of a pair must fit")
-    p.add_argument("--max-epochs", type=float, default=0.0, help="cap on the passes through each source; 0: none")
+    p.add_argument("--seq-len", type=cli.count, default=1024, help="tokens in a row; both answers of a pair must fit")
+    p.add_argument("--max-epochs", type=cli.not_negative, default=0.0, help="cap on the passes through each source; 0: none")
     p.add_argument("--eval-data", metavar="SPEC", nargs="*", default=[], help="world:... (verified accuracy), text")
-    p.add_argument("--eval-problems", type=int, default=100, help="problems for each number of operations")
+    p.add_argument("--eval-problems", type=cli.count, default=100, help="problems for each number of operations, and of a file")
     return p
+
+
+# when a flag has an effect (see cli.Parser)
+NEEDS = (
+    ("--label-smoothing", lambda a: a.loss in ("dpo", "dpo_norm", "simpo"), "with --loss {loss}"),
+    ("--gamma", lambda a: a.loss == "simpo", "with --loss {loss}"),
+    ("--kto-weights", lambda a: a.loss == "kto", "with --loss {loss}"),
+    ("--reference", lambda a: a.loss not in NO_REFERENCE, "with --loss {loss}, which has no reference"),
+)
 
 
 # The losses: pure functions from one number per pair or answer to one loss per pair (N,), whose mean over the global
@@ -191,12 +201,6 @@ def check(args):
     for wrong, mend in (
         (args.exact and args.compile, "--exact computes without --compile, which joins operations and rounds less often"),
         (not args.init, "--init is needed: the checkpoint to train"),
-        (args.beta is not None and args.beta <= 0, f"--beta {args.beta}: use a number above 0"),
-        (not 0 <= args.label_smoothing <= 0.5, f"--label-smoothing {args.label_smoothing}: use 0 to 0.5"),
-        (args.label_smoothing and args.loss not in ("dpo", "dpo_norm", "simpo"),
-         f"--label-smoothing has no effect on --loss {args.loss}; leave it out"),
-        (args.gamma is not None and args.loss != "simpo", "--gamma belongs to --loss simpo; leave it out"),
-        (args.reference and args.loss in NO_REFERENCE, f"--loss {args.loss} has no reference; leave --reference out"),
     ):
         if wrong:
             raise ValueError(mend)

@@ -294,18 +294,38 @@ def write_json(path, value):
     os.replace(temporary, path)
 
 
+def has(args, world):
+    """Whether --data names a world, or a file."""
+    return any(spec.startswith("world:") == world for spec in args.data)
+
+
+# when a flag has an effect (see cli.Parser)
+NEEDS = (
+    ("--problems --band --solved", lambda a: has(a, world=True), "without a world in --data"),
+    ("--limit --shots --max-new-tokens --show", lambda a: has(a, world=False), "without a file in --data"),
+    ("--k --chat --rows", lambda a: a.data, "without --data"),
+    ("--samples --temperature", lambda a: a.k != [1], "with --k 1 alone, which decodes greedily"),
+    ("--seed", lambda a: a.k != [1] or (a.limit and has(a, world=False)), "without draws: --k above 1, or --limit on a file"),
+    ("--shots", lambda a: not a.chat or a.plain, "with --chat, where a question stands alone"),
+    ("--plain --think --user-suffix", lambda a: a.chat, "without --chat"),
+    ("--seq-len", lambda a: a.text, "without --text"),
+    ("--keep", lambda a: a.out and has(a, world=True), "without --out and a world in --data"),
+    ("--band --solved", lambda a: a.out or len(set(a.init)) > 1, "with one checkpoint and no --out"),
+)
+
+
 def main():
-    p = cli.Parser(__doc__)
+    p = cli.Parser(__doc__, NEEDS)
     p.add_argument("--init", metavar="FOLDER", nargs="+", required=True,
                    help="checkpoints to measure, ours or Hugging Face's")
     p.add_argument("--data", metavar="SPEC", nargs="*", default=[], help="questions: world:... or a .jsonl file")
     p.add_argument("--text", metavar="FILE", nargs="*", default=[], help="text, for bits per byte")
-    p.add_argument("--problems", type=int, default=100, help="world problems for each number of operations")
-    p.add_argument("--limit", type=int, default=0, help="questions to take from a file; 0: all")
-    p.add_argument("--k", type=int, nargs="+", default=[1], help="the k of pass@k; 1 alone decodes greedily")
-    p.add_argument("--samples", type=int, default=0, help="samples per problem; 0: the largest k")
-    p.add_argument("--temperature", type=float, default=0.7, help="of the samples")
-    p.add_argument("--shots", type=int, default=0, help="solved questions of the file to show first")
+    p.add_argument("--problems", type=cli.count, default=100, help="world problems for each number of operations")
+    p.add_argument("--limit", type=cli.whole, default=0, help="questions to take from a file; 0: all")
+    p.add_argument("--k", type=cli.count, nargs="+", default=[1], help="the k of pass@k; 1 alone decodes greedily")
+    p.add_argument("--samples", type=cli.whole, default=0, help="samples per problem; 0: the largest k")
+    p.add_argument("--temperature", type=cli.not_negative, default=0.7, help="of the samples")
+    p.add_argument("--shots", type=cli.whole, default=0, help="solved questions of the file to show first")
     p.add_argument("--chat", action="store_true", help="ask in ChatML")
     p.add_argument("--plain", metavar="FOLDER", nargs="*", default=[],
                    help="checkpoints that --chat leaves out: they have not learned ChatML")
@@ -314,15 +334,15 @@ def main():
     p.add_argument("--user-suffix", metavar="TEXT", default="", help="put behind every question, such as ' /no_think'")
     p.add_argument("--band", metavar="OPS", default="", help="operations, such as 4-6, in which the gain is measured")
     p.add_argument("--solved", metavar="OPS", default="", help="operations solved before, to see what was forgotten")
-    p.add_argument("--max-new-tokens", type=int, default=400, help="tokens of an answer to a file's question")
-    p.add_argument("--seq-len", type=int, default=256, help="tokens of context for bits per byte")
-    p.add_argument("--rows", type=int, default=64, help="completions that decode at once")
+    p.add_argument("--max-new-tokens", type=cli.count, default=400, help="tokens of an answer to a file's question")
+    p.add_argument("--seq-len", type=cli.count, default=256, help="tokens of context for bits per byte")
+    p.add_argument("--rows", type=cli.count, default=64, help="completions that decode at once")
     p.add_argument("--exact", action="store_true", help="kernels that give an answer the same bits whatever --rows is")
-    p.add_argument("--show", type=int, default=0, help="answers to print from each file")
+    p.add_argument("--show", type=cli.whole, default=0, help="answers to print from each file")
     p.add_argument("--out", metavar="FILE", default="", help="JSON file to write, with some completions")
-    p.add_argument("--keep", type=int, default=2, help="completions in --out for each number of operations")
-    p.add_argument("--seed", type=int, default=0, help="of the samples")
-    p.add_argument("--device", default="cpu", help="cpu or cuda")
+    p.add_argument("--keep", type=cli.whole, default=2, help="completions in --out for each number of operations")
+    p.add_argument("--seed", type=cli.seed, default=0, help="of the samples")
+    p.add_argument("--device", type=cli.device, default="cpu", help="cpu or cuda")
     p.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of weights and cache")
     args = p.parse_args()
     with cli.bad_input():
@@ -344,8 +364,8 @@ def check(args):
         raise ValueError("give --data or --text: what to measure on")
     if unknown := [f for f in args.plain if f not in args.init]:
         raise ValueError(f"--plain {unknown[0]}: not among the checkpoints of --init")
-    if not args.chat and (args.think != "auto" or args.user_suffix):
-        raise ValueError("--think and --user-suffix need --chat")
+    if 0 < args.samples < max(args.k):
+        raise ValueError(f"--samples {args.samples}: pass@{max(args.k)} needs at least {max(args.k)}")
     parse_think(args.think)
     if args.out and Path(args.out).exists():
         raise ValueError(f"--out {args.out}: exists already; remove it or choose another file")

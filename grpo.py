@@ -38,7 +38,6 @@ weights (DDP, not --shard).
 """
 
 import copy
-import math
 import os
 import sys
 import time
@@ -83,6 +82,9 @@ LOSSES = {
     "reinforce++": Loss(mean="token", returns=True, scale=None),
     "ppo": Loss(mean="token", returns=True, scale=None),
 }
+DUAL = cli.number("0, or a number above 1", float, lambda x: x == 0 or x > 1)
+CAP = cli.number("a number of at least 1", float, lambda x: x >= 1)
+VETO = cli.number("a number from 0 to less than 1", float, lambda x: 0 <= x < 1)
 CORRECTIONS = ("none", "tis", "mis", "seq-tis", "seq-mis", "geo-mis")
 ADVICE = ("take prompts at the edge of competence (--keep-rate 0.1 0.9), a larger --group, a longer --max-new-tokens, or "
           "another --reward")
@@ -98,64 +100,90 @@ def by_loss(name):
 
 
 def flags():
-    p = common.training_flags(__doc__)
+    p = common.training_flags(__doc__, NEEDS)
     p.set_defaults(batch_tokens=0, lr=2e-4, adam_lr=2e-4, optimizer="adamw", schedule="constant", warmup=0.0, log_every=1,
                    steps=100)
     p.add_argument("--loss", default="grpo", choices=LOSSES, help="see above")
-    p.add_argument("--prompts", type=int, default=16, help="P, prompts in a step, over all ranks")
-    p.add_argument("--group", type=int, default=8, help="G, completions of a prompt")
+    p.add_argument("--prompts", type=cli.count, default=16, help="P, prompts in a step, over all ranks")
+    p.add_argument("--group", type=cli.count, default=8, help="G, completions of a prompt")
     p.add_argument("--mode", default="chat", choices=["plain", "chat", "think", "no_think"], help="how a question is put")
     p.add_argument("--reward", default="answer", metavar="NAME[:WEIGHT]+...",
                    help="answer, process, strict, format, length; for study: random, incorrect, majority")
     p.add_argument("--max-new-tokens", nargs="+", default=["128"], metavar="CAP[@STEP]",
                    help="response cap, tokens; several are stages, each from its step on")
-    p.add_argument("--think-budget", type=int, default=None, help="tokens of thinking, then it is closed; none: no limit")
-    p.add_argument("--temperature", type=float, default=1.0, help="of sampling, and again in the loss")
-    p.add_argument("--rows", type=int, default=128, help="completions that decode at once")
-    p.add_argument("--seq-len", type=int, default=0, help="window and packed row, tokens; 0: as long as needed")
-    p.add_argument("--updates", type=int, default=1, help="passes over a batch of rollouts")
-    p.add_argument("--minibatches", type=int, default=1, help="parts of a pass, one optimiser step each")
-    p.add_argument("--clip-low", type=float, default=None,
+    p.add_argument("--think-budget", type=cli.whole, default=None, help="tokens of thinking, then it is closed; none: no limit")
+    p.add_argument("--temperature", type=cli.above_zero, default=1.0, help="of sampling, and again in the loss")
+    p.add_argument("--rows", type=cli.count, default=128, help="completions that decode at once")
+    p.add_argument("--seq-len", type=cli.whole, default=0, help="window and packed row, tokens; 0: as long as needed")
+    p.add_argument("--updates", type=cli.count, default=1, help="passes over a batch of rollouts")
+    p.add_argument("--minibatches", type=cli.count, default=1, help="parts of a pass, one optimiser step each")
+    p.add_argument("--clip-low", type=cli.share, default=None,
                    help=f"r is clipped at 1 - this; 1: it is not (default: {by_loss('clip_low')})")
-    p.add_argument("--clip-high", type=float, default=None, help=f"and at 1 + this (default: {by_loss('clip_high')})")
-    p.add_argument("--dual-clip", type=float, default=0.0, help="bound on r where A < 0 (3 is usual); 0: none")
+    p.add_argument("--clip-high", type=cli.not_negative, default=None, help=f"and at 1 + this (default: {by_loss('clip_high')})")
+    p.add_argument("--dual-clip", type=DUAL, default=0.0, help="bound on r where A < 0 (3 is usual); 0: none")
     p.add_argument("--scale", default=None, choices=["group", "batch", "none"],
                    help="what A is divided by: a standard deviation, of the group's rewards or of the batch's, or nothing "
                    f"(default: {by_loss('scale')})")
-    p.add_argument("--kl", type=float, default=0.0, help="weight of the KL divergence from --init")
+    p.add_argument("--kl", type=cli.not_negative, default=0.0, help="weight of the KL divergence from --init")
     p.add_argument("--kl-kind", default=None, choices=["k1", "k2", "k3"], help="its estimator: k1 in the reward and k2 in the "
                    "loss have the gradient of the reverse KL(pi || init); k3 in the loss, as GRPO's paper has it, that of the "
                    "forward KL(init || pi); no other pair is allowed (default: k2 in the loss, k1 in the reward)")
     p.add_argument("--kl-in", default="loss", choices=["loss", "reward"], help="where it counts")
-    p.add_argument("--entropy", type=float, default=0.0, help="weight of an entropy bonus")
+    p.add_argument("--entropy", type=cli.not_negative, default=0.0, help="weight of an entropy bonus")
     p.add_argument("--correction", default="none", choices=CORRECTIONS,
                    help="weight for trainer against sampler: truncated, masked; per token, sequence, geometric mean "
                    "(gspo, rloo: not per token)")
-    p.add_argument("--cap", type=float, default=2.0, help="C of the correction")
-    p.add_argument("--veto", type=float, default=0.0, help="drop a completion with a token less likely than this times "
+    p.add_argument("--cap", type=CAP, default=2.0, help="C of the correction")
+    p.add_argument("--veto", type=VETO, default=0.0, help="drop a completion with a token less likely than this times "
                    "what the sampler had (1e-4); 0: none")
     p.add_argument("--old", default="trainer", choices=["trainer", "sampler"], help="whose log-probabilities are pi_old")
     p.add_argument("--exact", action="store_true", help="kernels with which sampler and trainer agree to the last bit: pi_old "
                    "is the sampler's, and a step in which they differ is an error")
-    p.add_argument("--async-steps", type=int, default=None, metavar="K", help="rollouts run at most K updates ahead of training, "
-                   "in one engine that is never emptied; none: they take turns")
-    p.add_argument("--rollout-ranks", type=int, default=0, metavar="R", help="the last R ranks of torchrun sample, the others "
-                   "learn (K is 1 if --async-steps is not given)")
+    p.add_argument("--async-steps", type=cli.whole, default=None, metavar="K",
+                   help="rollouts run at most K updates ahead of training, in one engine that is never emptied; none: they "
+                   "take turns")
+    p.add_argument("--rollout-ranks", type=cli.whole, default=0, metavar="R",
+                   help="the last R ranks of torchrun sample, the others learn (K is 1 if --async-steps is not given)")
     p.add_argument("--recompute", action="store_true", help="new weights compute the keys of unfinished completions again")
-    p.add_argument("--replace", type=int, default=0, help="times to replace groups without spread (DAPO); 0: keep them")
+    p.add_argument("--replace", type=cli.whole, default=0, help="times to replace groups without spread (DAPO); 0: keep them")
     p.add_argument("--mask-truncated", action="store_true", help="no loss on completions cut off at the cap")
-    p.add_argument("--overlong-buffer", type=int, default=0, help="DAPO's soft penalty over the last tokens before the cap")
-    p.add_argument("--keep-rate", type=float, nargs=2, default=None, metavar=("LOW", "HIGH"),
+    p.add_argument("--overlong-buffer", type=cli.whole, default=0, help="DAPO's soft penalty over the last tokens before the cap")
+    p.add_argument("--keep-rate", type=cli.share, nargs=2, default=None, metavar=("LOW", "HIGH"),
                    help="keep prompts whose pass rate under --init is within these")
-    p.add_argument("--candidates", type=int, default=256, help="prompts to measure for --keep-rate")
+    p.add_argument("--candidates", type=cli.count, default=256, help="prompts to measure for --keep-rate")
     p.add_argument("--curriculum", action="store_true", help="the kept prompts from easy to hard")
-    p.add_argument("--gamma", type=float, default=1.0, help="discount of ppo and reinforce++")
-    p.add_argument("--lam", type=float, default=1.0, help="lambda of GAE")
-    p.add_argument("--value-weight", type=float, default=0.5, help="weight of ppo's value loss")
-    p.add_argument("--show-every", type=int, default=10, help="steps between completions in the log")
+    p.add_argument("--gamma", type=cli.share, default=1.0, help="discount of ppo and reinforce++")
+    p.add_argument("--lam", type=cli.share, default=1.0, help="lambda of GAE")
+    p.add_argument("--value-weight", type=cli.not_negative, default=0.5, help="weight of ppo's value loss")
+    p.add_argument("--show-every", type=cli.whole, default=10, help="steps between completions in the log")
     p.add_argument("--eval-data", metavar="SPEC", nargs="*", default=[], help="world:... (verified accuracy, greedy)")
-    p.add_argument("--eval-problems", type=int, default=50, help="problems for each number of operations")
+    p.add_argument("--eval-problems", type=cli.count, default=50, help="problems for each number of operations, and of a file")
     return p
+
+
+def ratio_moves(args):
+    """False where pi is pi_old at every update, so that no clip ever acts."""
+    runs_ahead = args.async_steps or (args.rollout_ranks and args.async_steps is None)
+    return args.updates * args.minibatches > 1 or args.old == "sampler" or (args.exact and runs_ahead)
+
+
+# when a flag has an effect (see cli.Parser)
+NEEDS = (
+    ("--prompts", lambda a: not a.batch_tokens, "with --batch-tokens, from which the number of prompts follows"),
+    ("--think-budget", lambda a: a.mode not in ("plain", "no_think"), "with --mode {mode}"),
+    ("--dual-clip", lambda a: a.loss != "cispo", "with --loss {loss}"),
+    ("--clip-low --clip-high --dual-clip", ratio_moves, "where pi / pi_old is always 1 (--updates 1 --minibatches 1)"),
+    ("--scale", lambda a: not LOSSES[a.loss].returns, "with --loss {loss}"),
+    ("--gamma", lambda a: LOSSES[a.loss].returns, "with --loss {loss}"),
+    ("--lam --value-weight", lambda a: a.loss == "ppo", "with --loss {loss}"),
+    ("--kl-kind --kl-in", lambda a: a.kl, "without --kl"),
+    ("--correction", lambda a: a.correction == "none" or not a.exact, "with --exact, where sampler and trainer agree"),
+    ("--veto", lambda a: not a.exact, "with --exact, where sampler and trainer agree"),
+    ("--old", lambda a: a.old == "sampler" or not a.exact, "with --exact, where pi_old is the sampler's"),
+    ("--cap", lambda a: a.correction != "none", "without a --correction"),
+    ("--recompute", lambda a: a.async_steps or (a.rollout_ranks and a.async_steps is None), "without --async-steps above 0"),
+    ("--candidates --curriculum", lambda a: a.keep_rate, "without --keep-rate"),
+)
 
 
 # The algorithm: three pure functions, and two helpers.
@@ -248,28 +276,20 @@ def check(args):
     """What argparse cannot see, each in one line that names the mend."""
     for wrong, mend in (
         (args.exact and args.compile, "--exact computes without --compile, which joins operations and rounds less often"),
-        (args.prompts < 1 or args.steps < 1, "--prompts and --steps must be at least 1"),
-        (not 0 < args.temperature < math.inf, "--temperature must be above 0: the loss needs the probability of what was drawn"),
-        (args.group < (1 if LOSSES[args.loss].returns else 2), "--group must be at least "
-         + ("1" if LOSSES[args.loss].returns else "2: a completion is compared with the others of its group")),
-        (min(args.updates, args.minibatches) < 1 or (args.minibatches > args.prompts * args.group and not args.batch_tokens),
-         "--updates and --minibatches must be at least 1, and no more parts than completions (--prompts x --group)"),
-        (not 0 <= args.kl < math.inf, "--kl must be at least 0"),
+        (args.group < 2 and not LOSSES[args.loss].returns, "--group must be at least 2: a completion is compared with the others "
+         "of its group"),
+        (args.minibatches > args.prompts * args.group and not args.batch_tokens,
+         f"--minibatches {args.minibatches}: more parts than completions (--prompts x --group)"),
         (args.kl and args.kl_in == "loss" and args.kl_kind == "k1", "--kl-kind k1 in the loss has no gradient but noise; use k2, "
          "whose gradient is the KL divergence's, or --kl-in reward"),
         (args.kl and args.kl_in == "reward" and args.kl_kind in ("k2", "k3"), f"--kl-kind {args.kl_kind} in the reward has a "
          "gradient that is not the KL divergence's; use k1 there, or --kl-in loss"),
-        (args.clip_low is not None and not 0 <= args.clip_low <= 1, "--clip-low must be from 0 to 1: r is clipped at 1 - this"),
-        (args.clip_high is not None and not 0 <= args.clip_high, "--clip-high must be at least 0"),
-        (args.dual_clip and not args.dual_clip > 1, "--dual-clip must be above 1 (3 is usual), or 0 for none"),
-        (not args.cap > 0 or not 0 <= args.veto < 1, "--cap must be above 0, and --veto at least 0 and below 1"),
-        (not (0 <= args.gamma <= 1 and 0 <= args.lam <= 1), "--gamma and --lam must be from 0 to 1"),
         (LOSSES[args.loss].ratio != "token" and args.correction in ("tis", "mis"), f"--correction {args.correction} weighs each "
          f"token, and --loss {args.loss} has one ratio for the whole completion; use seq-tis, seq-mis or geo-mis"),
         (args.old == "sampler" and (args.correction != "none" or args.veto), "--old sampler has the mismatch in its ratio "
          "already; leave --correction and --veto out"),
         (args.loss == "ppo" and args.shard, "--loss ppo needs whole weights; leave --shard out"),
-        (args.curriculum and not args.keep_rate, "--curriculum orders what --keep-rate measured; give --keep-rate 0 1"),
+        (args.keep_rate and args.keep_rate[0] > args.keep_rate[1], "--keep-rate LOW HIGH: LOW must not be above HIGH"),
     ):
         if wrong:
             raise ValueError(mend)

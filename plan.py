@@ -223,35 +223,43 @@ def check(steps=6, cases=CASES):
     return found
 
 
+# when a flag has an effect (see cli.Parser)
+NEEDS = (
+    ("--params", lambda a: not a.init, "with --init, whose weights are counted"),
+    ("--params --init --gpus --prompts --group --prompt-tokens --response --longest --async-steps --rows --micro-tokens "
+     "--memory-gb --flops --bandwidth --link --device", lambda a: not a.check, "with --check, which has its own cases"),
+    ("--toy --rounds --out", lambda a: a.check, "without --check"),
+)
+
+
 def main(argv=None):
-    p = cli.Parser(__doc__)
-    p.add_argument("--params", type=float, default=7e9, help="weights of the model; its shape is that of the nearest Qwen2.5")
+    p = cli.Parser(__doc__, NEEDS)
+    p.add_argument("--params", type=cli.above_zero, default=7e9,
+                   help="weights of the model; its shape is that of the nearest Qwen2.5")
     p.add_argument("--init", metavar="FOLDER", default="", help="or a checkpoint, whose shape it takes")
-    p.add_argument("--gpus", type=int, default=8, help="ranks in all")
-    p.add_argument("--prompts", type=int, default=128, help="P of a step")
-    p.add_argument("--group", type=int, default=8, help="G, completions of a prompt")
-    p.add_argument("--prompt-tokens", type=int, default=200, help="of a prompt, in the mean")
-    p.add_argument("--response", type=float, default=2000, help="tokens of a completion, in the mean")
-    p.add_argument("--longest", type=float, default=0, help="tokens of the longest one; 0: four times the mean")
-    p.add_argument("--async-steps", type=int, default=1, help="K where ranks are apart")
-    p.add_argument("--rows", type=int, default=256, help="completions that decode at once on a rank")
-    p.add_argument("--micro-tokens", type=int, default=16_384, help="tokens of a micro-batch")
-    p.add_argument("--memory-gb", type=float, default=139, help="of a GPU")
-    p.add_argument("--flops", type=float, default=0, help="that a rank reaches in training; 0: measured, or assumed")
-    p.add_argument("--bandwidth", type=float, default=0, help="bytes a second that a decode step reaches; 0: the same")
-    p.add_argument("--link", type=float, default=0, help="bytes a second between ranks; 0: the same")
-    p.add_argument("--device", default="cuda", help="whose measured rates to take: cuda or cpu")
+    p.add_argument("--gpus", type=cli.count, default=8, help="ranks in all")
+    p.add_argument("--prompts", type=cli.count, default=128, help="P of a step")
+    p.add_argument("--group", type=cli.count, default=8, help="G, completions of a prompt")
+    p.add_argument("--prompt-tokens", type=cli.whole, default=200, help="of a prompt, in the mean")
+    p.add_argument("--response", type=cli.above_zero, default=2000, help="tokens of a completion, in the mean")
+    p.add_argument("--longest", type=cli.not_negative, default=0, help="tokens of the longest one; 0: four times the mean")
+    p.add_argument("--async-steps", type=cli.whole, default=1, help="K where ranks are apart")
+    p.add_argument("--rows", type=cli.count, default=256, help="completions that decode at once on a rank")
+    p.add_argument("--micro-tokens", type=cli.count, default=16_384, help="tokens of a micro-batch")
+    p.add_argument("--memory-gb", type=cli.above_zero, default=139, help="of a GPU")
+    p.add_argument("--flops", type=cli.not_negative, default=0, help="that a rank reaches in training; 0: measured, or assumed")
+    p.add_argument("--bandwidth", type=cli.not_negative, default=0, help="bytes a second that a decode step reaches; 0: the same")
+    p.add_argument("--link", type=cli.not_negative, default=0, help="bytes a second between ranks; 0: the same")
+    p.add_argument("--device", default="cuda", choices=["cuda", "cpu"], help="whose measured rates to take")
     p.add_argument("--check", action="store_true", help="run small models here, beside their predictions, and keep that in --out")
     p.add_argument("--toy", action="store_true", help="of the check, only to see that it works")
-    p.add_argument("--rounds", type=int, default=8, help="steps of each run of the check")
+    p.add_argument("--rounds", type=cli.count, default=8, help="steps of each run of the check")
     p.add_argument("--out", metavar="FOLDER", default=str(HERE / "results"), help="where the check is appended")
     args = p.parse_args(argv)
     with cli.bad_input():
         if args.check:
             found = check(max(4, args.rounds), CASES[:1] if args.toy else CASES)
             return cli.finish(tables.keep("plan", {"rows": found}, torch.device("cpu"), "float32", args.out))
-        if args.gpus < 1 or args.prompts < 1 or args.response <= 0 or args.params <= 0:
-            raise ValueError("--gpus, --prompts, --response and --params must be above 0")
         c = min(SHAPES, key=lambda c: abs(weights_of(c) / args.params - 1))
         N = args.params
         if args.init:

@@ -30,29 +30,43 @@ from tokenizer import Tokenizer
 
 
 def flags():
-    p = common.training_flags(__doc__)
+    p = common.training_flags(__doc__, NEEDS)
+    common.until_flags(p)
     p.add_argument("--tokenizer", metavar="FOLDER", default="",
                    help="folder with tokenizer.json; none: train one on the data")
-    p.add_argument("--vocab-size", type=int, default=4096, help="of a tokenizer trained here")
-    p.add_argument("--seq-len", type=int, default=256, help="tokens in a row")
-    p.add_argument("--max-epochs", type=float, default=0.0, help="cap on the passes through each source; 0: none")
-    p.add_argument("--layers", type=int, default=4, help="layers of a new model")
-    p.add_argument("--width", type=int, default=128, help="model width")
-    p.add_argument("--heads", type=int, default=4, help="query heads")
-    p.add_argument("--kv-heads", type=int, default=2, help="key/value heads")
-    p.add_argument("--ff", type=int, default=0, help="feed-forward width; 0: 8/3 of the width")
+    p.add_argument("--vocab-size", type=cli.count, default=4096, help="of a tokenizer trained here")
+    p.add_argument("--seq-len", type=cli.count, default=256, help="tokens in a row")
+    p.add_argument("--max-epochs", type=cli.not_negative, default=0.0, help="cap on the passes through each source; 0: none")
+    p.add_argument("--layers", type=cli.count, default=4, help="layers of a new model")
+    p.add_argument("--width", type=cli.count, default=128, help="model width")
+    p.add_argument("--heads", type=cli.count, default=4, help="query heads")
+    p.add_argument("--kv-heads", type=cli.count, default=2, help="key/value heads")
+    p.add_argument("--ff", type=cli.whole, default=0, help="feed-forward width; 0: 8/3 of the width")
     p.add_argument("--attention", default="rope",
                    help="kinds of layers, repeated: rope, nope, window, as in rope+rope+nope")
-    p.add_argument("--window", type=int, default=0, help="tokens that a window layer sees")
+    p.add_argument("--window", type=cli.whole, default=0, help="tokens that a window layer sees")
     p.add_argument("--qk-norm", default="", choices=["", "head", "full"], help="norm of queries and keys")
     p.add_argument("--qkv-bias", action="store_true", help="bias on q, k and v")
     p.add_argument("--norm-after", action="store_true", help="OLMo's placement of the norms")
     p.add_argument("--untied", action="store_true", help="a head apart from the embedding")
-    p.add_argument("--rope-theta", type=float, default=10_000.0, help="base of the rotary embedding")
+    p.add_argument("--rope-theta", type=cli.above_zero, default=10_000.0, help="base of the rotary embedding")
     p.add_argument("--eval-data", metavar="SPEC", nargs="*", default=[],
                    help="held-out text (bits per byte) and world:... (accuracy)")
-    p.add_argument("--eval-problems", type=int, default=100, help="problems for each number of operations")
+    p.add_argument("--eval-problems", type=cli.count, default=100, help="problems for each number of operations, and of a file")
+    p.add_argument("--peak-tflops", type=cli.above_zero, default=989.0,
+                   help="of one GPU, for utilisation (H100, H200: 989 in bf16)")
     return p
+
+
+# when a flag has an effect (see cli.Parser)
+NEEDS = (
+    ("--tokenizer --vocab-size --layers --width --heads --kv-heads --ff --attention --window --qk-norm --qkv-bias --norm-after "
+     "--untied --rope-theta", lambda a: not a.init, "with --init, which brings its model and its tokenizer"),
+    ("--vocab-size", lambda a: not a.tokenizer, "with --tokenizer, which has a size of its own"),
+    ("--window", lambda a: "window" in a.attention, "without window layers, as in --attention window+rope"),
+    ("--rope-theta", lambda a: "rope" in a.attention or "window" in a.attention, "with --attention {attention}"),
+    ("--peak-tflops", common.uses_gpu, "on a CPU"),
+)
 
 
 def next_token_loss(logprobs, loss_mask):

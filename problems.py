@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from answers import boxed, check_answer, count_answers, extract_answer, same_answer
-from texts import read_rows, refuse_unknown, text_at
+from texts import read_rows, read_texts, refuse_unknown, text_at
 from tokenizer import END_THINK, THINK, split_thinking
 from verify import ANSWER, LINE, Verdict, final_answer
 from world import World
@@ -52,6 +52,19 @@ def load_problems(spec: str, limit: int | None = None, seed: int = 0) -> list[Pr
                 for p in itertools.islice(world, limit)]
     problems = [_problem(record, where, spec) for where, record in read_rows(spec)]
     return problems if limit is None or limit >= len(problems) else random.Random(seed).sample(problems, limit)
+
+
+def kind_of(spec: str) -> str:
+    """What a SPEC holds: "world", "questions" (with answers to check), "conversations", or "text". A file's first row tells."""
+    if spec.startswith("world:"):
+        return "world"
+    if spec.endswith(".txt"):
+        next(read_texts(spec))
+        return "text"
+    _, row = next(read_rows(spec), (None, {}))
+    if not isinstance(row, dict) or "text" in row:
+        return "text"
+    return "conversations" if "messages" in row else "questions" if {"question", "problem"} & row.keys() else "text"
 
 
 def _problem(record, where: str, source: str) -> Problem:

@@ -546,8 +546,15 @@ def ask():
         return ""
 
 
+# when a flag has an effect (see cli.Parser)
+NEEDS = (
+    ("--system --think", lambda a: a.chat, "without --chat"),
+    ("--top-p --top-k --seed", lambda a: a.temperature, "without --temperature above 0"),
+)
+
+
 def main():
-    p = cli.Parser(__doc__)
+    p = cli.Parser(__doc__, NEEDS)
     p.add_argument("--init", metavar="FOLDER", required=True, help="checkpoint, ours or Hugging Face's")
     p.add_argument("--prompt", default="", help="text to continue, or with --chat the user's question; answers once")
     p.add_argument("--chat", action="store_true",
@@ -555,21 +562,19 @@ def main():
     p.add_argument("--system", default="", help="system message of the chat")
     p.add_argument("--think", metavar="on|off|auto|N", default="auto",
                    help="thinking in a chat; N: on, for at most N tokens; auto: by /think or /no_think in your turn")
-    p.add_argument("--max-new-tokens", type=int, default=256, help="tokens")
-    p.add_argument("--temperature", type=float, default=0.0, help="0: always the most likely token")
-    p.add_argument("--top-p", type=float, default=1.0, help="probability mass to draw from")
-    p.add_argument("--top-k", type=int, default=0, help="tokens to draw from; 0: all")
-    p.add_argument("--seed", type=int, default=0, help="of the draws")
+    p.add_argument("--max-new-tokens", type=cli.count, default=256, help="tokens")
+    p.add_argument("--temperature", type=cli.not_negative, default=0.0, help="0: always the most likely token")
+    p.add_argument("--top-p", type=cli.part, default=1.0, help="probability mass to draw from")
+    p.add_argument("--top-k", type=cli.whole, default=0, help="tokens to draw from; 0: all")
+    p.add_argument("--seed", type=cli.seed, default=0, help="of the draws")
     p.add_argument("--colors", action="store_true", help="colour each token by its log-probability")
-    p.add_argument("--device", default="cpu", help="cpu or cuda")
+    p.add_argument("--device", type=cli.device, default="cpu", help="cpu or cuda")
     p.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of weights and cache")
     args = p.parse_args()
     with cli.bad_input():
         if not (args.prompt or args.chat):
             raise ValueError("give --prompt TEXT, or --chat")
         think, budget = parse_think(args.think)
-        if args.think != "auto" and not args.chat:
-            raise ValueError("--think needs --chat")
         model, tokenizer = load(args.init, args.device, getattr(torch, args.dtype))
         if tokenizer is None:
             raise ValueError(f"--init {args.init}: the folder has no tokenizer.json")

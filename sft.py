@@ -39,28 +39,40 @@ import cli
 import common
 import optim
 from conversations import open_conversations
-from data import Stream, document_sums, print_table
+from data import Stream, document_sums, print_table, split_spec
 from evaluate import evaluate_all, print_world
 from model import load
+from problems import kind_of
 
 
 def flags():
-    p = common.training_flags(__doc__)
+    p = common.training_flags(__doc__, NEEDS)
+    common.until_flags(p)
     p.set_defaults(steps=200, lr=0.005, adam_lr=0.001, schedule="cosine", warmup=0.05)
     p.add_argument("--loss", default="sft", choices=["sft", "dft", "iw", "psft"], help="see above")
     p.add_argument("--iw-form", default="sequence", choices=["sequence", "token"], help="what iw weighs")
-    p.add_argument("--refresh", type=int, default=8, help="steps between psft's snapshots of the weights")
-    p.add_argument("--clip-low", type=float, default=0.2, help="psft clips the ratio at 1 - this")
-    p.add_argument("--clip-high", type=float, default=0.28, help="and at 1 + this, where the gradient ends")
-    p.add_argument("--no-think", type=float, default=0.0, metavar="SHARE",
+    p.add_argument("--refresh", type=cli.count, default=8, help="steps between psft's snapshots of the weights")
+    p.add_argument("--clip-high", type=cli.not_negative, default=0.28,
+                   help="psft clips the ratio at 1 + this, where the gradient ends")
+    p.add_argument("--no-think", type=cli.share, default=0.0, metavar="SHARE",
                    help="share of questions answered without thinking; 0: one mode, no flags in the questions")
-    p.add_argument("--unflagged", type=float, default=0.0, metavar="SHARE",
+    p.add_argument("--unflagged", type=cli.share, default=0.0, metavar="SHARE",
                    help="share of the thinking ones that do not say /think")
-    p.add_argument("--seq-len", type=int, default=512, help="tokens in a row; the longest conversation must fit")
-    p.add_argument("--max-epochs", type=float, default=0.0, help="cap on the passes through each source; 0: none")
+    p.add_argument("--seq-len", type=cli.count, default=512, help="tokens in a row; the longest conversation must fit")
+    p.add_argument("--max-epochs", type=cli.not_negative, default=0.0, help="cap on the passes through each source; 0: none")
     p.add_argument("--eval-data", metavar="SPEC", nargs="*", default=[], help="world:... (verified accuracy), text")
-    p.add_argument("--eval-problems", type=int, default=100, help="problems for each number of operations")
+    p.add_argument("--eval-problems", type=cli.count, default=100, help="problems for each number of operations, and of a file")
     return p
+
+
+# when a flag has an effect (see cli.Parser)
+NEEDS = (
+    ("--iw-form", lambda a: a.loss == "iw", "with --loss {loss}"),
+    ("--refresh --clip-high", lambda a: a.loss == "psft", "with --loss {loss}"),
+    ("--no-think", lambda a: any(kind_of(split_spec(spec)[0]) in ("world", "questions") for spec in a.data),
+     "on conversations, which are told as they are"),
+    ("--unflagged", lambda a: a.no_think, "without --no-think above 0: else no question has a flag"),
+)
 
 
 # The losses: sums over tokens, (B, T) -> scalar, divided by the global number of assistant tokens elsewhere.
@@ -90,14 +102,14 @@ def iw_loss(logprobs, reference, mask, documents, form="sequence"):
     return -(weights * logprobs * mask).sum()
 
 
-def psft_loss(logprobs, old, mask, low=0.2, high=0.28):
+def psft_loss(logprobs, old, mask, high=0.28):
     """Proximal, arXiv 2508.17784: -sum min(r, clip(r, 1 - low, 1 + high)), r = pi / pi_old: PPO's with advantage 1.
 
     A token that is already 1 + high times as likely as under pi_old has no gradient; right after a refresh r = 1, and
     the gradient is that of sft.
     """
     ratios = (logprobs - old).exp()
-    return -(torch.minimum(ratios, ratios.clamp(1 - low, 1 + high)) * mask).sum()
+    return -(ratios.clamp(max=1 + high) * mask).sum()
 
 
 def batch_loss(args, wrapped, frozen, batch):
@@ -112,7 +124,7 @@ def batch_loss(args, wrapped, frozen, batch):
     elif args.loss == "iw":
         loss = iw_loss(logprobs, old, mask, batch.documents, args.iw_form)
     elif args.loss == "psft":
-        loss = psft_loss(logprobs, old, mask, args.clip_low, args.clip_high)
+        loss = psft_loss(logprobs, old, mask, args.clip_high)
         clipped = (logprobs - old).exp() > 1 + args.clip_high
     else:
         loss = sft_loss(logprobs, mask)
@@ -122,15 +134,8 @@ def batch_loss(args, wrapped, frozen, batch):
 
 def check(args):
     """What argparse cannot see, each in one line that names the mend."""
-    for wrong, mend in (
-        (not args.init, "--init is needed: the checkpoint to fine-tune"),
-        (not 0 <= args.no_think <= 1, f"--no-think {args.no_think}: use a share from 0 to 1"),
-        (not 0 <= args.unflagged <= 1, f"--unflagged {args.unflagged}: use a share from 0 to 1"),
-        (args.unflagged and not args.no_think, "--unflagged needs --no-think above 0: else no question has a flag"),
-        (args.refresh < 1, f"--refresh {args.refresh}: use at least 1"),
-    ):
-        if wrong:
-            raise ValueError(mend)
+    if not args.init:
+        raise ValueError("--init is needed: the checkpoint to fine-tune")
 
 
 def main():

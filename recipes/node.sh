@@ -11,10 +11,11 @@ OUT=${OUT:-runs/node}
 GPUS=${GPUS:-8}                       # on this node
 ROLLOUT_RANKS=${ROLLOUT_RANKS:-5}     # of them
 ASYNC=${ASYNC:-1}                     # updates that rollouts may be ahead
+SHARD=${SHARD---shard}                # empty where one rank alone learns
 PROMPTS=${PROMPTS:-96} GROUP=${GROUP:-8} STEPS=${STEPS:-500} NEW=${NEW:-2048} ROWS=${ROWS:-256}
 NODES=${NODES:-"--standalone"}        # set by recipes/two_nodes.sh
 
 $TORCHRUN $NODES --nproc_per_node="$GPUS" \
     grpo.py --init "$MODEL" --data "$DATA" --out "$OUT" --resume --rollout-ranks "$ROLLOUT_RANKS" --async-steps "$ASYNC" \
     --correction tis --prompts "$PROMPTS" --group "$GROUP" --rows "$ROWS" --max-new-tokens "$NEW" --micro-tokens 16384 \
-    --checkpointing --shard --lr 1e-6 --steps "$STEPS" --save-every 20 ${MORE:-}
+    --checkpointing $SHARD --lr 1e-6 --steps "$STEPS" --save-every 20 ${MORE:-}

@@ -14,19 +14,27 @@ import pytest
 import torch
 from conftest import ROOT
 
-TOY_MODEL = ("--layers 1 --width 16 --heads 2 --kv-heads 1 --seq-len 64 --batch-tokens 256 --micro-tokens 0 --steps 2 "
-             "--vocab-size 400 --device cpu --eval-problems 2")
-TOY = {  # flags put behind a command's own (the last one wins), so that it ends in seconds on a CPU
-    "pretrain.py": TOY_MODEL, "sampler.py": "--max-new-tokens 40",
-    "evaluate.py": "--problems 2 --limit 2 --max-new-tokens 4",
-    "tokenizer.py train": "--vocab-size 400 --overwrite", "data.py prepare": "--workers 1 --tokens 3000",
-    "data.py table": "--tokens 3000",
-    "sft.py": "--seq-len 512 --batch-tokens 1024 --micro-tokens 0 --steps 2 --device cpu --eval-problems 2",
-    "dpo.py": "--seq-len 512 --batch-tokens 1024 --micro-tokens 0 --steps 2 --device cpu --eval-problems 2",
-    "grpo.py": "--prompts 2 --group 2 --max-new-tokens 8 --steps 1 --device cpu --candidates 4 --eval-problems 2",
-    "augment.py": "--count 6 --max-new-tokens 100 --temperature 1.5", "report.py": "--overwrite",
-    "world.py": "--time 0.1", "bench.py": "--rounds 1 --out results --toy --device cpu",
-}
+TOY_MODEL = "--layers 1 --width 16 --heads 2 --kv-heads 1"
+TOY_ROWS = "--seq-len 64 --batch-tokens 256 --micro-tokens 0 --steps 2 --device cpu"
+TOY_CHATS = "--seq-len 512 --batch-tokens 1024 --micro-tokens 0 --steps 2 --device cpu"
+TOY = (  # flags put behind the commands that match (the last one wins), so that they end in seconds on a CPU
+    (r"pretrain\.py", TOY_ROWS), (r"pretrain\.py(?!.*--init)", TOY_MODEL),
+    (r"pretrain\.py(?!.*--(init|tokenizer))", "--vocab-size 400"), (r"sampler\.py", "--max-new-tokens 40"),
+    (r"evaluate\.py.*--data world", "--problems 2"), (r"evaluate\.py.*--data (?!world)", "--limit 2 --max-new-tokens 4"),
+    (r"tokenizer\.py train", "--vocab-size 400 --overwrite"), (r"data\.py prepare", "--workers 1 --tokens 3000"),
+    (r"data\.py table", "--tokens 3000"), (r"(sft|dpo)\.py", TOY_CHATS),
+    (r"grpo\.py", "--prompts 2 --group 2 --max-new-tokens 8 --steps 1 --device cpu"),
+    (r"augment\.py", "--count 6 --max-new-tokens 100 --temperature 1.5"), (r"report\.py", "--overwrite"),
+    (r"world\.py", "--time 0.1"), (r"bench\.py(?! plan --params| plan --init)", "--out results"),
+    (r"bench\.py (?!real|plan --params|plan --init)", "--toy"),
+    (r"bench\.py (train|sampler|kernels|exact|pretrain|async|all|plan --check)", "--rounds 1"),
+    (r"bench\.py (?!real|learn|async|plan --check)", "--device cpu"),
+)
+
+
+def toy(command):
+    more = [flags for pattern, flags in TOY if re.search(rf"\b{pattern}", command)]
+    return " ".join([command.replace("--compile", ""), *more])
 
 
 def commands():
@@ -91,7 +99,7 @@ def test_command(where, command, sandbox):
     if "one_gpu.sh" in command:
         command = f"bash {ROOT}/recipes/one_gpu.sh corpus/ held_out.txt"
         done = run(command, sandbox, OUT=str(sandbox / "runs/one_gpu"),
-                   VOCAB="400", STEPS="2", MODEL=TOY_MODEL)
+                   VOCAB="400", STEPS="2", MODEL=f"{TOY_MODEL} {TOY_ROWS}")
         assert done.returncode == 0, done.stderr[-3000:]
         return
     if "gsm8k.sh" in command or "world_gpu.sh" in command:                    # small, and on a CPU
@@ -118,16 +126,13 @@ def test_command(where, command, sandbox):
         return
     if command.startswith(("python bench.py pipeline", "python bench.py rl", "python bench.py spurious")):
         return                                        # the recipes have tests of their own, and TRL is not installed for tests
-    for pattern, flags in TOY.items():
-        script, _, sub = pattern.partition(" ")
-        if re.search(rf"\b{re.escape(script)} ?{sub}", command):
-            command += f" {flags}"
+    command = toy(command)
     out = re.search(r"--out (\S+)", command)
     if out and "bench" not in command:
         shutil.rmtree(sandbox / f"made_{where}", ignore_errors=True)
         (sandbox / f"made_{where}").unlink(missing_ok=True)
         command = command.replace(out[0], f"--out {sandbox}/made_{where}")
-    command = command.replace("--compile", "").replace("--nproc_per_node=8", "--standalone --nproc_per_node=2")
+    command = command.replace("--nproc_per_node=8", "--standalone --nproc_per_node=2")
     command = re.sub(r"--data (corpus/)\*", r"--data \1*", command)
     words = re.sub(r"(\w+\.py)", lambda m: shlex.quote(str(ROOT / m[1])), command, count=1)
     if "shards" in command and "prepare" not in command and not (sandbox / "shards").exists():
@@ -139,7 +144,7 @@ def test_command(where, command, sandbox):
     json.loads(done.stdout.strip().splitlines()[-1])
 
 
-NODE = dict(ROLLOUT_RANKS="1", TORCHRUN=f"{sys.executable} -m torch.distributed.run",
+NODE = dict(ROLLOUT_RANKS="1", SHARD="", TORCHRUN=f"{sys.executable} -m torch.distributed.run",
             MORE="--prompts 2 --group 2 --max-new-tokens 8 --steps 2 --rows 4 --device cpu")
 
 

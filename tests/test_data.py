@@ -253,9 +253,10 @@ def test_bad_files(content, name, message, tmp_path):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("spec", ["a.txt@", "a.txt@x", "a.txt@0", "a.txt@-1"])
+@pytest.mark.parametrize("spec", ["a.txt@", "a.txt@x", "a.txt@0", "a.txt@-1", "a.txt@inf",
+                                  "a.txt@nan", "world:ops=1@inf", "me@home.txt"])
 def test_bad_weights(spec):
-    with pytest.raises(ValueError, match="weight after @"):
+    with pytest.raises(ValueError, match="the weight"):
         data.split_spec(spec)
     assert data.split_spec("dir/a.txt") == ("dir/a.txt",
                                             1.0) and data.split_spec("world:ops=1-2@0.5") == ("world:ops=1-2", 0.5)

@@ -331,9 +331,9 @@ def test_bad_rows_are_named(folder, tmp_path, row, message):
 
 
 @pytest.mark.parametrize("flags, message", [
-    ("--data world:ops=1", "pairs come from a file"), ("--beta 0", "--beta 0.0: use a number above 0"),
-    ("--loss ipo --label-smoothing 0.1", "no effect on --loss ipo"), ("--label-smoothing 0.7", "use 0 to 0.5"),
-    ("--gamma 1", "--gamma belongs to --loss simpo"), ("--loss simpo --reference x", "has no reference"),
+    ("--data world:ops=1", "pairs come from a file"), ("--beta 0", "--beta: 0: use a number above 0"),
+    ("--loss ipo --label-smoothing 0.1", "no effect with --loss ipo"), ("--label-smoothing 0.7", "use a number from 0 to 0.5"),
+    ("--gamma 1", "--gamma has no effect with --loss dpo"), ("--loss simpo --reference x", "has no reference"),
     ("--reference nowhere", "nowhere/config.json: no such file"), ("--init nowhere", "nowhere/config.json"),
     ("--batch-tokens 1000", "must be a multiple of --seq-len")])
 def test_bad_flags_are_one_line(folder, pairs, tmp_path, flags, message):

@@ -401,24 +401,25 @@ def test_the_difficulty_filter_keeps_the_edge(able, tmp_path):
 
 
 @pytest.mark.parametrize("flags, message", [
-    (["--temperature", 0], "--temperature must be above 0"), (["--group", 1], "--group must be at least 2"),
+    (["--temperature", 0], "--temperature: 0: use a number above 0"), (["--group", 1], "--group must be at least 2"),
     (["--old", "sampler", "--correction", "tis"], "--old sampler has the mismatch"), (["--reward", "luck"], "luck"),
-    (["--loss", "ppo", "--shard"], "leave --shard out"), (["--curriculum"], "--keep-rate"),
+    (["--shard"], "--shard has no effect with one rank"), (["--curriculum"], "--keep-rate"),
     (["--max-new-tokens", "x"], "--max-new-tokens x"), (["--seq-len", 20], "longer than the window"),
     (["--data", "nowhere.jsonl", "--reward", "answer"], "nowhere.jsonl"),
     (["--data", "some.jsonl", "--reward", "strict"], "strict"), (["--top-p", 0.9], "unrecognized"),
-    (["--prompts", 0], "--prompts"), (["--group", 0, "--loss", "ppo"], "--group must be at least 1"),
+    (["--prompts", 0], "--prompts"), (["--group", 0, "--loss", "ppo"], "--group: 0: use"),
     (["--kl", 0.1, "--kl-kind", "k1"], "--kl-kind k1 in the loss has no gradient"),
     (["--kl", 0.1, "--kl-kind", "k2", "--kl-in", "reward"], "--kl-kind k2 in the reward"),
-    (["--kl", 0.1, "--kl-kind", "k3", "--kl-in", "reward"], "--kl-kind k3 in the reward"), (["--kl", -1], "--kl must be"),
-    (["--kl", "nan"], "--kl must be"), (["--clip-low", 1.5], "--clip-low must be from 0 to 1"),
-    (["--clip-high", -0.1], "--clip-high must be"), (["--dual-clip", 0.5], "--dual-clip must be above 1"),
-    (["--correction", "tis", "--cap", 0], "--cap must be above 0"), (["--veto", 1], "--veto at least 0 and below 1"),
-    (["--loss", "ppo", "--gamma", 1.1], "--gamma and --lam"), (["--minibatches", 17], "no more parts than completions"),
-    (["--updates", 0], "--updates and --minibatches"), (["--temperature", "nan"], "--temperature must be above 0"),
+    (["--kl", 0.1, "--kl-kind", "k3", "--kl-in", "reward"], "--kl-kind k3 in the reward"), (["--kl", -1], "--kl: -1: use"),
+    (["--kl", "nan"], "--kl: nan: use"), (["--clip-low", 1.5], "--clip-low: 1.5: use"),
+    (["--clip-high", -0.1], "--clip-high: -0.1: use"), (["--dual-clip", 0.5], "--dual-clip: 0.5: use"),
+    (["--correction", "tis", "--cap", 0], "--cap: 0: use"), (["--veto", 1], "--veto: 1: use"),
+    (["--loss", "ppo", "--gamma", 1.1], "--gamma: 1.1: use"), (["--minibatches", 17], "more parts than completions"),
+    (["--updates", 0], "--updates: 0: use"), (["--temperature", "nan"], "--temperature: nan: use"),
     *[(["--loss", loss, "--correction", kind], f"--correction {kind} weighs each token, and --loss {loss} has one ratio for the "
        "whole completion; use seq-tis, seq-mis or geo-mis") for loss in ("gspo", "rloo") for kind in ("tis", "mis")],
-    (["--keep-rate", 2, 3, "--candidates", 4], "none of 4 prompts")])
+    (["--keep-rate", 0.3, 0.4, "--candidates", 4, "--group", 2], "none of 4 prompts"),
+    (["--keep-rate", 0.5, 0.4], "LOW must not be above HIGH")])
 def test_bad_flags_are_one_line(able, tmp_path, flags, message):
     code, _, err = run_main(grpo, "--init", able, "--out", tmp_path / "run", "--steps", 1, *TOY, *flags)
     assert code == 2 and err.count("grpo.py: ") == 1 and message in err and "Traceback" not in err

@@ -34,6 +34,7 @@ def start(tmp_path_factory, tokenizer):
 
 COMMON = ["--dtype", "float64", "--log-every", 1, "--device", "cpu"]
 GRPO = ["--mode", "plain", "--reward", "random", "--prompts", 2, "--group", 2, "--max-new-tokens", 6, "--rows", 8, *COMMON]
+NO_PROMPTS = GRPO[:4] + GRPO[6:]                          # where --batch-tokens says how many
 TEXT = ["--batch-tokens", 256, "--seq-len", 128, *COMMON]
 NEW = ["--layers", 1, "--width", 16, "--heads", 2, "--kv-heads", 1]
 WORLD = "world:ops=1-2"
@@ -63,9 +64,9 @@ RUNS += [(sft, ["--data", WORLD, "chats.jsonl@0.5", *TEXT, *more]) for more in (
     [], ["--loss", "iw"], ["--loss", "psft", "--refresh", 3])]
 RUNS += [(dpo, ["--data", "pairs.jsonl", *TEXT, "--lr", 1e-4, "--loss", loss]) for loss in ("dpo_norm", "simpo", "kto")]
 RUNS += [(grpo, ["--data", WORLD, *GRPO, *more]) for more in (
-    ["--batch-tokens", 48], ["--exact", "--dtype", "float32"], ["--async-steps", 0, "--replace", 2], ["--loss", "ppo"],
+    ["--exact", "--dtype", "float32"], ["--async-steps", 0, "--replace", 2], ["--loss", "ppo"],
     ["--keep-rate", 0, 1, "--candidates", 7, "--replace", 2], ["--max-new-tokens", "4", "8@3", "--schedule", "wsd"])]
-RUNS += [(grpo, ["--data", "questions.jsonl", WORLD, *GRPO])]
+RUNS += [(grpo, ["--data", "questions.jsonl", WORLD, *GRPO]), (grpo, ["--data", WORLD, *NO_PROMPTS, "--batch-tokens", 48])]
 
 
 @pytest.mark.parametrize("module, flags", RUNS, ids=lambda x: getattr(x, "__name__", None) or "_".join(map(str, x[-3:])))
@@ -100,7 +101,7 @@ def test_no_script_changes_its_flags_once_the_run_is_there():
 
 def test_states_of_older_runs_still_resume(start, tmp_path):
     """They have no fingerprints, and hold what was filled in."""
-    flags = ["--init", start / "init", "--data", WORLD, *GRPO, "--exact", "--dtype", "float32", "--batch-tokens", 24]
+    flags = ["--init", start / "init", "--data", WORLD, *NO_PROMPTS, "--exact", "--dtype", "float32", "--batch-tokens", 24]
     assert run_main(grpo, *flags, "--out", tmp_path / "run", "--steps", 1)[0] == 0
     state = state_of(tmp_path / "run")
     assert state["args"]["old"] == "sampler" and state["args"]["prompts"] == 24 // 12
@@ -200,6 +201,6 @@ def test_flags_are_told_as_one_types_them(start, tmp_path):
     flags = ["--init", start / "init", "--data", WORLD, *GRPO, "--out", tmp_path / "run", "--steps", 1]
     more = ["--max-new-tokens", "4", "8@3", "--mask-truncated", "--keep-rate", 0, 1, "--candidates", 4]
     assert run_main(grpo, *flags, *more)[0] == 0
-    line = refusal(grpo, *flags, "--resume", "--recompute", "--async-steps", 0)
+    line = refusal(grpo, *flags, "--resume", "--recompute", "--async-steps", 1)
     for told in ("--max-new-tokens 4 8@3", "--mask-truncated", "--keep-rate 0.0 1.0", "no --recompute", "no --async-steps"):
         assert told in line

@@ -179,7 +179,7 @@ def test_commands(toy_run):
     assert "<think>" in brief.stdout and "Time to answer.\n</think>\n\n" in brief.stdout
     assert "use on, off" in script("sampler.py", "--init", toy_run, "--chat", "--prompt", "hello", "--think", "so",
                                    ok=False).stderr
-    assert "needs --chat" in script("sampler.py", "--init", toy_run, "--prompt", "hello", "--think", "on",
+    assert "--think has no effect without --chat" in script("sampler.py", "--init", toy_run, "--prompt", "hello", "--think", "on",
                                     ok=False).stderr
     assert "give --prompt" in script("sampler.py", "--init", toy_run, ok=False).stderr
 

@@ -268,8 +268,8 @@ def common_flags(folder):
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_each_loss_trains(folder, tmp_path, loss):
-    more = ["--eval-data", "world:ops=1,split=test", "--eval-problems", 2] if loss == "sft" else []
-    code, result, err = run_main(sft, *common_flags(folder), "--out", tmp_path / "run", "--steps", 8, "--refresh", 3,
+    more = {"sft": ["--eval-data", "world:ops=1,split=test", "--eval-problems", 2], "psft": ["--refresh", 3]}.get(loss, [])
+    code, result, err = run_main(sft, *common_flags(folder), "--out", tmp_path / "run", "--steps", 8,
                                  "--no-think", 0.3, *f"--loss {loss}".split(), *more)
     assert code == 0, err
     assert len(result.get("eval", {})) == (loss == "sft")
@@ -329,10 +329,12 @@ def test_bad_rows_are_named(folder, tmp_path, rows, message):
 
 @pytest.mark.parametrize("flags, message", [
     ("--data world:ops=9-12 --seq-len 128 --batch-tokens 128", "a conversation takes"), ("--data world:chat=1", "chat"),
-    ("--data world:ops=1 --no-think 1.5", "--no-think 1.5: use a share"), ("--data nowhere.jsonl", "jsonl: no such"),
-    ("--data world:ops=1 --unflagged 0.5", "--unflagged needs --no-think"), ("--data world:ops=1 --loss no", "--loss"),
+    ("--data world:ops=1 --no-think 1.5", "--no-think: 1.5: use a number from 0 to 1"),
+    ("--data nowhere.jsonl", "jsonl: no such"),
+    ("--data world:ops=1 --unflagged 0.5", "--unflagged has no effect without --no-think"),
+    ("--data world:ops=1 --loss no", "--loss"),
     ("--data world:ops=1 --batch-tokens 1000", "--batch-tokens 1000 must be a multiple of --seq-len"),
-    ("--data world:ops=1 --refresh 0", "--refresh 0"), ("--data world:ops=1 --micro-tokens 9", "--micro-tokens at")])
+    ("--data world:ops=1 --refresh 0", "--refresh: 0: use"), ("--data world:ops=1 --micro-tokens 9", "--micro-tokens at")])
 def test_bad_flags_are_one_line(folder, tmp_path, flags, message):
     assert message in refusal(sft, "--init", folder, "--out", tmp_path / "run", *flags.split())
     assert not (tmp_path / "run").exists()

@@ -152,7 +152,7 @@ def test_end_of_text_is_trained(folder, tmp_path, tokenizer):
 # fine-tuning
 
 @pytest.mark.parametrize("flags", ["--loss sft", "--loss dft", "--loss iw", "--loss iw --iw-form token",
-                                   "--loss psft --refresh 2 --clip-low 0.1 --clip-high 0.02 --micro-tokens 512"])
+                                   "--loss psft --refresh 2 --clip-high 0.02 --micro-tokens 512"])
 def test_sft(folder, tmp_path, flags):
     talks = [{"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": f"{i} + 1?"},
                            {"role": "assistant", "content": f"{i + 1}", "reasoning": "add one" * (i % 3)},

@@ -299,7 +299,7 @@ def test_an_out_folder_with_another_run_is_refused_and_untouched(whole, tmp_path
     (["--data", "world:ops=1", "--steps", "many"], "--steps"),
     (["--data", "world:ops=1", "--init", "nowhere"], "nowhere/config.json: no such file"),
     (["--data", "world:ops=1", "--batch-tokens", "1000"], "--batch-tokens 1000 must be a multiple of --seq-len 256"),
-    (["--data", "world:ops=1@-2"], "weight after @"), (["--data", "world:ops=1", "--heads", "3"], "heads=3"),
+    (["--data", "world:ops=1@-2"], "the weight '-2'"), (["--data", "world:ops=1", "--heads", "3"], "heads=3"),
     (["--data", "world:ops=1", "--device", "cuda"], "no GPU is visible"),
     (["--data", "world:ops=1", "--device", "cpu", "--compile"], "compiled for a GPU only"),
     (["--data", "world:ops=1", "--attention", "window"], "window=0")])

@@ -1,0 +1,246 @@
+"""Flags: each one that is given has an effect or is refused, and each number is read by a type that knows its bounds."""
+
+import importlib
+import re
+import shlex
+from unittest import mock
+
+import pytest
+from test_commands import commands, toy
+
+import cli
+import grpo
+from data import split_spec
+
+# Flags that have an effect whatever the others say. A flag of a script stands here, or in the script's table of needs and
+# in CASES below; whoever adds one has to think which.
+TRAINING = """init out data steps batch-tokens micro-tokens lr optimizer schedule warmup weight-decay clip seed device dtype
+    compile checkpointing resume log-every save-every wandb eval-data seq-len"""
+ALWAYS = {
+    "pretrain": f"{TRAINING} until-loss", "sft": f"{TRAINING} until-loss loss", "dpo": f"{TRAINING} loss beta exact",
+    "grpo": f"""{TRAINING} loss group mode reward max-new-tokens temperature rows updates minibatches kl entropy exact async-steps
+        rollout-ranks replace mask-truncated overlong-buffer keep-rate show-every""",
+    "sampler": "init prompt chat max-new-tokens temperature colors device dtype",
+    "evaluate": "init data text exact out device dtype",
+    "augment pairs": """strong strong-plain weak weak-plain data count out mode max-new-tokens temperature rows seed device
+        dtype""",
+    "augment reject": "init plain data count out keep mode max-new-tokens temperature rows seed device dtype",
+    "augment distill": "init plain data count out mode max-new-tokens temperature rows seed device dtype",
+    "report": "runs evaluation out overwrite", "tokenizer train": "data vocab-size out overwrite", "tokenizer show": "init text",
+    "data prepare": "data tokenizer tokens out workers shard-tokens shard-dtype",
+    "data table": "data tokenizer tokens seq-len seed",
+    "bench": "what", "plan": "check", "world": "data show time",
+}
+
+# For every other flag: with these it is refused, with those it is accepted. {}: the flag and its value.
+A_RUN, BENCH = "--out o --data world:ops=1", "{what} {{}}"
+FROM, NEW, HELD_OUT = "--init i", "", "--eval-data world:ops=1"
+OPTIMISER = {"--adam-lr 1": [("--optimizer adamw", "--optimizer muon")],
+             "--decay 0.5": [("--schedule cosine", "--schedule wsd"), ("--schedule constant", "--schedule wsd")],
+             "--floor 0.5": [("--schedule constant", "--schedule wsd"), ("--schedule wsd --decay 0", "--schedule cosine")],
+             "--shard": [("ranks=1", "ranks=2")], "--eval-every 2": [("", HELD_OUT)],
+             "--eval-problems 2": [("", HELD_OUT), ("--eval-data text.txt", "--eval-data text.txt questions.jsonl")]}
+ENDING = {"--until-accuracy 1": [(HELD_OUT, f"{HELD_OUT} --eval-every 1"), ("--eval-every 1 --eval-data text.txt",
+                                                                            f"{HELD_OUT} --eval-every 1")]}
+EPOCHS = {"--max-epochs 2": [("--data world:ops=1@0.5", "--data world:ops=1@0.5 text.txt@2")]}
+DRAWS = {"--top-p 0.5": [("--temperature 0", "--temperature 1")], "--top-k 5": [("--temperature 0", "--temperature 1")]}
+ON_A_FILE = [("--data world:ops=1 --k 2", "--data world:ops=1 f.jsonl")]
+CASES = {
+    "pretrain": (A_RUN, OPTIMISER | ENDING | EPOCHS | {
+        flag: [(FROM, NEW)] for flag in ("--layers 1", "--width 8", "--heads 1", "--kv-heads 1", "--ff 8", "--attention nope",
+                                         "--qk-norm head", "--qkv-bias", "--norm-after", "--untied")} | {
+        "--tokenizer t": [(FROM, NEW)], "--vocab-size 300": [(FROM, NEW), ("--tokenizer t", NEW)],
+        "--window 8": [(FROM, "--attention window+rope"), ("", "--attention window")],
+        "--rope-theta 9": [(FROM, NEW), ("--attention nope", "--attention nope+window")],
+        "--peak-tflops 9": [("--device cpu", "--device cuda")]}),
+    "sft": (f"{FROM} {A_RUN}", OPTIMISER | ENDING | EPOCHS | {
+        "--iw-form token": [("--loss sft", "--loss iw")], "--refresh 3": [("--loss iw", "--loss psft")],
+        "--clip-high 0.1": [("--loss dft", "--loss psft")], "--unflagged 0.1": [("", "--no-think 0.5")],
+        "--no-think 0.5": [("--data chats.jsonl", "--data chats.jsonl questions.jsonl@3"), ("--data chats.jsonl", "")]}),
+    "dpo": (f"{FROM} --out o --data p.jsonl", OPTIMISER | {
+        "--max-epochs 2": [("--data world:ops=1", "")], "--label-smoothing 0.1": [("--loss kto", "--loss simpo")],
+        "--gamma 1": [("--loss dpo", "--loss simpo")], "--kto-weights 1 2": [("--loss orpo", "--loss kto")],
+        "--reference r": [("--loss simpo", "--loss kto"), ("--loss orpo", "")]}),
+    "grpo": (f"{FROM} {A_RUN}", OPTIMISER | {
+        "--prompts 4": [("--batch-tokens 4096", "")],
+        "--think-budget 9": [("--mode plain", "--mode think"), ("--mode no_think", "--mode chat")],
+        "--dual-clip 3": [("--loss cispo --updates 2", "--loss gspo --updates 2"), ("", "--minibatches 2")],
+        "--clip-low 0.1": [("", "--old sampler"), ("--exact --async-steps 0", "--exact --async-steps 1")],
+        "--clip-high 0.1": [("--loss dapo", "--loss dapo --minibatches 2")],
+        "--scale none": [("--loss ppo", "--loss cispo"), ("--loss reinforce++", "")],
+        "--gamma 0.9": [("--loss grpo", "--loss reinforce++"), ("--loss rloo", "--loss ppo")],
+        "--lam 0.9": [("--loss reinforce++", "--loss ppo")], "--value-weight 1": [("--loss grpo", "--loss ppo")],
+        "--kl-kind k2": [("", "--kl 0.1")], "--kl-in loss": [("--kl 0", "--kl 0.1")],
+        "--correction tis": [("--exact", "")], "--veto 1e-4": [("--exact", "")], "--old trainer": [("--exact", "")],
+        "--cap 3": [("--correction none", "--correction tis")],
+        "--recompute": [("", "--async-steps 1"), ("--async-steps 0", "--rollout-ranks 1")],
+        "--candidates 8": [("", "--keep-rate 0 1")], "--curriculum": [("", "--keep-rate 0 1")]}),
+    "sampler": ("--init i --prompt x", DRAWS | {
+        "--system s": [("", "--chat")], "--think on": [("", "--chat")], "--seed 3": [("", "--temperature 1")]}),
+    "evaluate": ("--init i", {
+        "--problems 3": [("--data f.jsonl", "--data world:ops=1")], "--limit 3": ON_A_FILE, "--max-new-tokens 3": ON_A_FILE,
+        "--show 3": ON_A_FILE, "--shots 2": [*ON_A_FILE, ("--data f.jsonl --chat", "--data f.jsonl --chat --plain i")],
+        "--k 2": [("--text t.txt", "--data f.jsonl")], "--chat": [("--text t.txt", "--data f.jsonl")],
+        "--rows 2": [("--text t.txt", "--data f.jsonl")], "--samples 3": [("--data world:", "--data world: --k 2")],
+        "--temperature 1": [("--data world:", "--data world: --k 1 2")],
+        "--seed 3": [("--data f.jsonl", "--data f.jsonl --limit 2"), ("--data world:", "--data world: --k 2")],
+        "--plain i": [("--data f.jsonl", "--data f.jsonl --chat")], "--think on": [("--data f.jsonl", "--data f.jsonl --chat")],
+        "--user-suffix x": [("--data f.jsonl", "--data f.jsonl --chat")], "--seq-len 64": [("--data f.jsonl", "--text t.txt")],
+        "--keep 3": [("--data world:", "--data world: --out o"), ("--data f.jsonl --out o", "--data world: --out o")],
+        "--band 1": [("--data world:", "--data world: --out o"), ("--data f.jsonl --out o", "--data world: --init i j")],
+        "--solved 1": [("--data world:", "--data world: --init i j"), ("--data f.jsonl --out o", "--data world: --out o")]}),
+    "augment pairs": ("pairs --strong s --weak w --data d --out o", DRAWS),
+    "augment reject": ("reject --init i --data d --out o", DRAWS | {"--samples 3": [("--temperature 0", "--temperature 1")]}),
+    "augment distill": ("distill --init i --data d --out o", DRAWS | {"--samples 3": [("--temperature 0", "")]}),
+    "bench": ("", {
+        "--rounds 3": [("learn", "train")], "--steps 3": [("train", "learn")], "--device cpu": [("real", "bits")],
+        "--dtype bfloat16": [("async", "probe")], "--tokens 3": [("train", "bits")], "--sizes 1.2B": [("bits", "pretrain")],
+        "--seed 3": [("train", "pipeline")], "--keep k": [("learn", "async")], "--runs r": [("real", "spurious")],
+        "--init i": [("train", "real")], "--data d": [("learn", "real")], "--toy": [("largest", "kernels")],
+        "--out o": [("readme", "rl")]}),
+    "plan": ("", {"--params 9": [("--init i", ""), ("--check", "")]} | {
+        flag: [("--check", "")] for flag in (
+            "--init i", "--gpus 2", "--prompts 2", "--group 2", "--prompt-tokens 2", "--response 2", "--longest 2",
+            "--async-steps 2", "--rows 2", "--micro-tokens 2", "--memory-gb 2", "--flops 2", "--bandwidth 2", "--link 2",
+            "--device cpu")} | {flag: [("", "--check")] for flag in ("--toy", "--rounds 3", "--out o")}),
+}
+
+
+class Built(Exception):
+    """Raised where a script would parse its command line."""
+
+
+def parsers():
+    """{script, and subcommand: its parser}, without running more of the scripts than what builds them."""
+    found = {}
+    for module in (*"pretrain sft dpo grpo sampler evaluate augment report tokenizer data bench plan world".split(),):
+        made, init = [], cli.Parser.__init__
+
+        def note(self, *args, made=made, init=init, **options):
+            made.append((self, options.get("prog", "").split()[-1:]))
+            init(self, *args, **options)
+        with (mock.patch.object(cli.Parser, "__init__", note), mock.patch.object(cli.Parser, "parse_args", side_effect=Built),
+              mock.patch("sys.argv", ["x"]), pytest.raises(Built)):
+            importlib.import_module(module).main()
+        for parser, prog in made if len(made) == 1 else made[1:]:
+            found[" ".join([module, *(prog if len(made) > 1 else [])])] = parser
+        found.setdefault(module, made[0][0])
+    return found
+
+
+PARSERS = parsers()
+
+
+def parse(script, line):
+    """The values of a command line, or the one line that refuses it. ranks=N in it is what torchrun would say."""
+    words = shlex.split(line)
+    ranks = next((w[6:] for w in words if w.startswith("ranks=")), "1")
+    words = [w for w in words if not w.startswith("ranks=")]
+    with (mock.patch("sys.argv", [f"{script.split()[0]}.py"]), mock.patch.dict("os.environ", WORLD_SIZE=ranks),
+          mock.patch("sys.stderr.write") as said, mock.patch("torch.cuda.device_count", return_value=8)):
+        try:
+            return PARSERS[script.split()[0]].parse_args(words)
+        except SystemExit as e:
+            assert e.code == 2
+    told = "".join(call.args[0] for call in said.call_args_list)
+    assert told.endswith("\n") and told.count("\n") == 1 and told.startswith(f"{script.split()[0]}.py: "), told
+    return told
+
+
+@pytest.mark.parametrize("script", ALWAYS)
+def test_each_flag_has_an_effect_always_or_says_when(script):
+    parser = PARSERS[script]
+    flags = {name.lstrip("-") for name in parser.names.values()}
+    sometimes = {flag.lstrip("-") for row in parser.needs for flag in row[0].split()} & flags
+    always = set(ALWAYS[script].split())
+    assert always | sometimes == flags and not always & sometimes
+    tried = {flag.split()[0].lstrip("-") for flag in CASES.get(script, ("", {}))[1]}
+    assert tried == sometimes
+
+
+@pytest.mark.parametrize("script", CASES)
+def test_a_flag_without_effect_is_refused(script, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, text in (("text.txt", "some text"), ("questions.jsonl", '{"question": "1 + 1?", "answer": "2"}'),
+                       ("chats.jsonl", '{"messages": [{"role": "user", "content": "a"}]}')):
+        (tmp_path / name).write_text(text)
+    start, flags = CASES[script]
+    for flag, pairs in flags.items():
+        for idle, works in pairs:
+            refused, accepted = (parse(script, f"{start} {others} {flag}") for others in (idle, works))
+            assert isinstance(refused, str) and f"{flag.split()[0]} has no effect" in refused, (idle, flag, refused)
+            assert "leave it out" in refused
+            assert not isinstance(accepted, str), (works, flag, accepted)
+
+
+def test_what_is_not_given_is_not_refused_and_defaults_stay():
+    a = parse("grpo", f"--init i {A_RUN} --exact")
+    assert (a.cap, a.lr, a.steps, a.keep_rate, a.max_new_tokens) == (2.0, 2e-4, 100, None, ["128"])
+    assert vars(a).keys() == {dest for dest in PARSERS["grpo"].names}
+    assert parse("pretrain", f"--init i {A_RUN}").layers == 4
+    assert "--layers --width have no effect with --init" in parse("pretrain", f"--init i {A_RUN} --width 8 --layers 2")
+    assert "leave them out" in parse("pretrain", f"--init i {A_RUN} --width 8 --layers 2")
+    for script, line in (("dpo", "--until-loss 1"), ("grpo", "--until-accuracy 1"), ("sft", "--peak-tflops 9"),
+                         ("sft", "--clip-low 1")):
+        assert "unrecognized arguments" in parse(script, f"--init i {A_RUN} {line}")
+
+
+@pytest.mark.parametrize("script", PARSERS)
+def test_each_number_has_a_type_that_knows_its_bounds(script):
+    for action in PARSERS[script]._actions:
+        assert action.type not in (int, float), f"{action.dest}: take a type of cli.py"
+        if action.type is None or action.dest == "device":
+            assert not isinstance(action.default, (int, float)) or isinstance(action.default, bool), action.dest
+            continue
+        for bad in ("nan", "inf", "-inf", "1e999", "-1", "-1e-9", "x", "", "9" * 5000, "9" * 400, "1.5.1"):
+            with pytest.raises(cli.argparse.ArgumentTypeError, match="use "):
+                action.type(bad)
+        defaults = action.default if isinstance(action.default, list) else [action.default]
+        assert all(d is None or action.type(str(d)) == d for d in defaults), action.dest
+
+
+@pytest.mark.parametrize("script, line", [
+    ("pretrain", "--lr nan"), ("sft", "--warmup 2"), ("dpo", "--decay -1"), ("grpo", "--temperature nan"), ("grpo", "--clip -1"),
+    ("grpo", "--clip 0"), ("grpo", "--kl nan"), ("grpo", "--seed -1"), ("pretrain", "--seed 99999999999999999999"),
+    ("grpo", "--temperature 0"), ("grpo", "--log-every 0"), ("pretrain", "--steps 0"), ("pretrain", "--device tpu"),
+    ("pretrain", "--device cuda:1"), ("grpo", "--dual-clip 1"), ("grpo", "--cap 0.5"), ("grpo", "--keep-rate 0.5 2"),
+    ("dpo", "--label-smoothing 0.6"), ("dpo", "--beta 0"), ("sft", "--no-think 1.1"), ("pretrain", "--heads 0"),
+    ("pretrain", "--layers 1.5"), ("grpo", "--rollout-ranks -1"), ("grpo", "--lam 1.01"), ("sft", "--lr -inf")])
+def test_a_bad_number_is_one_line(script, line):
+    assert line.split()[0] in parse(script, f"--init i {A_RUN} {line}")
+
+
+def test_a_device_that_is_not_there():
+    for script, start in (("sampler", "--init i --prompt x"), ("evaluate", "--init i --data world:"), ("bench", "train")):
+        assert "use cpu" in parse(script, f"{start} --device tpu") and "no such GPU" in parse(script, f"{start} --device cuda:8")
+        assert parse(script, f"{start} --device cuda:7").device == "cuda:7"
+
+
+@pytest.mark.parametrize("where, command", [c for c in commands() if not c.values[1].startswith(("bash", "make")) and "=" not in
+                                            c.values[1].split()[0]])
+def test_documented_commands_give_no_idle_flag(where, command):
+    command = command.split(" &&")[0]
+    script, *words = shlex.split(re.sub(r"^(python|torchrun \S+) ", "", command))
+    script = script.removesuffix(".py")
+    script, words = ("plan", words[1:]) if script == "bench" and words[:1] == ["plan"] else (script, words)
+    lines = [words]
+    if not re.search(r"bench\.py (pipeline|rl|spurious|largest|readme)", command):        # test_commands.py runs the others
+        lines.append(shlex.split(re.sub(r"^(python|torchrun \S+) ", "", toy(command)))[1 + (script == "plan"):])
+    for line in lines:
+        told = parse(script, f"{shlex.join(line)} ranks={8 if 'torchrun' in command else 1}")
+        assert not isinstance(told, str), told
+
+
+def test_whole_names_come_before_weights(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("me@home.txt", "two@2"):
+        (tmp_path / name).write_text("some text")
+    assert split_spec("me@home.txt") == ("me@home.txt", 1.0) and split_spec("me@home.txt@0.5") == ("me@home.txt", 0.5)
+    assert split_spec("two@2") == ("two@2", 1.0) and split_spec("two@3") == ("two", 3.0)
+    with pytest.raises(ValueError, match=r"no file or folder has this name, .* the weight 'home.jsonl'"):
+        split_spec("me@home.jsonl")
+
+
+def test_value_heads_need_whole_weights():
+    with pytest.raises(ValueError, match="leave --shard out"):
+        grpo.check(parse("grpo", f"--init i {A_RUN} --loss ppo --shard ranks=2"))
