@@ -167,10 +167,10 @@ def test_from_checkpoints_to_training(folder, tokenizer, tmp_path):
     ("distill --data world:ops=1", "--count is needed with a world"),
     ("distill --data no.jsonl", "no.jsonl: no such file"),
     ("distill --data world:ops=1 --count 2 --plain --mode think", "plain text has no modes"),
-    ("distill --data world:ops=1 --count -1", "--count must be"),
+    ("distill --data world:ops=1 --count -1", "--count: -1: use a whole number"),
     ("distill --data world:ops=1 --count 1 --colour", "--colour"),
     ("distill --data world:ops=1 --count 1 --init nowhere", "nowhere/config.json: no such file"),
-    ("reject --data world:ops=1 --count 1 --samples 0", "--samples at least 1")])
+    ("reject --data world:ops=1 --count 1 --samples 0", "--samples: 0: use a whole number")])
 def test_bad_flags_are_one_line(folder, tmp_path, flags, message):
     command, *rest = flags.split()
     assert message in refusal(augment, command, "--init", folder, "--out", tmp_path / "o.jsonl", *rest)
