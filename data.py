@@ -298,6 +298,8 @@ def main():
     args = parser.parse_args()
     with cli.bad_input():
         if args.command == "prepare":
+            if weighted := [spec for spec in args.data if split_spec(spec)[0] != spec]:
+                raise ValueError(f"--data {weighted[0]}: shards are written whole; give the weight where they are read")
             index = prepare(args.data, args.tokenizer, args.out, args.workers, args.shard_tokens, args.tokens,
                             args.shard_dtype)
             cli.finish({k: index[k] for k in ("documents", "tokens", "vocab_size", "dtype")}

@@ -120,25 +120,31 @@ def open_source(name, tokenizer):
     if name.startswith("hf:"):
         return HubDocuments(name[3:], tokenizer)
     if os.path.isdir(name):
-        return open_shards(name, len(tokenizer))
+        return open_shards(name, tokenizer)
     return tokenise(tqdm(read_texts(name), desc=f"tokenise {Path(name).name}", unit=" documents", leave=False),
                     tokenizer, name)
 
 
-def open_shards(folder, vocab_size):
-    """A folder that `prepare` wrote -> Documents, memory-mapped. vocab_size is that of the model that will read it."""
+def open_shards(folder, tokenizer):
+    """A folder that `prepare` wrote -> Documents, memory-mapped. tokenizer: that of the model that will read them; shards of
+    another one would be other text to it. (Older folders have no fingerprint; there the vocabulary's size must do.)"""
     index_file = Path(folder) / "index.json"
     if not index_file.is_file():
         raise FileNotFoundError(f"{index_file}: no such file; make the folder with python data.py prepare")
     index = parse_json(index_file.read_text(encoding="utf-8"), index_file)
     try:
-        if index["vocab_size"] > vocab_size:
-            raise ValueError(f"made with a vocabulary of {index['vocab_size']}, this tokenizer has {vocab_size}")
+        if index["vocab_size"] != len(tokenizer):
+            raise ValueError(f"made with a vocabulary of {index['vocab_size']}, this tokenizer has {len(tokenizer)}")
+        if index.get("tokenizer", tokenizer.fingerprint()) != tokenizer.fingerprint():
+            raise ValueError("made with another tokenizer than this one, though of the same size")
         found = Documents([_open_shard(Path(folder), shard) for shard in index["shards"]])
     except (KeyError, TypeError) as e:
         raise ValueError(f"{index_file}: is not what data.py prepare writes ({e!r}); prepare the folder again") from None
     except ValueError as e:
         raise ValueError(f"{folder}: {e}; prepare it again") from None
+    if "tokenizer" not in index:
+        print(f"{folder}: does not say which tokenizer made it; taken to be this one, whose vocabulary is as large",
+              file=sys.stderr)
     if found.tokens <= found.count:                       # a document without text is the end-of-document token alone
         raise ValueError(f"{folder}: the shards hold no text; prepare them again")
     return found
@@ -205,7 +211,8 @@ def prepare(specs, tokenizer_folder, out, workers=2, shard_tokens=100_000_000, m
     dtype "" takes uint16 where the vocabulary fits, else uint32. World sources are endless and need max_tokens (for each
     source). The order of documents does not depend on the number of workers. The folder appears only when it is whole.
     """
-    out, vocab = Path(out), len(Tokenizer.load(tokenizer_folder))
+    out, tokenizer = Path(out), Tokenizer.load(tokenizer_folder)
+    vocab = len(tokenizer)
     dtype = np.dtype(dtype or ("uint16" if vocab <= 2 ** 16 else "uint32"))
     if vocab > np.iinfo(dtype).max + 1:
         raise ValueError(f"--shard-dtype {dtype}: cannot hold a vocabulary of {vocab}; use uint32")
@@ -216,7 +223,8 @@ def prepare(specs, tokenizer_folder, out, workers=2, shard_tokens=100_000_000, m
     pool = ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(str(tokenizer_folder),))
     temporary = Path(f"{out}.{os.getpid()}.tmp")
     temporary.mkdir(parents=True)
-    index = {"vocab_size": vocab, "dtype": str(dtype), "sources": specs, "tokens": 0, "documents": 0, "shards": []}
+    index = {"vocab_size": vocab, "tokenizer": tokenizer.fingerprint(), "dtype": str(dtype),
+             "sources": specs, "tokens": 0, "documents": 0, "shards": []}
     held, held_tokens = [], 0
 
     def flush():

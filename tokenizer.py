@@ -18,6 +18,7 @@ What it simplifies:
 - A run of a million blanks overflows tiktoken's regular expressions, except with our pattern, which bounds such runs.
 """
 import argparse
+import hashlib
 import heapq
 import itertools
 import json
@@ -163,7 +164,7 @@ class Tokenizer:
         self._nfc = spec.get("normalizer") == {"type": "NFC"}
         if spec.get("normalizer") and not self._nfc:
             raise ValueError(f"cannot read the normalizer {str(spec['normalizer']):.200}; only NFC or none is known")
-        pattern = read_pattern(spec["pre_tokenizer"] or {"type": "none"})
+        self._pattern = pattern = read_pattern(spec["pre_tokenizer"] or {"type": "none"})
         self.special = {token["content"]: token["id"] for token in spec["added_tokens"]}
         if blank := [text for text in self.special if text.isspace()]:
             raise ValueError(f"cannot read the added token {blank[0]!r}: as an added token it would cut ordinary text")
@@ -259,6 +260,12 @@ class Tokenizer:
     def __len__(self) -> int:
         """The highest id plus one: the rows that an embedding needs."""
         return self.vocab_size
+
+    def fingerprint(self) -> str:
+        """A hash of all that turns text into ids and ids into text; chat templates and names do not count."""
+        parts = (self._pattern, self._nfc, self._id_of_rank.tolist(), self.eot, self.bos, sorted(self.special.items()),
+                 sorted((i, data.hex()) for i, data in self._text_bytes.items()))
+        return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
     def encode(self, text: str) -> list[int]:
         """The ids of ordinary text; never a special token, whatever the text spells."""

@@ -181,7 +181,7 @@ def test_prepared_shards_hold_what_memory_holds(workers, tmp_path, saved_tokeniz
     (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": t}) for t in rows))
     index = prepare([str(tmp_path / "a.jsonl"), "world:ops=1-2"], saved_tokenizer, tmp_path / "shards", workers,
                     shard_tokens=4000, max_tokens=9000)
-    shards, memory = open_shards(tmp_path / "shards", len(tokenizer)), open_source(str(tmp_path / "a.jsonl"), tokenizer)
+    shards, memory = open_shards(tmp_path / "shards", tokenizer), open_source(str(tmp_path / "a.jsonl"), tokenizer)
     assert len(index["shards"]) > 3 and index["dtype"] == "uint16" and shards.tokens == index["tokens"]
     held = index["documents"] - sum(1 for i in range(shards.count) if shards.get(i)[1].min() < 1)
     for i in range(min(held, memory.count)):
@@ -195,7 +195,7 @@ def test_long_text_is_shared_out_and_loses_nothing(tmp_path, saved_tokenizer, to
     text = "".join(f"line {i} of a long text\n" for i in range(60_000))
     (tmp_path / "a.txt").write_text(text)
     prepare([str(tmp_path / "a.txt")], saved_tokenizer, tmp_path / "shards", 2)
-    shards = open_shards(tmp_path / "shards", len(tokenizer))
+    shards = open_shards(tmp_path / "shards", tokenizer)
     assert shards.count > 3 and "".join(tokenizer.decode(shards.get(i)[0][:-1]) for i in range(shards.count)) == text
 
 
@@ -211,13 +211,13 @@ def test_shards_for_another_vocabulary_or_damaged_are_refused(tmp_path, saved_to
     (tmp_path / "a.txt").write_text("some text " * 100)
     prepare([str(tmp_path / "a.txt")], saved_tokenizer, tmp_path / "shards", 1)
     with pytest.raises(ValueError, match="made with a vocabulary of"):
-        open_shards(tmp_path / "shards", 100)
+        open_shards(tmp_path / "shards", range(100))
     with pytest.raises(ValueError, match="exists already"):
         prepare([str(tmp_path / "a.txt")], saved_tokenizer, tmp_path / "shards", 1)
     tokens = tmp_path / "shards" / "tokens_00000.npy"
     tokens.write_bytes(tokens.read_bytes()[:-10])
     with pytest.raises(ValueError, match="damaged"):
-        open_shards(tmp_path / "shards", len(tokenizer))
+        open_shards(tmp_path / "shards", tokenizer)
 
 
 def test_hub_data_sets_stream(tmp_path, tokenizer, monkeypatch):

@@ -1,16 +1,21 @@
 """Flags: each one that is given has an effect or is refused, and each number is read by a type that knows its bounds."""
 
 import importlib
+import json
 import re
 import shlex
 from unittest import mock
 
 import pytest
+from helpers import refusal
 from test_commands import commands, toy
 
 import cli
+import data
 import grpo
 from data import split_spec
+from sources import open_shards, prepare
+from tokenizer import Tokenizer
 
 # Flags that have an effect whatever the others say. A flag of a script stands here, or in the script's table of needs and
 # in CASES below; whoever adds one has to think which.
@@ -244,3 +249,33 @@ def test_whole_names_come_before_weights(tmp_path, monkeypatch):
 def test_value_heads_need_whole_weights():
     with pytest.raises(ValueError, match="leave --shard out"):
         grpo.check(parse("grpo", f"--init i {A_RUN} --loss ppo --shard ranks=2"))
+
+
+def test_shards_know_their_tokenizer(tmp_path, tokenizer, capsys):
+    """The size of a vocabulary says nothing on what its ids mean."""
+    (tmp_path / "a.txt").write_text("The lions number 3.")
+    tokenizer.save(tmp_path / "tokenizer")
+    prepare([str(tmp_path / "a.txt")], tmp_path / "tokenizer", tmp_path / "shards", 1)
+    assert open_shards(tmp_path / "shards", Tokenizer.load(tmp_path / "tokenizer")).count == 1
+    turned = tokenizer._spec["model"] | {"merges": tokenizer._spec["model"]["merges"][::-1]}    # the same tokens, merged otherwise
+    for change in ({"model": turned}, {"normalizer": {"type": "NFC"}}):
+        stranger = Tokenizer(tokenizer._spec | change, tokenizer._config)
+        assert len(stranger) == len(tokenizer)
+        with pytest.raises(ValueError, match="another tokenizer than this one.*; prepare it again"):
+            open_shards(tmp_path / "shards", stranger)
+    with pytest.raises(ValueError, match="made with a vocabulary of 512, this tokenizer has"):
+        open_shards(tmp_path / "shards", Tokenizer.train(["a b c"], 600))
+    index = json.loads((tmp_path / "shards" / "index.json").read_text())
+    index.pop("tokenizer")
+    (tmp_path / "shards" / "index.json").write_text(json.dumps(index))
+    capsys.readouterr()
+    assert open_shards(tmp_path / "shards", tokenizer).count == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    with pytest.raises(ValueError, match="made with a vocabulary"):
+        open_shards(tmp_path / "shards", Tokenizer.train(["a b c"], 600))
+
+
+def test_shards_take_no_weights(tmp_path, tokenizer):
+    tokenizer.save(tmp_path / "tokenizer")
+    assert "give the weight where they are read" in refusal(
+        data, "prepare", "--data", "a.txt@0.5", "--tokenizer", tmp_path / "tokenizer", "--out", tmp_path / "shards")
