@@ -130,10 +130,12 @@ def test_decoding_with_the_cache_equals_a_full_pass(options):
         cache.reserve(row, 110)
         cache.fill(row, *(torch.stack([layer[i][0, part] for layer in kv]) for i in (0, 1)))
     full = [model.hidden(x[None])[0] for x in (a, b)]
-    for step in range(50):
-        out = model.decode(torch.stack([a[4 + step], b[60 + step]])[:, None], cache)[:, 0]
-        torch.testing.assert_close(out[0], full[0][4 + step], rtol=1e-9, atol=1e-11)
-        torch.testing.assert_close(out[1], full[1][60 + step], rtol=1e-9, atol=1e-11)
+    step = 0
+    for R in [1] * 40 + [7, 1, 2]:                        # one token a row, and several
+        out = model.decode(torch.stack([a[4 + step:][:R], b[60 + step:][:R]]), cache)
+        torch.testing.assert_close(out[0], full[0][4 + step:][:R], rtol=1e-9, atol=1e-11)
+        torch.testing.assert_close(out[1], full[1][60 + step:][:R], rtol=1e-9, atol=1e-11)
+        step += R
 
 
 def test_checkpointing_changes_no_gradient(tiny):
