@@ -35,7 +35,8 @@ def write_rows(path, rows):
 
 
 def run_main(module, *args):
-    """Runs a script's main() in this process: exit code, the JSON of its last line (or None), standard error."""
+    """Runs a script's main() in this process: exit code, the JSON of its last line (None where it was refused), standard
+    error."""
     out, err, code = io.StringIO(), io.StringIO(), 0
     argv = [f"{module.__name__}.py", *map(str, args)]
     with (mock.patch.object(sys, "argv", argv), mock.patch.object(signal, "signal"),
@@ -45,7 +46,7 @@ def run_main(module, *args):
         except SystemExit as e:
             code = e.code
     lines = out.getvalue().strip().splitlines()
-    return code, json.loads(lines[-1]) if lines else None, err.getvalue()
+    return code, json.loads(lines[-1]) if lines and code != 2 else None, err.getvalue()
 
 
 def refusal(module, *args):

@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import os
+import signal
 from collections import Counter
 
 import numpy as np
@@ -9,12 +11,14 @@ import pytest
 import torch
 from conftest import real_file, script
 
+import cli
 import data
 import sources
 import texts
 from data import Batch, Mixture, Packer, Stream, batch_from
 from kernels import Packing
 from sources import Documents, open_shards, open_source, prepare
+from tokenizer import GPT2_PATTERN
 
 
 def documents_of(lengths, first=0):
@@ -276,3 +280,91 @@ def test_commands(tmp_path, saved_tokenizer):
 def test_batch_moves_as_a_whole():
     b = batch_from([[(np.arange(5), np.ones(5, np.float32))]], 8)
     assert isinstance(b.to("cpu"), Batch) and b.documents.tolist() == [[0, 0, 0, 0, -1, -1, -1, -1]]
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path, tokenizer):
+    line = json.dumps({"text": "Three lions."}) + "\n"
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfThree lions.")
+    (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + line.encode() + b"\xef\xbb\xbf" + line.encode())     # two files, joined
+    for name, count in (("a.txt", 1), ("a.jsonl", 2)):
+        found = open_source(str(tmp_path / name), tokenizer)
+        assert found.count == count
+        assert all(found.get(i)[0].tolist() == [*tokenizer.encode("Three lions."), tokenizer.eot] for i in range(count))
+
+
+def test_empty_documents_are_left_out_and_said_to_be(tmp_path, saved_tokenizer, tokenizer, capsys):
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in ("", "Three lions.", "", "Two owls.")))
+    found = open_source(str(tmp_path / "a.jsonl"), tokenizer)
+    index = prepare([str(tmp_path / "a.jsonl")], saved_tokenizer, tmp_path / "shards", 1)
+    assert found.count == index["documents"] == 2
+    assert capsys.readouterr().err.count("2 of 4 documents are empty and left out") == 2
+
+
+def test_a_stream_of_empty_documents_ends(monkeypatch):
+    """A source whose documents are known only when they come, as those of the hub are."""
+    empty = documents_of([1] * 5)
+    empty.count = None
+    monkeypatch.setattr(empty, "get", lambda i: (np.zeros(1, np.int64), np.ones(1, np.float32)))
+    with pytest.raises(ValueError, match="documents in a row hold no text"):
+        Packer(64, mixture_of(monkeypatch, {"a": empty}).next).row()
+
+
+def test_shards_without_text_and_damaged_ones_are_refused(tmp_path, saved_tokenizer, tokenizer):
+    (tmp_path / "a.txt").write_text("some text " * 100)
+    prepare([str(tmp_path / "a.txt")], saved_tokenizer, tmp_path / "shards", 1)
+    file, offsets = tmp_path / "shards" / "index.json", tmp_path / "shards" / "offsets_00000.npy"
+    index = json.loads(file.read_text())
+    file.write_text(json.dumps(index | {"shards": [], "documents": 0, "tokens": 0}))
+    with pytest.raises(ValueError, match="the shards hold no text"):
+        open_shards(tmp_path / "shards", len(tokenizer))
+    file.write_text(json.dumps(index))
+    np.save(offsets, np.load(offsets) * 2)
+    with pytest.raises(ValueError, match="does not match index.json"):
+        open_shards(tmp_path / "shards", len(tokenizer))
+    offsets.write_bytes(b"")
+    with pytest.raises(ValueError, match="shard 00000 is damaged"):
+        open_shards(tmp_path / "shards", len(tokenizer))
+
+
+def killed(job):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Panic(BaseException):
+    """What pyo3 raises where Rust panics is no Exception either."""
+
+
+def panicked(job):
+    raise Panic("called unwrap on an Err")
+
+
+@pytest.mark.parametrize("worker, error, message", [(killed, ValueError, "a worker process died"), (panicked, Panic, "unwrap")])
+def test_prepare_ends_when_a_worker_does(worker, error, message, tmp_path, saved_tokenizer, monkeypatch):
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": "Three lions. " * 1000}) + "\n" for _ in range(50)))
+    monkeypatch.setattr(sources, "_encode_texts", worker)
+    with pytest.raises(error, match=message):
+        prepare([str(tmp_path / "a.jsonl")], saved_tokenizer, tmp_path / "shards", 2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.jsonl", "tokenizer"]
+
+
+def test_what_tiktoken_panics_at_is_refused(tokenizer):
+    look_ahead = tokenizer.train(["Three lions. "] * 9, 300, GPT2_PATTERN)
+    with pytest.raises(ValueError, match="900,000 blanks in a row"):
+        look_ahead.encode("a" + " " * 1_000_001 + "a")
+    assert len(look_ahead.encode("a" + " " * 800_000 + "a")) > 1
+
+
+def test_data_that_fill_no_batch_are_refused_and_looking_changes_nothing(tmp_path, tokenizer):
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": f"lions {i} " * 9}) + "\n" for i in range(20)))
+    specs = [str(tmp_path / "a.jsonl")]
+    with pytest.raises(ValueError, match="1 epochs are .* tokens and do not fill one batch of 65536; lower --batch-tokens"):
+        Stream(specs, tokenizer, 64, 65536, max_epochs=1)
+    [a], [b] = Stream(specs, tokenizer, 64, 256).next(), Stream(specs, tokenizer, 64, 256, max_epochs=5).next()
+    assert torch.equal(a.tokens, b.tokens)
+
+
+def test_json_has_no_nan(capsys):
+    cli.finish({"a": [1.5, float("nan")], "b": {"c": float("-inf")}})
+    out, err = capsys.readouterr()
+    assert json.loads(out, parse_constant=pytest.fail) == {"a": [1.5, None], "b": {"c": None}}
+    assert "not a finite number" in err

@@ -344,3 +344,19 @@ def test_bad_flags_are_one_line(folder, pairs, tmp_path, flags, message):
 def test_kto_needs_two_pairs(folder, tmp_path):
     data = write_rows(tmp_path / "a.jsonl", rows(1))
     assert "needs at least two" in refusal(dpo, *common_flags(folder, data), "--out", tmp_path / "run", "--loss", "kto")
+
+
+def test_a_system_text_beside_the_prompt_is_its_first_turn(tokenizer, tmp_path):
+    system, user = {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}
+    pair = {"chosen": "Hello.", "rejected": "Go away."}
+    said = {key: [{"role": "assistant", "content": text}] for key, text in pair.items()}
+    forms = [pair | {"prompt": "Hi", "system": "Be brief."}, pair | {"prompt": [system, user]},
+             pair | {"prompt": [user], "system": "Be brief.", "score_chosen": 3.0, "id": 1},
+             {key: [system, user, *turns] for key, turns in said.items()}, said | {"prompt": "Hi", "system": "Be brief."},
+             {key: [user, *turns] for key, turns in said.items()} | {"prompt": "Hi", "system": "Be brief."}]
+    pairs = Pairs(str(write_rows(tmp_path / "a.jsonl", forms)), tokenizer, 512)
+    (ids, weights), (other, _), start = pairs.pairs[0]
+    assert tokenizer.decode(ids).startswith("<|im_start|>system\nBe brief.<|im_end|>")
+    assert tokenizer.decode(ids[weights > 0]) == "Hello.<|im_end|>" and "Go away." in tokenizer.decode(other)
+    for (a, w), (b, _), at in pairs.pairs[1:]:
+        assert np.array_equal(a, ids) and np.array_equal(w, weights) and np.array_equal(b, other) and at == start

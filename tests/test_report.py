@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import script
+from helpers import run_main
 
 import plots
 import report
@@ -307,3 +308,17 @@ def test_in_a_browser_nothing_is_wider_than_the_window(pipeline, tmp_path, width
     found = re.search(r"<title>(\d+) (\d+)</title>", done.stdout)
     assert found, done.stdout[-500:] + done.stderr[-2000:]
     assert int(found[1]) <= width and int(found[2]) > 20
+
+
+@pytest.mark.parametrize("ended", ["--until-accuracy", "--until-loss", "--max-epochs", ""])
+def test_a_stage_that_ended_as_it_was_meant_to_is_finished(ended, tmp_path):
+    (tmp_path / "mid").mkdir()
+    result = {"steps": 120, "loss": 0.5} | ({"ended_by": ended} if ended else {})
+    records = [{"flags": {"steps": 600, "until_accuracy": 0.9, "until_loss": 0.0, "max_epochs": 2.0}, "script": "sft.py"},
+               {"step": 120, "loss": 0.5}, {"result": result, "step": 120}]
+    (tmp_path / "mid/log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    code, _, err = run_main(report, "--runs", tmp_path / "mid", "--out", tmp_path / "out.html")
+    page = (tmp_path / "out.html").read_text()
+    assert code == 0, err
+    assert ("not finished: step 120 of 600" in page) == (not ended)
+    assert ended == "" or f"<dt>ended by</dt><dd>{ended}" in page

@@ -342,3 +342,62 @@ def test_bad_flags_are_one_line(folder, tmp_path, flags, message):
 
 def test_it_needs_a_checkpoint(tmp_path):
     assert "--init is needed" in refusal(sft, "--data", "world:ops=1", "--out", tmp_path / "run")
+
+
+# what rows may say, and what it does
+
+USER, ANSWER = {"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}
+
+
+@pytest.mark.parametrize("row, plain", [
+    ({"messages": [USER, ANSWER], "system": "Be brief."}, [{"role": "system", "content": "Be brief."}, USER, ANSWER]),
+    ({"messages": [USER, ANSWER | {"reasoning_content": "two and two"}]}, [USER, ANSWER | {"reasoning": "two and two"}]),
+    ({"messages": [USER, ANSWER | {"thinking": "two and two", "reasoning": None}]},
+     [USER, ANSWER | {"reasoning": "two and two"}]),
+    ({"messages": [{"role": "user", "content": [{"type": "text", "text": "2 + "}, {"type": "text", "text": "2?", "image": None}]},
+                   ANSWER]}, [USER, ANSWER]),
+    ({"messages": [USER | {"weight": 0}, ANSWER | {"weight": 1, "train": True}]}, [USER, ANSWER]),
+    ({"messages": [USER | {"name": None}, ANSWER | {"tool_calls": [], "audio": None, "refusal": None}], "tools": None,
+      "system": "", "id": 3, "prompt_id": "x", "prompt": "2 + 2?", "source": "a", "_note": 1, "metadata": {"a": 1}},
+     [USER, ANSWER])])
+def test_what_a_row_says_is_used(row, plain, tokenizer, tmp_path):
+    found, wanted = (open_conversations(str(write_rows(tmp_path / name, [rows])), tokenizer, 512).get(0)
+                     for name, rows in (("a.jsonl", row), ("b.jsonl", {"messages": plain})))
+    assert np.array_equal(found[0], wanted[0]) and np.array_equal(found[1], wanted[1])
+    assert tokenizer.decode(found[0]).count("Be brief.") == ("Be brief." in str(row))
+
+
+@pytest.mark.parametrize("out", [{"weight": 0}, {"train": False}, {"weight": 0.0, "train": False}])
+def test_a_turn_with_weight_0_is_read_and_not_learned(out, tokenizer, tmp_path):
+    first = {"role": "assistant", "content": "Hello.", "reasoning": "a greeting"}
+    row = {"messages": [USER, first | out, USER, ANSWER, USER, first]}
+    ids, weights = open_conversations(str(write_rows(tmp_path / "a.jsonl", [row])), tokenizer, 512).get(0)
+    whole, _ = open_conversations(str(write_rows(tmp_path / "b.jsonl", [{"messages": [USER, first, USER, ANSWER, USER, first]}])),
+                                  tokenizer, 512).get(0)
+    said, rest = trained(tokenizer, ids, weights)
+    assert np.array_equal(ids, whole)
+    assert said == "4<|im_end|><think>\na greeting\n</think>\n\nHello.<|im_end|>"
+    assert "<think>\na greeting\n</think>\n\nHello.<|im_end|>" in rest
+
+
+def test_numbers_are_answers_and_headings_are_no_marks(tokenizer, tmp_path):
+    rows = [{"question": "q", "answer": 12}, {"question": "q", "answer": 0.5}, {"question": "q", "answer": 1e22},
+            {"problem": "q", "question": "q", "answer": "3", "level": "Level 5", "unique_id": "x", "solution": None},
+            {"problem": "q", "solution": "#### Step 1\nAdd. Answer: no\n#### Step 2\nSo $\\boxed{3}$."},
+            {"question": "q", "answer": "#### 3", "solution": "One and two."}]
+    path = str(write_rows(tmp_path / "a.jsonl", rows))
+    assert [p.answer for p in load_problems(path)] == ["12", "0.5", "1" + "0" * 22, "3", "3", "3"]
+    source = open_conversations(path, tokenizer, 512)
+    said = [trained(tokenizer, *source.get(i))[0] for i in range(6)]
+    assert said[0] == "Answer: 12<|im_end|>"
+    assert said[4] == f"<think>\n{rows[4]['solution']}\n</think>\n\nAnswer: 3<|im_end|>"
+    assert said[5] == "<think>\nOne and two.\n</think>\n\nAnswer: 3<|im_end|>"
+
+
+@pytest.mark.parametrize("flags, ended", [("--until-loss 99", "--until-loss"), ("--max-epochs 2", "--max-epochs"),
+                                          ("--until-accuracy 0 --until-loss 0", None)])
+def test_a_run_says_what_ended_it(folder, tmp_path, flags, ended):
+    data = write_rows(tmp_path / "a.jsonl", [TALK] * 60)
+    code, result, err = run_main(sft, "--init", folder, "--data", data, "--seq-len", 128, "--batch-tokens", 128, "--steps",
+                                 200 if ended else 3, "--out", tmp_path / "run", *flags.split())
+    assert code == 0 and result.get("ended_by") == ended and (result["steps"] < 200), err

@@ -1,0 +1,327 @@
+"""Bad input of every kind to every script: exit code 2, one line that names what is wrong, and no file changed.
+
+Each case is a command line, the files it finds, and words of the refusal. What is accepted is tested beside what it does
+(test_data.py, test_sft.py, test_dpo.py)."""
+
+import gzip
+import importlib
+import json
+import re
+import shutil
+import signal
+
+import pytest
+from conftest import script
+from helpers import run_main, tiny_checkpoint
+from safetensors.torch import load_file, save_file
+
+TALK = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]}
+QUESTION = {"question": "2 + 2?", "answer": "4"}
+PAIR = {"prompt": "Hi", "chosen": "Hello.", "rejected": "Go away."}
+TEXT = {"text": "The lions number 3."}
+COMMANDS = {  # a command for each script that would do its work, were its input good
+    "pretrain": "pretrain.py --tokenizer INIT --data a.jsonl --out out --layers 1 --width 16 --heads 2 --kv-heads 1",
+    "sft": "sft.py --init INIT --data a.jsonl --out out", "dpo": "dpo.py --init INIT --data a.jsonl --out out",
+    "grpo": "grpo.py --init INIT --data a.jsonl --out out --reward answer --steps 1",
+    "questions": "evaluate.py --init INIT --data a.jsonl --out out --max-new-tokens 2",
+    "text": "evaluate.py --init INIT --text a.jsonl --out out",
+    "augment": "augment.py reject --init INIT --data a.jsonl --out out",
+    "pairs": "augment.py pairs --strong INIT --weak INIT --data a.jsonl --out out",
+    "train": "tokenizer.py train --data a.jsonl --out out --vocab-size 300",
+    "table": "data.py table --tokenizer INIT --data a.jsonl",
+    "prepare": "data.py prepare --tokenizer INIT --data a.jsonl --out out --workers 1"}
+GOOD = {"pretrain": TEXT, "sft": TALK, "dpo": PAIR, "text": TEXT, "train": TEXT, "table": TEXT, "prepare": TEXT}
+CASES = []                                                # (command line, {file: content}, words of the refusal)
+
+
+def case(command, files, words):
+    name, _, more = command.partition(" ")
+    CASES.append((f"{COMMANDS.get(name, name)} {more}".strip(), files, words))
+
+
+def rows(*found):
+    return "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in found)
+
+
+def talk(*messages, **row):
+    return row | {"messages": list(messages)}
+
+
+def user(content="Hi", **more):
+    return {"role": "user", "content": content} | more
+
+
+def said(content="Hello.", **more):
+    return {"role": "assistant", "content": content} | more
+
+
+# what is no JSON, or no row, in the second line of each reader's file
+
+for name in COMMANDS:
+    for line, words in (('{"text": ', "line 2: not valid JSON (Expecting value)"),
+                        ('{"text": NaN}', "line 2: not valid JSON (NaN is not a number)"),
+                        ('{"answer": 1e999}', "line 2: not valid JSON (1e999 is not a number)"),
+                        ('{"text": "a", "text": "b"}', 'line 2: not valid JSON (the key "text" stands there twice)'),
+                        ("[" * 100_000 + "]" * 100_000, "line 2: not valid JSON (brackets nested too deeply)"),
+                        ('{"answer": ' + "1" * 5000 + "}", "line 2: not valid JSON (a number with too many digits)"),
+                        ("[1, 2]", "line 2: "), ("null", "line 2: "), ('{"body": "b"}', "line 2: ")):
+        case(name, {"a.jsonl": rows(GOOD.get(name, QUESTION), line)}, f"a.jsonl, {words}")
+
+# files
+
+packed = gzip.compress(rows(TEXT, TEXT).encode())
+for name in ("pretrain", "sft", "dpo", "grpo", "questions", "train"):
+    case(name, {}, "a.jsonl: no such file")
+    case(name, {"a.jsonl": ""}, "a.jsonl: the file is empty")
+    case(name, {"a.jsonl": "\n\n"}, "a.jsonl: no problems, conversations or texts in it")
+    case(name, {"a.jsonl": b"\xff\xfe{\x00"}, "a.jsonl, after line 0: cannot be read")
+for name in ("pretrain", "questions"):
+    for content in (packed[:-12], packed[:-8] + b"\0" * 8, packed[:12] + b"\xff" * 9 + packed[21:], b"no gzip at all"):
+        case(name + " --data a.jsonl.gz", {"a.jsonl.gz": content}, ": cannot be read")
+    case(name + " --data a.parquet", {"a.parquet": b"PAR1 and no more"}, "a.parquet")
+    case(name + " --data a.csv", {"a.csv": "a,b\n"}, "a.csv: use a .txt")
+case("sft --data shards", {"shards/index.json": "{}"}, "shards: is a folder; give a file")
+case("pretrain --data a.txt", {"a.txt": b"caf\xe9"}, "a.txt: not UTF-8 text (byte 3)")
+case("pretrain --data a.txt", {"a.txt": b"\xef\xbb\xbf"}, "a.txt: the file is empty")
+case("text --text a.txt", {"a.txt": "x"}, "at least two tokens")
+for index, words in (("{", "not valid JSON"), ("{}", "is not what data.py prepare writes (KeyError('vocab_size'))"),
+                     ("[]", "is not what data.py prepare writes"), (None, "index.json: no such file")):
+    case("pretrain --data shards", {"shards/index.json": index, "shards/x": "x"}, words)
+
+# text
+
+case("pretrain", {"a.jsonl": rows({"text": ""}, {"text": ""})}, "a.jsonl: holds no text, all of its 2 documents are empty")
+case("table", {"a.jsonl": rows({"text": ""})}, "a.jsonl: holds no text")
+case("prepare", {"a.jsonl": rows({"text": ""})}, "a.jsonl: holds no text")
+case("pretrain --data a.jsonl world:ops=1", {"a.jsonl": rows({"text": ""})}, "a.jsonl: holds no text")
+for row, words in (({"text": 1}, '"text" must be text; it is 1, a value of type int'), ({"text": ["a"]}, '"text" must be text'),
+                   (TEXT | TALK, 'both "text" and "messages"'), (TEXT | {"weight": 0}, 'both "text" and "weight"'),
+                   (TEXT | {"train": False}, 'both "text" and "train"'),
+                   ({"question": ["a"], "answer": "b"}, '"question" must be text'),
+                   ({"question": "a", "answer": ["12"]}, '"answer" must be text or a number'),
+                   ({"question": "a", "answer": "b", "choices": ["a", "b"]}, 'the key "choices" has no meaning')):
+    case("pretrain", {"a.jsonl": rows(TEXT, row)}, f"a.jsonl, line 2: {words}")
+
+# conversations
+
+for row, words in (
+    (talk(user(), said("", tool_calls=[{"id": "1"}])), 'message 1: the key "tool_calls" has no meaning in a message'),
+    (talk(user(), said(), tools=[{"name": "x"}]), 'the key "tools" has no meaning'),
+    (talk(user(), said(function_call={"name": "x"})), 'message 1: the key "function_call"'),
+    (talk(user(), said(audio={"id": "x"})), 'message 1: the key "audio"'),
+    (talk(user(), said(refusal="no")), 'message 1: the key "refusal"'),
+    (talk(user(name="Tom"), said()), 'message 0: the key "name"'),
+    (talk(user(id="x"), said()), 'message 0: the key "id"'), (talk(user(), said(), weight=0), 'the key "weight"'),
+    (talk(user(), said(), chat_template_kwargs={"a": 1}), 'the key "chat_template_kwargs"'),
+    (talk(user(), said(), prompt="Ho"), '"prompt" is not the first thing'),
+    (talk(user(), said(), system=1), '"system" must be text'),
+    (talk({"role": "system", "content": "A"}, user(), said(), system="B"), '"system" is given twice'),
+    (talk(user(), said(reasoning="a", thinking="b")), "message 1: reasoning and thinking differ"),
+    (talk(user(), said(reasoning_content=["a"])), 'message 1: "reasoning_content" must be text'),
+    (talk(user(), said("<think>a</think>b", thinking="a")), "message 1: the reasoning is given twice"),
+    (talk(user(thinking="a"), said()), "message 0: reasoning belongs to an assistant"),
+    (talk(user(weight=1), said()), 'message 0: "weight" or "train" belongs to an assistant'),
+    (talk(user(), said(weight=0.5)), 'message 1: "weight" must be 0 or 1; it is 0.5'),
+    (talk(user(), said(weight="0")), 'message 1: "weight" must be 0 or 1'),
+    (talk(user(), said(weight=True)), 'message 1: "weight" must be 0 or 1'),
+    (talk(user(), said(train=0)), 'message 1: "train" must be'),
+    (talk(user(), said(weight=1, train=False)), 'message 1: "weight" and "train" contradict'),
+    (talk(user(), said(weight=0)), "no turn of an assistant (or none with a weight above 0)"),
+    (talk(user()), "no turn of an assistant"),
+    (talk(user(), said("<think>\nso")), "message 1: <think> is never closed"),
+    (talk(user(), said("Well <think> so")), "message 1: <think> is never closed"),
+    (talk(user(), said("Well <think>a</think> so")), "message 1: a think block must stand alone, at the head"),
+    (talk(user(), said("<think>a</think>b<think>c</think>d")), "message 1: a think block must stand alone"),
+    (talk(user(), said("")), "message 1: the assistant says nothing"),
+    (talk(user(), said(" \n")), "message 1: the assistant says nothing"),
+    (talk(user(), said("<think>\n\n</think>\n\n")), "message 1: the assistant says nothing"),
+    (talk(user(), said(None)), 'message 1 must have "role" and "content"'),
+    (talk(user(3), said()), 'message 0: "content" must be text'),
+    (talk(user(), {"role": "assistant"}), 'message 1 must have "role" and "content"'),
+    (talk(user([{"type": "image_url", "image_url": "x"}]), said()), 'message 0: "content" must be text, or parts of'),
+    (talk(user([{"type": "text", "text": "a", "bold": True}]), said()), 'message 0: the key "bold"'),
+    (talk(user(["a"]), said()), 'message 0: "content" must be text, or parts'),
+    (talk(user(), {"content": "x"}), "unknown role None"),
+    ({"messages": "Hi"}, "the messages must be a list"), ({"messages": ["Hi"]}, "the messages must be a list"),
+    ({"messages": []}, "the messages must be a list"), (QUESTION, "the messages must be a list")):
+    case("sft", {"a.jsonl": rows(TALK, row)}, f"a.jsonl, line 2: {words}")
+
+# questions
+
+for name in ("sft", "grpo", "questions", "augment"):
+    for row, words in (({"answer": ["12"]}, '"answer" must be text or a number; it is [\'12\'], a value of type list'),
+                       ({"answer": {"value": 12}}, '"answer" must be text or a number'),
+                       ({"answer": []}, '"answer" must be text or a number'),
+                       ({"answer": True}, '"answer" must be text or a number; it is True'),
+                       ({"answer": " "}, "the answer is empty"),
+                       ({"question": ["a"]}, '"question" must be text'), ({"question": " "}, "the question is empty"),
+                       ({"problem": "3 + 3?"}, '"question" and "problem" differ'),
+                       ({"solution": ["a"]}, '"solution" must be text'),
+                       ({"choices": ["4", "5"]}, 'the key "choices" has no meaning in a row with a question'),
+                       ({"answer": "#### Step 1\nAdd.\n4"}, "behind #### must stand the answer alone"),
+                       ({"answer": "2 + 2\n#### 4", "solution": "add"}, '"solution" and "answer" (before ####) both')):
+        case(name, {"a.jsonl": rows(QUESTION, QUESTION | row)}, f"a.jsonl, line 2: {words}")
+case("questions --shots 3", {"a.jsonl": rows(*[QUESTION] * 3)}, "has 3 questions, and --shots 3 shows them all")
+
+# pairs
+
+for row, words in (
+    (PAIR | {"tools": [1]}, 'the key "tools" has no meaning in a pair'),
+    (PAIR | {"chosen": ""}, "chosen: the assistant says nothing"),
+    (PAIR | {"rejected": "Hello."}, "chosen equals rejected"), (PAIR | {"chosen": 3}, "chosen: the messages must be a list"),
+    (PAIR | {"chosen": "<think> so"}, "chosen: <think> is never closed"), (PAIR | {"prompt": 3}, "the messages must be a list"),
+    (PAIR | {"chosen": TALK["messages"], "prompt": "Ho"}, 'chosen: the messages begin in another way than "prompt"'),
+    (PAIR | {"system": "A", "prompt": [{"role": "system", "content": "B"}, user()]}, '"system" is given twice'),
+    (PAIR | {"chosen": [said(weight=0)]}, "chosen: in a pair the loss falls on the last turn alone"),
+    (PAIR | {"prompt": [user(), said(train=True), user()]}, "in a pair the loss falls on the last turn alone"),
+    (PAIR | {"chosen": None}, 'a pair needs the fields "chosen" and "rejected"'),
+    (PAIR | {"rejected": [said("x", tool_calls=[1])]}, 'rejected: message 0: the key "tool_calls"')):
+    case("dpo", {"a.jsonl": rows(PAIR, row)}, words)
+
+# less than one batch
+
+for name, row in (("pretrain", TEXT), ("sft", TALK), ("dpo", PAIR)):
+    case(f"{name} --max-epochs 1", {"a.jsonl": rows(row, row)}, "do not fill one batch of 4096; lower --batch-tokens")
+
+# the world
+
+for option, words in (("chat=x", "chat=x: use a number"), ("chat=2", "chat=2: use a number from 0 to 1"),
+                      ("q_weight=-1", "q_weight=-1"),
+                      ("q_weight=nan", "q_weight=nan: use a number"), ("ops=x", "ops=x"), ("ops=0", "ops=0"),
+                      ("ops=4-1", "ops=4-1"),
+                      ("ops=1-999999999999", "ops=1-999999999999: use a number"), ("ops=\u00b2", "use a number or a range"),
+                      ("contexts=moon", "context 'moon' is not known"), ("contexts=zoo:0+school:0", "is not a share above 0"),
+                      ("modulus=1", "modulus=1"), ("modulus=x", "'x' is not a number"), ("split=x", "split=x"),
+                      ("seed=" + "9" * 5000, "seed"),
+                      ("colour=red", "world option 'colour=red' is not known"), ("ops", "world option 'ops' is not known"),
+                      ("ops=1,ops=2", "world option 'ops' is given twice"), ("reverse=nan", "use 0 to 1"),
+                      ("places=7", "use 0 or 1"),
+                      ("modulus=0,max_value=9,operators=+,ops=40,places=1,branch=0", "world: 100,000 draws")):
+    case(f"pretrain --data world:{option} --seq-len 64 --batch-tokens 64 --steps 1" if "max_value" not in option
+         else f"world.py --data world:{option}", {}, words)
+for name in ("sft", "grpo", "questions", "augment --count 1", "train"):
+    case(f"{name} --data world:ops=x", {}, "ops=x: use a number or a range")
+    case(f"{name} --data world:chat=x", {}, "chat=x")
+
+# checkpoints
+
+for name in ("pretrain", "sft", "dpo", "grpo", "sampler.py --init nan --prompt x", "questions", "augment", "plan.py"):
+    files = {"a.jsonl": rows(GOOD.get(name, QUESTION))}
+    command = name.replace("--init nan", "")
+    command = command.replace("pretrain", "pretrain.py --data a.jsonl --out out")
+    if name != "plan.py":
+        case(f"{command} --init nan", files | {"nan": "NAN"}, "layers.1.self_attn.q_proj.weight holds NaN or infinity")
+        case(f"{command} --init bare", files | {"bare": "BARE"}, "has no tokenizer.json")
+        case(f"{command} --init cut", files | {"cut": "CUT"}, "not a whole safetensors file")
+    case(f"{command} --init nowhere", files, "config.json: no such file")
+case("dpo --reference nan", {"a.jsonl": rows(PAIR), "nan": "NAN"}, "holds NaN or infinity")
+case("sampler.py --init huge --prompt x", {"huge": "HUGE"}, "logits are not numbers (NaN)")
+case("questions --init huge", {"huge": "HUGE", "a.jsonl": rows(QUESTION)}, "logits are not numbers (NaN)")
+case("text --init huge", {"huge": "HUGE", "a.jsonl": rows(TEXT)}, "are not numbers (NaN or infinite)")
+case("augment --init huge", {"huge": "HUGE", "a.jsonl": rows(QUESTION)}, "logits are not numbers (NaN)")
+
+# what is there already stays as it is
+
+for name in ("pretrain", "sft", "dpo", "grpo"):
+    for there in ("train_state.pt", "log.jsonl", "config.json"):
+        case(name, {"a.jsonl": rows(GOOD.get(name, QUESTION)), f"out/{there}": "mine"}, "--out out: holds another run")
+    case(f"{name} --resume", {"a.jsonl": rows(GOOD.get(name, QUESTION)), "out/train_state.pt": "mine"}, "cannot be read")
+for name in ("questions", "augment", "pairs"):
+    case(name, {"a.jsonl": rows(QUESTION), "out": "mine"}, "--out out: exists already")
+case("prepare", {"a.jsonl": rows(TEXT), "out/x": "mine"}, "--out out: exists already")
+case("train", {"a.jsonl": rows(TEXT), "out/tokenizer.json": "{}"}, "out already has a tokenizer.json")
+case("report.py --runs run --out out", {"run/log.jsonl": rows({"flags": {}}), "out": "mine"}, "--out out: exists already")
+
+# reports, tokenizers, benches, plans
+
+for log, words in ((None, "has no log.jsonl"), ("{\n{}\n", "line 1 is not a JSON object"),
+                   ("[" * 100_000 + "\n{}\n", "line 1 is not a JSON"),
+                   ("3\n{}\n", "line 1 is not a JSON object")):
+    case("report.py --runs run --out out", {"run/log.jsonl": log}, words)
+for found in ("{", "[]", "3", "[" * 100_000, '{"results": {"run": 3}}', '{"results": [1]}'):
+    case("report.py --runs run --out out --evaluation e.json", {"run/log.jsonl": rows({"flags": {}}), "e.json": found},
+         "is not the JSON object that evaluate.py")
+case("train --vocab-size 3", {"a.jsonl": rows(TEXT)}, "a vocabulary of 3 is too small")
+case("train --data hf:a/b", {}, "needs --tokenizer")
+case("tokenizer.py show --init nowhere --text x", {}, "nowhere has no tokenizer.json")
+case("bench.py nothing --out out", {}, "nothing")
+case("bench.py largest --out out", {}, "needs a GPU")
+
+
+@pytest.fixture(scope="module")
+def init(tmp_path_factory, tokenizer):
+    return tiny_checkpoint(tmp_path_factory.mktemp("bad") / "init", tokenizer)
+
+
+def make(path, content, init):
+    """A file of a case, or one of the damaged checkpoints."""
+    path.parent.mkdir(exist_ok=True)
+    if content in ("NAN", "HUGE", "BARE", "CUT"):
+        shutil.copytree(init, path)
+        weights = load_file(path / "model.safetensors")
+        if content == "NAN":
+            weights["model.layers.1.self_attn.q_proj.weight"][3, 5] = float("nan")
+        if content == "HUGE":
+            weights["model.norm.weight"][:] = 3e38
+        save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+        if content == "BARE":
+            (path / "tokenizer.json").unlink()
+        if content == "CUT":
+            (path / "model.safetensors").write_bytes((path / "model.safetensors").read_bytes()[:-10])
+    elif content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def everything(folder):
+    """{path: content, None for a folder} of all that lies in it."""
+    return {str(p): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
+
+
+def the_one_line(name, err):
+    """The refusal on standard error, where nothing else may stand but progress bars."""
+    lines = [line for line in re.split(r"[\r\n]+", err) if line.strip() and not re.search(r"\[\d\d:\d\d[,<]", line)]
+    assert len(lines) == 1 and lines[0].startswith(f"{name}: "), err[-3000:]
+    return lines[0]
+
+
+def too_long(*_):
+    raise AssertionError("it does not come to an end")
+
+
+@pytest.mark.parametrize("command, files, words", CASES, ids=[f"{i}: {c[:40]} {w[:50]}" for i, (c, _, w) in enumerate(CASES)])
+def test_refused(command, files, words, tmp_path, init, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, content in files.items():
+        make(tmp_path / name, content, init)
+    before = everything(tmp_path)
+    name, *flags = command.replace("INIT", str(init)).split()
+    previous = signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(120)                                     # where a case hangs, that is what the test says
+    try:
+        code, _, err = run_main(importlib.import_module(name.removesuffix(".py")), *flags)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, previous)
+    assert code == 2, err[-3000:]
+    line = the_one_line(name, err)
+    assert words in line, line
+    assert everything(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["sft", "grpo", "prepare", "report.py --runs nowhere --out out"])
+def test_refused_by_the_program_itself(name, tmp_path, init):
+    (tmp_path / "a.jsonl").write_text(rows({"text": "", "answer": ["12"], "question": "x"}))
+    command = COMMANDS.get(name, name).replace("INIT", str(init)).split()
+    before = everything(tmp_path)
+    done = script(*command, ok=False, cwd=tmp_path)
+    assert done.returncode == 2 and done.stdout == "", done.stdout
+    the_one_line(command[0], done.stderr)
+    assert everything(tmp_path) == before
+
+
+def test_there_are_enough_cases_and_they_reach_every_script():
+    assert len(CASES) > 300
+    from conftest import ROOT
+    scripts = {p.name for p in ROOT.glob("*.py") if "cli.bad_input()" in p.read_text()} - {"cli.py"}
+    reached = {command.split()[0] for command, _, _ in CASES}
+    assert scripts <= reached, scripts - reached
