@@ -1,41 +1,35 @@
 """Comparing answers: is the final answer of a completion the same number, set, interval, ... as the gold answer?
 
     extract_answer(completion)           the final answer in a text, None where there is none
-    same_answer("\\frac12", "0.5")       whether two answers are mathematically the same
+    same_answer("\\frac12", "0.5")       whether two answers are mathematically the same (equivalence.py)
     check_answer(completion, gold)       both in one
 
-The check is a pipeline of small pure functions: extract_answer finds the final answer in a text, _normalise removes
-LaTeX cosmetics, _read splits it into sets, tuples, intervals and matrices down to single expressions, and an
-expression is evaluated by a small parser over exact fractions. An expression with variables is evaluated at fixed
-pseudo-random points: two polynomials that agree there are taken as equal. Texts come from models, so nothing here
-calls eval, every size is bounded, and no input raises.
+A completion gives its answer in one of several forms; the strongest that it uses counts: \\boxed{}, else <answer>, else
+GSM8K's ####, else "the answer is", else mathematics between dollar signs or a bare expression, else the last number. As a
+reward, what is taken for an answer by mistake is found by a model sooner than by its author, so a choice ("3 or 4"), a
+denial ("not 5") and a range are kept whole, to equal nothing but themselves.
 
-What it simplifies: units are dropped, not converted (5 cm = 5); a bare one-letter unit reads as a variable; a percent
-sign is dropped, but 50% also equals 0.5; decimals are exact (0.33 is not 1/3); i is a variable, so i^2 is not -1;
-inequalities and words are compared side by side, not understood.
+The forms and the golds are those of GSM8K (arXiv 2110.14168) and MATH (2103.03874). Cases of the graders of other projects
+(Math-Verify, lighteval, Hendrycks MATH, open-instruct, TRL, NeMo-Skills, Qwen2.5-Math) can be run beside ours:
+`python bench.py answers --cases FILE`.
 """
+
 import itertools
-import math
 import re
-from dataclasses import dataclass
-from fractions import Fraction
 
-from expression import MAX_DEPTH, evaluate
+from equivalence import MAX_ANSWER, is_readable, same_answer
+from expression import Steps
 
-MAX_TEXT = 4096    # characters at the end of a completion in which an answer is sought
-MAX_ANSWER = 512   # characters of an answer; longer ones are only compared as strings
-MAX_PARTS = 64     # elements of a set that are compared in any order
+MAX_TEXT = 32_768  # characters at the end of a completion in which an answer is sought
+MAX_TAIL = 4096    # of these, where bare expressions and numbers are sought
 
-
-# Finding the answer in a completion.
-
-_BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s?")
-_PHRASE = re.compile(r"\banswer(?: is|:)[:*\s]*", re.IGNORECASE)
-_MARKED = _BOX, re.compile(r"<answer>"), re.compile(r"####"), _PHRASE
+__all__ = ["check_answer", "same_answer", "extract_answer", "boxed", "count_answers", "after_thinking"]
 
 
 def check_answer(text: str, gold: str) -> bool:
     """Whether the final answer of a completion equals the gold answer."""
+    if "\\boxed" in gold or len(gold) > MAX_ANSWER:      # a whole solution
+        gold = extract_answer(gold) or gold
     return same_answer(extract_answer(text), gold)
 
 
@@ -46,11 +40,11 @@ def after_thinking(text: str) -> str | None:
 
 
 def extract_answer(text: str) -> str | None:
-    """The final answer of a completion: the last \\boxed{}, else <answer>, else ####, else "answer is", else the last
-    number. After a </think>, only what follows it counts; a <think> that never ends has no answer yet (None)."""
-    tail = (after_thinking(text) or "")[-MAX_TEXT:]
-    for find in (boxed, _tagged, _after_hashes, _after_phrase, _last_number):
-        answer = (find(tail) or "").strip(" \t\r\n*")
+    """The final answer of a completion in the strongest form that it uses. After a </think>, only what follows it counts; a
+    <think> that never ends has no answer yet (None)."""
+    tail, steps = (after_thinking(text) or "")[-MAX_TEXT:], Steps()
+    for find in (_boxes, _tagged, _after_hashes, _after_phrase, _bare):
+        answer = (find(tail, steps) or "").strip(" \t\r\n*")
         if answer:
             return answer
     return None
@@ -60,239 +54,237 @@ def count_answers(text: str) -> int:
     """How often the text, thinking left out, gives a final answer in the strongest form that it uses: \\boxed{}, else
     <answer>, else ####, else "answer is"; 0 where it only mentions numbers. "The answer is \\boxed{5}" gives one."""
     tail = (after_thinking(text) or "")[-MAX_TEXT:]
-    return next((len(found) for pattern in _MARKED if (found := pattern.findall(tail))), 0)
+    counts = (len(_BOX.findall(tail)), tail.count("<answer>"), len(_hashes(tail, Steps())), len(_PHRASE.findall(tail)))
+    return next((count for count in counts if count), 0)
+
+
+# Boxes and marks.
+
+_BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s?")
+# What may stand between two boxes that together are the answer: a comma or "and", a few words, the name of the next.
+_BETWEEN = re.compile(r"(?:[\s$,;:=&]|\\[()\[\],; ]|\\q?quad|\\text\s?\{[^{}]{0,30}\}|[A-Za-z]++(?:_\{?\w\}?)?|\([a-z]\)){0,24}")
 
 
 def boxed(text: str) -> str | None:
     """Content of the last \\boxed{...} or \\fbox{...} whose braces balance, or the word after `\\boxed `."""
-    boxes = list(_BOX.finditer(text))
-    for box in reversed(boxes[-8:]):
+    box = next(_last_boxes(text), None)
+    return box and box[0]
+
+
+def _last_boxes(text: str):
+    """The contents of the last boxes with where each begins and ends, the last one first."""
+    end = len(text)
+    for _ in range(16):
+        start = max(text.rfind("\\boxed", 0, end), text.rfind("\\fbox", 0, end))
+        if start < 0:
+            return
+        end = start
+        if not (box := _BOX.match(text, start)):
+            continue
         if not text.startswith("{", box.end()):
-            return re.match(r"[^\s$]*", text[box.end():])[0].rstrip(".,;")
+            word = re.compile(r"[^\s$]*").match(text, box.end())
+            yield word[0].rstrip(".,;"), start, word.end()
+            continue
         depth = 0
-        for brace in re.finditer(r"\\.|[{}]", text[box.end():], re.DOTALL):
+        for brace in itertools.islice(re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, box.end()), 4096):
             depth += {"{": 1, "}": -1}.get(brace[0], 0)  # \{ and \} are not counted
-            if depth == 0 and brace[0] == "}":
-                return text[box.end() + 1:box.end() + brace.start()]
-    return None
+            if depth <= 0:
+                if brace[0] == "}":
+                    yield text[box.end() + 1:brace.start()], start, brace.end()
+                break
 
 
-def _tagged(text: str) -> str | None:
+def _boxes(text: str, steps: Steps) -> str | None:
+    """The last box, with those before it if only a connection stands between: \\boxed{1} and \\boxed{2} is "1, 2"."""
+    contents, begin = [], None
+    for content, start, end in _last_boxes(text):
+        if contents:
+            between = text[end:begin] if end <= begin else "-" * 99
+            words = [word for word in re.findall(r"[A-Za-z]+", re.sub(r"\\(?:q?quad|text)", "", between)) if len(word) > 1]
+            joined = re.search(r"[,;]|\b(?:and|or)\b", between) or not words
+            if len(between) > 60 or not joined or len(words) > 4 or not _BETWEEN.fullmatch(between):
+                break
+        begin = start
+        contents.append(content)
+    if len(set(contents)) == 1:
+        contents = contents[:1]
+    return ", ".join(content.strip() for content in reversed(contents)) or None
+
+
+def _tagged(text: str, steps: Steps) -> str | None:
     _, tag, rest = text.rpartition("<answer>")
     return rest.split("</answer>")[0] if tag and "</answer>" in rest else None
 
 
-def _after_hashes(text: str) -> str | None:
-    _, hashes, rest = text.rpartition("####")
-    return rest.strip().split("\n")[0] if hashes else None
+def _hashes(text: str, steps: Steps) -> list[str]:
+    """What stands behind each "####" of GSM8K. A Markdown heading of level four is none: words, with a text below them."""
+    found = []
+    for mark in list(re.finditer(r"(?<!#)####(?!#)[ \t]*\n?([^\n]*)", text))[-16:]:
+        answer = mark[1].strip(" *:")
+        if answer and (not text[mark.end():].strip() or is_readable(answer, steps)) and not _PHRASE.match(answer):
+            found.append(answer)
+    return found
 
 
-def _after_phrase(text: str) -> str | None:
-    """What follows the last "answer is" or "Answer:", up to the end of the sentence or line."""
+def _after_hashes(text: str, steps: Steps) -> str | None:
+    return (_hashes(text, steps) or [None])[-1]
+
+
+# "The answer is ..."
+
+def _pattern(*pieces: str, flags=re.IGNORECASE) -> re.Pattern:
+    return re.compile("".join(pieces), flags)
+
+
+_PHRASE = _pattern(   # "the answer is", "Answer:", "the answer to the first part should be"; and a heading "### Final Answer"
+    r"(?:\banswers?(?:\*\*)?(?: (?:to|of|for) [^.:\n]{1,60}?)?\s?",
+    r"(?:is|are|was|equals|(?:would|should|must|will) be|comes (?:out )?to|=|:)(?![A-Za-z])",
+    r"|^[#* \t]{0,9}(?:the )?(?:final )?answer[* \t]{0,9}$)[:*\s]*", flags=re.IGNORECASE | re.MULTILINE)
+_LEAD = _pattern(     # what says nothing before the answer
+    r"(?:therefore|thus|hence|then|so|simply|just|exactly|approximately|about|around|roughly|clearly|indeed|now|also|equal to|",
+    r"given by|always|obviously|of course|for sure|found to be|really|in fact|that|the number|the value|option|choice|",
+    r"[,:*\s]|\\\[|\$\$)+(?![A-Za-z])")
+_END = re.compile(r"(?<=\?)(?=\s|$)|[.!](?=[*\"')\s$]|$)(?!\s?\d)|\n|<\|")                # of a sentence
+_ASIDE = re.compile(  # where an explanation begins
+    r"\s?\((?=[A-Za-z]{2})|,?\s(?:because|since|as|which|where|so|when|for|i\.e\.|that is)\s|[,;]\s(?=[A-Za-z]{2})|"
+    r"\s-\s(?=[A-Za-z]{2})")
+_TAKEN_BACK = _pattern(  # an explanation that takes the answer back or offers another; "5, not 6" does not
+    r"^\W*(?:or|either|but|is|are|if|unless|no)\b|\b(?:wrong|incorrect|false|maybe|perhaps|possibly|wait|actually|",
+    r"alternatively)\b|\?")
+_DOUBT = _pattern(    # a sentence that offers more than one answer, or none
+    r"\b(?:or|either|neither|nor|not|wrong|incorrect|false|maybe|perhaps|between|but|never|cannot|no|than|unless|except|",
+    r"actually|wait)\b|n't\b|\?")
+_NO_WORDS = re.compile(r"[\d\s.,+*/()%$^-]*=[\d\s.,+*/()%$^-]*")                          # 5 = 6: neither is the answer
+_CHOSEN = re.compile(r"\(?[A-J][):](?!.*\b[A-J][):]) .*")                                 # (C) 12, but not (A) 5 (B) 6
+
+
+def _after_phrase(text: str, steps: Steps) -> str | None:
+    """What follows the last "answer is" or "Answer:": the answer itself, or the number in a sentence that holds it."""
     phrases = list(_PHRASE.finditer(text))
-    return re.split(r"[.!?](?=[*\s]|$)|\n|,?\s(?:because|since)\s", text[phrases[-1].end():])[0] if phrases else None
+    if not phrases:
+        return None
+    rest = text[phrases[-1].end():][:MAX_TAIL]
+    if display := re.match(r"(?:[\w ,]{0,40}:)?\s*(?:\\\[|\$\$)(.*?)(?:\\\]|\$\$)", rest, re.DOTALL):
+        return display[1].strip().rstrip(".,")
+    lead = _LEAD.match(rest)
+    phrase = rest[lead.end() if lead and not rest.startswith("$", lead.end() - 1) else 0:]
+    phrase = _sentence(phrase).strip(" *")
+    if is_readable(phrase, steps) or _NO_WORDS.fullmatch(phrase) or _CHOSEN.fullmatch(phrase):
+        return phrase
+    for cut in list(_ASIDE.finditer(phrase))[:4]:       # 18, because ... and 18 (six a day)
+        head, aside = phrase[:cut.start()].strip(" *"), phrase[cut.start():]
+        if is_readable(head, steps):
+            return phrase if _TAKEN_BACK.search(aside) else head
+    if _DOUBT.search(phrase):
+        return phrase
+    return _in_sentence(phrase, steps) or phrase
 
 
-def _last_number(text: str) -> str | None:
-    numbers = re.findall(r"(?:(?<![\w)}])[-−])?\$?(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)(?:/\d+)?%?", text)
-    return numbers[-1] if numbers else None
+def _sentence(text: str) -> str:
+    """Up to the end of the sentence or line; a point inside $...$ or \\(...\\) ends nothing."""
+    at = 0
+    while end := _END.search(text, at):
+        before = text[:end.start()]
+        if before.count("$") % 2 and "$" in text[end.end():] and "\n\n" not in before:
+            at = end.end() if end.end() > at else at + 1
+            continue
+        return before
+    return text
 
 
-# Comparing two answers.
-
-def same_answer(candidate: str | None, gold: str) -> bool:
-    """Whether two answers are mathematically the same. Symmetric, except that "(C) 12" answers a gold "C"."""
-    if candidate is None or not candidate.strip() or not gold.strip():
-        return False
-    if max(len(candidate), len(gold)) > MAX_ANSWER:
-        return candidate.strip() == gold.strip()
-    candidate, gold = _normalise(candidate), _normalise(gold)
-    if candidate == gold:
-        return gold != ""
-    choice, chosen = re.fullmatch(r"\(?([A-J])\)?", gold), re.match(r"\(?([A-J])[).:]\s", candidate)
-    if choice and chosen:
-        return chosen[1] == choice[1]
-    return _same(_read(candidate), _read(gold))
+def _in_sentence(sentence: str, steps: Steps) -> str | None:
+    """The answer in a sentence such as "Tom has 14 apples" or "the area is $\\pi$": behind the last "is", or its number."""
+    for copula in list(re.finditer(r"\b(?:is|are|equals|equal to)\s", sentence))[:-5:-1]:
+        said = sentence[copula.end():]
+        said = said[lead.end():] if (lead := _LEAD.match(said)) else said
+        if is_readable(said, steps):
+            return said.strip()
+    return _bare(sentence, steps)
 
 
-_SPELLINGS = [  # applied in this order
-    ("\\\\", ";"), ("\\!", ""), ("{,}", ""), ("\\$", "$"), ("\\%", "%"), (" percent", "%"), ("−", "-"), ("–", "-"),
-    ("×", "*"), ("·", "*"), ("÷", "/"), ("**", "^"), ("π", "\\pi "), ("∞", "\\infty "), ("√", "sqrt"), ("²", "^2"),
-    ("³", "^3"), ("±", "\\pm "), ("∪", "\\cup "), ("∈", "\\in "), ("≤", "\\le "), ("≥", "\\ge "), ("≠", "\\ne "),
-    ("<=", "\\le "), (">=", "\\ge "), ("\\lbrace", "\\{"), ("\\rbrace", "\\}"),
-]
-_LATEX = [(re.compile(pattern), replacement) for pattern, replacement in [
-    (r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|mbox|hbox|math(?:rm|bf|it|sf)|operatorname)\s*(?=\{)", r"\\text"),
-    (r"(?<=[\d}])(?:\\[,; ]|\s)*\\text\{\s*[gmshLNJVW]\s*\}(?:\^\d|\^\{\d\})?", ""),  # 5\text{ m}^2: a one-letter unit
-    (r"\\text\{([^{}]*)\}", r" \1 "),
-    (r"(?<=\d)\\,(?=\d{3})", ""),                                                       # 1\,234
-    (r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|limits)(?![A-Za-z])\.?", ""),
-    (r"\\[,;: ]|~|\\q?quad(?![A-Za-z])", " "),
-    (r"\^\s*\\circ(?![A-Za-z])|\^\s*\{\s*\\circ\s*\}|\\degree(?![A-Za-z])|°", ""),
-    (r"\\[dtc]frac", r"\\frac"),
-    (r"\\(?:times|cdot|ast)(?![A-Za-z])", "*"),
-    (r"\\div(?![A-Za-z])", "/"),
-    (r"\\(le|ge|ne)q(?![A-Za-z])", r"\\\1 "),
-    (r"\\[()\[\]]|[$€£¥]", ""),                                                         # delimiters and currencies
-    (r"_\s*\{\s*(\w+)\s*\}", r"_\1"),
-    (r"\s+", " "),
-    (r",? (?:and|or) ", ", "),
-    (r"^ ?[A-Za-z] ?\\in ", ""),                                                        # x \in [0, 1]
-]]
+# Without any mark.
+
+_MATH = re.compile(r"\$\$([^$]+)\$\$|\\\[((?:(?!\\\[).)+?)\\\]|\\\(((?:(?!\\\().)+?)\\\)|(?<![\\$])\$([^$\n]+?)(?<!\\)\$(?!\d)",
+                   re.DOTALL)
+_PROSE = re.compile(r"(?<![\\{A-Za-z])[A-Za-z]{3,} [a-z]")      # in "$5 and gets back $" the signs are no delimiters
+_DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?(?!\d)|\d+,\d\d(?![\d,])|\d+(?:\.\d+)?|\.\d+)"
+_POWER = r"\s?(?:\\times|\\cdot|[*×x])\s?10\s?(?:\^\s?\{?[+-]?\d+\}?|[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+)"
+_NUMBER = rf"\$?{_DIGITS}(?:[eE][+-]?\d+|{_POWER}| \d+/\d+(?![\d/])|/\d+|\s?[½¼¾]|(?::\d+){{1,2}}(?:\s?[ap]\.?m\b)?)?(?:\s?%)?"
+_LAST = _pattern(     # a number, with the others of a range, a score, a list or a choice: 3-1, "3, 4 or 5"
+    rf"(?<![A-Za-z\d.\\])(?:(?<![\w)}}$])[-−])?(?:{_NUMBER})",
+    rf"(?:(?:\s?[-–—;]\s?|,?\s+(?:or|and|to)\s+|,\s*(?:maybe |perhaps |possibly )?)(?:{_NUMBER})(?![A-Za-z\d^]))*(?!\d)")
+_DENIED = _pattern(   # before a number that is not the answer
+    r"[<>≤≥]\s*$|(?:\b(?:at least|at most|not|never|no|neither|nor|than|or|without|vs|versus|isn't|either|except)|n't)\s",
+    r"(?:[\w=\\]+\s){0,2}[$\\(\[]*$")
+_DOUBTED = re.compile(r"[^.\n]{0,30}\?|[^.\n]{0,12}\b(?:is|are|was|seems)\s(?:not|wrong|incorrect|impossible|false|too)\b")
+_PAIR = re.compile(r"[(\[](?:\\[a-z]+|[^()\[\]A-Za-z]){1,50},(?:\\[a-z]+|[^()\[\]A-Za-z]){1,50}[)\]]")     # (8, -2)
+# Around a number that is only a part of an expression, which no dollar signs delimit: \frac{1}{3}, x^2 + 5, 3 \pm 4, 7x.
+_BEFORE = re.compile(r"[{}^_]$|(?:[|∪±]|\\[A-Za-z]+|(?:(?<![A-Za-z])[A-Za-z]|[)\]}\d])\s?[-+*/^])\s*$")
+_BEHIND = re.compile(r"[{}^_]|\s?\\[A-Za-z(]|[A-Za-z](?<![gmshlLNJVW])(?![A-Za-z])|\s?[-+*/]\s?(?:\\|[A-Za-z]\b)")
+_RUN = re.compile(r"(?:\\[A-Za-z]+|[-+*/^_{}()\[\]|=<>.,!\d\s]|(?<![A-Za-z])[A-Za-z](?![A-Za-z])){0,200}")
+_ONE_SIDE = re.compile(r"(?:^|[^\d\s+*/.,)=($-])\s*\$?(\d[\d.,]*)\s*=\s*$")                # of 3 = 4
+_EQUALS = re.compile(r"[A-Za-z)}\d]\s?=\s?$")
+_LETTER = re.compile(r"\b(?:is|it's|option|choice|choose|pick|select)\s\(?([A-J])\)?[.!]*$|^\(?([A-J])[).]\s(?!.*\b[A-J][).]\s)",
+                     re.DOTALL)
 
 
-def _normalise(text: str) -> str:
-    """One spelling for what is written in many ways: dashes, spaces, fonts, units in \\text, thousands separators."""
-    text = re.sub(r",\\!\s*", "", text.strip(" *`\"'"))                                   # 11,\! 100
-    for old, new in _SPELLINGS:
-        text = text.replace(old, new)
-    for pattern, new in _LATEX:
-        text = pattern.sub(new, text)
-    if not re.search(r"[(\[{]", text):  # inside brackets a comma separates: (1,234) is a pair
-        text = re.sub(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\d)", lambda number: number[0].replace(",", ""), text)
-    return text.strip().rstrip(" .,;:")
+def _bare(text: str, steps: Steps) -> str | None:
+    """The whole text if it is an expression, else what is last: mathematics in $...$, a number, or the letter of a choice."""
+    text = re.sub(r",\\!\s*", ",", text[-MAX_TAIL:]).strip(" \n\t*")
+    text = text if "$" in text else re.sub(r"\\text\w*\{([^{}]*)\}", r"\1", text)
+    if "\n" not in text and (is_readable(text.rstrip("."), steps) or _NO_WORDS.fullmatch(text)):
+        return text.rstrip(".")
+    inline = [found for found in _MATH.finditer(text) if not _PROSE.search(re.sub(r"\\text\w*\{[^{}]*\}", "", found[0]))]
+    numbers = list(_LAST.finditer(text))
+    number = numbers[-1] if numbers else None
+    while number and inline and re.fullmatch(r"\W*[A-Za-z]\W*", inline[-1][0]):    # ... for every $n$
+        inline.pop()
+    if inline and (number is None or number.start() < inline[-1].end()):
+        return _last_of_mathematics(text, inline)
+    if number is None:
+        letter = _LETTER.search(text)
+        return letter and (letter[1] or letter[2])
+    if _is_doubted(text, number.start(), number.end()):
+        return None
+    for bracket in _PAIR.finditer(text, max(0, number.start() - 200)):
+        if bracket.start() < number.start() < bracket.end():
+            return bracket[0]
+    if _BEFORE.search(text[max(0, number.start() - 20):number.start()]) or _BEHIND.match(text, number.end()):
+        return _expression_around(text, number, steps)
+    if (left := _ONE_SIDE.search(text[:number.start()][-60:])) and not same_answer(left[1], number[0], steps):
+        return None                                      # 3 = 4
+    if _EQUALS.search(text[max(0, number.start() - 9):number.start()]):             # x + y = 5 is not a 5
+        return _expression_around(text, number, steps) or number[0].strip()
+    return number[0].strip()
 
 
-@dataclass
-class _Answer:
-    kind: str                     # "one" expression, or what holds the parts together: "set", "()", "[)", "<", ...
-    parts: list                   # of _Answer; empty for "one"
-    text: str = ""                # "one" only, as are the following
-    values: list | None = None    # at each random point; None where it is not an expression but words
-    equation: list | None = None  # left minus right side at each point, where it is an equation
-    percent: bool = False
+def _is_doubted(text: str, start: int, end: int) -> bool:
+    """Whether the words around a number deny it or leave a choice: "not 5", "3 apples or 4", "5?"."""
+    return bool(_DENIED.search(text[max(0, start - 40):start]) or _DOUBTED.match(text[end:end + 60]))
 
 
-def _read(text: str, depth: int = 0) -> _Answer:
-    """An answer as a tree of sets, tuples, intervals, matrices and inequalities over single expressions."""
-    text = text.strip()
-    if depth > MAX_DEPTH:
-        return _Answer("one", [], text)
-
-    def parts(kind, pieces):
-        return _Answer(kind, [_read(piece, depth + 1) for piece in pieces])
-
-    name, _, right = text.partition("=")
-    if "=" not in right and re.fullmatch(r"\w|\([\w, ]+\)", name.strip()) and re.search(r"[,;&]", right):
-        text = right.strip()                                                            # (x, y) = (1, 2)
-    if matrix := re.fullmatch(r"\\begin\{([pbvBV]?)matrix\}(.*)\\end\{\1matrix\}", text):
-        rows = [row.split("&") for row in matrix[2].strip(" ;").split(";")]
-        return parts(f"matrix {[len(row) for row in rows]}", [cell for row in rows for cell in row])
-    if len(pieces := _split(text, "\\cup")) > 1:
-        return parts("union", pieces)
-    pieces = [both for piece in _split(text, ",") for both in _plus_and_minus(piece)]
-    if len(pieces) > 1:
-        return parts("set", pieces)
-    if text.startswith(("\\{", "{")) and text.endswith("}") and _closes_at_end(text):
-        inner = text.lstrip("\\")[1:-1].removesuffix("\\")
-        elements = _read(inner, depth + 1)
-        return elements if elements.kind == "set" or not inner.strip() else _Answer("set", [elements])
-    if text.startswith(("(", "[")) and text.endswith((")", "]")) and _closes_at_end(text):
-        pieces = _split(text[1:-1], ",")
-        if len(pieces) > 1:
-            return parts(text[0] + text[-1], pieces)
-    if len(pieces := re.split(r"(\\(?:le|ge|ne)(?![A-Za-z])|[<>])", text)) > 1:
-        return parts(" ".join(pieces[1::2]), pieces[0::2])
-    return _read_one(text)
+def _last_of_mathematics(text: str, inline: list) -> str | None:
+    """The last $...$, with those before it that "and", "or" or a comma connects."""
+    contents = []
+    for i in range(len(inline) - 1, max(-1, len(inline) - 9), -1):
+        if contents and not _JOINED.fullmatch(text, inline[i].end(), inline[i + 1].start()):
+            break
+        contents.append(next(filter(None, inline[i].groups())).strip().rstrip(".,"))
+        first = inline[i]
+    return None if _is_doubted(text, first.start(), inline[-1].end()) else ", ".join(reversed(contents))
 
 
-def _split(text: str, separator: str) -> list[str]:
-    """Split where no bracket is open. All brackets count alike, since [0, 1) is an interval."""
-    pieces, depth, start = [], 0, 0
-    for at, char in enumerate(text):
-        depth += (char in "([{") - (char in ")]}")
-        if depth == 0 and text.startswith(separator, at):
-            pieces.append(text[start:at])
-            start = at + len(separator)
-    return pieces + [text[start:]]
+_JOINED = re.compile(r"[.,]?\s?(?:,|or|and|to|,\s?or|,\s?and)\s?")
 
 
-def _plus_and_minus(text: str) -> list[str]:
-    """3 \\pm 2 stands for 3 + 2 and 3 - 2. Inside brackets it is left for later."""
-    if len(_split(text, "\\pm")) == 1:
-        return [text]
-    return [text.replace("\\pm", sign).replace("\\mp", opposite) for sign, opposite in ("+-", "-+")]
+def _expression_around(text: str, number, steps: Steps) -> str | None:
+    """The expression around a number that is only a part of it, if that can be read."""
+    first = max(0, number.start() - 200)
+    for start in list(re.finditer(r"[=:]|\\\[|(?<=\s)(?=[\\(\w-])|^", text[first:number.start()]))[-12:]:
+        said = _RUN.match(text, first + start.end())[0].strip().rstrip(".,=")
+        if first + start.end() + len(said) >= number.end() and is_readable(said, steps):
+            return said
+    return None
 
 
-def _closes_at_end(text: str) -> bool:
-    """Whether the bracket that opens the text is closed by its last character: no for (a+1)(b+2)."""
-    depths = itertools.accumulate((char in "([{") - (char in ")]}") for char in text.lstrip("\\"))
-    return next((at for at, depth in enumerate(depths, 1) if depth == 0), 0) == len(text.lstrip("\\"))
-
-
-def _read_one(text: str) -> _Answer:
-    """A single expression: evaluated where it is one, else kept as words. "x = 5" is both an equation and a 5."""
-    percent, equation = "%" in text, None
-    # a space only tells letters or digits apart: "6 : 15 PM" and "6:15PM" are the same words, "1 2" and "12" are not
-    words = re.sub(r"(?<![^\W\d]) (?!\d)|(?<!\d) (?![^\W\d])|(?<=\d) (?=[^\W\d])|(?<=[^\W\d]) (?=\d)", "", text)
-    left, *rights = text.replace("%", "").split("=")
-    expression = rights[-1] if rights else left
-    values = evaluate(expression) or evaluate(_without_unit(expression))
-    if rights:
-        equation = evaluate(f"({left})-({expression})") if len(rights) == 1 else None
-        if re.search(r"[A-Za-z]", left) and not re.fullmatch(r" ?\\?[A-Za-z]+(_\w+)?(\(\w\))? ?", left):
-            values = None                                                               # x + y = 5 is not a 5
-    return _Answer("one", [], words, values, equation, percent)
-
-
-_NOT_UNITS = {"am", "pm", "dozen", "hundred", "thousand", "million", "billion", "trillion", "squared", "cubed"}
-
-
-def _without_unit(text: str) -> str:
-    """Drop the words after a number: 12 apples, 5 cm^2, 3 miles per hour. Not 5 million, and not 5 x."""
-    unit = re.search(r"(?<![A-Za-z\\])[A-Za-z][A-Za-z /.-]*(?: ?\^ ?(?:\d|\{\d\}))? ?$", text)
-    words = re.findall(r"[A-Za-z]+", unit[0]) if unit else ["x"]
-    is_unit = len(words[0]) > 1 and words[0].lower() not in _NOT_UNITS and all(len(w) > 1 or w == "a" for w in words)
-    return text[:unit.start()].rstrip() if is_unit else text
-
-
-def _same(a: _Answer, b: _Answer) -> bool:
-    """Compare two trees: in any order for sets and unions, in order for everything else."""
-    if a.kind != b.kind:
-        one, other = (a, b) if a.kind == "set" else (b, a)
-        return one.kind == "set" and len(one.parts) == 1 and _same(one.parts[0], other)  # {5} is 5
-    if a.kind == "one":
-        return _same_one(a, b)
-    if len(a.parts) != len(b.parts):
-        return False
-    if a.kind not in ("set", "union") or len(a.parts) > MAX_PARTS:
-        return all(map(_same, a.parts, b.parts))
-    unmatched = list(b.parts)
-    for part in a.parts:
-        match = next((other for other in unmatched if _same(part, other)), None)
-        if match is None:
-            return False
-        unmatched = [other for other in unmatched if other is not match]
-    return True
-
-
-def _same_one(a: _Answer, b: _Answer) -> bool:
-    if a.text == b.text:
-        return a.text != ""
-    if a.equation and b.equation:  # the same line, up to a factor
-        pairs = [pair for pair in zip(a.equation, b.equation) if None not in pair]
-        try:
-            factor = next((x / y for x, y in pairs if x and y), None)
-            return factor is not None and all(_close(x, y * factor) for x, y in pairs)
-        except OverflowError:
-            return False
-    if a.values and b.values:
-        return _agree(a.values, b.values) or a.percent != b.percent and (
-            _agree(a.values, b.values, Fraction(1, 100)) if a.percent else _agree(b.values, a.values, Fraction(1, 100)))
-    return not a.values and not b.values and a.text.casefold() == b.text.casefold()
-
-
-def _agree(a: list, b: list, scale: Fraction = Fraction(1)) -> bool:
-    """Whether two expressions have the same value at every point where they have one at all."""
-    pairs = [(x, y) for x, y in zip(a, b) if x is not None or y is not None]
-    return bool(pairs) and all(None not in pair and _close(pair[0] * scale, pair[1]) for pair in pairs)
-
-
-def _close(x, y) -> bool:
-    """Exact for fractions; to nine digits where a root or a constant made it a float."""
-    if isinstance(x, float) or isinstance(y, float):
-        try:
-            return math.isclose(x, y, rel_tol=1e-9, abs_tol=1e-12)
-        except OverflowError:
-            return False
-    return x == y
+_RUN = re.compile(r"(?:\\[A-Za-z]+|[-+*/^_{}()\[\]|=<>.,!\d\s]|(?<![A-Za-z])[A-Za-z](?![A-Za-z])){0,200}")
