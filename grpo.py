@@ -286,6 +286,8 @@ def check(args):
          "gradient that is not the KL divergence's; use k1 there, or --kl-in loss"),
         (LOSSES[args.loss].ratio != "token" and args.correction in ("tis", "mis"), f"--correction {args.correction} weighs each "
          f"token, and --loss {args.loss} has one ratio for the whole completion; use seq-tis, seq-mis or geo-mis"),
+        (args.overlong_buffer > min(tokens for _, tokens in stages(args.max_new_tokens)), f"--overlong-buffer "
+         f"{args.overlong_buffer} is longer than the smallest cap of --max-new-tokens"),
         (args.old == "sampler" and (args.correction != "none" or args.veto), "--old sampler has the mismatch in its ratio "
          "already; leave --correction and --veto out"),
         (args.loss == "ppo" and args.shard, "--loss ppo needs whole weights; leave --shard out"),
@@ -419,8 +421,8 @@ def main():
             b.rewards[here] -= penalty
             r.kl_penalty = -float(penalty.sum())
 
-    def compare_groups(groups):
-        """The advantage of each completion."""
+    def set_advantages(groups):
+        """The advantage of each completion, from the rewards of its group."""
         table = torch.tensor([[r.reward for r in g] for g in groups], dtype=torch.float64).view(-1, args.group)
         deviation = moments(run, [table], [torch.ones_like(table)])[1] if args.scale == "batch" else None
         for g, advantages in zip(groups, group_advantages(table, args.loss, args.scale, deviation).tolist(), strict=True):
@@ -428,7 +430,8 @@ def main():
                 r.advantage = advantage
 
     def whiten_returns(batches):
-        """The advantage of each token; whitened over the whole batch, the minibatches of all ranks together."""
+        """The advantage of each token: its return, or with ppo GAE; whitened over the whole batch, the minibatches of all
+        ranks together."""
         lam, use = (args.lam, 1.0) if args.loss == "ppo" else (1.0, 0.0)
         raw = [gae(b.rewards, b.values * use, b.loss_mask, b.documents, args.gamma, lam) for b in batches]
         for b, a, white in zip(batches, raw, whiten(run, raw, [b.loss_mask for b in batches]), strict=True):
@@ -478,7 +481,7 @@ def main():
                 pay(part, micro)
                 hide([r for r in part if not teaches(r)], micro)
         if not by_return:
-            compare_groups(groups)
+            set_advantages(groups)
         parts = [[r for r in part if teaches(r)] for part in parts]
         if not kl_reward:                                 # completions with A = 0 change nothing, unless a term beside A does
             all_count = by_return or args.kl or args.entropy
@@ -516,7 +519,7 @@ def main():
         sampling_seconds += rolled
         record = {"step": run.step, "loss": loss, "grad_norm": grad_norm, "lr": lr, "seconds": round(seconds, 3)}
         record |= summary(run, sampled, seen, busy, slots, rolled, seconds - rolled) | rollouts.notes()
-        why = nothing_to_learn(run, sampled, by_return)
+        why = nothing_to_learn(run, sampled, by_return, args.mask_truncated)
         in_vain, learned = in_vain + 1 if why else 0, learned or not why
         if why:
             record["note"] = why
@@ -524,7 +527,8 @@ def main():
             record["note"] = "the loss is zero because it must be: r = 1 and the advantages cancel; see grad_norm"
         if in_vain in (5, 50) or (why and not learned and run.step == args.steps and in_vain < 5):
             warned = f"nothing can be learned from the rewards of the last {in_vain} steps: {why}; {ADVICE}"
-            progress.say(warned)
+            if run.main:
+                progress.say(warned)
         for name, text, error in rollouts.failures:
             progress.say(f"step {run.step}: reward {name} failed on a completion, counted as 0: {error}: {text[:200]!r}")
             record.setdefault("failed_rewards", []).append([name, str(error), text[:2000]])

@@ -137,8 +137,8 @@ class Prompts:
 
 
 def has_spread(group):
-    """Are there two different rewards in it? Else it teaches nothing."""
-    return len({r.reward for r in group}) > 1
+    """Are there two different rewards in it, before the KL divergence? Else it teaches nothing."""
+    return len({r.earned for r in group}) > 1
 
 
 def overlong_penalty(length, limit, buffer):
@@ -353,28 +353,30 @@ def hide(rollouts, micro):
         b.loss_mask[here] = 0
 
 
-def nothing_to_learn(run, groups, over_batch):
-    """"" where rewards differ, within a group or with over_batch anywhere in the batch; else why they do not, with shares of
-    all completions and groups. All ranks must ask together."""
+def nothing_to_learn(run, groups, over_batch, masked=False):
+    """"" where rewards differ, within a group or with over_batch anywhere in the batch; else why there is nothing to learn, with
+    shares of all completions and groups. masked: what was cut off has no loss. All ranks must ask together."""
     def right(r):                                         # as far as the rewards look
         return r.right if NEED_STEPS & r.score.parts.keys() else r.score.answer_ok
     flat = [r for g in groups for r in g]
-    earned, flat_groups = [r.earned for r in flat], [len({r.earned for r in g}) == 1 for g in groups]
+    earned, alike = [r.earned for r in flat], sum(not has_spread(g) for g in groups)
+    teach = run.sum(sum(not (masked and r.cut_off) for r in flat))[0]
     if over_batch:
         spread = run.most(max(earned, default=-math.inf)) > -run.most(max((-e for e in earned), default=-math.inf))
     else:
-        spread = run.sum(flat_groups.count(False))[0] > 0
-    if spread:
+        spread = run.sum(len(groups) - alike)[0] > 0
+    if spread and teach:
         return ""
+    why = ("every completion was cut off and has no loss" if not teach else
+           "all rewards of the batch were alike" if over_batch else "no group had two different rewards")
     answered = [answer_of(r.problem, r.reply.text) is not None for r in flat]
     n, cut, endless, silent, count, solved, failed, same = run.sum(
         len(flat), sum(r.cut_off for r in flat), sum(r.cut_off and a for r, a in zip(flat, answered, strict=True)),
         answered.count(False), len(groups), sum(all(map(right, g)) for g in groups),
-        sum(not any(map(right, g)) for g in groups), sum(flat_groups))
-    return (f"{'all rewards of the batch were alike' if over_batch else 'no group had two different rewards'}; of {n:.0f} "
-            f"completions {cut / n:.0%} cut off at the cap ({endless / n:.0%} with an answer but no end token), {silent / n:.0%} "
-            f"no answer found; of {count:.0f} groups {solved / count:.0%} all right, {failed / count:.0%} all wrong, "
-            f"{same / count:.0%} no spread")
+        sum(not any(map(right, g)) for g in groups), alike)
+    return (f"{why}; of {n:.0f} completions {cut / n:.0%} cut off at the cap ({endless / n:.0%} with an answer but no end "
+            f"token), {silent / n:.0%} no answer found; of {count:.0f} groups {solved / count:.0%} all right, "
+            f"{failed / count:.0%} all wrong, {same / count:.0%} no spread")
 
 
 def summary(run, groups, seen, busy, slots, rollout_seconds, train_seconds):
@@ -390,7 +392,7 @@ def summary(run, groups, seen, busy, slots, rollout_seconds, train_seconds):
         "process": [bool(r.score.process_ok) for r in flat], "steps_right": [r.score.steps_ok or 0 for r in flat],
         "length_mean": lengths, "cut_off": [r.cut_off for r in flat]}
     of_groups = {"reward_std": [float(np.std([r.score.reward for r in g], ddof=1)) for g in several],
-                 "zero_spread": [len({r.earned for r in g}) == 1 for g in several]}
+                 "zero_spread": [not has_spread(g) for g in several]}
     of_tokens = ("entropy", "clip_low", "clip_high", "kl")
     sums = {k: sum(v) for k, v in (of_completions | of_groups).items()} | {k: seen[k] for k in (
         *of_tokens, "tokens", "packed", "diff", "compared")}

@@ -300,6 +300,13 @@ TOY = ["--data", "world:ops=1-2,split=rl", "--mode", "plain", "--reward", "rando
        "--max-new-tokens", 12, "--dtype", "float64", "--clip", 1e9, "--rows", 8]
 
 
+def in_process(*args):
+    """Runs the script here, which is quicker than a process of its own: the result, and standard error."""
+    code, result, err = run_main(grpo, *args)
+    assert code == 0, err
+    return result, err
+
+
 def records(out):
     return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
@@ -311,10 +318,10 @@ def state(out):
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_loss_runs_and_logs_all_that_a_step_is_judged_by(able, tmp_path, loss):
     out = tmp_path / "run"
-    done = script("grpo.py", "--init", able, "--out", out, "--steps", 2, "--loss", loss, *TOY, "--updates", 2, "--kl", 0.01,
-                  "--minibatches", 2, "--correction", "seq-tis" if LOSSES[loss].ratio != "token" else "tis", "--entropy", 0.01,
-                  "--show-every", 1)
-    assert done.json["steps"] == 2
+    result, _ = in_process("--init", able, "--out", out, "--steps", 2, "--loss", loss, *TOY, "--updates", 2, "--kl", 0.01,
+                           "--minibatches", 2, "--correction", "seq-tis" if LOSSES[loss].ratio != "token" else "tis",
+                           "--entropy", 0.01, "--show-every", 1)
+    assert result["steps"] == 2
     step = [r for r in records(out) if "reward" in r][-1]
     for name in ("reward reward_std answer process length_mean length_max cut_off entropy zero_spread clip_low clip_high kl "
                  "logprob_diff_mean logprob_diff_max grad_norm rollout_tokens_per_second train_tokens_per_second "
@@ -332,8 +339,8 @@ def grads(out):
 @pytest.mark.parametrize("loss", ["grpo", "dapo", "gspo", "ppo"])
 def test_micro_batches_and_ranks_change_no_gradient(able, tmp_path, loss):
     flags = ["--init", able, "--steps", 1, "--loss", loss, *TOY, "--kl", 0.05, "--entropy", 0.01]
-    script("grpo.py", *flags, "--out", tmp_path / "one")
-    script("grpo.py", *flags, "--out", tmp_path / "micro", "--micro-tokens", 1, "--seq-len", 100)
+    in_process(*flags, "--out", tmp_path / "one")
+    in_process(*flags, "--out", tmp_path / "micro", "--micro-tokens", 1, "--seq-len", 100)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(ROOT / "grpo.py"),
                *map(str, flags), "--out", str(tmp_path / "two")]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300)
@@ -350,7 +357,7 @@ def test_micro_batches_and_ranks_change_no_gradient(able, tmp_path, loss):
 
 def test_sharded_ranks_give_the_same_gradient(able, tmp_path):
     flags = ["--init", able, "--steps", 1, *TOY]
-    script("grpo.py", *flags, "--out", tmp_path / "one")
+    in_process(*flags, "--out", tmp_path / "one")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(ROOT / "grpo.py"),
                *map(str, flags), "--out", str(tmp_path / "two"), "--shard"]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300)
@@ -361,7 +368,7 @@ def test_sharded_ranks_give_the_same_gradient(able, tmp_path):
 
 def test_killed_in_the_middle_it_goes_on_bit_for_bit(able, tmp_path):
     flags = ["--init", able, "--steps", 20, *TOY, "--save-every", 2, "--updates", 2, "--minibatches", 2, "--replace", 1]
-    script("grpo.py", *flags, "--out", tmp_path / "whole")
+    in_process(*flags, "--out", tmp_path / "whole")
     out = tmp_path / "killed"
     process = subprocess.Popen([sys.executable, str(ROOT / "grpo.py"), *map(str, flags), "--out", str(out)],
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"})
@@ -386,17 +393,17 @@ def test_killed_in_the_middle_it_goes_on_bit_for_bit(able, tmp_path):
 
 
 def test_what_must_be_zero_says_so_and_rewards_without_spread_are_a_warning(able, tmp_path):
-    done = script("grpo.py", "--init", able, "--out", tmp_path / "zero", "--steps", 1, *TOY)
+    in_process("--init", able, "--out", tmp_path / "zero", "--steps", 1, *TOY)
     step = next(r for r in records(tmp_path / "zero") if "reward" in r)
     assert abs(step["loss"]) < 1e-9 and "must be" in step["note"] and step["grad_norm"] > 0
-    done = script("grpo.py", "--init", able, "--out", tmp_path / "same", "--steps", 6, "--data", "world:ops=9,split=rl", "--mode",
-                  "plain", "--reward", "strict", "--prompts", 2, "--group", 2, "--max-new-tokens", 4)
-    assert "no group had two different rewards" in done.stderr and "--keep-rate" in done.json["warning"]
+    result, err = in_process("--init", able, "--out", tmp_path / "same", "--steps", 6, "--data", "world:ops=9,split=rl", "--mode",
+                             "plain", "--reward", "strict", "--prompts", 2, "--group", 2, "--max-new-tokens", 4)
+    assert "no group had two different rewards" in err and "--keep-rate" in result["warning"]
 
 
 def test_the_difficulty_filter_keeps_the_edge(able, tmp_path):
-    script("grpo.py", "--init", able, "--out", tmp_path / "run", "--steps", 1, *TOY, "--keep-rate", 0.0, 0.9, "--candidates", 12,
-           "--curriculum")
+    in_process("--init", able, "--out", tmp_path / "run", "--steps", 1, *TOY, "--keep-rate", 0.0, 0.9, "--candidates", 12,
+               "--curriculum")
     assert 0 < records(tmp_path / "run")[0]["pool"] <= 12
 
 
@@ -415,6 +422,7 @@ def test_the_difficulty_filter_keeps_the_edge(able, tmp_path):
     (["--clip-high", -0.1], "--clip-high: -0.1: use"), (["--dual-clip", 0.5], "--dual-clip: 0.5: use"),
     (["--correction", "tis", "--cap", 0], "--cap: 0: use"), (["--veto", 1], "--veto: 1: use"),
     (["--loss", "ppo", "--gamma", 1.1], "--gamma: 1.1: use"), (["--minibatches", 17], "more parts than completions"),
+    (["--overlong-buffer", 13], "--overlong-buffer 13 is longer than"), (["--overlong-buffer", -1], "--overlong-buffer"),
     (["--updates", 0], "--updates: 0: use"), (["--temperature", "nan"], "--temperature: nan: use"),
     *[(["--loss", loss, "--correction", kind], f"--correction {kind} weighs each token, and --loss {loss} has one ratio for the "
        "whole completion; use seq-tis, seq-mis or geo-mis") for loss in ("gspo", "rloo") for kind in ("tis", "mis")],
@@ -429,7 +437,7 @@ def test_bad_flags_are_one_line(able, tmp_path, flags, message):
 def test_a_divergence_in_the_reward_is_paid_once_the_policy_has_moved(able, tmp_path, loss):
     flags = ["--init", able, "--steps", 2, "--loss", loss, *TOY, "--lr", 0.01, "--updates", 2]
     for name, more in {"without": [], "with": ["--kl", 1.0, "--kl-in", "reward", "--kl-kind", "k1"]}.items():
-        script("grpo.py", *flags, *more, "--out", tmp_path / name)
+        in_process(*flags, *more, "--out", tmp_path / name)
     a, b = ([r for r in records(tmp_path / n) if "reward" in r] for n in ("without", "with"))
     assert a[0]["grad_norm"] == pytest.approx(b[0]["grad_norm"], rel=1e-9)    # nothing to pay at --init itself
     assert a[1]["grad_norm"] != pytest.approx(b[1]["grad_norm"], rel=1e-3)
@@ -442,7 +450,7 @@ def test_in_exact_mode_sampler_and_trainer_do_not_differ(able, tmp_path, more):
     apart = {}
     for exact in (True, False):
         out = tmp_path / str(exact)
-        script("grpo.py", *flags, "--out", out, *["--exact"] * exact)
+        in_process(*flags, "--out", out, *["--exact"] * exact)
         apart[exact] = [(r["logprob_diff_max"], r["logprob_diff_mean"]) for r in records(out) if "reward" in r]
     assert apart[True] == [(0.0, 0.0)] * 4 and max(d for d, _ in apart[False]) > 0
 
@@ -480,6 +488,9 @@ def test_shares_of_why_nothing_is_learned():
         "25% no answer found; of 2 groups 50% all right, 50% all wrong, 100% no spread")
     assert nothing_to_learn(a_run(), alike, True) == ""                       # one group was paid and the other was not
     assert nothing_to_learn(a_run(), alike[:1], True).startswith("all rewards of the batch were alike; of 4")
+    cut = [[rollout("a", "length", reward=1.0), rollout("b", "length")]]
+    assert nothing_to_learn(a_run(), cut, False) == ""
+    assert nothing_to_learn(a_run(), cut, False, masked=True).startswith("every completion was cut off and has no loss; of 2")
     alike[0][0] = rollout("so \\boxed{5}", ok=True, reward=1.0)
     assert nothing_to_learn(a_run(), alike, False) == ""
 
