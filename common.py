@@ -68,6 +68,11 @@ def training_flags(text, needs=()):
     p.add_argument("--resume", action="store_true", help="go on with the run in --out, if there is one")
     p.add_argument("--log-every", type=cli.count, default=10, help="steps")
     p.add_argument("--eval-every", type=cli.whole, default=0, help="steps; 0: only at the end")
+    p.add_argument("--eval-data", metavar="SPEC", nargs="*", default=[],
+                   help="held out, asked as the run puts its own questions and answered greedily: world:... (verified "
+                   "accuracy), a file of questions (accuracy of the answers), text (bits per byte)")
+    p.add_argument("--eval-problems", type=cli.count, default=100,
+                   help="problems for each number of operations of a world, and of a file")
     p.add_argument("--save-every", type=cli.whole, default=0, help="steps; 0: only at the end")
     p.add_argument("--wandb", metavar="PROJECT", default="", help="log to Weights & Biases as well (pip install wandb)")
     return p
@@ -86,7 +91,7 @@ def uses_gpu(args):
     return args.device == "cuda" or (args.device == "auto" and torch.cuda.is_available())
 
 
-# when the flags above have an effect, and --eval-data's and --max-epochs, which the scripts add (see cli.Parser)
+# when the flags above have an effect, and --max-epochs, which the scripts add (see cli.Parser)
 NEEDS = (
     ("--adam-lr", lambda a: a.optimizer == "muon", "with --optimizer {optimizer}, whose rate is --lr alone"),
     ("--decay", lambda a: a.schedule == "wsd", "with --schedule {schedule}"),
@@ -375,8 +380,10 @@ class Until:
         return "--until-loss" * (bool(self.loss) and len(self.recent) == 20 and sum(self.recent) / 20 <= self.loss)
 
     def accurate(self, found):
-        """found: what evaluate_all returned; the goal is for the mean over numbers of operations. Returns as `low` does."""
-        rows = [row for table in found.values() if isinstance(table, list) for row in table if "ops" in row]
+        """found: what evaluate_all returned; the goal is for the mean over numbers of operations, answered with thinking where
+        that is one of two modes. Returns as `low` does."""
+        tables = [table for name, table in found.items() if isinstance(table, list) and not name.endswith(" /no_think")]
+        rows = [row for table in tables for row in table if "ops" in row]
         rates = [row["process"]["pass@1"][0] for row in rows]
         self.measured = [*self.measured, *([sum(rates) / len(rates)] if rates else [])][-2:]
         return "--until-accuracy" * (bool(self.accuracy) and len(self.measured) == 2 and sum(self.measured) / 2 >= self.accuracy)

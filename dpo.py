@@ -35,7 +35,9 @@ mismatched answers run along in both passes of a step.
 """
 
 import functools
+import itertools
 import time
+from collections import Counter
 
 import torch
 import torch.nn.functional as F
@@ -46,8 +48,9 @@ import common
 import optim
 from conversations import Pairs, pair_batch
 from data import Stream, document_sums, print_table
-from evaluate import evaluate_all, print_world
+from evaluate import check_specs, evaluate_all, modes_of, print_evaluation
 from model import load
+from tokenizer import IM_END, IM_START
 
 BETA = {"dpo": 0.1, "dpo_norm": 5.0, "ipo": 0.1, "simpo": 2.0, "orpo": 0.1, "kto": 0.1}
 HALF = cli.number("a number from 0 to 0.5", float, lambda x: 0 <= x <= 0.5)
@@ -71,8 +74,6 @@ def flags():
                    "first step every margin is exactly 0")
     p.add_argument("--seq-len", type=cli.count, default=1024, help="tokens in a row; both answers of a pair must fit")
     p.add_argument("--max-epochs", type=cli.not_negative, default=0.0, help="cap on the passes through each source; 0: none")
-    p.add_argument("--eval-data", metavar="SPEC", nargs="*", default=[], help="world:... (verified accuracy), text")
-    p.add_argument("--eval-problems", type=cli.count, default=100, help="problems for each number of operations, and of a file")
     return p
 
 
@@ -196,6 +197,17 @@ def load_reference(args, run, tokenizer):
     return model
 
 
+def modes_of_prompts(sources, tokenizer):
+    """How --eval-data is asked: with what most prompts of the pairs end in, /think or no flag, and with /no_think where some
+    end in that."""
+    flags = Counter()
+    for (ids, _), _, start in itertools.chain.from_iterable(source.pairs for source in sources):
+        question = tokenizer.decode(ids[:start]).rpartition(IM_START)[0].rstrip().removesuffix(IM_END).rstrip()
+        flags[" /no_think" if question.endswith("/no_think") else " /think" if question.endswith("/think") else ""] += 1
+    think = " /think" if flags[" /think"] > flags[""] else "" if flags[""] else None
+    return modes_of(think, " /no_think" if flags[" /no_think"] else None)
+
+
 def check(args):
     """What argparse cannot see, each in one line that names the mend."""
     for wrong, mend in (
@@ -210,6 +222,7 @@ def main():
     args = flags().parse_args()
     with cli.bad_input():
         check(args)
+        check_specs(args.eval_data)
         run = common.Run(args)
         model, tokenizer = load(args.init, dtype=run.weight_dtype)
         model.exact = args.exact
@@ -240,7 +253,7 @@ def main():
     run.open_log({"parameters": sum(w.numel() for w in model.parameters()), "config": vars(model.config),
                   "pairs": sum(source.count for source in sources)})
     run.catch_interrupts()
-    seen = []                                             # sums of the micro-batches of a step
+    seen, modes = [], modes_of_prompts(sources, tokenizer)                    # seen: sums of the micro-batches of a step
 
     def loss_of(batch, z):
         loss, sums = batch_loss(args, wrapped, batch, z)
@@ -252,8 +265,8 @@ def main():
 
     def evaluate():
         with common.gathered(model):
-            return evaluate_all(model, tokenizer, args.eval_data, problems=args.eval_problems, T=args.seq_len,
-                                autocast=run.autocast(), chat=True)
+            return evaluate_all(model, tokenizer, args.eval_data, modes, args.eval_problems, args.seq_len,
+                                autocast=run.autocast())
 
     progress, loss, record, used_up, warned = common.Progress(run, "dpo"), float("nan"), {}, "", False
     start, tokens_seen = time.perf_counter(), 0
@@ -310,9 +323,8 @@ def main():
         print_table(result["mixture"])
     if (run.step == args.steps or used_up) and args.eval_data:
         result["eval"] = evaluate()
-        for table in result["eval"].values():
-            if run.main and isinstance(table, list):
-                print_world(table, [1])
+        if run.main:
+            print_evaluation(result["eval"])
     run.finish(result, used_up)
 
 

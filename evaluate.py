@@ -163,18 +163,21 @@ def file_accuracy(model, tokenizer, spec, limit=0, shots=0, chat=False, ks=(1,),
                   progress=False, on_answer=None, **how):
     """Accuracy of final answers on a file of questions: {"problems", "accuracy": rates, and what `manner` tells}.
 
-    chat asks in ChatML; else the question stands behind `shots` solved ones of the same file, which are then left out.
-    how: the other options of `ask`.
+    chat asks in ChatML; else the question stands behind `shots` solved ones of the same file, which are then left out, or
+    with shots None alone on its line, as pretrain.py tells it. how: the other options of `ask`.
     """
     everything = questions.load_problems(str(spec))
-    shown, todo = everything[:shots], everything[shots:]
+    shown, todo = everything[:shots or 0], everything[shots or 0:]
     if not todo:
         raise ValueError(f"{spec}: has {len(everything)} questions, and --shots {shots} shows them all, so none is left to ask; "
                          "lower --shots")
     if limit:
         order = np.random.default_rng(seed).permutation(len(todo))[:limit]
         todo = [todo[i] for i in sorted(order)]
-    texts = [p.question if chat else questions.format_question(p, shown) for p in todo]
+    if chat or shots is None:
+        texts = [p.question + "\n" * (not chat) for p in todo]
+    else:
+        texts = [questions.format_question(p, shown) for p in todo]
     drawn = ask(model, tokenizer, texts, [max_new_tokens] * len(todo), chat, ks=ks, seed=seed,
                 progress=str(spec) if progress else "", **how)
     right = []
@@ -216,16 +219,68 @@ def bits_per_byte(model, tokenizer, texts, T=256, rows=16, max_tokens=0, autocas
             "bytes": size}
 
 
-def evaluate_all(model, tokenizer, specs, problems=100, T=256, autocast=None, chat=False):
-    """What training scripts report: for each world spec its accuracy table (greedy), for a text its bits per byte."""
-    found = {}
+def check_specs(specs):
+    """ValueError for an --eval-data that cannot be measured; called before training, which may take days."""
     for spec in specs:
-        if spec.startswith("world:"):
-            dtype = torch.bfloat16 if model.head.is_cuda else None
-            found[spec] = brief(world_accuracy(model, tokenizer, spec, problems, dtype=dtype, chat=chat))
-        else:
+        kind = questions.kind_of(spec)
+        if kind == "conversations":
+            raise ValueError(f"--eval-data {spec}: no answer to a conversation can be checked; give world:..., a file of "
+                             "questions with answers, or text")
+        if kind == "world":
+            World.from_spec(spec)
+        elif kind == "questions":
+            questions.load_problems(spec)
+
+
+CHAT = dict(chat=True)
+PLAIN = {"": dict(chat=False)}
+
+
+def evaluate_all(model, tokenizer, specs, modes, problems=100, T=256, autocast=None, max_new_tokens=400):
+    """What training scripts report on --eval-data: of a world its accuracy table, of a file of questions the accuracy of the
+    answers, both greedy and on that many problems; of text its bits per byte, in pieces of T tokens.
+
+    modes: how the run puts its own questions, so that it is measured on what it learns: {name: options of `ask`}. The first
+    is called "" and its result stands under the spec; a second one's stands under the spec and its name.
+    """
+    found, dtype = {}, torch.bfloat16 if model.head.is_cuda else None
+    for spec in specs:
+        kind = questions.kind_of(spec)
+        if kind == "text":
             found[spec] = bits_per_byte(model, tokenizer, read_texts(spec), T, max_tokens=500_000, autocast=autocast)
+            continue
+        for name, how in modes.items():
+            if kind == "world":
+                found[spec + name] = brief(world_accuracy(model, tokenizer, spec, problems, dtype=dtype, **how))
+            else:
+                found[spec + name] = file_accuracy(model, tokenizer, spec, problems, None, max_new_tokens=max_new_tokens,
+                                                   dtype=dtype, **how)
     return found
+
+
+def modes_of(think, no_think):
+    """Modes for evaluate_all: chats whose questions end in `think`, in `no_think`, or both ("" is no flag, None not this one)."""
+    flags = [flag for flag in (think, no_think) if flag is not None]
+    return {flag if i else "": CHAT | {"user_suffix": flag} for i, flag in enumerate(flags)}
+
+
+def print_evaluation(found):
+    """What evaluate_all found, for people."""
+    for name, result in found.items():
+        if isinstance(result, list):
+            print(name)
+            print_world(result, [1])
+        else:
+            print(told(name, result))
+
+
+def told(name, result):
+    """One line on a file: of file_accuracy or bits_per_byte."""
+    if "bits_per_byte" in result:
+        return f"{name}: {result['bits_per_byte']:.4f} bits per byte over {result['bytes']:,} bytes"
+    rates = ", ".join(f"{k} {_show(rate)}" for k, rate in result["accuracy"].items())
+    return (f"{name}: {result['problems']} questions, {rates}; {result['tokens']} tokens, thinking {result['thinking']:.3f}, "
+            f"empty {result['empty']:.3f}, cut off {result['cut_off']:.3f}")
 
 
 def brief(table):
@@ -405,16 +460,13 @@ def measure(folder, args):
                 left[0] -= 1
         found[spec] = file_accuracy(model, tokenizer, spec, args.limit, args.shots, max_new_tokens=args.max_new_tokens,
                                     on_answer=show, **how)
-        r = found[spec]
-        shown = ", ".join(f"{k} {_show(rate)}" for k, rate in r["accuracy"].items())
-        print(f"{spec}: {r['problems']} questions, {shown}; {r['tokens']} tokens, thinking {r['thinking']:.3f}, "
-              f"empty {r['empty']:.3f}, cut off {r['cut_off']:.3f}")
+        print(told(spec, found[spec]))
     for path in args.text:
         found[path] = bits_per_byte(model, tokenizer, read_texts(path), args.seq_len)
         if not math.isfinite(found[path]["loss"]):
             raise ValueError(f"--init {folder}: its log-probabilities of {path} are not numbers (NaN or infinite); its weights "
                              "are damaged, or too large for --dtype")
-        print(f"{path}: {found[path]['bits_per_byte']:.4f} bits per byte over {found[path]['bytes']:,} bytes")
+        print(told(path, found[path]))
     return found
 
 

@@ -51,10 +51,10 @@ import common
 import optim
 from critic import ActorCritic, gae, moments, value_loss, whiten
 from data import document_sums, split_spec
-from evaluate import evaluate_all, print_world
+from evaluate import CHAT, PLAIN, check_specs, evaluate_all, print_evaluation
 from model import load
 from problems import parse_rewards
-from rollouts import Prompts, Rollouts, deal, fill, hide, nothing_to_learn, pack, stages, summary
+from rollouts import FLAGS, Prompts, Rollouts, deal, fill, hide, nothing_to_learn, pack, stages, summary
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def by_loss(name):
 def flags():
     p = common.training_flags(__doc__, NEEDS)
     p.set_defaults(batch_tokens=0, lr=2e-4, adam_lr=2e-4, optimizer="adamw", schedule="constant", warmup=0.0, log_every=1,
-                   steps=100)
+                   steps=100, eval_problems=50)
     p.add_argument("--loss", default="grpo", choices=LOSSES, help="see above")
     p.add_argument("--prompts", type=cli.count, default=16, help="P, prompts in a step, over all ranks")
     p.add_argument("--group", type=cli.count, default=8, help="G, completions of a prompt")
@@ -156,8 +156,6 @@ def flags():
     p.add_argument("--lam", type=cli.share, default=1.0, help="lambda of GAE")
     p.add_argument("--value-weight", type=cli.not_negative, default=0.5, help="weight of ppo's value loss")
     p.add_argument("--show-every", type=cli.whole, default=10, help="steps between completions in the log")
-    p.add_argument("--eval-data", metavar="SPEC", nargs="*", default=[], help="world:... (verified accuracy, greedy)")
-    p.add_argument("--eval-problems", type=cli.count, default=50, help="problems for each number of operations, and of a file")
     return p
 
 
@@ -317,6 +315,7 @@ def main():
     args = flags().parse_args()
     with cli.bad_input():
         check(args)
+        check_specs(args.eval_data)
         asynchronous.check(args, int(os.environ.get("WORLD_SIZE", 1)))
         caps, rewards = stages(args.max_new_tokens), parse_rewards(args.reward, *(split_spec(d)[0] for d in args.data))
         resolve(args, caps)
@@ -456,10 +455,13 @@ def main():
             seen["packed"] += int((b.documents >= 0).sum())
         return (loss * token_weights(args.loss, mask, b.documents, max(c for _, c in caps))).sum()
 
+    # --eval-data is asked as the prompts are, and answered greedily
+    modes = PLAIN if args.mode == "plain" else {"": CHAT | {"user_suffix": FLAGS[args.mode], "think_budget": args.think_budget}}
+
     def evaluate():
         with common.gathered(model):
-            return evaluate_all(model, tokenizer, args.eval_data, problems=args.eval_problems, autocast=run.autocast(),
-                                chat=args.mode != "plain")
+            return evaluate_all(model, tokenizer, args.eval_data, modes, args.eval_problems, autocast=run.autocast(),
+                                max_new_tokens=max(c for _, c in caps))
 
     progress, start = common.Progress(run, "grpo"), time.perf_counter()
     record, sampling_seconds, in_vain, learned, warned = {}, 0.0, 0, False, ""
@@ -553,10 +555,8 @@ def main():
         result["warning"] = warned
     if run.step == args.steps and args.eval_data:
         result["eval"] = evaluate()
-        for spec, table in result["eval"].items():
-            if run.main and isinstance(table, list):
-                print(spec)
-                print_world(table, [1])
+        if run.main:
+            print_evaluation(result["eval"])
     rollouts.finish()
     run.finish(result)
 

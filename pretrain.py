@@ -23,7 +23,7 @@ import cli
 import common
 import optim
 from data import Stream, print_table, split_spec
-from evaluate import evaluate_all, print_world
+from evaluate import PLAIN, check_specs, evaluate_all, print_evaluation
 from model import Config, Transformer, load
 from texts import sample_texts
 from tokenizer import Tokenizer
@@ -50,9 +50,6 @@ def flags():
     p.add_argument("--norm-after", action="store_true", help="OLMo's placement of the norms")
     p.add_argument("--untied", action="store_true", help="a head apart from the embedding")
     p.add_argument("--rope-theta", type=cli.above_zero, default=10_000.0, help="base of the rotary embedding")
-    p.add_argument("--eval-data", metavar="SPEC", nargs="*", default=[],
-                   help="held-out text (bits per byte) and world:... (accuracy)")
-    p.add_argument("--eval-problems", type=cli.count, default=100, help="problems for each number of operations, and of a file")
     p.add_argument("--peak-tflops", type=cli.above_zero, default=989.0,
                    help="of one GPU, for utilisation (H100, H200: 989 in bf16)")
     return p
@@ -102,6 +99,7 @@ def speed(run, model, rate, batches):
 def main():
     args = flags().parse_args()
     with cli.bad_input():
+        check_specs(args.eval_data)
         run = common.Run(args)
         if args.init:
             model, tokenizer = load(args.init, dtype=run.weight_dtype)
@@ -131,7 +129,7 @@ def main():
 
     def evaluate():
         with common.gathered(model):
-            return evaluate_all(model, tokenizer, args.eval_data, problems=args.eval_problems, T=args.seq_len,
+            return evaluate_all(model, tokenizer, args.eval_data, PLAIN, args.eval_problems, args.seq_len,
                                 autocast=run.autocast())
 
     progress, loss, ended = common.Progress(run, "pretrain"), float("nan"), ""
@@ -182,9 +180,8 @@ def main():
         print_table(result["mixture"])
     if done and args.eval_data:
         result["eval"] = evaluate()
-        for table in result["eval"].values():
-            if run.main and isinstance(table, list):
-                print_world(table, [1])
+        if run.main:
+            print_evaluation(result["eval"])
     run.finish(result, ended)
 
 

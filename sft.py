@@ -40,7 +40,7 @@ import common
 import optim
 from conversations import open_conversations
 from data import Stream, document_sums, print_table, split_spec
-from evaluate import evaluate_all, print_world
+from evaluate import check_specs, evaluate_all, modes_of, print_evaluation
 from model import load
 from problems import kind_of
 
@@ -60,8 +60,6 @@ def flags():
                    help="share of the thinking ones that do not say /think")
     p.add_argument("--seq-len", type=cli.count, default=512, help="tokens in a row; the longest conversation must fit")
     p.add_argument("--max-epochs", type=cli.not_negative, default=0.0, help="cap on the passes through each source; 0: none")
-    p.add_argument("--eval-data", metavar="SPEC", nargs="*", default=[], help="world:... (verified accuracy), text")
-    p.add_argument("--eval-problems", type=cli.count, default=100, help="problems for each number of operations, and of a file")
     return p
 
 
@@ -142,6 +140,7 @@ def main():
     args = flags().parse_args()
     with cli.bad_input():
         check(args)
+        check_specs(args.eval_data)
         run = common.Run(args)
         model, tokenizer = load(args.init, dtype=run.weight_dtype)
         if tokenizer is None:
@@ -167,6 +166,9 @@ def main():
     run.open_log({"parameters": sum(w.numel() for w in model.parameters()), "config": vars(model.config)})
     run.catch_interrupts()
     seen = []                                             # sums of the micro-batches of a step
+    # --eval-data is asked as conversations.tell puts the questions trained on
+    modes = modes_of(None if args.no_think == 1 else " /think" if args.no_think and args.unflagged < 1 else "",
+                     " /no_think" if args.no_think else None)
 
     def loss_of(batch):
         loss, sums = batch_loss(args, wrapped, frozen, batch)
@@ -179,8 +181,8 @@ def main():
 
     def evaluate():
         with common.gathered(model):
-            return evaluate_all(model, tokenizer, args.eval_data, problems=args.eval_problems, T=args.seq_len,
-                                autocast=run.autocast(), chat=True)
+            return evaluate_all(model, tokenizer, args.eval_data, modes, args.eval_problems, args.seq_len,
+                                autocast=run.autocast())
 
     progress, loss, record, ended = common.Progress(run, "sft"), float("nan"), {}, ""
     start, tokens_seen = time.perf_counter(), 0
@@ -235,9 +237,8 @@ def main():
         print_table(result["mixture"])
     if (run.step == args.steps or ended) and args.eval_data:
         result["eval"] = evaluate()
-        for table in result["eval"].values():
-            if run.main and isinstance(table, list):
-                print_world(table, [1])
+        if run.main:
+            print_evaluation(result["eval"])
     run.finish(result, ended)
 
 

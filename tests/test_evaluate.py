@@ -153,7 +153,7 @@ def test_manner_of_replies(tiny, tokenizer, monkeypatch):
     row = world_accuracy(tiny, tokenizer, "world:ops=3,split=test", 12, ks=(1, 4), chat=True)[0]
     assert row["thinking"] == 0.5 and row["empty"] == 0.75 and row["cut_off"] == 0
     assert row["right"] == [[1, 4]] * 12 and row["answer"]["pass@1"][0] == 0.25 and row["steps"] == 0.75
-    found = evaluate_all(tiny, tokenizer, ["world:ops=3,split=test"], problems=12, chat=True)
+    found = evaluate_all(tiny, tokenizer, ["world:ops=3,split=test"], {"": dict(chat=True)}, problems=12)
     assert "right" not in found["world:ops=3,split=test"][0] and found["world:ops=3,split=test"][0]["problems"] == 12
 
 

@@ -1,4 +1,5 @@
-"""Flags: each one that is given has an effect or is refused, and each number is read by a type that knows its bounds."""
+"""Flags: each one that is given has an effect or is refused, and each number is read by a type that knows its bounds; SPECs
+are read as they are documented, and --eval-data asks what the run learns to answer."""
 
 import importlib
 import json
@@ -7,15 +8,25 @@ import shlex
 from unittest import mock
 
 import pytest
-from helpers import refusal
+from helpers import refusal, run_main, tiny_checkpoint, write_rows
 from test_commands import commands, toy
 
 import cli
+import common
 import data
+import dpo
+import evaluate
 import grpo
+import pretrain
+import report
+import sft
+from conversations import tell
 from data import split_spec
+from problems import kind_of
+from rollouts import question_ids
 from sources import open_shards, prepare
 from tokenizer import Tokenizer
+from world import World
 
 # Flags that have an effect whatever the others say. A flag of a script stands here, or in the script's table of needs and
 # in CASES below; whoever adds one has to think which.
@@ -257,7 +268,7 @@ def test_shards_know_their_tokenizer(tmp_path, tokenizer, capsys):
     tokenizer.save(tmp_path / "tokenizer")
     prepare([str(tmp_path / "a.txt")], tmp_path / "tokenizer", tmp_path / "shards", 1)
     assert open_shards(tmp_path / "shards", Tokenizer.load(tmp_path / "tokenizer")).count == 1
-    turned = tokenizer._spec["model"] | {"merges": tokenizer._spec["model"]["merges"][::-1]}    # the same tokens, merged otherwise
+    turned = tokenizer._spec["model"] | {"merges": tokenizer._spec["model"]["merges"][::-1]}   # the same tokens, merged otherwise
     for change in ({"model": turned}, {"normalizer": {"type": "NFC"}}):
         stranger = Tokenizer(tokenizer._spec | change, tokenizer._config)
         assert len(stranger) == len(tokenizer)
@@ -279,3 +290,124 @@ def test_shards_take_no_weights(tmp_path, tokenizer):
     tokenizer.save(tmp_path / "tokenizer")
     assert "give the weight where they are read" in refusal(
         data, "prepare", "--data", "a.txt@0.5", "--tokenizer", tmp_path / "tokenizer", "--out", tmp_path / "shards")
+
+
+# --eval-data
+
+WORLD, TINY = "world:ops=1,split=test", ["--batch-tokens", 512, "--seq-len", 256, "--steps", 1, "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory, tokenizer):
+    """A checkpoint, and beside it files of questions, text, conversations and pairs."""
+    folder = tmp_path_factory.mktemp("start")
+    tiny_checkpoint(folder / "init", tokenizer)
+    questions = [f"The lions number {i}. How many lions?" for i in range(6)]
+    write_rows(folder / "questions.jsonl", [{"question": q, "answer": f"{i} lions.\n#### {i}"} for i, q in enumerate(questions)])
+    write_rows(folder / "text.jsonl", [{"text": q} for q in questions])
+    chats = [[{"role": "user", "content": q}, {"role": "assistant", "content": str(i)}] for i, q in enumerate(questions)]
+    write_rows(folder / "chats.jsonl", [{"messages": chat} for chat in chats])
+    for name, flags in (("think", [" /think"] * 6), ("both", [" /think", " /no_think"] * 3), ("none", [""] * 6),
+                        ("no_think", [" /no_think"] * 6)):
+        write_rows(folder / f"{name}.jsonl", [{"prompt": q + flag, "chosen": "1", "rejected": "2"}
+                                              for q, flag in zip(questions, flags)])
+    (folder / "text.txt").write_text("The lions number 3. " * 9)
+    return folder
+
+
+def measured(module, start, out, *flags):
+    """A run of one step that measures a world, questions and two texts: ({name: result}, [what the sampler was asked for])."""
+    asked, generate = [], evaluate.Sampler.generate
+
+    class Noted(evaluate.Sampler):
+        def generate(self, prompts, n, limits, temperature, **how):
+            asked.append((prompts, n, limits, temperature, how["think_budget"]))
+            return generate(self, prompts, n, [2] * len(limits), temperature, seed=how["seed"])
+    with mock.patch.object(evaluate, "Sampler", Noted):
+        code, result, err = run_main(module, *flags, "--out", out, "--eval-data", WORLD, start / "questions.jsonl",
+                                     start / "text.jsonl", start / "text.txt", "--eval-problems", 4)
+    assert code == 0, err[-2000:]
+    for name, found in result["eval"].items():
+        kind = ("answer" if WORLD in name else "accuracy" if "questions" in name else "bits_per_byte")
+        assert kind in (found[0] if isinstance(found, list) else found), name
+    assert all(n == 1 and temperature == 0 for _, n, _, temperature, _ in asked)
+    return result["eval"], asked
+
+
+def names_of(start, *more):
+    texts = [str(start / "text.jsonl"), str(start / "text.txt")]
+    return [spec + name for spec in (WORLD, str(start / "questions.jsonl")) for name in ("", *more)] + texts
+
+
+def test_pretraining_is_measured_in_plain_text(start, tmp_path, tokenizer):
+    found, asked = measured(pretrain, start, tmp_path / "run", "--init", start / "init", "--data", "world:ops=1", *TINY)
+    assert list(found) == names_of(start)
+    world, file = (prompts for prompts, *_ in asked)
+    assert world == [tokenizer.encode(World.from_spec(WORLD).problem(i).question + "\n") for i in range(4)]
+    assert {tokenizer.decode(p) for p in file} <= {f"The lions number {i}. How many lions?\n" for i in range(6)}
+    assert len(file) == 4
+
+
+@pytest.mark.parametrize("flags, wanted", [
+    ("", {"": (0.0, 0.0)}), ("--no-think 0.4 --unflagged 0.2", {"": (1e-9, 0.0), " /no_think": (1.0, 0.0)}),
+    ("--no-think 1", {"": (1.0, 0.0)}), ("--no-think 0.4 --unflagged 1", {"": (1e-9, 1.0), " /no_think": (1.0, 0.0)})])
+def test_fine_tuning_is_measured_in_each_of_its_modes(start, tmp_path, tokenizer, flags, wanted):
+    """The prompt is how a conversation trained on begins: tell's, with these shares of --no-think and --unflagged."""
+    found, asked = measured(sft, start, tmp_path / "run", "--init", start / "init", "--data", "world:ops=1", *TINY,
+                            *flags.split())
+    assert list(found) == names_of(start, *list(wanted)[1:])
+    for (prompts, *_), shares in zip(asked, wanted.values()):                 # the world comes first
+        for i, prompt in enumerate(prompts):
+            problem = World.from_spec(WORLD).problem(i)
+            trained, mask = tokenizer.encode_chat(tell(problem, i + 1, *shares))
+            assert trained[:len(prompt)] == prompt and mask[len(prompt)] == 1 and not any(mask[:len(prompt)])
+
+
+@pytest.mark.parametrize("name, wanted", [("none", [""]), ("think", [" /think"]), ("both", [" /think", " /no_think"]),
+                                          ("no_think", [" /no_think"])])
+def test_preference_training_is_measured_as_its_pairs_are_asked(start, tmp_path, tokenizer, name, wanted):
+    found, asked = measured(dpo, start, tmp_path / "run", "--init", start / "init", "--data", start / f"{name}.jsonl", *TINY)
+    assert list(found) == names_of(start, *wanted[1:])
+    question = World.from_spec(WORLD).problem(0).question
+    for (prompts, *_), flag in zip(asked, wanted):
+        assert prompts[0] == tokenizer.chat_prompt([{"role": "user", "content": question + flag}])
+
+
+@pytest.mark.parametrize("flags, budget", [("--mode plain", None), ("--mode chat", None), ("--mode no_think", None),
+                                           ("--mode think --think-budget 7", 7)])
+def test_a_policy_is_measured_as_it_is_asked(start, tmp_path, tokenizer, flags, budget):
+    mode, cap = flags.split()[1], 40
+    found, asked = measured(grpo, start, tmp_path / "run", "--init", start / "init", "--data", "world:ops=1", "--prompts", 1,
+                            "--group", 2, "--max-new-tokens", cap, "--reward", "random", "--steps", 1, "--device", "cpu",
+                            *flags.split())
+    assert list(found) == names_of(start)
+    [world, *_], [_, _, limits, *_] = asked
+    assert world == [question_ids(tokenizer, World.from_spec(WORLD).problem(i), mode) for i in range(4)]
+    assert limits == [cap] * 4 and [how[-1] for how in asked] == [budget] * 2
+
+
+def test_what_cannot_be_measured_is_refused_before_training(start, tmp_path):
+    write_rows(start / "bad.jsonl", [{"question": "1 + 1?", "answer": "2"}, {"question": "2 + 2?"}])
+    for spec, message in ((start / "chats.jsonl", "no answer to a conversation"), (start / "bad.jsonl", "line 2"),
+                          (start / "nowhere.txt", "nowhere.txt: no such file"), ("world:ops=0", "ops=0")):
+        line = refusal(pretrain, "--init", start / "init", "--data", "world:ops=1", *TINY, "--out", tmp_path / "run",
+                       "--eval-data", spec)
+        assert message in line and not (tmp_path / "run").exists()
+    kinds = {name: kind_of(str(start / name)) for name in ("questions.jsonl", "chats.jsonl", "text.jsonl", "text.txt")}
+    assert list(kinds.values()) == ["questions", "conversations", "text", "text"] and kind_of(WORLD) == "world"
+
+
+def test_a_goal_counts_answers_with_thinking(start):
+    def table(rate):
+        return [{"ops": 1, "process": {"pass@1": [rate, 0, 1]}}]
+    until = common.Until(0.0, 0.5)
+    for _ in range(2):
+        reached = until.accurate({WORLD: table(0.6), f"{WORLD} /no_think": table(0.0), "file": {"accuracy": {}}})
+    assert reached == "--until-accuracy" and until.measured == [0.6, 0.6]
+
+
+def test_the_page_shows_both_modes(start, tmp_path):
+    measured(sft, start, tmp_path / "run", "--init", start / "init", "--data", "world:ops=1", *TINY, "--no-think", 0.4)
+    code, result, err = run_main(report, "--runs", tmp_path / "run", "--out", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert code == 0 and f"{WORLD} /no_think" in page and "questions.jsonl: pass@1" in page and "bits per byte" in page, err
