@@ -18,6 +18,7 @@ from html import escape
 from pathlib import Path
 
 import cli
+from data import split_spec
 from evaluate import gain, interval, parse_band, pass_at_k
 from plots import Plot, bar_plot, clock, figure, line_plot, rate_text, short
 
@@ -175,7 +176,7 @@ def band_of(stage, measured, asked=""):
     if asked:
         return sorted(set(parse_band("--band", asked)) & set(measured)) or sorted(measured)
     worlds = [d for d in stage.flags.get("data", []) if d.startswith("world:")]
-    main = max(worlds, key=lambda d: float((re.findall(r"@([\d.]+)$", d) or [1])[0]), default="")
+    main = max(worlds, key=lambda spec: split_spec(spec)[1], default="")
     ops = re.search(r"ops=(\d+)(?:-(\d+))?", main)
     return [n for n in sorted(measured) if ops and int(ops[1]) <= n <= int(ops[2] or ops[1])] or sorted(measured)
 

@@ -9,6 +9,7 @@ goes through the prompts alike, so the place in them is one, whatever the number
 its randomness, and the groups of a step, in the order of their numbers, are cut into equal parts, one for each rank.
 """
 
+import argparse
 import math
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+import cli
 from data import Batch, batch_from, split_spec
 from problems import NEED_STEPS, Problem, Reply, Score, answer_of, load_problems, score_group
 from sampler import Completion, Sampler
@@ -152,12 +154,15 @@ def stages(caps):
     """["64", "128@200"] -> [(0, 64), (200, 128)]."""
     found = []
     for text in caps:
-        cap, _, step = text.partition("@")
-        if not cap.isdigit() or not (step or "0").isdigit() or not int(cap):
-            raise ValueError(f"--max-new-tokens {text}: give tokens, or tokens@step, as in 64 128@200")
-        found.append((int(step or 0), int(cap)))
+        cap, at, step = text.partition("@")
+        try:
+            found.append((cli.whole(step) if at else 0, cli.count(cap)))
+        except argparse.ArgumentTypeError:
+            raise ValueError(f"--max-new-tokens {text}: give tokens, or tokens@step, as in 64 128@200") from None
     if min(found)[0]:
         raise ValueError(f"--max-new-tokens {' '.join(caps)}: none of them begins at step 0")
+    if len(dict(found)) < len(found):
+        raise ValueError(f"--max-new-tokens {' '.join(caps)}: two of them begin at the same step")
     return found
 
 

@@ -3,11 +3,14 @@ are read as they are documented, and --eval-data asks what the run learns to ans
 
 import importlib
 import json
+import os
 import re
 import shlex
+import subprocess
 from unittest import mock
 
 import pytest
+from conftest import ROOT
 from helpers import refusal, run_main, tiny_checkpoint, write_rows
 from test_commands import commands, toy
 
@@ -245,6 +248,39 @@ def test_documented_commands_give_no_idle_flag(where, command):
     for line in lines:
         told = parse(script, f"{shlex.join(line)} ranks={8 if 'torchrun' in command else 1}")
         assert not isinstance(told, str), told
+
+
+RECIPES = {"laptop": "", "spurious": "", "one_gpu": "corpus held_out.txt", "world_gpu": "",
+           "gsm8k": "model train.jsonl test.jsonl", "node": "model train.jsonl", "two_nodes": "1 10.0.0.1:29500 model train.jsonl"}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_give_no_idle_flag(name, tmp_path):
+    """At their full size: what a recipe calls is noted in place of Python, and then parsed."""
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "a.txt").write_text("some text")
+    note = tmp_path / "note.sh"
+    note.write_text(f"#!/usr/bin/env bash\nprintf '%q ' \"$@\" >> {tmp_path}/calls\necho >> {tmp_path}/calls\n")
+    note.chmod(0o755)
+    words = [str(tmp_path / w) if w in ("corpus", "held_out.txt") else w for w in RECIPES[name].split()]
+    done = subprocess.run(["bash", ROOT / "recipes" / f"{name}.sh", *words], capture_output=True, text=True, cwd=tmp_path,
+                          timeout=60, env=os.environ | {"PYTHON": str(note), "TORCHRUN": str(note), "OUT": str(tmp_path / "out")})
+    assert done.returncode == 0, done.stderr
+    scripts = []
+    for call in (tmp_path / "calls").read_text().splitlines():
+        words = shlex.split(call)
+        at = next(i for i, w in enumerate(words) if w.endswith(".py"))
+        scripts.append(words[at].removesuffix(".py"))
+        told = parse(scripts[-1], f"{shlex.join(words[at + 1:])} ranks={16 if at else 1}")
+        assert not isinstance(told, str), told
+    assert len(scripts) == {"laptop": 10, "spurious": 6, "one_gpu": 4, "world_gpu": 9, "gsm8k": 3}.get(name, 1)
+
+
+def test_stages_of_a_cap():
+    assert grpo.stages(["64", "128@200"]) == [(0, 64), (200, 128)]
+    for bad in (["64", "32"], ["64", "9@5", "8@5"], ["64@"], ["6\u00b2"], ["64@-1"], ["0"], ["64@1"], ["1e3"]):
+        with pytest.raises(ValueError, match="--max-new-tokens"):
+            grpo.stages(bad)
 
 
 def test_whole_names_come_before_weights(tmp_path, monkeypatch):
