@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from answers import boxed, check_answer, count_answers, extract_answer, same_answer
-from texts import read_rows, read_texts, refuse_unknown, text_at
+from texts import given, read_rows, read_texts, refuse_unknown, text_at
 from tokenizer import END_THINK, THINK, split_thinking
 from verify import ANSWER, LINE, Verdict, final_answer
 from world import World
@@ -62,9 +62,10 @@ def kind_of(spec: str) -> str:
         next(read_texts(spec))
         return "text"
     _, row = next(read_rows(spec), (None, {}))
-    if not isinstance(row, dict) or "text" in row:
+    there = {key for key, value in row.items() if given(value)} if isinstance(row, dict) else set()
+    if "text" in there:
         return "text"
-    return "conversations" if "messages" in row else "questions" if {"question", "problem"} & row.keys() else "text"
+    return "conversations" if "messages" in there else "questions" if {"question", "problem"} & there else "text"
 
 
 def _problem(record, where: str, source: str) -> Problem:

@@ -403,7 +403,7 @@ def _read_json(path: Path) -> dict:
     """What a JSON file holds; ValueError that names the file."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # malformed, or not UTF-8
+    except (ValueError, RecursionError) as error:  # malformed, not UTF-8, or nested too deeply
         raise ValueError(f"{path} is not JSON ({error}); fetch or write it again") from error
 
 

@@ -3,6 +3,7 @@
 Each case is a command line, the files it finds, and words of the refusal. What is accepted is tested beside what it does
 (test_data.py, test_sft.py, test_dpo.py)."""
 
+import contextlib
 import gzip
 import importlib
 import json
@@ -23,7 +24,7 @@ COMMANDS = {  # a command for each script that would do its work, were its input
     "pretrain": "pretrain.py --tokenizer INIT --data a.jsonl --out out --layers 1 --width 16 --heads 2 --kv-heads 1",
     "sft": "sft.py --init INIT --data a.jsonl --out out", "dpo": "dpo.py --init INIT --data a.jsonl --out out",
     "grpo": "grpo.py --init INIT --data a.jsonl --out out --reward answer --steps 1",
-    "questions": "evaluate.py --init INIT --data a.jsonl --out out --max-new-tokens 2",
+    "questions": "evaluate.py --init INIT --data a.jsonl --out out",
     "text": "evaluate.py --init INIT --text a.jsonl --out out",
     "augment": "augment.py reject --init INIT --data a.jsonl --out out",
     "pairs": "augment.py pairs --strong INIT --weak INIT --data a.jsonl --out out",
@@ -31,6 +32,7 @@ COMMANDS = {  # a command for each script that would do its work, were its input
     "table": "data.py table --tokenizer INIT --data a.jsonl",
     "prepare": "data.py prepare --tokenizer INIT --data a.jsonl --out out --workers 1"}
 GOOD = {"pretrain": TEXT, "sft": TALK, "dpo": PAIR, "text": TEXT, "train": TEXT, "table": TEXT, "prepare": TEXT}
+SMALL, MANY = "--seq-len 64 --batch-tokens 64 --steps 2", json.dumps(TEXT) + "\n" + json.dumps({"text": "Two owls. " * 40}) + "\n"
 CASES = []                                                # (command line, {file: content}, words of the refusal)
 
 
@@ -69,15 +71,16 @@ for name in COMMANDS:
 
 # files
 
-packed = gzip.compress(rows(TEXT, TEXT).encode())
+packed = gzip.compress(rows(TEXT | {"id": 1}, TEXT).encode())
 for name in ("pretrain", "sft", "dpo", "grpo", "questions", "train"):
     case(name, {}, "a.jsonl: no such file")
     case(name, {"a.jsonl": ""}, "a.jsonl: the file is empty")
     case(name, {"a.jsonl": "\n\n"}, "a.jsonl: no problems, conversations or texts in it")
     case(name, {"a.jsonl": b"\xff\xfe{\x00"}, "a.jsonl, after line 0: cannot be read")
-for name in ("pretrain", "questions"):
+for name in ("pretrain", "text"):
     for content in (packed[:-12], packed[:-8] + b"\0" * 8, packed[:12] + b"\xff" * 9 + packed[21:], b"no gzip at all"):
-        case(name + " --data a.jsonl.gz", {"a.jsonl.gz": content}, ": cannot be read")
+        case(f"{name} --{'text' if name == 'text' else 'data'} a.jsonl.gz", {"a.jsonl.gz": content}, "cannot be read")
+for name in ("pretrain", "questions"):
     case(name + " --data a.parquet", {"a.parquet": b"PAR1 and no more"}, "a.parquet")
     case(name + " --data a.csv", {"a.csv": "a,b\n"}, "a.csv: use a .txt")
 case("sft --data shards", {"shards/index.json": "{}"}, "shards: is a folder; give a file")
@@ -232,6 +235,65 @@ case("prepare", {"a.jsonl": rows(TEXT), "out/x": "mine"}, "--out out: exists alr
 case("train", {"a.jsonl": rows(TEXT), "out/tokenizer.json": "{}"}, "out already has a tokenizer.json")
 case("report.py --runs run --out out", {"run/log.jsonl": rows({"flags": {}}), "out": "mine"}, "--out out: exists already")
 
+# a run to go on with, and what does not fit it
+
+for more, files, words in (
+    ("--lr 0.5", {}, "--lr"), ("--layers 2", {}, "--layers"), ("--data world:ops=1", {}, "--data"),
+    ("", {"a.jsonl": rows(TEXT)}, "has changed since"), ("", {"a.jsonl": ""}, "a.jsonl"), ("", {"a.jsonl": None}, "a.jsonl"),
+    ("", {"out/train_state.pt": "PK"}, "train_state.pt: cannot be read")):
+    case(f"pretrain --resume {SMALL} {more}", {"out": "RUN", "a.jsonl": MANY} | files, words)
+case(f"pretrain {SMALL}", {"out": "RUN", "a.jsonl": MANY}, "--out out: holds another run")
+
+# flags
+
+for name in ("pretrain", "sft", "dpo", "grpo", "sampler.py --init INIT --prompt x --temperature 1", "augment", "table",
+             "bench.py bits", "questions --k 2"):
+    files = {"a.jsonl": rows(GOOD.get(name, QUESTION))}
+    for value in ("-1", "nan", "1e3", "x", "9" * 5000):
+        case(f"{name} --seed {value}", files, "--seed: ")
+for name, flags in (("pretrain", "--lr nan --steps 0 --steps -3 --batch-tokens -1 --batch-tokens 100 --clip inf --warmup 2 "
+                     "--layers 0 --decay nan --max-epochs -1 --vocab-size 9 --dtype int8 --init INIT --window 3"),
+                    ("sft", "--no-think 2 --unflagged 0.5 --refresh 3 --seq-len 0 --micro-tokens 3 --adam-lr -1 --until-loss nan "
+                     "--loss x"),
+                    ("dpo", "--beta 0 --beta nan --label-smoothing 0.7 --gamma 1 --kto-weights 1 --until-loss 1"),
+                    ("grpo", "--temperature nan --group 0 --kl nan --lam 0.5 --cap 2 --max-new-tokens 0 "
+                     "--max-new-tokens 8@x --veto 1 --curriculum --think-budget -1 --gamma 2"),
+                    ("questions", "--temperature nan --think 5 --user-suffix x --shots -1 --samples 3 --keep 3 --limit -1 "
+                     "--band 1 --k 0"),
+                    ("sampler.py --init INIT --prompt x", "--temperature nan --top-p 2 --top-k -1 --think x --system x "
+                     "--max-new-tokens 0"),
+                    ("augment", "--temperature inf --samples 0 --keep -1 --count -1 --rows 0 --mode x --top-p 0"),
+                    ("prepare", "--workers 0 --shard-tokens 0 --tokens -1 --shard-dtype int8"),
+                    ("table", "--seq-len 0 --tokens -1"),
+                    ("plan.py", "--gpus 0 --params nan --rows 0 --response -1 --link nan"), ("world.py", "--show -1 --time nan")):
+    for flag in re.findall(r"--\S+(?: [^-\s]\S*| -\d+)?", flags):
+        case(f"{name} {flag}", {"a.jsonl": rows(GOOD.get(name, QUESTION))}, flag.split()[0])
+for command, words in (("pretrain --heads 3", "head size 5"), ("pretrain --width 7", "head size 3"),
+                       ("pretrain --attention moon", "moon"),
+                       ("pretrain --kv-heads 3", "kv_heads"), ("dpo --reference nowhere", "nowhere/config.json"),
+                       ("grpo --reward x", "reward 'x' is not known"),
+                       ("grpo --reward answer:nan", "'answer:nan': use a finite weight")):
+    case(command, {"a.jsonl": rows(GOOD.get(command.split()[0], QUESTION))}, words)
+for weight in ("nan", "inf", "0", "-1", "x", ""):
+    for name in ("pretrain", "sft", "dpo", "grpo", "table"):
+        case(f"{name} --data a.jsonl@{weight}", {"a.jsonl": rows(GOOD.get(name, QUESTION))}, f"--data a.jsonl@{weight}: no file")
+
+# folders of checkpoints
+
+for changes, words in (("[]", "config.json"), ("{", "config.json: not valid JSON"), ({"vocab_size": "300"}, "vocab_size"),
+                       ({"num_hidden_layers": None}, "num_hidden_layers"), ({"num_attention_heads": "2"}, "num_attention_heads"),
+                       ({"hidden_size": -3}, "hidden_size"), ({"num_hidden_layers": 3}, "is missing"),
+                       ({"vocab_size": 300}, "has shape"),
+                       ({"model_type": "moon"}, "moon"), ({"hidden_act": "moon"}, "hidden_act")):
+    for name in ("sft", "questions", "sampler.py --prompt x"):
+        case(f"{name} --init changed", {"a.jsonl": rows(GOOD.get(name, QUESTION)), "changed": ("config.json", changes)}, words)
+for changes, words in (("[]", "tokenizer.json"), ("{", "is not JSON"), ({"model": None}, "tokenizer.json"),
+                       ("[" * 100_000, "tokenizer.json"),
+                       ({"model": {"type": "Unigram"}}, "Unigram"), ({"added_tokens": []}, "no token ends a document")):
+    for name in ("sft", "questions", "table --tokenizer changed", "tokenizer.py show --text x"):
+        case(name if "table" in name else f"{name} --init changed",
+             {"a.jsonl": rows(GOOD.get(name.split()[0], QUESTION)), "changed": ("tokenizer.json", changes)}, words)
+
 # reports, tokenizers, benches, plans
 
 for log, words in ((None, "has no log.jsonl"), ("{\n{}\n", "line 1 is not a JSON object"),
@@ -250,13 +312,27 @@ case("bench.py largest --out out", {}, "needs a GPU")
 
 @pytest.fixture(scope="module")
 def init(tmp_path_factory, tokenizer):
-    return tiny_checkpoint(tmp_path_factory.mktemp("bad") / "init", tokenizer)
+    """A checkpoint; beside it run/, a run of two steps on a.jsonl."""
+    here = tmp_path_factory.mktemp("bad")
+    tiny_checkpoint(here / "init", tokenizer)
+    (here / "a.jsonl").write_text(MANY)
+    with contextlib.chdir(here):
+        done = run_main(importlib.import_module("pretrain"),
+                        *f"{COMMANDS['pretrain']} {SMALL}".replace("INIT", str(here / "init")).split()[1:])
+    assert done[0] == 0, done
+    return here / "init"
 
 
 def make(path, content, init):
     """A file of a case, or one of the damaged checkpoints."""
     path.parent.mkdir(exist_ok=True)
-    if content in ("NAN", "HUGE", "BARE", "CUT"):
+    if content == "RUN":
+        shutil.copytree(init.parent / "out", path)
+    elif isinstance(content, tuple):                      # a checkpoint with another text, or other keys, in a file
+        shutil.copytree(init, path)
+        file, changes = path / content[0], content[1]
+        file.write_text(changes if isinstance(changes, str) else json.dumps(json.loads(file.read_text()) | changes))
+    elif content in ("NAN", "HUGE", "BARE", "CUT"):
         shutil.copytree(init, path)
         weights = load_file(path / "model.safetensors")
         if content == "NAN":
