@@ -316,14 +316,14 @@ def test_shards_without_text_and_damaged_ones_are_refused(tmp_path, saved_tokeni
     index = json.loads(file.read_text())
     file.write_text(json.dumps(index | {"shards": [], "documents": 0, "tokens": 0}))
     with pytest.raises(ValueError, match="the shards hold no text"):
-        open_shards(tmp_path / "shards", len(tokenizer))
+        open_shards(tmp_path / "shards", tokenizer)
     file.write_text(json.dumps(index))
     np.save(offsets, np.load(offsets) * 2)
     with pytest.raises(ValueError, match="does not match index.json"):
-        open_shards(tmp_path / "shards", len(tokenizer))
+        open_shards(tmp_path / "shards", tokenizer)
     offsets.write_bytes(b"")
     with pytest.raises(ValueError, match="shard 00000 is damaged"):
-        open_shards(tmp_path / "shards", len(tokenizer))
+        open_shards(tmp_path / "shards", tokenizer)
 
 
 def killed(job):
