@@ -1,5 +1,6 @@
 # make run    the whole pipeline on a laptop: pre-training, mid-training, SFT, DPO, GRPO, evaluation, a page of plots
-# make test   all tests
+# make test   the tests, and how long the slowest ten took
+# make slow   the tests that take minutes each
 # make gpu    the tests that need a GPU, whether its products keep a row's bits, and the benches there
 # make memcheck  the tests of the kernels under CUDA's memory checker
 # make bench  speed against Hugging Face's model and generate, and against TRL, side by side
@@ -12,14 +13,17 @@ PY = .venv/bin/python
 
 SETUP = $(if $(filter .venv/%,$(PY)),.venv/installed-dev)
 
-.PHONY: run test bench gpu memcheck
+.PHONY: run test slow bench gpu memcheck
 
 run: .venv/installed
 	PYTHON=$(PY) bash recipes/laptop.sh
 
 test: .venv/installed-dev
 	$(PY) -m ruff check .
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal --durations=10
+
+slow: .venv/installed-dev
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal --durations=10 -m slow
 
 bench: .venv/installed-dev
 	$(PY) -m pip install --quiet --upgrade-strategy only-if-needed trl==1.16.0

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+HANG = 3600                              # seconds after which a test's program counts as hung, however slow the machine; no more
 
 
 def real_file(name):
@@ -25,7 +26,7 @@ def real_file(name):
 def script(*args, ok=True, cwd=ROOT, **env):
     """Runs `python SCRIPT ARGS...`; returns the process, with .json the last line of its standard output."""
     command = [sys.executable, str(ROOT / args[0]), *map(str, args[1:])]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300,
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=HANG,
                           env=os.environ | {"OMP_NUM_THREADS": "1"} | env)
     assert not ok or done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
     lines = done.stdout.strip().splitlines()

@@ -13,7 +13,7 @@ from pathlib import Path
 from unittest import mock
 
 import torch
-from conftest import ROOT
+from conftest import HANG, ROOT
 
 import common
 from model import Config, Transformer
@@ -71,7 +71,7 @@ def on_two_ranks(tmp_path, code):
                                         f"    torch.save(found, {str(tmp_path / 'found.pt')!r})\n"
                                         "torch.distributed.barrier()\nos._exit(0)\n")      # as common.Run.close does
     done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
-                           str(tmp_path / "worker.py")], capture_output=True, text=True, timeout=240,
+                           str(tmp_path / "worker.py")], capture_output=True, text=True, timeout=HANG,
                           env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-3000:]
     return torch.load(tmp_path / "found.pt", weights_only=True)
@@ -93,7 +93,7 @@ def kill_after(step, module, *args, out):
     command = [sys.executable, str(ROOT / f"{module.__name__}.py"), *map(str, args), "--out", str(out)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
                                env=os.environ | {"OMP_NUM_THREADS": "1"})
-    log, deadline = Path(out) / "log.jsonl", time.time() + 120
+    log, deadline = Path(out) / "log.jsonl", time.time() + HANG
     while time.time() < deadline and process.poll() is None:
         if log.exists() and any(f'{{"step": {s},' in log.read_text() for s in range(step, step + 3)):
             process.send_signal(signal.SIGKILL)
@@ -101,6 +101,29 @@ def kill_after(step, module, *args, out):
             return
         time.sleep(0.005)
     raise AssertionError(f"the run did not reach step {step}: {process.communicate()}")
+
+
+def calls_of(function, *args, **more):
+    """What a function returns, and how many functions are called for that, Python's and C's: its time without a clock. A minute
+    of the processor's time, a hundred times what any of the tests needs, ends a search that has no end inside of one call."""
+    count = 0
+
+    def watch(frame, event, arg):
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    def hung(*_):
+        raise AssertionError(f"{function.__name__} does not end")
+    before = signal.signal(signal.SIGPROF, hung)
+    signal.setitimer(signal.ITIMER_PROF, 60)
+    sys.setprofile(watch)
+    try:
+        found = function(*args, **more)
+    finally:
+        sys.setprofile(None)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+    return found, count
 
 
 def state_of(folder):

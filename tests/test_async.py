@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, script
+from conftest import HANG, ROOT, script
 from helpers import a_run
 
 import grpo
@@ -165,7 +165,7 @@ ENV = os.environ | {"OMP_NUM_THREADS": "1"}
 def test_ranks_that_sample_and_ranks_that_learn(able, tmp_path, ranks, rollout_ranks, ahead, more):
     out = tmp_path / "run"
     flags = ["--init", able, "--out", out, "--steps", 5, "--async-steps", ahead, "--rollout-ranks", rollout_ranks, *TOY, *more]
-    done = subprocess.run(torchrun(ranks, *flags), capture_output=True, text=True, env=ENV, timeout=200)
+    done = subprocess.run(torchrun(ranks, *flags), capture_output=True, text=True, env=ENV, timeout=HANG)
     assert done.returncode == 0, done.stderr[-3000:]
     steps = steps_of(out)
     assert len(steps) == 5 and max(r["staleness_max"] for r in steps) <= ahead
@@ -174,7 +174,7 @@ def test_ranks_that_sample_and_ranks_that_learn(able, tmp_path, ranks, rollout_r
         assert [r["logprob_diff_max"] for r in steps] == [0.0] * 5
     if rollout_ranks == 1 and ahead:                      # and it goes on where it stopped, with other ranks
         resumed = torchrun(2, *flags, "--resume")
-        assert subprocess.run(resumed, capture_output=True, text=True, env=ENV, timeout=200).returncode == 0
+        assert subprocess.run(resumed, capture_output=True, text=True, env=ENV, timeout=HANG).returncode == 0
 
 
 def processes(out):
@@ -191,15 +191,18 @@ def processes(out):
     return found
 
 
+STOPPED = [pytest.param(what, marks=pytest.mark.slow) for what in ("rollout rank stopped", "learner stopped")]    # half a minute
+
+
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes where Linux lists them")
-@pytest.mark.parametrize("what", ["rollout rank killed", "learner killed", "rollout rank stopped", "learner stopped", "Ctrl-C"])
+@pytest.mark.parametrize("what", ["rollout rank killed", "learner killed", *STOPPED, "Ctrl-C"])
 def test_faults_end_the_run_or_go_by(able, tmp_path, what):
     out = tmp_path / "run"
     flags = ["--init", able, "--out", out, "--steps", 100_000, "--async-steps", 1, "--rollout-ranks", 1, "--save-every", 3, *TOY]
     with open(tmp_path / "err", "w") as err:
         agent = subprocess.Popen(torchrun(2, *flags), stdout=subprocess.DEVNULL, stderr=err, env=ENV, start_new_session=True)
     try:
-        wait_for(lambda: (out / "train_state.pt").exists() and len(steps_of(out)) >= 5, 90)
+        wait_for(lambda: (out / "train_state.pt").exists() and len(steps_of(out)) >= 5)
         pids = processes(out)
         assert sorted(pids) == [0, 1]
         pid = pids[1 if "rollout" in what else 0]
@@ -210,13 +213,13 @@ def test_faults_end_the_run_or_go_by(able, tmp_path, what):
             time.sleep(30)
             assert len(steps_of(out)) <= before + 2       # at most what was in flight
             os.kill(pid, signal.SIGCONT)
-            wait_for(lambda: len(steps_of(out)) >= before + 4, 60)
+            wait_for(lambda: len(steps_of(out)) >= before + 4)
         if what == "Ctrl-C":
             os.killpg(agent.pid, signal.SIGINT)
         else:
             os.kill(pid, signal.SIGKILL)
-        assert agent.wait(timeout=60) != 0
-        wait_for(lambda: not processes(out), 30)          # no orphans
+        assert agent.wait(timeout=HANG) != 0
+        wait_for(lambda: not processes(out))          # no orphans
         saved = torch.load(out / "train_state.pt", weights_only=True)["step"]
         assert saved >= 3
         if "rollout" in what or what == "Ctrl-C":         # the learner lived to save and to tell
@@ -232,10 +235,10 @@ def test_faults_end_the_run_or_go_by(able, tmp_path, what):
     again = subprocess.Popen(torchrun(2, *flags, "--resume"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENV,
                              start_new_session=True)
     try:
-        wait_for(lambda: steps_of(out)[-1]["step"] >= saved + 2, 60)
+        wait_for(lambda: steps_of(out)[-1]["step"] >= saved + 2)
     finally:
         os.killpg(again.pid, signal.SIGINT)
-        again.wait(timeout=60)
+        again.wait(timeout=HANG)
 
 
 def test_a_full_disk_ends_all_ranks_and_keeps_the_checkpoint(able, tmp_path):
@@ -244,25 +247,25 @@ def test_a_full_disk_ends_all_ranks_and_keeps_the_checkpoint(able, tmp_path):
     flags = ["--init", able, "--out", out, "--steps", 30, "--async-steps", 1, "--rollout-ranks", 1, "--save-every", 2, *TOY]
     first = subprocess.Popen(torchrun(2, *flags), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENV,
                              start_new_session=True)
-    wait_for(lambda: (out / "train_state.pt").exists(), 90)
+    wait_for(lambda: (out / "train_state.pt").exists())
     os.killpg(first.pid, signal.SIGINT)
-    first.wait(timeout=60)
+    first.wait(timeout=HANG)
 
     def files():
         return {p.name: p.read_bytes() for p in out.iterdir() if p.name != "log.jsonl"}
     before, done = files(), torch.load(out / "train_state.pt", weights_only=True)["step"]
     size = min(len(before["model.safetensors"]), len(before["train_state.pt"])) // 2
-    full = subprocess.run(torchrun(2, *flags, "--resume"), capture_output=True, text=True, env=ENV, timeout=100,
+    full = subprocess.run(torchrun(2, *flags, "--resume"), capture_output=True, text=True, env=ENV, timeout=HANG,
                           preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)))
     assert 2 <= done < 28 and full.returncode != 0, full.stderr[-3000:]
     assert f"cannot write the checkpoint of step {done // 2 * 2 + 2}" in full.stderr, full.stderr[-3000:]
     assert not processes(out) and files() == before
-    again = subprocess.run(torchrun(2, *flags, "--resume"), capture_output=True, text=True, env=ENV, timeout=200)
+    again = subprocess.run(torchrun(2, *flags, "--resume"), capture_output=True, text=True, env=ENV, timeout=HANG)
     assert again.returncode == 0 and steps_of(out)[-1]["step"] == 30, again.stderr[-3000:]
 
 
-def wait_for(condition, seconds):
-    end = time.time() + seconds
+def wait_for(condition):
+    end = time.time() + HANG
     while not condition():
         assert time.time() < end, "it took too long"
         time.sleep(0.05)

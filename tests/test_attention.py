@@ -234,7 +234,7 @@ def test_a_layer_is_one_graph(monkeypatch, exact):
     monkeypatch.setattr(kernels, "_form", lambda x, exact: "triton")
     monkeypatch.setattr(Packing, "_fill_buckets", lambda self, new: None)     # as on a GPU
     torch.manual_seed(0)
-    model = Transformer(Config(vocab_size=50, layers=2, width=32, heads=4, kv_heads=2, ff=48, qk_norm="head")).to(DEVICE)
+    model = Transformer(Config(vocab_size=50, layers=2, width=16, heads=2, kv_heads=1, ff=24, qk_norm="head")).to(DEVICE)
     model.exact = exact
     tokens = torch.randint(0, 50, (2, 24), device=DEVICE)
     packings = [numbered(*rows).to(DEVICE) for rows in (((24,), (24,)), ((20, 4), (9, 15)), ((1, 2, 3, 18), (24,)))]

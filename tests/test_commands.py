@@ -1,5 +1,11 @@
-"""Every command that README.md and the scripts' headers show is run, at toy size, in a folder with toy files."""
+"""Every command that README.md and the scripts' headers show is run, at toy size, in a folder with toy files.
 
+The first command of each script is started as a user starts it; the others call its main() in this process, which saves the
+seconds in which Python imports torch. Those that start many processes of their own are marked slow (make slow).
+"""
+
+import glob
+import importlib
 import json
 import os
 import re
@@ -9,10 +15,15 @@ import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from unittest import mock
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import HANG, ROOT
+from helpers import refusal, run_main
+
+import bench
+import bench_peers
 
 TOY_MODEL = "--layers 1 --width 16 --heads 2 --kv-heads 1"
 TOY_ROWS = "--seq-len 64 --batch-tokens 256 --micro-tokens 0 --steps 2 --device cpu"
@@ -37,9 +48,13 @@ def toy(command):
     return " ".join([command.replace("--compile", ""), *more])
 
 
+MANY_PROCESSES = "python bench.py all", "python bench.py async", "bash recipes/world_gpu.sh data base"
+
+
 def commands():
-    """(where, command) of each fenced or indented command line that starts a program of ours."""
-    found = []
+    """(where, command, fresh) of each fenced or indented command line that starts a program of ours. fresh: the first one of its
+    script, which gets a process of its own. One that stands in several places is run once."""
+    found, scripts = {}, set()
     for path in [ROOT / "README.md", *sorted(ROOT.glob("*.py")), *sorted((ROOT / "recipes").glob("*.sh"))]:
         text = path.read_text()
         if path.suffix == ".py":
@@ -48,8 +63,12 @@ def commands():
             line = line.lstrip("# ").strip()
             line = re.split(r"\s{3,}(?![-\s])", line)[0]                              # a note may stand behind a command
             if re.match(r"(python \w+\.py|torchrun .*\.py|bash recipes/|(\w+=\S+ )+bash recipes/|make \w+)", line):
-                found.append(pytest.param(path.name, line, id=f"{path.name}: {line[:90]}"))
-    return found
+                fresh = line.startswith("python") and line.split()[1] not in scripts
+                scripts |= {line.split()[1]} if fresh else set()
+                slow = [pytest.mark.slow] if line.startswith(MANY_PROCESSES) else []
+                found.setdefault(line if line.startswith("python") else (path.name, line), pytest.param(
+                    path.name, line, fresh, id=f"{path.name}: {line[:90]}", marks=slow))
+    return [*found.values()]
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +91,8 @@ def sandbox(tmp_path_factory, toy_run):
         shutil.copytree(toy_run, here / "runs" / name, ignore=shutil.ignore_patterns("train_state.pt"))
         shutil.copytree(here / "runs" / name, here / "runs" / "laptop" / name)
     shutil.copytree(toy_run, here / "smollm2", ignore=shutil.ignore_patterns("log.jsonl", "train_state.pt"))
-    made = run(f"python {ROOT}/evaluate.py --init runs/laptop/dpo runs/laptop/grpo --data world:ops=1,split=test --problems 2 "
-               "--k 1 2 --out runs/laptop/evaluation.json", here)
-    assert made.returncode == 0, made.stderr
+    call("python evaluate.py --init runs/laptop/dpo runs/laptop/grpo --data world:ops=1,split=test --problems 2 --k 1 2 "
+         "--out runs/laptop/evaluation.json", here)
     shutil.copy(here / "runs" / "laptop" / "evaluation.json", here / "evaluation.json")
     for name in ("tokenizer", "runs/tokenizer"):
         shutil.copytree(toy_run, here / name, ignore=lambda folder,
@@ -82,14 +100,30 @@ def sandbox(tmp_path_factory, toy_run):
     return here
 
 
+def call(command, cwd):
+    """Runs `python SCRIPT FLAGS` in this process, from a folder; the JSON of its last line."""
+    _, script, *flags = shlex.split(command)
+    flags = [found for word in flags for found in (sorted(glob.glob(word, root_dir=cwd)) if "*" in word else [word])]
+    threads, here = torch.get_num_threads(), os.getcwd()
+    os.chdir(cwd)
+    try:
+        with mock.patch.dict(bench_peers.SHAPE), mock.patch("builtins.input", side_effect=EOFError):
+            code, result, err = run_main(importlib.import_module(script.removesuffix(".py")), *flags)
+    finally:
+        os.chdir(here)
+        torch.set_num_threads(threads)
+    assert code == 0, f"{command}\n{err[-3000:]}"
+    return result
+
+
 def run(command, cwd, **env):
-    return subprocess.run(command, shell=True, cwd=cwd, capture_output=True, text=True, timeout=280,
+    return subprocess.run(command, shell=True, cwd=cwd, capture_output=True, text=True, timeout=HANG,
                           env=os.environ | {"OMP_NUM_THREADS": "1",
                                             "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"} | env)
 
 
-@pytest.mark.parametrize("where, command", commands())
-def test_command(where, command, sandbox):
+@pytest.mark.parametrize("where, command, fresh", commands())
+def test_command(where, command, fresh, sandbox):
     if command.startswith("make"):
         if shutil.which("make"):
             assert run(f"make --dry-run {command.split()[1]}", ROOT).returncode == 0
@@ -118,8 +152,7 @@ def test_command(where, command, sandbox):
         assert done.returncode == 0, done.stderr
         return
     if command.startswith("python bench.py largest"):
-        done = run(f"python {ROOT}/bench.py largest", sandbox)
-        assert done.returncode == 2 and "needs a GPU" in done.stderr, done.stderr
+        assert "needs a GPU" in refusal(bench, "largest")
         return
     if command == "python bench.py readme":
         # would rewrite the README; its table has a test below
@@ -134,11 +167,12 @@ def test_command(where, command, sandbox):
         command = command.replace(out[0], f"--out {sandbox}/made_{where}")
     command = command.replace("--nproc_per_node=8", "--standalone --nproc_per_node=2")
     command = re.sub(r"--data (corpus/)\*", r"--data \1*", command)
-    words = re.sub(r"(\w+\.py)", lambda m: shlex.quote(str(ROOT / m[1])), command, count=1)
     if "shards" in command and "prepare" not in command and not (sandbox / "shards").exists():
-        made = run(f"python {ROOT}/data.py prepare --data corpus.txt --tokenizer tokenizer --out shards --workers 1",
-                   sandbox)
-        assert made.returncode == 0, made.stderr
+        call("python data.py prepare --data corpus.txt --tokenizer tokenizer --out shards --workers 1", sandbox)
+    if command.startswith("python") and not fresh:
+        assert isinstance(call(command, sandbox), dict)
+        return
+    words = re.sub(r"(\w+\.py)", lambda m: shlex.quote(str(ROOT / m[1])), command, count=1)
     done = run(words, sandbox)
     assert done.returncode == 0, f"{words}\n{done.stdout[-1000:]}\n{done.stderr[-3000:]}"
     json.loads(done.stdout.strip().splitlines()[-1])

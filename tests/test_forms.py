@@ -26,15 +26,16 @@ def by_triton(monkeypatch):
 
 def a_model(**options):
     torch.manual_seed(0)
-    model = Transformer(Config(vocab_size=97, layers=2, width=32, heads=4, kv_heads=2, ff=48, **options)).to(DEVICE)
+    shape = dict(vocab_size=97, layers=2, width=16, heads=2, kv_heads=1, ff=24)
+    model = Transformer(Config(**shape | options)).to(DEVICE)
     with torch.no_grad():
         for w in model.parameters():
             w.mul_(4) if w.ndim == 2 else w.add_(0.3 * torch.randn_like(w))
     return model
 
 
-OPTIONS = [dict(qk_norm="head", attention="rope+nope"), dict(qk_norm="full", norm_after=True, attention="window", window=5),
-           dict(qkv_bias=True)]
+OPTIONS = [dict(qk_norm="head", attention="rope+nope", width=32, heads=4, kv_heads=2),
+           dict(qk_norm="full", norm_after=True, attention="window", window=5), dict(qkv_bias=True)]
 
 
 def loss_and_gradients(model, tokens, documents):

@@ -12,7 +12,7 @@ from unittest import mock
 
 import pytest
 import torch
-from conftest import ROOT, script
+from conftest import HANG, ROOT, script
 from helpers import a_run, run_main, tiny_checkpoint
 
 import grpo
@@ -343,7 +343,7 @@ def test_micro_batches_and_ranks_change_no_gradient(able, tmp_path, loss):
     in_process(*flags, "--out", tmp_path / "micro", "--micro-tokens", 1, "--seq-len", 100)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(ROOT / "grpo.py"),
                *map(str, flags), "--out", str(tmp_path / "two")]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=HANG)
     assert done.returncode == 0, done.stderr[-3000:]
     one = grads(tmp_path / "one")
     assert max(float(g.abs().max()) for g in one.values()) > 1e-4
@@ -360,7 +360,7 @@ def test_sharded_ranks_give_the_same_gradient(able, tmp_path):
     in_process(*flags, "--out", tmp_path / "one")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(ROOT / "grpo.py"),
                *map(str, flags), "--out", str(tmp_path / "two"), "--shard"]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=HANG)
     assert done.returncode == 0, done.stderr[-3000:]
     for name, g in grads(tmp_path / "one").items():
         assert (grads(tmp_path / "two")[name] - g).abs().max() < 1e-11, name
@@ -372,7 +372,7 @@ def test_killed_in_the_middle_it_goes_on_bit_for_bit(able, tmp_path):
     out = tmp_path / "killed"
     process = subprocess.Popen([sys.executable, str(ROOT / "grpo.py"), *map(str, flags), "--out", str(out)],
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    deadline = time.time() + 120
+    deadline = time.time() + HANG
     while time.time() < deadline and process.poll() is None:
         if (out / "train_state.pt").exists() and (out / "log.jsonl").read_text().count('"reward"') >= 3:
             break
@@ -459,7 +459,7 @@ def test_an_exact_run_on_sharded_ranks(able, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(ROOT / "grpo.py"),
                *map(str, ["--init", able, "--steps", 3, *TOY, "--dtype", "float32", "--exact", "--shard", "--checkpointing",
                           "--out", tmp_path / "two"])]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=HANG)
     assert done.returncode == 0, done.stderr[-3000:]
     assert [r["logprob_diff_max"] for r in records(tmp_path / "two") if "reward" in r] == [0.0] * 3
 

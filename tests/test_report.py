@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import script
+from conftest import HANG, script
 from helpers import run_main
 
 import plots
@@ -304,7 +304,7 @@ def test_in_a_browser_nothing_is_wider_than_the_window(pipeline, tmp_path, width
     done = subprocess.run([browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
                            "--disable-background-networking", "--disable-component-update", "--disable-sync",
                            "--allow-file-access-from-files", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom",
-                           (tmp_path / "frame.html").as_uri()], capture_output=True, text=True, timeout=120)
+                           (tmp_path / "frame.html").as_uri()], capture_output=True, text=True, timeout=HANG)
     found = re.search(r"<title>(\d+) (\d+)</title>", done.stdout)
     assert found, done.stdout[-500:] + done.stderr[-2000:]
     assert int(found[1]) <= width and int(found[2]) > 20

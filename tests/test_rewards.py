@@ -2,9 +2,9 @@
 
 import itertools
 import math
-import time
 
 import pytest
+from helpers import calls_of
 
 import problems
 from problems import REWARDS, Group, Problem, Reply, grade, load_problems, parse_rewards, score_group
@@ -225,13 +225,9 @@ HOSTILE = ["x" * 1_000_000, "{" * 500_000 + "}" * 500_000, "9**9**9", "\\boxed{9
 @pytest.mark.parametrize("problem", [WORLD[0], FILE], ids=["world", "file"])
 def test_hostile_texts_are_quick_and_raise_nothing(number, problem):
     errors = []
-    def seconds(name, thinking):
-        start = time.perf_counter()
-        score_group(problem, [Reply(HOSTILE[number], 10, 20, thinking=thinking)], parse_rewards(name),
-                    on_error=lambda *what: errors.append(what))
-        return time.perf_counter() - start
     names = [name for name in REWARDS if problem.world or name not in problems.NEED_STEPS]
     for name, thinking in itertools.product(names, (False, True)):
-        # the shortest of up to three tries, so that another process cannot fail the test
-        assert any(seconds(name, thinking) < 0.5 for _ in range(3)), name
+        _, calls = calls_of(score_group, problem, [Reply(HOSTILE[number], 10, 20, thinking=thinking)], parse_rewards(name),
+                            on_error=lambda *what: errors.append(what))
+        assert calls < 100_000 + 4 * len(HOSTILE[number]), name
     assert not errors

@@ -11,7 +11,7 @@ import time
 
 import pytest
 import torch
-from conftest import ROOT, real_file, script
+from conftest import HANG, ROOT, real_file, script
 
 import common
 from data import Stream
@@ -49,7 +49,7 @@ def start(*args):
 
 
 def wait_for_step(process, folder, step):
-    log, deadline = folder / "log.jsonl", time.time() + 120
+    log, deadline = folder / "log.jsonl", time.time() + HANG
     while time.time() < deadline and process.poll() is None:
         if log.exists() and any(f'{{"step": {s},' in log.read_text() for s in (step, step + 1, step + 2)):
             return
@@ -81,7 +81,7 @@ def test_ctrl_c_saves_and_exits_130_and_resumes_bit_for_bit(whole, tmp_path):
     process = start(*flags)
     wait_for_step(process, out, 5)
     process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=HANG)
     assert process.returncode == 130 and "stopping after this step" in stderr
     stopped = json.loads(stdout.strip().splitlines()[-1])["steps"]
     assert 5 <= stopped < 30 and torch.load(out / "train_state.pt", weights_only=True)["step"] == stopped
@@ -140,7 +140,7 @@ def gradient(folder, out, ranks=1, micro=None, shard=False, dtype="float64"):
                                                  shard=shard, dtype=dtype))
     launch = [sys.executable] if ranks == 1 else [sys.executable, "-m", "torch.distributed.run", "--standalone",
                                                   f"--nproc_per_node={ranks}"]
-    done = subprocess.run([*launch, str(out / "worker.py")], capture_output=True, text=True, timeout=240,
+    done = subprocess.run([*launch, str(out / "worker.py")], capture_output=True, text=True, timeout=HANG,
                           env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-3000:]
     return torch.load(out / "grads.pt", weights_only=True)
@@ -182,7 +182,7 @@ def test_torchrun_trains_resumes_and_agrees_with_one_process(shard, tmp_path):
     def run(*more):
         done = subprocess.run([*launch, *flags, "--out", str(tmp_path / "two"), "--save-every", "3", *shard, *more],
                               capture_output=True, text=True,
-                              timeout=240, env=os.environ | {"OMP_NUM_THREADS": "1"})
+                              timeout=HANG, env=os.environ | {"OMP_NUM_THREADS": "1"})
         assert done.returncode == 0, done.stderr[-3000:]
         return json.loads(done.stdout.strip().splitlines()[-1])
     held_out = ["--eval-data", "world:ops=1,split=test", "--eval-problems", "3"]

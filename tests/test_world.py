@@ -3,11 +3,11 @@
 import itertools
 import random
 import re
-import time
 from collections import Counter
 from dataclasses import replace
 
 import pytest
+from helpers import calls_of
 
 from world import CONTEXTS, SPLITS, World
 
@@ -131,9 +131,8 @@ def test_verify_is_fast_and_calm_on_any_text():
              "a = b 1 + c 2 = 3\n" * 5000]
     nasty += ["".join(rng.choice("ab =+-*1 \n:Answer") for _ in range(2000)) for _ in range(200)]
     for text in nasty:
-        start = time.perf_counter()
-        assert not world.verify(p, text).ok
-        assert time.perf_counter() - start < 0.5
+        found, calls = calls_of(world.verify, p, text)
+        assert not found.ok and calls < 2000 + 4 * len(text), text[:50]
 
 
 def test_a_lucky_answer_is_not_a_verified_one():
@@ -188,12 +187,10 @@ def test_solution_off():
     assert all(p.solution == f"Answer: {p.answer}" for p in itertools.islice(World(solution=0), 20))
 
 
-def test_speed():
+def test_a_problem_is_made_without_many_tries():
+    """What it costs where no clock runs; `python world.py --data world:ops=3 --time 2` measures problems a second."""
     world = World(ops="3", split="pretrain")
-    start = time.process_time()
-    for i in range(2000):
-        world.problem(i)
-    assert 2000 / (time.process_time() - start) > 5000
+    assert sum(calls_of(world.problem, i)[1] for i in range(300)) / 300 < 600
 
 
 def test_kinds_are_distinct_words():
