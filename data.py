@@ -155,6 +155,11 @@ def document_sums(values, documents):
     return torch.where(mine, values[:, :, None], 0).sum(dim=1)                                              # (B, M)
 
 
+def rounded_up(n, step):
+    """To a multiple of `step`: a program that computes with any length has its libraries prepare for each of them."""
+    return -(-n // step) * step
+
+
 def batch_from(rows, T):
     """rows: for each row a list of (tokens (n+1,), weights (n+1,), ...) that fill at most T slots -> Batch.
 

@@ -47,7 +47,7 @@ import cli
 import common
 import optim
 from conversations import Pairs, pair_batch
-from data import Stream, document_sums, print_table
+from data import Stream, document_sums, print_table, rounded_up
 from evaluate import check_specs, evaluate_all, modes_of, print_evaluation
 from model import load
 from tokenizer import IM_END, IM_START
@@ -179,7 +179,7 @@ def reference_logprobs(run, model, source, rows):
     mine = sorted(range(run.rank, source.count, run.ranks), key=source.slots.__getitem__)     # by length: less padding
     for at in tqdm(range(0, len(mine), rows), desc="reference", unit=" batches", leave=False, disable=not run.main):
         some = mine[at:at + rows]
-        batch = pair_batch([source.get(i) for i in some], source.slots[some[-1]]).to(run.device)
+        batch = pair_batch([source.get(i) for i in some], rounded_up(source.slots[some[-1]], 64)).to(run.device)
         with run.autocast():
             table[some] = answer_sums(model, batch, source.size)[0].double().cpu()
     return torch.tensor(run.sum(*table.flatten().tolist()), dtype=torch.float64).view(table.shape)

@@ -85,6 +85,7 @@ LOSSES = {
 DUAL = cli.number("0, or a number above 1", float, lambda x: x == 0 or x > 1)
 CAP = cli.number("a number of at least 1", float, lambda x: x >= 1)
 VETO = cli.number("a number from 0 to less than 1", float, lambda x: 0 <= x < 1)
+MICRO_TOKENS = {"cpu": 4096, "cuda": 16384}              # without --micro-tokens; few and whole micro-batches are few shapes
 CORRECTIONS = ("none", "tis", "mis", "seq-tis", "seq-mis", "geo-mis")
 ADVICE = ("take prompts at the edge of competence (--keep-rate 0.1 0.9), a larger --group, a longer --max-new-tokens, or "
           "another --reward")
@@ -394,7 +395,7 @@ def main():
 
     def packed(chosen):
         """Micro-batches of completions, as many on each rank; with what the weights as they sampled have to say."""
-        micro = pack(chosen, args.seq_len, args.micro_tokens or 16384, run.weight_dtype)
+        micro = pack(chosen, args.seq_len, args.micro_tokens or MICRO_TOKENS[run.device.type], run.weight_dtype)
         micro += pack([], dtype=run.weight_dtype) * (run.most(len(micro)) - len(micro))
         if looks_first:
             with torch.no_grad():

@@ -11,14 +11,14 @@ its randomness, and the groups of a step, in the order of their numbers, are cut
 
 import argparse
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
 import cli
-from data import Batch, batch_from, split_spec
+from data import Batch, batch_from, rounded_up, split_spec
 from problems import NEED_STEPS, Problem, Reply, Score, answer_of, load_problems, score_group
 from sampler import Completion, Sampler
 from tokenizer import thinking_mode
@@ -251,9 +251,9 @@ class Rollouts:
         share, order = self.P // self.ranks, sorted(owners)
         goal = {n: place // share for place, n in enumerate(order)}
         if goal != owners:
-            sent = self.joined({n: [(r.completion, r.reply, r.score, r.overlong_penalty) for r in made[n]]
-                                for n, r in owners.items() if r == self.rank != goal[n]})
-            made = made | {n: [Rollout(problems[n], *parts) for parts in group] for n, group in sent.items()}
+            sent = self.joined({n: [replace(r, problem=None) for r in made[n]]
+                                for n, rank in owners.items() if rank == self.rank != goal[n]})
+            made = made | {n: [replace(r, problem=problems[n]) for r in group] for n, group in sent.items()}
         return [made[n] for n in order if goal[n] == self.rank]
 
     def places(self, count):
@@ -310,12 +310,12 @@ def deal(groups, places, P, parts, seed):
 
 
 def pack(rollouts, T=0, micro_tokens=16384, dtype=torch.float32):
-    """Completions with their prompts, first fit, the longest first, in rows of T slots (0: at least 512, and as long as the
-    longest) -> list of RolloutBatch of at most micro_tokens. Notes in each rollout where it went. With no rollouts at all
-    one row of padding, so that every rank has a batch."""
+    """Completions with their prompts, first fit, the longest first, in rows of T slots -> list of RolloutBatch of at most
+    micro_tokens. T = 0: at least 512, as long as the longest, and a multiple of 256, for oneDNN keeps some code for each shape.
+    Notes in each rollout where it went. With no rollouts at all one row of padding, so that every rank has a batch."""
     def slots(r):
         return len(r.completion.prompt) + len(r.completion.tokens) - 1
-    T = T or max([slots(r) for r in rollouts] + [512])
+    T = T or rounded_up(max([slots(r) for r in rollouts] + [512]), 256)
     rows, space, height = [], [], max(1, micro_tokens // T)
     for r in sorted(rollouts, key=slots, reverse=True):
         b = next((b for b, left in enumerate(space) if left >= slots(r)), len(rows))

@@ -8,7 +8,9 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,10 +18,11 @@ import torch
 from conftest import HANG, ROOT, script
 from helpers import a_run
 
+import asynchronous
 import grpo
 from asynchronous import AsyncRollouts
 from model import Config, Transformer, load
-from problems import parse_rewards
+from problems import Group, Problem, Reply, parse_rewards, random_reward
 from rollouts import Prompts, Rollouts
 from sampler import Completion, Sampler
 
@@ -35,7 +38,7 @@ def steps_of(out):
 def rollouts_of(able, kind, **options):
     model, tokenizer = load(able)
     model.exact = True
-    rewards = parse_rewards("answer", DATA)
+    rewards = options.pop("rewards", parse_rewards("answer", DATA))
     common = dict(P=4, G=2, mode="plain", caps=[(0, 40)], seed=3, rows=5) | options
     return model, kind(Prompts([DATA], 0), tokenizer, rewards, **common)
 
@@ -82,6 +85,103 @@ def test_nothing_older_than_it_may_be_is_trained_on_and_batches_stay_full(able, 
     notes = rollouts.notes()
     assert len(groups) == 4 and notes["staleness_max"] <= ahead
     assert sum(rollouts.prompts.given) - before == 4 + notes["stale_groups"] and (notes["stale_groups"] > 0 or ahead != 1)
+
+
+def learners(able, ranks, state=None, step=0, **options):
+    """AsyncRollouts of so many learners, which go on from a state; threads stand for processes."""
+    barrier, held, found = threading.Barrier(ranks), {}, []
+    for rank in range(ranks):
+        run = a_run()
+        run.rank, run.ranks = rank, ranks
+        model, rollouts = rollouts_of(able, functools.partial(AsyncRollouts, run), **options)
+
+        def joined(mine, rank=rank):
+            held[rank] = mine
+            barrier.wait()
+            everything = {k: v for r in range(ranks) for k, v in held[r].items()}
+            barrier.wait()
+            return everything
+        rollouts.joined = joined
+        if state:
+            rollouts.prompts.restore(state)
+        rollouts.begin(model, step)
+        found.append((model, rollouts))
+    return found
+
+
+def steps_with(learners, steps, versions=1):
+    """Collects these steps on all learners; the groups of each, by rank. versions: weights go on by so many a step."""
+    with ThreadPoolExecutor(len(learners)) as pool:
+        for step in steps:
+            yield [groups for groups, *_ in pool.map(lambda both, step=step: both[1].collect(both[0], step), learners)]
+            assert len({str(rollouts.prompts.state()) for _, rollouts in learners}) == 1      # one place
+            for version in range(step + 1, step + 1 + versions):
+                for model, rollouts in learners:
+                    rollouts.updated(model, version)
+
+
+@pytest.mark.parametrize("ahead, before, after, versions", [(0, 2, 2, 1), (1, 2, 2, 1), (1, 2, 1, 2), (2, 1, 4, 3), (1, 4, 2, 1)])
+def test_after_a_resume_no_prompt_comes_twice_and_none_is_lost(able, ahead, before, after, versions):
+    """On the same number of learners or another. What is too old or without spread is replaced alike on all of them."""
+    options, prompts = dict(ahead=ahead, replace=1, caps=[(0, 8)], rewards=parse_rewards("random")), Prompts([DATA], 0)
+    number = {prompts.next().question: g for g in range(400)}
+    first, numbers, drawn = learners(able, before, **options), [], []
+
+    def note(steps):
+        for by_rank in steps:
+            groups = [g for groups in by_rank for g in groups]
+            assert len(groups) == 4 and [len(groups) for groups in by_rank] == [4 // len(by_rank)] * len(by_rank)
+            numbers.extend(number[g[0].problem.question] for g in groups)
+            drawn.append([r.completion.tokens for g in groups for r in g])
+    note(steps_with(first, range(0, 3 * versions, versions), versions))
+    state = first[0][1].prompts.state()
+    again = learners(able, after, state, step=3 * versions, **options)
+    note(steps_with(again, range(3 * versions, 6 * versions, versions), versions))
+    assert numbers == sorted(set(numbers)) and len(numbers) == 24             # each once, in order
+    end, gone = sum(again[0][1].prompts.given), set(range(numbers[-1] + 1)) - set(numbers)
+    assert end > numbers[-1] and all(n < end for n in gone)
+    _, judge = rollouts_of(able, Rollouts, **{k: v for k, v in options.items() if k != "ahead"})
+    for g in sorted(gone) if versions == 1 else []:       # nothing is too old: what was left out has no spread
+        problem = next(q for q, n in number.items() if n == g)
+        scores = {score_of(judge, problem, g, i) for i in range(2)}
+        assert len(scores) == 1
+    if not ahead:                                         # on-policy the very completions of a run that was not stopped
+        whole = [[r.completion.tokens for groups in by_rank for g in groups for r in g]
+                 for by_rank in steps_with(learners(able, before, **options), range(6))]
+        assert drawn == whole
+
+
+def score_of(rollouts, question, g, sample):
+    problem = Problem(question, "0")
+    [reply] = [Reply("", sample=sample)]
+    return random_reward(problem, reply, Group(problem, [reply], rollouts.seed * 1_000_003 + g))
+
+
+def test_a_stop_while_waiting_gives_the_prompts_back(able, monkeypatch):
+    model, rollouts = rollouts_of(able, lambda *a, **o: AsyncRollouts(a_run(), *a, ahead=1, **o))
+    rollouts.begin(model, 0)
+    rollouts.collect(model, 0)
+    place, work = rollouts.prompts.state(), rollouts.maker.work
+
+    def stop_soon():
+        rollouts.run.stopping = len(rollouts.maker.ready) >= 2
+        return work()
+    rollouts.updated(model, 1)
+    rollouts.maker.ready.clear()
+    monkeypatch.setattr(rollouts.maker, "work", stop_soon)
+    rollouts.maker.flying = dict(list(rollouts.maker.flying.items())[:4])
+    assert rollouts.collect(model, 1)[0] is None and rollouts.prompts.state() == place
+    # and where other ranks make the groups: two have come when it is told to stop
+    run = a_run()
+    run.rollout_ranks, run.stopping = 1, False
+    kept = Completion([1], [2], [0.0], "stop", [1], [False])
+    message = {"cap": 8, "busy": 1, "slots": 1, "completions": [vars(kept)] * 2}
+    monkeypatch.setattr(asynchronous, "post", lambda *a: None)
+    messages = iter([message, message, None])
+    monkeypatch.setattr(asynchronous, "take", lambda *a: next(messages))
+    model, rollouts = rollouts_of(able, lambda *a, **o: AsyncRollouts(run, *a, ahead=1, **o))
+    rollouts.prompts.restore(place)
+    assert rollouts.collect(model, 1)[0] is None and rollouts.prompts.state() == place
 
 
 def test_one_process_interleaves_and_on_policy_stays_exact_through_updates(able, tmp_path):
