@@ -114,6 +114,8 @@ class Run:
     MAY_DIFFER = {"resume", "out", "device", "compile", "checkpointing", "shard", "micro_tokens", "log_every", "eval_every",
                   "eval_data", "eval_problems", "save_every", "show_every", "peak_tflops", "wandb", "rollout_ranks"}
 
+    FILLED_IN = {"scale", "kl_kind"}                      # older versions saved them as given, or though they had no effect
+
     def __init__(self, args):
         self.args, self.folder = args, Path(args.out)
         self.flags = copy.deepcopy(vars(args))                                # as they are compared and saved
@@ -173,6 +175,8 @@ class Run:
     def _compare(self, found):
         """ValueError where a state that was found belongs to a run with other flags or other data."""
         then, now = found["args"], {k: v for k, v in self.flags.items() if k not in self.MAY_DIFFER}
+        if "inputs" not in found:                                             # of an older version, before fingerprints
+            now = {k: v for k, v in now.items() if (k in then or v) and not (k in self.FILLED_IN and not (v and then.get(k)))}
         if "steps" in now and then.get("steps") != now["steps"] and self._same_rates(found["step"], then):
             now.pop("steps")
         others = [spoken(k, then.get(k)) for k in now if then.get(k) != now[k]]
@@ -182,7 +186,7 @@ class Run:
                 why = (f"; {made} steps are made already" if now["steps"] < made else f"; under --schedule {now['schedule']} and "
                        f"--warmup {now['warmup']} the learning rates of the {made} steps made so far depend on it")
             raise ValueError(f"--resume: the run in {self.folder} was started with {' '.join(others)}; give the same flags{why}")
-        for what, then in found.get("inputs", {}).items():                    # states of older runs have none
+        for what, then in found.get("inputs", {}).items():
             if self.inputs.get(what, then) != then:
                 raise ValueError(f"--resume: {what} has changed since the run in {self.folder} began, so it cannot go on as if "
                                  "never stopped; put the old one back, or start another run with another --out")

@@ -51,6 +51,8 @@ def work(job, ranks, rank):
         dist.init_process_group("gloo", init_method=f"file://{job['out']}/store{ranks}", rank=rank, world_size=ranks)
     loaded, results = functools.cache(lambda folder, dtype: model.load(folder, dtype=dtype)), {}
     for name, (script, *flags) in job["runs"].items():
+        if ranks == 1:                                    # where it would be refused
+            flags = [flag for flag in flags if flag != "--shard"]
         try:
             results[name] = results_of(script, [*flags, "--out", f"{job['out']}/never"], loaded)
         except (Exception, SystemExit):

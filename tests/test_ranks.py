@@ -80,7 +80,7 @@ OTHERS = [["pretrain", "--data", "text.jsonl@0.6", "world:ops=1-2@0.4", *NEW, *T
     ["--max-epochs", 1, "--steps", 50], ["--optimizer", "adamw", "--micro-tokens", 128, "--weight-decay", 0.1])]
 OTHERS += [["sft", "--init", "INIT", "--data", "chats.jsonl", "world:ops=1-2", *TEXT, *more] for more in (
     ["--loss", "dft", "--max-epochs", 1], ["--loss", "iw"], ["--loss", "iw", "--iw-form", "token", "--micro-tokens", 128],
-    ["--loss", "psft", "--refresh", 2, "--no-think", 0.5, "--unflagged", 0.5], ["--loss", "psft", "--shard"])]
+    ["--loss", "psft", "--refresh", 2, "--no-think", 0.5, "--unflagged", 0.5, "--seq-len", 256], ["--loss", "psft", "--shard"])]
 OTHERS += [["dpo", "--init", "INIT", "--data", "pairs.jsonl", *TEXT, "--lr", 0.001, "--loss", loss, *more] for loss in dpo.BETA
            for more in ([["--micro-tokens", 128, "--max-epochs", 1]] if loss in ("dpo", "kto") else [[]])]
 SHARDED = [["--shard", "--loss", "reinforce++", "--minibatches", 2, "--reward", "random", "--replace", 1],
