@@ -517,6 +517,8 @@ def main():
             common.restore_weights(sampling, common.full_weights(model))
         run.step += 1
         rollouts.updated(sampling, run.step)
+        if run.step % 10 == 0:
+            common.give_back_memory()
 
         seconds = time.perf_counter() - began
         sampling_seconds += rolled
