@@ -56,7 +56,7 @@ def flags():
             p.add_argument(plain, action="store_true", help="ask it in plain text: it never learned the chat format")
         p.add_argument("--data", metavar="SPEC", nargs="+", required=True, help="questions: world:... or files")
         p.add_argument("--count", type=cli.whole, default=0, help="questions from each source; 0: all of a file")
-        p.add_argument("--out", metavar="FILE", required=True, help=".jsonl to write; must not exist")
+        p.add_argument("--out", type=cli.out_file, metavar="FILE", required=True, help=".jsonl to write; must not exist")
         if name != "pairs":
             p.add_argument("--samples", type=cli.count, default=8 if name == "reject" else 1, help="answers to each question")
         if name == "reject":

@@ -160,7 +160,7 @@ def main():
     p.add_argument("--init", metavar="FOLDER", default="smollm2", help="checkpoint for real, async and learn")
     p.add_argument("--data", metavar="FILE", default="gsm8k/train.jsonl", help="questions for real")
     p.add_argument("--toy", action="store_true", help="a tiny model, only to see that it works")
-    p.add_argument("--out", metavar="FOLDER", default=str(HERE / "results"), help="where results are appended")
+    p.add_argument("--out", type=cli.out_folder, metavar="FOLDER", default=str(HERE / "results"), help="where results go")
     args = p.parse_args()
     if args.what == "plan":
         cli.fail("plan has flags of its own and comes first: bench.py plan --help lists them")

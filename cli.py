@@ -9,6 +9,7 @@ import json
 import math
 import os
 import sys
+from pathlib import Path
 
 MOST = 10 ** 12                      # far above every number of tokens, rows or steps, far below what overflows
 
@@ -98,6 +99,22 @@ def device(text):
     if int(index or 0) >= torch.cuda.device_count():
         raise argparse.ArgumentTypeError(f"{text}: no such GPU is visible; use cpu")
     return text
+
+
+def out_file(text, folder=False):
+    """The type of --out: a place that can be written to, so that nothing is found out only after hours of work."""
+    path = Path(text).absolute()
+    there = next(p for p in path.parents if p.exists())
+    if not text or not there.is_dir() or not os.access(there, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{text}: {there} is no folder that can be written to")
+    if path.exists() and path.is_dir() != folder:
+        raise argparse.ArgumentTypeError(f"{text}: is a {'file' if folder else 'folder'}; choose another")
+    return text
+
+
+def out_folder(text):
+    """As out_file, for a folder."""
+    return out_file(text, folder=True)
 
 
 def fail(message):

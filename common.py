@@ -43,7 +43,7 @@ def training_flags(text, needs=()):
     """The parser with the flags that all training scripts share; a script adds its own, and says when they have an effect."""
     p = cli.Parser(text, NEEDS + needs)
     p.add_argument("--init", metavar="FOLDER", default="", help="checkpoint to start from, ours or Hugging Face's")
-    p.add_argument("--out", metavar="FOLDER", required=True, help="run folder to write")
+    p.add_argument("--out", type=cli.out_folder, metavar="FOLDER", required=True, help="run folder to write")
     p.add_argument("--data", metavar="SPEC", nargs="+", required=True, help="sources, SOURCE[@WEIGHT] (see data.py)")
     p.add_argument("--steps", type=cli.count, default=1000, help="optimiser steps")
     p.add_argument("--batch-tokens", type=cli.whole, default=4096, help="tokens in a global batch")

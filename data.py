@@ -295,7 +295,7 @@ def main():
     p.add_argument("--seq-len", type=cli.count, default=256, help="slots in a row, tokens")
     p.add_argument("--seed", type=cli.seed, default=0, help="order of the documents")
     p = commands.choices["prepare"]
-    p.add_argument("--out", required=True, metavar="FOLDER", help="folder to write; must not exist")
+    p.add_argument("--out", type=cli.out_folder, required=True, metavar="FOLDER", help="folder to write; must not exist")
     p.add_argument("--workers", type=cli.count, default=os.cpu_count(), help="processes")
     p.add_argument("--shard-tokens", type=cli.count, default=100_000_000, help="tokens in one shard file")
     p.add_argument("--shard-dtype", default="", choices=["", "uint16", "uint32"],

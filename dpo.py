@@ -222,12 +222,12 @@ def main():
     args = flags().parse_args()
     with cli.bad_input():
         check(args)
-        check_specs(args.eval_data)
         run = common.Run(args)
         model, tokenizer = load(args.init, dtype=run.weight_dtype)
         model.exact = args.exact
         if tokenizer is None:
             raise ValueError(f"--init {args.init}: the folder has no tokenizer.json; copy the model's tokenizer there")
+        check_specs(args.eval_data, tokenizer)
         opener = functools.partial(Pairs, T=args.seq_len, mismatched=args.loss == "kto")
         stream = Stream(args.data, tokenizer, args.seq_len, args.batch_tokens, args.seed, args.max_epochs, opener,
                         pair_batch)

@@ -219,7 +219,7 @@ def bits_per_byte(model, tokenizer, texts, T=256, rows=16, max_tokens=0, autocas
             "bytes": size}
 
 
-def check_specs(specs):
+def check_specs(specs, tokenizer):
     """ValueError for an --eval-data that cannot be measured; called before training, which may take days."""
     for spec in specs:
         kind = questions.kind_of(spec)
@@ -230,6 +230,14 @@ def check_specs(specs):
             World.from_spec(spec)
         elif kind == "questions":
             questions.load_problems(spec)
+        elif kind == "text":
+            check_text(spec, tokenizer)
+
+
+def check_text(path, tokenizer):
+    """ValueError for a file of text of which bits per byte cannot be measured. Reads it whole: its last line may be broken."""
+    if not [text for text in read_texts(path) if len(tokenizer.encode(text[:1000])) > 1]:
+        raise ValueError(f"{path}: bits per byte needs a text of at least two tokens, and there is none")
 
 
 CHAT = dict(chat=True)
@@ -394,7 +402,7 @@ def main():
     p.add_argument("--rows", type=cli.count, default=64, help="completions that decode at once")
     p.add_argument("--exact", action="store_true", help="kernels that give an answer the same bits whatever --rows is")
     p.add_argument("--show", type=cli.whole, default=0, help="answers to print from each file")
-    p.add_argument("--out", metavar="FILE", default="", help="JSON file to write, with some completions")
+    p.add_argument("--out", type=cli.out_file, metavar="FILE", default="", help="JSON file to write, with some completions")
     p.add_argument("--keep", type=cli.whole, default=2, help="completions in --out for each number of operations")
     p.add_argument("--seed", type=cli.seed, default=0, help="of the samples")
     p.add_argument("--device", type=cli.device, default="cpu", help="cpu or cuda")
@@ -462,6 +470,7 @@ def measure(folder, args):
                                     on_answer=show, **how)
         print(told(spec, found[spec]))
     for path in args.text:
+        check_text(path, tokenizer)
         found[path] = bits_per_byte(model, tokenizer, read_texts(path), args.seq_len)
         if not math.isfinite(found[path]["loss"]):
             raise ValueError(f"--init {folder}: its log-probabilities of {path} are not numbers (NaN or infinite); its weights "

@@ -316,7 +316,6 @@ def main():
     args = flags().parse_args()
     with cli.bad_input():
         check(args)
-        check_specs(args.eval_data)
         asynchronous.check(args, int(os.environ.get("WORLD_SIZE", 1)))
         caps, rewards = stages(args.max_new_tokens), parse_rewards(args.reward, *(split_spec(d)[0] for d in args.data))
         resolve(args, caps)
@@ -324,6 +323,7 @@ def main():
         model, tokenizer = load(args.init, dtype=run.weight_dtype)
         if tokenizer is None:
             raise ValueError(f"--init {args.init}: the folder has no tokenizer.json; copy the model's tokenizer there")
+        check_specs(args.eval_data, tokenizer)
         if args.prompts % run.ranks:
             raise ValueError(f"--prompts {args.prompts} must be a multiple of the number of ranks (= {run.ranks}); with "
                              "--batch-tokens it follows from that, --group and --max-new-tokens")

@@ -254,7 +254,7 @@ def main(argv=None):
     p.add_argument("--check", action="store_true", help="run small models here, beside their predictions, and keep that in --out")
     p.add_argument("--toy", action="store_true", help="of the check, only to see that it works")
     p.add_argument("--rounds", type=cli.count, default=8, help="steps of each run of the check")
-    p.add_argument("--out", metavar="FOLDER", default=str(HERE / "results"), help="where the check is appended")
+    p.add_argument("--out", type=cli.out_folder, metavar="FOLDER", default=str(HERE / "results"), help="where the check goes")
     args = p.parse_args(argv)
     with cli.bad_input():
         if args.check:

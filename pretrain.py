@@ -99,7 +99,6 @@ def speed(run, model, rate, batches):
 def main():
     args = flags().parse_args()
     with cli.bad_input():
-        check_specs(args.eval_data)
         run = common.Run(args)
         if args.init:
             model, tokenizer = load(args.init, dtype=run.weight_dtype)
@@ -109,6 +108,7 @@ def main():
             folder = args.tokenizer or (args.out if run.state else "")
             tokenizer = Tokenizer.load(folder) if folder else new_tokenizer(args)
             model = new_model(args, len(tokenizer)).to(run.weight_dtype)
+        check_specs(args.eval_data, tokenizer)
         stream = Stream(args.data, tokenizer, args.seq_len, args.batch_tokens, args.seed, args.max_epochs)
         micro_rows = args.micro_tokens // args.seq_len if args.micro_tokens else None
         if stream.rows % run.ranks or (args.micro_tokens and not micro_rows):

@@ -426,7 +426,7 @@ def main():
     p = cli.Parser(__doc__)
     p.add_argument("--runs", metavar="FOLDER", nargs="+", required=True, help="run folders, in their order")
     p.add_argument("--evaluation", metavar="FILE", default="", help="what evaluate.py --out wrote")
-    p.add_argument("--out", metavar="FILE", required=True, help="HTML file to write")
+    p.add_argument("--out", type=cli.out_file, metavar="FILE", required=True, help="HTML file to write")
     p.add_argument("--overwrite", action="store_true", help="write over --out")
     args = p.parse_args()
     with cli.bad_input():

@@ -140,11 +140,11 @@ def main():
     args = flags().parse_args()
     with cli.bad_input():
         check(args)
-        check_specs(args.eval_data)
         run = common.Run(args)
         model, tokenizer = load(args.init, dtype=run.weight_dtype)
         if tokenizer is None:
             raise ValueError(f"--init {args.init}: the folder has no tokenizer.json; copy the model's tokenizer there")
+        check_specs(args.eval_data, tokenizer)
         opener = functools.partial(open_conversations, T=args.seq_len, no_think=args.no_think, unflagged=args.unflagged)
         stream = Stream(args.data, tokenizer, args.seq_len, args.batch_tokens, args.seed, args.max_epochs, opener)
         micro_rows = args.micro_tokens // args.seq_len if args.micro_tokens else None

@@ -142,11 +142,11 @@ def open_shards(folder, tokenizer):
         raise ValueError(f"{index_file}: is not what data.py prepare writes ({e!r}); prepare the folder again") from None
     except ValueError as e:
         raise ValueError(f"{folder}: {e}; prepare it again") from None
+    if found.tokens <= found.count:                       # a document without text is the end-of-document token alone
+        raise ValueError(f"{folder}: the shards hold no text; prepare them again")
     if "tokenizer" not in index:
         print(f"{folder}: does not say which tokenizer made it; taken to be this one, whose vocabulary is as large",
               file=sys.stderr)
-    if found.tokens <= found.count:                       # a document without text is the end-of-document token alone
-        raise ValueError(f"{folder}: the shards hold no text; prepare them again")
     return found
 
 

@@ -105,6 +105,17 @@ for row, words in (({"text": 1}, '"text" must be text; it is 1, a value of type 
                    ({"question": "a", "answer": "b", "choices": ["a", "b"]}, 'the key "choices" has no meaning')):
     case("pretrain", {"a.jsonl": rows(TEXT, row)}, f"a.jsonl, line 2: {words}")
 
+# held-out data: read whole before training
+
+for name in ("pretrain", "sft", "dpo", "grpo"):
+    files = {"a.jsonl": rows(GOOD.get(name, QUESTION))}
+    for held_out, words in ((rows(TEXT, {"text": 3}), 'line 2: "text" must be text'),
+                            (rows(QUESTION, '{"a": '), "line 2: not valid JSON"),
+                            (rows({"text": ""}), "at least two tokens"), (rows({"text": "x"}), "at least two tokens"),
+                            (rows(TALK), "no answer to a conversation can be checked"), (None, "e.jsonl: no such file")):
+        case(f"{name} --eval-data e.jsonl", files | {"e.jsonl": held_out}, words)
+    case(f"{name} --eval-data world:chat=x", files, "chat=x")
+
 # conversations
 
 for row, words in (
@@ -229,6 +240,15 @@ for name in ("pretrain", "sft", "dpo", "grpo"):
     for there in ("train_state.pt", "log.jsonl", "config.json"):
         case(name, {"a.jsonl": rows(GOOD.get(name, QUESTION)), f"out/{there}": "mine"}, "--out out: holds another run")
     case(f"{name} --resume", {"a.jsonl": rows(GOOD.get(name, QUESTION)), "out/train_state.pt": "mine"}, "cannot be read")
+for name in ("pretrain", "sft", "dpo", "grpo", "train", "prepare"):
+    case(name, {"a.jsonl": rows(GOOD.get(name, QUESTION)), "out": "mine"}, "argument --out: out: is a file")
+for name in ("questions", "augment", "pairs", "report.py --runs run"):
+    case(f"{name} --out out", {"a.jsonl": rows(QUESTION), "run/log.jsonl": "{}", "out/x": "mine"},
+         "argument --out: out: is a folder")
+for name in ("pretrain", "sft", "dpo", "grpo", "train", "prepare", "questions", "augment", "report.py --runs run",
+             "plan.py --check"):
+    case(f"{name} --out x/out", {"a.jsonl": rows(GOOD.get(name, QUESTION)), "run/log.jsonl": "{}", "x": "mine"},
+         "x is no folder that can be written to")
 for name in ("questions", "augment", "pairs"):
     case(name, {"a.jsonl": rows(QUESTION), "out": "mine"}, "--out out: exists already")
 case("prepare", {"a.jsonl": rows(TEXT), "out/x": "mine"}, "--out out: exists already")
