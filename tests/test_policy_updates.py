@@ -77,8 +77,8 @@ def run(monkeypatch, folder, out, flags, noise=0.0, steps=STEPS):
     monkeypatch.setattr(problems, "grade", graded)
     with mock.patch.object(Sampler, "generate", noted), mock.patch.object(ActorCritic, "__init__", noted_init):
         code, _, err = run_main(grpo, "--init", folder, "--out", out, "--data", "world:ops=1-2,split=rl", "--mode", "plain",
-                                "--reward", "paid", "--prompts", P, "--group", G, "--max-new-tokens", 14, "--steps", steps,
-                                "--dtype", "float64", "--lr", 0.01, "--device", "cpu", *flags)
+                                "--reward", "paid", "--prompts", P, "--group", G, "--max-new-tokens", 10, "--steps", steps,
+                                "--dtype", "float64", "--lr", 0.01, "--device", "cpu", "--seq-len", 160, *flags)
     assert code == 0, err
     records = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     return calls, [r for r in records if "reward" in r], state_of(out), records[0], biases
@@ -93,7 +93,7 @@ class Reference:
             "updates": 1, "minibatches": 1, "dual_clip": 0.0, "kl": 0.0, "kl_in": "loss", "kl_kind": None, "entropy": 0.0,
             "correction": "none", "cap": 2.0, "veto": 0.0, "old": "trainer", "mask_truncated": False, "overlong_buffer": 0,
             "gamma": 1.0, "lam": 1.0, "value_weight": 0.5, "temperature": 1.0, "clip": 1.0, "lr": 0.01, "reward": "paid",
-            "replace": 0, "caps": {0: 14}, "clip_low": low, "clip_high": high, "scale": scale} | o)
+            "replace": 0, "caps": {0: 10}, "clip_low": low, "clip_high": high, "scale": scale} | o)
         if self.o.kl_kind is None:
             self.o.kl_kind = {"loss": "k2", "reward": "k1"}[self.o.kl_in]
         self.model, self.init = (load(folder, dtype=D)[0] for _ in range(2))
@@ -321,7 +321,8 @@ def test_each_loss_with_the_settings_of_its_paper(monkeypatch, folder, tmp_path,
 
 @pytest.mark.parametrize("loss", PAPERS)
 def test_one_update_without_anything_beside_the_loss(monkeypatch, folder, tmp_path, loss):
-    compare(monkeypatch, folder, tmp_path / "run", ["--loss", loss, "--clip", "0.05"], {"loss": loss, "clip": 0.05})
+    compare(monkeypatch, folder, tmp_path / "run", ["--loss", loss, "--clip", "0.05", "--seq-len", "0"],
+            {"loss": loss, "clip": 0.05})
 
 
 CASES = [                                                # loss, flags, noise; the reference has the same names
@@ -379,14 +380,14 @@ def test_each_flag(monkeypatch, folder, tmp_path, loss, flags, noise):
 def test_caps_in_stages(monkeypatch, folder, tmp_path, loss):
     """The cap in force decides lengths and the penalty; dr_grpo's constant is the longest (its own case below)."""
     found = compare(monkeypatch, folder, tmp_path / "run", [
-        "--loss", loss, "--max-new-tokens", "6", "14@1", "--overlong-buffer", "4", "--mask-truncated"],
-        {"loss": loss, "caps": {0: 6, 1: 14}, "overlong_buffer": 4, "mask_truncated": True})
-    assert [max(len(r.c.tokens) for r in flat) for flat, _ in found] == [6, 14]
+        "--loss", loss, "--max-new-tokens", "6", "10@1", "--overlong-buffer", "4", "--mask-truncated"],
+        {"loss": loss, "caps": {0: 6, 1: 10}, "overlong_buffer": 4, "mask_truncated": True})
+    assert [max(len(r.c.tokens) for r in flat) for flat, _ in found] == [6, 10]
 
 
 def test_the_constant_length_of_dr_grpo_is_the_longest_cap(monkeypatch, folder, tmp_path):
-    compare(monkeypatch, folder, tmp_path / "run", ["--loss", "dr_grpo", "--max-new-tokens", "6", "14@1"],
-            {"loss": "dr_grpo", "caps": {0: 6, 1: 14}})
+    compare(monkeypatch, folder, tmp_path / "run", ["--loss", "dr_grpo", "--max-new-tokens", "6", "10@1"],
+            {"loss": "dr_grpo", "caps": {0: 6, 1: 10}})
 
 
 @pytest.mark.parametrize("loss", PAPERS)
