@@ -15,6 +15,7 @@
     python bench.py async --init runs/laptop/sft --rounds 3         GRPO with rollouts ahead against taking turns
     python bench.py plan --params 7e9 --gpus 64         predicts seconds and memory of a step, and how many ranks should learn
     python bench.py all       all of these; rl where TRL is installed
+    python bench.py answers   the answer check: right on how many cases and how fast, beside math-verify where that is installed
     python bench.py pipeline                runs recipes/laptop.sh and keeps its accuracies and time
     python bench.py spurious --runs runs/spurious       keeps what recipes/spurious.sh found
     python bench.py real --init smollm2/ --data gsm8k/train.jsonl   SFT and GRPO of a real model: seconds and memory
@@ -36,6 +37,7 @@ from pathlib import Path
 
 import torch
 
+import bench_answers
 import bench_large
 import bench_peers
 import cli
@@ -133,9 +135,10 @@ NEEDS = (
     ("--rounds", of(*BENCHES, "all", "pretrain", "async"), WHY), ("--steps", of("async", "learn"), WHY),
     ("--device", of(*BENCHES, "all", "probe", "bits", "shapes", "pretrain", "largest"), WHY),
     ("--dtype", of(*BENCHES, "all", "probe", "bits", "shapes", "pretrain"), WHY),
-    ("--tokens", of("bits", "shapes"), WHY), ("--sizes", of("pretrain"), WHY), ("--seed", of("pipeline"), WHY),
+    ("--tokens", of("bits", "shapes"), WHY), ("--sizes", of("pretrain"), WHY), ("--seed", of("pipeline", "answers"), WHY),
     ("--keep", of("pipeline", "async"), WHY), ("--runs", of("spurious"), WHY), ("--init", of("real", "async", "learn"), WHY),
-    ("--data", of("real"), WHY), ("--toy", of(*BENCHES, "all", "probe", "bits", "shapes", "pretrain", "learn", "async"), WHY),
+    ("--data", of("real"), WHY), ("--cases", of("answers"), WHY),
+    ("--toy", of(*BENCHES, "all", "answers", "probe", "bits", "shapes", "pretrain", "learn", "async"), WHY),
     ("--out", lambda args: args.what != "readme", WHY),
 )
 
@@ -145,8 +148,8 @@ def main():
         return plan.main(sys.argv[2:])
     p = cli.Parser(__doc__, NEEDS)
     p.add_argument("what", metavar="WHAT",
-                   choices=[*BENCHES, "all", "async", "bits", "largest", "learn", "pretrain", "probe", "pipeline", "plan",
-                            "shapes", "spurious", "real", "readme"],
+                   choices=[*BENCHES, "all", "answers", "async", "bits", "largest", "learn", "pretrain", "probe", "pipeline",
+                            "plan", "shapes", "spurious", "real", "readme"],
                    help="which comparison; readme: write the tables; plan has flags of its own: bench.py plan --help")
     p.add_argument("--rounds", type=cli.count, default=7, help="turns of each side; seeds of async")
     p.add_argument("--steps", type=cli.count, default=100, help="of each run of async and learn")
@@ -154,11 +157,12 @@ def main():
     p.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of weights and matrix products")
     p.add_argument("--tokens", type=cli.count, help="to sample for bits and shapes; none: 1,000,000 and 100,000")
     p.add_argument("--sizes", nargs="+", default=[], choices=list(bench_large.SIZES), help="of pretrain; none: all")
-    p.add_argument("--seed", type=cli.seed, default=0, help="of the pipeline")
+    p.add_argument("--seed", type=cli.seed, default=0, help="of the pipeline; of the strings of answers")
     p.add_argument("--keep", metavar="FOLDER", default="", help="where to keep the runs of pipeline and async; none: nowhere")
     p.add_argument("--runs", metavar="FOLDER", default="runs/spurious", help="of recipes/spurious.sh")
     p.add_argument("--init", metavar="FOLDER", default="smollm2", help="checkpoint for real, async and learn")
     p.add_argument("--data", metavar="FILE", default="gsm8k/train.jsonl", help="questions for real")
+    p.add_argument("--cases", metavar="FILE", default="", help="more cases for answers: JSONL of text, gold, right")
     p.add_argument("--toy", action="store_true", help="a tiny model, only to see that it works")
     p.add_argument("--out", type=cli.out_folder, metavar="FOLDER", default=str(HERE / "results"), help="where results go")
     args = p.parse_args()
@@ -176,6 +180,7 @@ def main():
             try:
                 kept = {"pipeline": lambda: bench_pipeline(args.seed, args.keep), "spurious": lambda: bench_spurious(args.runs),
                         "real": lambda: bench_real(args.init, args.data),
+                        "answers": lambda: bench_answers.bench_answers(args.cases, args.seed, args.toy),
                         "probe": lambda: probe(device, dtype, args.toy),
                         "bits": lambda: bench_large.bench_bits(device, dtype, args.tokens or 1_000_000, args.toy),
                         "shapes": lambda: bench_large.bench_shapes(device, dtype, args.tokens or 100_000, args.toy),
@@ -194,6 +199,8 @@ def main():
         if name == "probe":
             print("\n".join(f"{r['block']:<20} {r['case']:<40} " + (f"differs at {r['differ']}" if r["differ"] else "same bits")
                             for r in result["rows"]), flush=True)
+        elif name == "answers":
+            print("\n".join(bench_answers.lines(result)), flush=True)
         elif name in MANY:
             print("\n".join((tables.sampler_lines if name == "sampler" else tables.block_lines)(result)), flush=True)
         elif name in BENCHES:

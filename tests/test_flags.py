@@ -116,7 +116,7 @@ CASES = {
         "--dtype bfloat16": [("async", "probe")], "--tokens 3": [("train", "bits")], "--sizes 1.2B": [("bits", "pretrain")],
         "--seed 3": [("train", "pipeline")], "--keep k": [("learn", "async")], "--runs r": [("real", "spurious")],
         "--init i": [("train", "real")], "--data d": [("learn", "real")], "--toy": [("largest", "kernels")],
-        "--out o": [("readme", "rl")]}),
+        "--out o": [("readme", "rl")], "--cases c": [("train", "answers")]}),
     "plan": ("", {"--params 9": [("--init i", ""), ("--check", "")]} | {
         flag: [("--check", "")] for flag in (
             "--init i", "--gpus 2", "--prompts 2", "--group 2", "--prompt-tokens 2", "--response 2", "--longest 2",
