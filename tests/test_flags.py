@@ -208,7 +208,7 @@ def test_what_is_not_given_is_not_refused_and_defaults_stay():
 def test_each_number_has_a_type_that_knows_its_bounds(script):
     for action in PARSERS[script]._actions:
         assert action.type not in (int, float), f"{action.dest}: take a type of cli.py"
-        if action.type is None or action.dest == "device":
+        if action.type is None or action.dest in ("device", "out"):
             assert not isinstance(action.default, (int, float)) or isinstance(action.default, bool), action.dest
             continue
         for bad in ("nan", "inf", "-inf", "1e999", "-1", "-1e-9", "x", "", "9" * 5000, "9" * 400, "1.5.1"):
@@ -235,8 +235,8 @@ def test_a_device_that_is_not_there():
         assert parse(script, f"{start} --device cuda:7").device == "cuda:7"
 
 
-@pytest.mark.parametrize("where, command", [c for c in commands() if not c.values[1].startswith(("bash", "make")) and "=" not in
-                                            c.values[1].split()[0]])
+@pytest.mark.parametrize("where, command", [c.values[:2] for c in commands() if not c.values[1].startswith(("bash", "make"))
+                                            and "=" not in c.values[1].split()[0]])
 def test_documented_commands_give_no_idle_flag(where, command):
     command = command.split(" &&")[0]
     script, *words = shlex.split(re.sub(r"^(python|torchrun \S+) ", "", command))
@@ -251,7 +251,7 @@ def test_documented_commands_give_no_idle_flag(where, command):
 
 
 RECIPES = {"laptop": "", "spurious": "", "one_gpu": "corpus held_out.txt", "world_gpu": "",
-           "gsm8k": "model train.jsonl test.jsonl", "node": "model train.jsonl", "two_nodes": "1 10.0.0.1:29500 model train.jsonl"}
+           "gsm8k": "model train.jsonl test.jsonl", "node": "model train.jsonl", "two_nodes": "1 10.0.0.1:29500 model rows.jsonl"}
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -395,7 +395,7 @@ def test_numbers_are_answers_and_headings_are_no_marks(tokenizer, tmp_path):
 
 
 @pytest.mark.parametrize("flags, ended", [("--until-loss 99", "--until-loss"), ("--max-epochs 2", "--max-epochs"),
-                                          ("--until-accuracy 0 --until-loss 0", None)])
+                                          ("--until-loss 0", None)])
 def test_a_run_says_what_ended_it(folder, tmp_path, flags, ended):
     data = write_rows(tmp_path / "a.jsonl", [TALK] * 60)
     code, result, err = run_main(sft, "--init", folder, "--data", data, "--seq-len", 128, "--batch-tokens", 128, "--steps",
