@@ -8,13 +8,13 @@ Simpler than transformers: no weights other than safetensors, no quantised weigh
 (attention_dropout, which matters in training alone, is not applied).
 """
 
-import json
-import os
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+
+from files import read_json, remove, write_atomically, write_json
 
 KINDS = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM",
          "smollm3": "SmolLM3ForCausalLM",
@@ -196,17 +196,6 @@ def kind_of(c):
     return "smollm3" if plain_heads else "nanothink"
 
 
-def read_json(path):
-    """What a JSON file holds, which must be an object (dict). ValueError in one line that names the file."""
-    try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as e:             # malformed, not UTF-8, or nested without end
-        raise ValueError(f"{path}: not valid JSON ({e}); fetch or write it again") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path}: must hold a JSON object, not {type(found).__name__}")
-    return found
-
-
 def read_config(folder):
     """folder/config.json -> dict. FileNotFoundError or ValueError in one line that names the file."""
     path = Path(folder) / "config.json"
@@ -303,29 +292,3 @@ def write_folder(folder, config, weights, generation=None):
     if generation is not None:
         write_json(folder / "generation_config.json", generation)
     remove(folder, *STALE, *(() if generation is not None else ("generation_config.json",)))
-
-
-def write_json(path, value):
-    write_atomically(path, lambda p: p.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"))
-
-
-def remove(folder, *patterns):
-    """Removes the files of a folder whose names fit."""
-    for pattern in patterns:
-        for path in Path(folder).glob(pattern):
-            path.unlink(missing_ok=True)
-
-
-def write_atomically(path, write):
-    """Calls write(temporary path), flushes it to disk and renames it over `path`; on failure the old file stays."""
-    temporary = Path(f"{path}.tmp")
-    try:
-        temporary.touch()
-        mode = temporary.stat().st_mode                    # as the umask says; safetensors makes a file for the owner alone
-        write(temporary)
-        temporary.chmod(mode)
-        with open(temporary, "rb") as f:
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

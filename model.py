@@ -357,8 +357,9 @@ class Transformer(nn.Module):
         weights: {name: tensor} to write instead of the model's own (gathered shards, say)."""
         weights = dict(weights if weights is not None else self.state_dict())
         dtype = str(next(iter(weights.values())).dtype).removeprefix("torch.")
-        eos = sorted(tokenizer.stop_ids) if tokenizer else None
-        hf.write_folder(folder, hf.config_for(self.config, eos, tokenizer.bos if tokenizer else None, dtype), weights)
+        eos, bos = (sorted(tokenizer.stop_ids), tokenizer.bos) if tokenizer else (None, None)
+        hf.write_folder(folder, hf.config_for(self.config, eos, bos, dtype), weights,
+                        tokenizer.generation_config() if tokenizer else None)
         if tokenizer:
             tokenizer.save(folder)
 

@@ -8,13 +8,15 @@ merge the most frequent pair of neighbours again and again. Pure Python suffices
 only touches the words that hold the merged pair. Encoding is left to tiktoken's compiled core.
 
 Ordinary text never becomes a special token: a user who types "<|im_end|>" gets that text. Special tokens enter by their
-ids, in `encode_chat` and where a caller appends `eot`.
+ids, in `encode_chat`, in `encode_document` (a begin-of-text token, where the checkpoint's own tokenizer puts one before every
+text, as Llama 3's does), and where a caller appends `eot`.
 
 What it simplifies:
 - Reads byte-level BPE only (the Llama 3, Qwen, SmolLM2 and OLMo 2 kinds); SentencePiece and WordPiece are refused.
-- Hugging Face finds every added token inside ordinary text; this file finds none.
+- Hugging Face finds every added token inside ordinary text; this file finds those alone that are blank.
 - A merge is known by the bytes it makes, not by its pair. For merges that BPE training made, both mean the same.
-- One chat format, ChatML, for every tokenizer. Earlier reasoning stays in the history (Qwen3's template drops it).
+- One chat format, ChatML, with a checkpoint's own default system message; a template that writes anything else is refused.
+  Earlier reasoning stays in the history (Qwen3's template drops it). What is saved is the template of what is written.
 - A run of a million blanks overflows tiktoken's regular expressions, except with our pattern, which bounds such runs.
 """
 import argparse
@@ -22,7 +24,7 @@ import hashlib
 import heapq
 import itertools
 import json
-import os
+import re
 import time
 import unicodedata
 from collections import Counter, defaultdict
@@ -35,6 +37,8 @@ import tiktoken
 from tqdm import tqdm
 
 import cli
+import templates
+from files import read_json, remove, write_json
 from texts import sample_texts
 
 EOT, IM_START, IM_END, THINK, END_THINK = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"
@@ -57,18 +61,6 @@ _order = _visible + [byte for byte in range(256) if byte not in _visible]
 CHAR_OF_BYTE = {byte: chr(byte if n < len(_visible) else 256 + n - len(_visible)) for n, byte in enumerate(_order)}
 BYTE_OF_CHAR = {ord(char): byte for byte, char in CHAR_OF_BYTE.items()}
 
-# Jinja for apply_chat_template. `think` means the same there as in encode_chat; without it, thinking_mode decides.
-CHAT_TEMPLATE = (
-    r"{% set mode = namespace(think=none) %}{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
-    r"{% if m.role == 'user' and m.content.rstrip().endswith('/no_think') %}{% set mode.think = false %}"
-    r"{% elif m.role == 'user' and m.content.rstrip().endswith('/think') %}{% set mode.think = none %}{% endif %}"
-    r"{% if m.role == 'assistant' and m.reasoning is defined and m.reasoning is not none %}"
-    r"{{ '<think>\n' + m.reasoning + '\n</think>\n\n' }}{% endif %}{{ m.content + '<|im_end|>\n' }}{% endfor %}"
-    r"{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
-    r"{% set think = think if think is defined else mode.think %}{% if think is not none %}"
-    r"{{ '<think>\n' if think else '<think>\n\n</think>\n\n' }}{% endif %}{% endif %}")
-
-
 def spell(data: bytes) -> str:
     """The bytes in tokenizer.json's alphabet."""
     return "".join(CHAR_OF_BYTE[byte] for byte in data)
@@ -77,6 +69,35 @@ def spell(data: bytes) -> str:
 def unspell(spelling: str) -> bytes:
     """The inverse of `spell`; ValueError for a character outside the alphabet."""
     return spelling.translate(BYTE_OF_CHAR).encode("latin-1")
+
+
+def flatten(part: dict | None, key: str) -> list[dict]:
+    """The steps of a normalizer or post_processor of a tokenizer.json, in order; a Sequence may be empty or hold others."""
+    if not part:
+        return []
+    return [step for inner in part[key] for step in flatten(inner, key)] if part["type"] == "Sequence" else [part]
+
+
+def read_prefix(post_processor: dict | None, config: dict, special: dict[str, int]) -> list[int]:
+    """The ids that a Hugging Face tokenizer puts before a text. add_bos_token or add_eos_token in tokenizer_config.json
+    replaces the post_processor, as in transformers. What one puts behind a text is left to whoever ends a document."""
+    if "add_bos_token" in config or "add_eos_token" in config:
+        bos = special.get(token_text(config.get("bos_token")))
+        return [bos] if config.get("add_bos_token") and bos is not None else []
+    prefix = []
+    for step in flatten(post_processor, "processors"):
+        if step["type"] == "TemplateProcessing":
+            before = list(itertools.takewhile(lambda piece: "SpecialToken" in piece, step["single"]))
+            prefix = [i for piece in before for i in step["special_tokens"][piece["SpecialToken"]["id"]]["ids"]] + prefix
+        elif step["type"] != "ByteLevel":
+            raise ValueError(f"cannot read the post_processor {json.dumps(step):.200}; known are ByteLevel, TemplateProcessing")
+    return prefix
+
+
+def token_text(token) -> str:
+    """The text of a token in tokenizer_config.json: a string, or an object with its "content"; "" for none."""
+    token = token.get("content") if isinstance(token, dict) else token
+    return token if isinstance(token, str) else ""
 
 
 def cover(pattern: str) -> str:
@@ -151,23 +172,33 @@ class Tokenizer:
     """A byte-level BPE vocabulary with its special tokens; made by `train` or `load`.
 
     special: every added token, dict[str, int]; eot: id that ends a document; stop_ids: set of ids that end completions;
-    im_start, im_end, think, end_think: ids or None; bos: id that the model expects first, or None (encode adds none).
+    im_start, im_end, think, end_think: ids or None; prefix: ids that stand before a text (encode_document writes them), bos
+    the first of them or None; generation: what generation_config.json says beside the ends.
     """
 
-    def __init__(self, spec: dict, config: dict, template: str | None = None):
-        """spec, config, template: what tokenizer.json, tokenizer_config.json and chat_template.jinja hold."""
-        self._spec, self._config, self._template = spec, config, template
+    def __init__(self, spec: dict, config: dict, template: str | None = None, ends: Iterable[int] = (),
+                 generation: dict | None = None):
+        """spec, config, template: what tokenizer.json, tokenizer_config.json and chat_template.jinja hold; ends: the
+        eos_token_id of config.json and generation_config.json, all of which end a completion."""
+        self._spec, self._config, self.generation = spec, config, generation or {}
         model = spec["model"]
         odd = {key: model.get(key) for key in ("byte_fallback", "continuing_subword_prefix", "end_of_word_suffix")}
         if model["type"] != "BPE" or any(odd.values()):
             raise ValueError(f"cannot read the model ({model['type']}, {odd}); only byte-level BPE is known")
-        self._nfc = spec.get("normalizer") == {"type": "NFC"}
-        if spec.get("normalizer") and not self._nfc:
+        normalizers = flatten(spec.get("normalizer"), "normalizers")
+        self._nfc = bool(normalizers)
+        if any(step != {"type": "NFC"} for step in normalizers):
             raise ValueError(f"cannot read the normalizer {str(spec['normalizer']):.200}; only NFC or none is known")
         self._pattern = pattern = read_pattern(spec["pre_tokenizer"] or {"type": "none"})
         self.special = {token["content"]: token["id"] for token in spec["added_tokens"]}
-        if blank := [text for text in self.special if text.isspace()]:
-            raise ValueError(f"cannot read the added token {blank[0]!r}: as an added token it would cut ordinary text")
+        # An added token cuts ordinary text in Hugging Face. Those of blanks alone do so here too; "" means nothing.
+        gaps = [token for token in spec["added_tokens"] if token["content"].isspace()]
+        if odd := [t["content"] for t in gaps if any(t.get(flag) for flag in ("single_word", "lstrip", "rstrip"))]:
+            raise ValueError(f"cannot read the added token {odd[0]!r}: single_word, lstrip and rstrip are not known")
+        longest_first = sorted((re.escape(token["content"]) for token in gaps), key=len, reverse=True)
+        self._gaps = re.compile(f"({'|'.join(longest_first)})") if gaps else None
+        if odd := [i for i in (*model["vocab"].values(), *self.special.values()) if type(i) is not int or i < 0]:
+            raise ValueError(f"cannot read the id {odd[0]!r}: ids are whole numbers from 0")
         # tiktoken merges in the order of ranks. Here that is the order of the list of merges; ids may be in another
         # (SmolLM2 puts its special tokens first), so a table leads from rank to id. Entries that no merge makes have no
         # rank, except in Llama 3 (ignore_merges), where a piece that is in the vocabulary needs no merge.
@@ -181,21 +212,46 @@ class Tokenizer:
         self._id_of_rank = np.array([id_of.get(data, -1) if len(data) == 1 else id_of[data] for data in ranks])
         self._rank_is_id = bool((self._id_of_rank == np.arange(len(ranks))).all())
         self._core = tiktoken.Encoding("nanothink", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
-        self._text_bytes = {i: data for data, i in id_of.items()}
+        self._text_bytes = {i: data for data, i in id_of.items()} | {t["id"]: t["content"].encode() for t in gaps}
         self._bytes = self._text_bytes | {i: text.encode() for text, i in self.special.items()}
         self.vocab_size = max(self._bytes) + 1
         self.im_start, self.im_end, self.think, self.end_think = map(self.special.get, SPECIAL_TOKENS[1:])
         eos = config.get("eos_token")
-        eos = self.special.get(eos["content"] if isinstance(eos, dict) else eos)
-        ends = (self.special.get(EOT), self.special.get("<|end_of_text|>"), eos)
-        self.eot = next((i for i in ends if i is not None), None)
+        eos = [self.special.get(token_text(token)) for token in (eos if isinstance(eos, list) else [eos])]
+        known = (self.special.get(EOT), self.special.get("<|end_of_text|>"), *eos, *ends)
+        self.eot = next((i for i in known if i is not None and i in self._bytes), None)
         if self.eot is None:
             raise ValueError("no token ends a document; name one of added_tokens as eos_token in tokenizer_config.json")
-        self.stop_ids = {self.eot, self.im_end, self.special.get("<|eot_id|>"), eos} - {None}
-        post = spec.get("post_processor") or {}  # Llama 3's puts <|begin_of_text|> before every text
-        first = [step["single"][0].get("SpecialToken") for step in post.get("processors", [post]) if step.get("single")]
-        self.bos = next((self.special.get(token["id"]) for token in first if token), None)
+        self.stop_ids = {self.eot, self.im_end, self.special.get("<|eot_id|>"), *eos, *ends} - {None}
+        self.prefix = read_prefix(spec.get("post_processor"), config, self.special)
+        self.bos = self.prefix[0] if self.prefix else None
+        self._read_template(template)
         self._hidden = {token["id"] for token in spec["added_tokens"] if token.get("special")}  # not thinking marks
+
+    def _read_template(self, template: str | None) -> None:
+        """Compares the checkpoint's chat template with ChatML (templates.py), and notes what else encode_chat must write."""
+        if template is None:
+            template = self._config.get("chat_template")
+            if isinstance(template, list):                # several by name, an older form
+                template = next((t["template"] for t in template if t["name"] == "default"), None)
+        self._template, self._refusal, bos, system = template, "", "", None
+        if self.im_start is None or self.im_end is None:
+            self._refusal = f"the tokenizer lacks {IM_START} or {IM_END}; use one of tokenizer.py train, or of Qwen"
+            self._head, self._system = [], None
+            return
+        if template is None:
+            bos = "".join(self._bytes[i].decode() for i in self.prefix)
+        elif template != templates.chat_template():
+            names = {key: token_text(value) for key, value in self._config.items() if key.endswith("_token") and value}
+            try:
+                bos, system = templates.head_of(template, names)
+            except ValueError as error:
+                self._refusal = (f"its chat template is not ChatML as it is written here: {error}; remove it (chat_template.jinja "
+                                 "or chat_template in tokenizer_config.json) to speak ChatML to this checkpoint all the same")
+        self._system, ids = system, {text: i for text, i in self.special.items()}
+        self._head = self.prefix if template is None else [ids[bos]] if bos else []
+        if not self._refusal:
+            self._template = templates.chat_template(bos, system)
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int, pattern=DEFAULT_PATTERN, progress=False) -> "Tokenizer":
@@ -228,34 +284,56 @@ class Tokenizer:
             "model": {"type": "BPE", "ignore_merges": False, "byte_fallback": False, "merges": spelled_merges,
                       "vocab": {spell(data): i for i, data in enumerate(made)}}}
         config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": EOT, "pad_token": EOT,
-                  "clean_up_tokenization_spaces": False, "chat_template": CHAT_TEMPLATE}
+                  "clean_up_tokenization_spaces": False, "chat_template": templates.chat_template()}
         return cls(spec, config)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Tokenizer":
         """Reads a Hugging Face folder, ours or not; FileNotFoundError, or ValueError that names the file and part."""
-        path = Path(folder) / "tokenizer.json"
-        config, template = path.with_name("tokenizer_config.json"), path.with_name("chat_template.jinja")
+        folder = Path(folder)
+        path, template = folder / "tokenizer.json", folder / "chat_template.jinja"
         if not path.is_file():
             raise FileNotFoundError(f"{folder} has no tokenizer.json; give a folder that `tokenizer.py train` wrote")
-        spec, config = _read_json(path), _read_json(config) if config.is_file() else {}
+        config, generation, model = (read_json(folder / name) if (folder / name).is_file() else {} for name in
+                                     ("tokenizer_config.json", "generation_config.json", "config.json"))
+        ends = []
+        for name, found in (("generation_config.json", generation), ("config.json", model)):
+            these = found.get("eos_token_id")
+            these = these if isinstance(these, list) else [] if these is None else [these]
+            if any(type(i) is not int for i in these):
+                raise ValueError(f"{folder / name}: eos_token_id={found['eos_token_id']!r} must be an id, or a list of ids")
+            ends += these
+        spec = read_json(path)
         try:
-            return cls(spec, config, template.read_text(encoding="utf-8") if template.is_file() else None)
+            text = template.read_text(encoding="utf-8") if template.is_file() else None
+            return cls(spec, config, text, ends, generation)
         except (LookupError, TypeError, AttributeError, ValueError) as error:
             reason = error if isinstance(error, ValueError) else f"not the layout of a tokenizer.json, {error!r}"
             raise ValueError(f"{path}: {reason}") from error
 
+    # Files of an older tokenizer that transformers would read in place of, or together with, those of a save.
+    STALE = ("chat_template.json", "chat_template.jinja", "additional_chat_templates/*", "special_tokens_map.json",
+             "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model")
+
     def save(self, folder: str | Path) -> None:
         """Writes the files that `load` and transformers.AutoTokenizer read; each appears whole or not at all."""
         Path(folder).mkdir(parents=True, exist_ok=True)
-        files = {"tokenizer_config.json": json.dumps(self._config, indent=2, ensure_ascii=False),
-                 "tokenizer.json": json.dumps(self._spec, indent=1, ensure_ascii=False)}
+        config = {key: value for key, value in self._config.items() if key != "chat_template"}
         if self._template is not None:
-            files["chat_template.jinja"] = self._template
-        for name, text in files.items():
-            temporary = Path(folder) / f".{name}.{os.getpid()}"
-            temporary.write_text(text, encoding="utf-8", newline="")
-            os.replace(temporary, Path(folder) / name)
+            config["chat_template"] = self._template
+        write_json(Path(folder) / "tokenizer.json", self._spec)
+        write_json(Path(folder) / "tokenizer_config.json", config)
+        remove(folder, *self.STALE)
+
+    def generation_config(self) -> dict:
+        """What generation_config.json says, so that transformers stops where the sampler does."""
+        return self.generation | {"bos_token_id": self.bos, "eos_token_id": sorted(self.stop_ids), "pad_token_id": self.eot}
+
+    def absent(self, rows: int) -> tuple[tuple[int, int], ...]:
+        """The ids below `rows`, of an embedding say, that no token has, as ranges (first, last + 1): holes, and what is beyond
+        the tokenizer."""
+        edges = [-1, *sorted(i for i in self._bytes if i < rows), rows]
+        return tuple((a + 1, b) for a, b in itertools.pairwise(edges) if b - a > 1)
 
     def __len__(self) -> int:
         """The highest id plus one: the rows that an embedding needs."""
@@ -271,10 +349,23 @@ class Tokenizer:
         """The ids of ordinary text; never a special token, whatever the text spells."""
         return self.encode_batch([text])[0]
 
+    def encode_document(self, text: str) -> list[int]:
+        """The ids of a text that a model reads from its beginning: the prefix of the checkpoint's own tokenizer, if it has one,
+        then the text. A prompt or a document begins so, exactly once; a caller that ends a document appends `eot`."""
+        return self.prefix + self.encode(text)
+
     def encode_batch(self, texts: list[str], threads: int = 1) -> list[list[int]]:
         """`encode` for many texts, on that many threads."""
         if self._nfc:
             texts = [unicodedata.normalize("NFC", text) for text in texts]
+        if self._gaps is None:
+            return self._encode_pieces(texts, threads)
+        cut = [self._gaps.split(text) for text in texts]                      # every second part is a blank added token
+        ids = iter(self._encode_pieces([part for parts in cut for part in parts[::2]], threads))
+        return [[i for n, part in enumerate(parts) for i in ([self.special[part]] if n % 2 else next(ids))] for parts in cut]
+
+    def _encode_pieces(self, texts: list[str], threads: int) -> list[list[int]]:
+        """The ids of texts without added tokens."""
         if any(len(text) > LONGEST_BLANK and self._blank(text) > LONGEST_BLANK for text in texts):
             raise ValueError(f"a text holds more than {LONGEST_BLANK:,} blanks in a row, more than can be cut "
                              "into words; take them out")
@@ -317,7 +408,9 @@ class Tokenizer:
                     think: bool | None = None) -> tuple[list[int], list[float]]:
         """A conversation in ChatML: its ids and its loss mask, two lists of one length.
 
-        messages: {"role", "content"}, and for an assistant maybe "reasoning" ("" is the empty block of no-think mode).
+        messages: {"role", "content"}, and for an assistant maybe "reasoning" ("" is the empty block of no-think mode). A content
+        may be a list of {"type": "text", "text": ...}. First comes what the checkpoint's own template puts there: a
+        begin-of-text token, a system message where the conversation has none.
         The mask is 1.0 on what an assistant produces: <think>, reasoning, </think>, content and <|im_end|>. It is 0.0
         on all else, also on an empty block: whoever trains on that teaches the model not to think (Qwen3).
         think: what the generation prompt says. None leaves thinking to the model, True opens the block, False writes
@@ -325,12 +418,12 @@ class Tokenizer:
         Text is cut only at special tokens and where a generation starts, so a prompt's ids are a prefix of the whole
         conversation's. ValueError for a tokenizer without ChatML's tokens and for a malformed message.
         """
-        if self.im_start is None or self.im_end is None:
-            raise ValueError(f"the tokenizer lacks {IM_START} or {IM_END}; use one of tokenizer.py train, or of Qwen")
+        if self._refusal:
+            raise ValueError(self._refusal)
         opening = THINK if self.think is None else self.think
         closing = END_THINK if self.end_think is None else self.end_think
         empty_block = (opening, "\n\n", closing, "\n\n")
-        ids, mask = [], []
+        ids, mask = list(self._head), [0.0] * len(self._head)
 
         def put(weight: float, *parts: int | str) -> None:
             """Adds special tokens (int) and ordinary text (str; neighbours are encoded as one text)."""
@@ -338,8 +431,11 @@ class Tokenizer:
                 ids.extend(self.encode("".join(group)) if is_text else group)  # noqa: B031 (used once)
             mask.extend([weight] * (len(ids) - len(mask)))
 
+        if self._system is not None and (not messages or messages[0].get("role") != "system"):
+            put(0.0, self.im_start, f"system\n{self._system}", self.im_end, "\n")
         for number, message in enumerate(messages):
             role, content, reasoning = (message.get(key) for key in ("role", "content", "reasoning"))
+            content = plain_content(content)
             if not (isinstance(role, str) and isinstance(content, str) and isinstance(reasoning, str | None)):
                 raise ValueError(f"message {number} must have 'role' and 'content', both text; got {str(message):.100}")
             if role != "assistant":
@@ -375,14 +471,24 @@ class Tokenizer:
 
     def decode_reply(self, prompt: list[int], tokens: list[int]) -> str:
         """A completion's text with thinking marks and no other special token; <think> also where the prompt has it."""
-        return (THINK if self.thinking_in(prompt) else "") + self.decode(tokens, skip_special=True)
+        known = [i for i in tokens if int(i) in self._bytes]                  # an id that no token has is no text
+        return (THINK if self.thinking_in(prompt) else "") + self.decode(known, skip_special=True)
+
+
+def plain_content(content):
+    """A message's content as text: a list of {"type": "text", "text": ...} joined; anything else as it is."""
+    def is_text(part):
+        return isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
+    if isinstance(content, list) and all(map(is_text, content)):
+        return "".join(part["text"] for part in content)
+    return content
 
 
 def thinking_mode(messages: list[dict]) -> bool | None:
     """Qwen3's soft switch, for encode_chat's `think`: the last user turn that ends in a flag decides. After "/no_think"
     the prompt gives the empty block (False), which a model is never trained to write; after "/think", or with no flag,
     the model opens a block itself (None)."""
-    turns = [str(message.get("content")).rstrip() for message in messages if message.get("role") == "user"]
+    turns = [str(plain_content(message.get("content"))).rstrip() for message in messages if message.get("role") == "user"]
     flagged = [turn for turn in turns if turn.endswith(("/no_think", "/think"))]
     return False if flagged and flagged[-1].endswith("/no_think") else None
 
@@ -397,14 +503,6 @@ def split_thinking(text: str) -> tuple[str | None, str]:
     if not closed and not before.lstrip().startswith(THINK):
         return None, text
     return before.lstrip().removeprefix(THINK).strip("\n"), after.lstrip("\n")
-
-
-def _read_json(path: Path) -> dict:
-    """What a JSON file holds; ValueError that names the file."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # malformed, not UTF-8, or nested too deeply
-        raise ValueError(f"{path} is not JSON ({error}); fetch or write it again") from error
 
 
 def train_command(args: argparse.Namespace) -> None:
