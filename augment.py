@@ -115,7 +115,7 @@ def sample(checkpoint, problems, args, n=1):
     off, is empty or has a thinking mark out of place. `right` is the verdict on the answer and, in the world, on every step."""
     model, tokenizer, plain, name = checkpoint
     if plain:
-        prompts = [tokenizer.encode(p.question + "\n") for p in problems]
+        prompts = [tokenizer.encode_document(p.question + "\n") for p in problems]
     else:
         prompts = [tokenizer.chat_prompt([{"role": "user", "content": ask(p, args.mode)}]) for p in problems]
     with cli.bad_input():

@@ -3,8 +3,6 @@
 import torch
 from torch import nn
 
-from kernels import token_logprobs
-
 
 class ActorCritic(nn.Module):
     """The policy with ppo's value head on its last hidden states."""
@@ -21,7 +19,7 @@ class ActorCritic(nn.Module):
 
     def forward(self, tokens, documents, targets, temperature, entropy):
         x = self.model.hidden(tokens, documents)
-        logprobs, entropies = token_logprobs(x, self.model.head, targets, temperature, entropy, self.model.exact)
+        logprobs, entropies = self.model.scores(x, targets, temperature, entropy)
         return logprobs, entropies, self.value(x.to(self.value.weight.dtype)).squeeze(-1)             # each (B, T)
 
     def save(self, folder, tokenizer, weights):

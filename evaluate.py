@@ -64,7 +64,7 @@ def ask(model, tokenizer, texts, limits, chat=False, think=None, think_budget=No
     if chat:
         prompts = [tokenizer.chat_prompt([{"role": "user", "content": text + user_suffix}], think) for text in texts]
     else:
-        prompts = [tokenizer.encode(text) for text in texts]
+        prompts = [tokenizer.encode_document(text) for text in texts]
     sampled = tuple(ks) != (1,)
     done = Sampler(model, tokenizer, rows, dtype).generate(
         prompts, max(samples, *ks) if sampled else 1, limits, temperature if sampled else 0.0, seed=seed,
@@ -194,12 +194,15 @@ def bits_per_byte(model, tokenizer, texts, T=256, rows=16, max_tokens=0, autocas
     """Cross entropy of texts in bits per byte of UTF-8: {"bits_per_byte", "loss" (nats per token), "tokens", "bytes"}.
 
     A text is cut into pieces of T slots; every token is predicted from the tokens before it in its piece, but for the
-    very first of the text, whose bytes do not count. The end-of-document token is not counted: it has no bytes.
+    very first of the text, whose bytes do not count (unless the tokenizer puts a token before it). The end-of-document token is
+    not counted: it has no bytes.
     """
     pieces, size = [], 0
     for text in texts:
-        ids = np.array(tokenizer.encode(text))
-        pieces += [(ids[i:i + T + 1], np.ones(len(ids[i:i + T + 1]), np.float32)) for i in range(0, len(ids) - 1, T)]
+        ids = np.array(tokenizer.encode_document(text))
+        counts = np.ones(len(ids), np.float32)
+        counts[:len(tokenizer.prefix)] = 0
+        pieces += [(ids[i:i + T + 1], counts[i:i + T + 1]) for i in range(0, len(ids) - 1, T)]
         size += len(ids)
         if max_tokens and size >= max_tokens:
             break

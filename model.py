@@ -235,6 +235,7 @@ class Transformer(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
+        self.absent = ()                          # ranges of ids that the tokenizer does not have: no word, no probability
         self.checkpointing = False                # recompute activations in the backward pass, to save memory
         self._frequencies = {}                    # of the rotary embedding, on each device
         self.embed_tokens = nn.Embedding(config.vocab_size, config.width)
@@ -316,8 +317,13 @@ class Transformer(nn.Module):
         """
         x = self.hidden(tokens, documents)
         if targets is None:
-            return self.logits(x)                                             # (B, T, V)
-        return token_logprobs(x, self.head, targets, temperature, entropy, self.exact)    # (B, T), or two of them
+            return self.logits(x)                                             # (B, T, V), with those of absent ids
+        return self.scores(x, targets, temperature, entropy)                  # (B, T), or two of them
+
+    def scores(self, hidden, targets, temperature=1.0, entropy=False):
+        """Log-probabilities of targets (..., ) given hidden (..., D), as `forward` has them. Ids that the tokenizer does not
+        have count out of the distribution, here as where a token is drawn."""
+        return token_logprobs(hidden, self.head, targets, temperature, entropy, self.exact, self.absent)
 
     def logits(self, hidden):
         """hidden (..., D) -> (..., V)."""
@@ -382,8 +388,16 @@ def load(folder, device="cpu", dtype=torch.float32):
     folder = Path(folder)
     with torch.device("meta"):                                                # no memory until the weights come
         model = Transformer(read_config(folder))
+    tokenizer = Tokenizer.load(folder) if (folder / "tokenizer.json").is_file() else None
+    rows = model.config.vocab_size
+    if tokenizer is not None and len(tokenizer) > rows:
+        raise ValueError(f"{folder}: tokenizer.json has ids up to {len(tokenizer) - 1}, and config.json a vocab_size of {rows}, "
+                         f"so {len(tokenizer) - rows} ids have no row in the embedding; take the tokenizer that the model was "
+                         "trained with, or enlarge the embedding")
     expected = {name: tuple(w.shape) for name, w in model.state_dict().items()}
     weights = hf.read_weights(folder, expected, device, dtype)
     model.load_state_dict(weights, assign=True)
     model.requires_grad_(True)
-    return model, Tokenizer.load(folder) if (folder / "tokenizer.json").is_file() else None
+    if tokenizer is not None:
+        model.absent = tokenizer.absent(model.config.vocab_size)
+    return model, tokenizer

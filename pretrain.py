@@ -108,6 +108,7 @@ def main():
             folder = args.tokenizer or (args.out if run.state else "")
             tokenizer = Tokenizer.load(folder) if folder else new_tokenizer(args)
             model = new_model(args, len(tokenizer)).to(run.weight_dtype)
+            model.absent = tokenizer.absent(len(tokenizer))
         check_specs(args.eval_data, tokenizer)
         stream = Stream(args.data, tokenizer, args.seq_len, args.batch_tokens, args.seed, args.max_epochs)
         micro_rows = args.micro_tokens // args.seq_len if args.micro_tokens else None

@@ -38,7 +38,7 @@ from tqdm import tqdm
 import cli
 from cache import PAGE, KVCache, pages_of, upload
 from draws import draw, uniform
-from kernels import HAS_TRITON, pack
+from kernels import HAS_TRITON, exclude, pack
 from model import Linear, load
 from thinking import ThinkBudget, keep_budgets
 from tokenizer import split_thinking
@@ -128,6 +128,8 @@ class Sampler:
                  graphs=None):
         self.model, self.tokenizer, self.rows, self.version = model, tokenizer, rows, version
         self.exact, self.prefill_chunk, self.pool_tokens = exact, prefill_chunk, pool_tokens
+        if tokenizer is not None and not model.absent:    # a model that `load` did not make: train on what is drawn from
+            model.absent = tokenizer.absent(model.config.vocab_size)
         weight = model.head
         self.device, self.dtype = weight.device, dtype or weight.dtype
         self.half = self.dtype != weight.dtype
@@ -143,14 +145,14 @@ class Sampler:
                  on_token=None, progress="", numbers=None, think_budget=None, answer_tokens=64):
         """n completions for each prompt: a list with, for each prompt, a list of n Completion.
 
-        prompts: strings (encoded as ordinary text) or lists of token ids. stop: ids that end a completion (default: the
-        tokenizer's). max_new_tokens: one number, or one per prompt. on_token(request, token, logprob) is called for
+        prompts: strings (ordinary text, read from its beginning) or lists of token ids. stop: ids that end a completion
+        (default: the tokenizer's). max_new_tokens: one number, or one per prompt. on_token(request, token, logprob) is called for
         each token, where request = prompt index * n + sample index. numbers: one per prompt, takes the place of its
         index in the key of the randomness, so that ranks which share the prompts of a batch draw what one rank would
         have drawn. think_budget: the most tokens of a think block, one number or one per prompt, None for no limit;
         see ThinkBudget, also for answer_tokens. ValueError for an empty prompt or a bad option.
         """
-        prompts = [self.tokenizer.encode(p) if isinstance(p, str) else list(p) for p in prompts]
+        prompts = [self.tokenizer.encode_document(p) if isinstance(p, str) else list(p) for p in prompts]
         limits, budgets = _for_each(max_new_tokens, prompts), _for_each(think_budget, prompts)
         if any(not p for p in prompts):
             raise ValueError(f"prompt {[bool(p) for p in prompts].index(False)} is empty; give at least one token")
@@ -199,6 +201,9 @@ class Sampler:
         fills as steps go by. key: of the first one's randomness; none: the number of the request."""
         if not prompt or limit < 1 or n < 1:
             raise ValueError("a request needs a prompt of at least one token, n >= 1 and a limit (max_new_tokens) >= 1")
+        if min(prompt) < 0 or max(prompt) >= self.model.config.vocab_size:
+            raise ValueError(f"a prompt has the id {min(prompt) if min(prompt) < 0 else max(prompt)}, which the model does not "
+                             f"have; its ids are below {self.model.config.vocab_size}")
         if len(prompt) + limit > self.longest:
             if pages_of(len(prompt) + limit) > self.cache.size:
                 raise ValueError(f"a prompt of {len(prompt)} tokens with {limit} new ones is more than the cache has room for "
@@ -349,7 +354,7 @@ class Sampler:
         rows = self._bucket(B) if self.graphs else B
 
         def work():
-            logits = self.model.logits(self.hidden[:rows])
+            logits = exclude(self.model.logits(self.hidden[:rows]), self.model.absent)
             return logits, *draw(logits, uniform(self.seed, self.keys[:rows], self.positions[:rows]), *how)
         may = how[2] == 1.0                               # top-p looks at what it drew from, which a graph cannot
         return tuple(x[:B] for x in (self._replay(("draw", rows, *how), work) if may else work()))
@@ -589,7 +594,7 @@ def main():
                 messages.append({"role": "user", "content": text})
                 ids = tokenizer.chat_prompt(messages, think)
             else:
-                ids = tokenizer.encode(args.prompt)
+                ids = tokenizer.encode_document(args.prompt)
             completion = answer(sampler, ids, args, budget)
             turns += 1
             reasoning, said = split_thinking(tokenizer.decode_reply(ids, completion.tokens))

@@ -55,7 +55,7 @@ class WorldDocuments:
                      "reasoning": problem.reasoning}
             ids, mask = self.tokenizer.encode_chat([{"role": "user", "content": problem.question}, reply])
             return np.array(ids), np.where(np.array(mask) > 0, 1.0, self.q_weight).astype(np.float32)
-        question = self.tokenizer.encode(problem.question + "\n")
+        question = self.tokenizer.encode_document(problem.question + "\n")
         solution = self.tokenizer.encode(problem.solution)
         weights = np.ones(len(question) + len(solution) + 1, np.float32)
         weights[:len(question)] = self.q_weight
@@ -91,7 +91,7 @@ class HubDocuments:
 def document(text, tokenizer, name):
     """The token ids of a text and the end-of-document token, (n + 1,) int32. `name` is for messages."""
     try:
-        return np.array(tokenizer.encode(text) + [tokenizer.eot], np.int32)
+        return np.array(tokenizer.encode_document(text) + [tokenizer.eot], np.int32)
     except ValueError as e:
         raise ValueError(f"{name}: {e}") from None
 

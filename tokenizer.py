@@ -78,12 +78,9 @@ def flatten(part: dict | None, key: str) -> list[dict]:
     return [step for inner in part[key] for step in flatten(inner, key)] if part["type"] == "Sequence" else [part]
 
 
-def read_prefix(post_processor: dict | None, config: dict, special: dict[str, int]) -> list[int]:
-    """The ids that a Hugging Face tokenizer puts before a text. add_bos_token or add_eos_token in tokenizer_config.json
-    replaces the post_processor, as in transformers. What one puts behind a text is left to whoever ends a document."""
-    if "add_bos_token" in config or "add_eos_token" in config:
-        bos = special.get(token_text(config.get("bos_token")))
-        return [bos] if config.get("add_bos_token") and bos is not None else []
+def read_prefix(post_processor: dict | None) -> list[int]:
+    """The ids that a post_processor puts before a text. (Beside a tokenizer.json, transformers reads no add_bos_token.) What
+    one puts behind a text is left to whoever ends a document."""
     prefix = []
     for step in flatten(post_processor, "processors"):
         if step["type"] == "TemplateProcessing":
@@ -223,7 +220,7 @@ class Tokenizer:
         if self.eot is None:
             raise ValueError("no token ends a document; name one of added_tokens as eos_token in tokenizer_config.json")
         self.stop_ids = {self.eot, self.im_end, self.special.get("<|eot_id|>"), *eos, *ends} - {None}
-        self.prefix = read_prefix(spec.get("post_processor"), config, self.special)
+        self.prefix = read_prefix(spec.get("post_processor"))
         self.bos = self.prefix[0] if self.prefix else None
         self._read_template(template)
         self._hidden = {token["id"] for token in spec["added_tokens"] if token.get("special")}  # not thinking marks
@@ -246,8 +243,8 @@ class Tokenizer:
             try:
                 bos, system = templates.head_of(template, names)
             except ValueError as error:
-                self._refusal = (f"its chat template is not ChatML as it is written here: {error}; remove it (chat_template.jinja "
-                                 "or chat_template in tokenizer_config.json) to speak ChatML to this checkpoint all the same")
+                self._refusal = (f"its chat template is not ChatML as it is written here: {error}; remove it from "
+                                 "tokenizer_config.json, or chat_template.jinja, to speak ChatML to it all the same")
         self._system, ids = system, {text: i for text, i in self.special.items()}
         self._head = self.prefix if template is None else [ids[bos]] if bos else []
         if not self._refusal:

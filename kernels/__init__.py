@@ -17,13 +17,13 @@ import importlib.util
 import torch
 
 from . import fast, reference
-from .fast import pack
+from .fast import exclude, pack
 from .fast_attention import Packing
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 
-__all__ = ["HAS_TRITON", "Packing", "attend", "attend_cached", "head_logits", "norm_rotate", "pack", "prepare", "project",
-           "rms_norm", "row_logprobs", "swiglu", "token_logprobs"]
+__all__ = ["HAS_TRITON", "Packing", "attend", "attend_cached", "exclude", "head_logits", "norm_rotate", "pack", "prepare",
+           "project", "rms_norm", "row_logprobs", "swiglu", "token_logprobs"]
 
 
 def _form(x, exact):
@@ -136,15 +136,17 @@ def row_logprobs(logits, targets, temperature=1.0, exact=False):
     return fast.row_logprobs(logits if temperature == 1.0 else logits / temperature, targets)[0]
 
 
-def token_logprobs(hidden, weight, targets, temperature=1.0, entropy=False, exact=False):
+def token_logprobs(hidden, weight, targets, temperature=1.0, entropy=False, exact=False, absent=()):
     """Log-probability of each target: hidden (..., D), weight (V, D), targets (...) -> (...), float32 or better.
-    With entropy=True a pair: also the entropy of the distribution at each place (...), in nats."""
+    With entropy=True a pair: also the entropy of the distribution at each place (...), in nats. absent: ranges of words
+    that do not exist and have no probability, see fast.exclude."""
     form = _form(hidden, exact)
     if form != "triton":
-        return form.token_logprobs(hidden, weight, targets, temperature, entropy)
+        return form.token_logprobs(hidden, weight, targets, temperature, entropy, absent)
     from .linear import linear as invariant
     from .logprob import token_logprobs as chunked
     hidden, weight = _half(hidden, weight)
     product = functools.partial(invariant, out_dtype=torch.float32) if exact else None
-    found = chunked(hidden.flatten(0, -2), weight.to(hidden.dtype), targets.flatten(), temperature, entropy, product)
+    found = chunked(hidden.flatten(0, -2), weight.to(hidden.dtype), targets.flatten(), temperature, entropy, product,
+                    absent=absent)
     return tuple(x.view(targets.shape) for x in found) if entropy else found.view(targets.shape)

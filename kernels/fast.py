@@ -151,6 +151,17 @@ def swiglu(gate, up):
     return F.silu(gate) * up
 
 
+NEVER = -1e20                            # a logit without probability; -inf would make NaN of 0 * inf and of inf - inf
+
+
+def exclude(logits, absent, first=0):
+    """Gives the words that do not exist a logit that nothing is left of, in place: logits (N, W) of the words from `first` on;
+    absent: their ranges (start, end) among all words. Sampler and trainer both do it, between the product and the softmax."""
+    for start, end in absent:
+        logits[:, max(start - first, 0):max(end - first, 0)] = NEVER
+    return logits
+
+
 def row_logprobs(logits, targets, spend=False):
     """Log-softmax of each row at its target: logits (N, V), targets (N,) -> log-probabilities (N,), and what they were made
     of: the logits minus their row's maximum, the exponentials of that (spend=True: both take the logits' own memory) and
@@ -180,12 +191,13 @@ class _TokenLogprobs(torch.autograd.Function):
         logits = ctx.product(hidden, weight)                                  # (rows, V)
         if logits.dtype in (torch.bfloat16, torch.float16):
             logits = logits.float()
+        exclude(logits, ctx.absent)
         return logits if ctx.temperature == 1.0 else logits.div_(ctx.temperature)
 
     @staticmethod
-    def forward(ctx, hidden, weight, targets, temperature, entropy, product):
+    def forward(ctx, hidden, weight, targets, temperature, entropy, product, absent):
         N, V = hidden.shape[0], weight.shape[0]
-        ctx.product = product
+        ctx.product, ctx.absent = product, absent
         ctx.rows = max(1, (2 ** 26 if hidden.is_cuda else _TokenLogprobs.CHUNK) // V)
         ctx.set_materialize_grads(False)                                      # an output that nobody used gives None
         ctx.temperature, ctx.kept = temperature, [] if N * V <= _TokenLogprobs.KEEP and any(ctx.needs_input_grad) else None
@@ -226,10 +238,10 @@ class _TokenLogprobs(torch.autograd.Function):
             p = p.to(h.dtype)
             d_hidden[part] = input_gradient(p, weight)
             d_weight.addmm_(p.T, h)
-        return d_hidden, d_weight, None, None, None, None
+        return d_hidden, d_weight, None, None, None, None, None
 
 
-def token_logprobs(hidden, weight, targets, temperature=1.0, entropy=False, product=linear):
+def token_logprobs(hidden, weight, targets, temperature=1.0, entropy=False, absent=(), product=linear):
     """Log-probability of each target: hidden (..., D), weight (V, D), targets (...) -> (...), float32 or better.
     With entropy=True a pair: also the entropy of the distribution at each place (...), in nats.
 
@@ -239,5 +251,5 @@ def token_logprobs(hidden, weight, targets, temperature=1.0, entropy=False, prod
     if torch.is_autocast_enabled(hidden.device.type):
         hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
     logprobs, entropies = _TokenLogprobs.apply(hidden.reshape(-1, hidden.shape[-1]), weight.to(hidden.dtype),
-                                               targets.reshape(-1), temperature, entropy, product)
+                                               targets.reshape(-1), temperature, entropy, product, absent)
     return (logprobs.view(targets.shape), entropies.view(targets.shape)) if entropy else logprobs.view(targets.shape)

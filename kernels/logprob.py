@@ -18,6 +18,7 @@ import torch
 import triton
 import triton.language as tl
 
+from .fast import exclude
 from .norm import aligned
 
 LOGITS = 2 ** 26         # in a chunk: 256 MB of float32, 128 MB of bfloat16
@@ -129,14 +130,14 @@ class _TokenLogprobs(torch.autograd.Function):
     """Not a custom op, since `product` is a Python function."""
 
     @staticmethod
-    def forward(ctx, hidden, weight, targets, temperature, product):
+    def forward(ctx, hidden, weight, targets, temperature, product, absent):
         V, w = weight.shape[0], weight.to(hidden.dtype)
         rows = max(1, LOGITS // V)
         rows -= rows % 128 if rows > 128 else 0                               # whole tiles
-        parts = [_row_logprobs(product(h, w), t, temperature)
+        parts = [_row_logprobs(exclude(product(h, w), absent), t, temperature)
                  for h, t in zip(hidden.split(rows), targets.split(rows), strict=True)]
         logprobs, entropies, lses = (torch.cat(results) for results in zip(*parts, strict=True))
-        ctx.temperature, ctx.product = temperature, product
+        ctx.temperature, ctx.product, ctx.absent = temperature, product, absent
         ctx.save_for_backward(hidden, weight, targets, entropies, lses)
         return logprobs, entropies
 
@@ -149,25 +150,27 @@ class _TokenLogprobs(torch.autograd.Function):
         d_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
         for first in range(0, V, width):
             words = w[first:first + width]
-            d = _row_logprobs_backward(ctx.product(hidden, words), targets, entropies, lses, g, e, ctx.temperature,
+            logits = exclude(ctx.product(hidden, words), ctx.absent, first)
+            d = _row_logprobs_backward(logits, targets, entropies, lses, g, e, ctx.temperature,
                                        first, hidden.dtype)                   # (N, words)
             if d_hidden is not None:
                 d_hidden += _mm(d, words, torch.float32)
             if d_weight is not None:
                 d_weight[first:first + width] = _mm(d.T, hidden, weight.dtype)
-        return None if d_hidden is None else d_hidden.to(hidden.dtype), d_weight, None, None, None
+        return None if d_hidden is None else d_hidden.to(hidden.dtype), d_weight, None, None, None, None
 
 
-def token_logprobs(hidden, weight, targets, temperature=1.0, entropy=False, product=None, ignore=-100):
+def token_logprobs(hidden, weight, targets, temperature=1.0, entropy=False, product=None, ignore=-100, absent=()):
     """Log softmax(hidden @ weight.T / temperature) at the targets: hidden (N, D), weight (V, D), targets (N,) -> (N,)
     of float32; with entropy=True a pair: also the entropy of the distribution at each place (N,), in nats.
 
     product(h, weight) makes the logits of some rows or some words: the library's in the type of hidden, or a
-    row-invariant one. Where the target is `ignore`, the results are 0 and have no gradient. Under autocast, hidden
+    row-invariant one. absent: words without probability (fast.exclude). Where the target is `ignore`, the results are 0
+    and have no gradient. Under autocast, hidden
     takes its type, and so does the weight.
     """
     if torch.is_autocast_enabled(hidden.device.type):
         hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
     logprobs, entropies = _TokenLogprobs.apply(hidden, weight, targets.masked_fill(targets == ignore, -1), temperature,
-                                               product or _by_library)
+                                               product or _by_library, absent)
     return (logprobs, entropies) if entropy else logprobs

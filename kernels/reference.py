@@ -331,6 +331,6 @@ def _blocks_in_use(cache, B, dtype, window):
     return owner, veil[order], order, rank, [(slice(sum(counts[:j]), sum(counts[:j + 1])), n) for j, n in enumerate(counts)]
 
 
-def token_logprobs(hidden, weight, targets, temperature=1.0, entropy=False):
+def token_logprobs(hidden, weight, targets, temperature=1.0, entropy=False, absent=()):
     """Log-probability of each target, and on request the entropy: as fast.token_logprobs, from this file's product."""
-    return fast.token_logprobs(hidden, weight, targets, temperature, entropy, product=_Linear.apply)
+    return fast.token_logprobs(hidden, weight, targets, temperature, entropy, absent, product=_Linear.apply)

@@ -295,7 +295,10 @@ def test_bytes_that_the_vocabulary_lacks_are_dropped(tmp_path):
     ({"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True}}, "pre_tokenizer"),
     ({"pre_tokenizer": None}, "pre_tokenizer"),
     ({"model": {"type": "WordPiece", "vocab": {}}}, "model"),
-    ({"added_tokens": [{"id": 0, "content": "   "}]}, "added token"),
+    ({"added_tokens": [{"id": 0, "content": "   ", "lstrip": True}]}, "added token"),
+    ({"post_processor": {"type": "RobertaProcessing", "sep": ["</s>", 2], "cls": ["<s>", 0]}}, "post_processor"),
+    ({"added_tokens": [{"id": "0", "content": "<|endoftext|>"}]}, "id '0'"),
+    ({"added_tokens": [{"id": -1, "content": "<|endoftext|>"}]}, "id -1"),
     ({"added_tokens": []}, "eos_token"), ({"model": []}, "layout"), ({"added_tokens": None}, "layout"),
 ])
 def test_what_it_cannot_read_is_named(tmp_path, change, part):

@@ -1,0 +1,42 @@
+"""Reading and writing small files: JSON objects with errors that name the file, and files that appear whole or not at all."""
+
+import json
+import os
+from pathlib import Path
+
+
+def read_json(path):
+    """What a JSON file holds, which must be an object (dict). ValueError in one line that names the file."""
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as e:             # malformed, not UTF-8, or nested without end
+        raise ValueError(f"{path}: not valid JSON ({e}); fetch or write it again") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: must hold a JSON object, not {type(found).__name__}")
+    return found
+
+
+def write_json(path, value):
+    write_atomically(path, lambda p: p.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"))
+
+
+def remove(folder, *patterns):
+    """Removes the files of a folder whose names fit."""
+    for pattern in patterns:
+        for path in Path(folder).glob(pattern):
+            path.unlink(missing_ok=True)
+
+
+def write_atomically(path, write):
+    """Calls write(temporary path), flushes it to disk and renames it over `path`; on failure the old file stays."""
+    temporary = Path(f"{path}.tmp")
+    try:
+        temporary.touch()
+        mode = temporary.stat().st_mode                    # as the umask says; safetensors makes a file for the owner alone
+        write(temporary)
+        temporary.chmod(mode)
+        with open(temporary, "rb") as f:
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
