@@ -41,7 +41,7 @@ from draws import draw, uniform
 from kernels import HAS_TRITON, exclude, pack
 from model import Linear, load
 from thinking import ThinkBudget, keep_budgets
-from tokenizer import split_thinking
+from tokenizer import Tokenizer, split_thinking
 
 PREFILL_TOKENS = 8192                 # prompts are prefilled in packs of about this many tokens
 
@@ -128,7 +128,7 @@ class Sampler:
                  graphs=None):
         self.model, self.tokenizer, self.rows, self.version = model, tokenizer, rows, version
         self.exact, self.prefill_chunk, self.pool_tokens = exact, prefill_chunk, pool_tokens
-        if tokenizer is not None and not model.absent:    # a model that `load` did not make: train on what is drawn from
+        if isinstance(tokenizer, Tokenizer) and not model.absent:             # `load` did not make it: train on what is drawn from
             model.absent = tokenizer.absent(model.config.vocab_size)
         weight = model.head
         self.device, self.dtype = weight.device, dtype or weight.dtype
