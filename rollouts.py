@@ -75,8 +75,7 @@ def question_ids(tokenizer, problem, mode):
     """The prompt of a problem. plain: question and newline, as in pre-training; chat: a user turn; think and no_think: a
     user turn with that flag (Qwen3's soft switch), the latter answered behind an empty think block."""
     if mode == "plain":
-        return tokenizer.encode_document(problem.question + "
-")
+        return tokenizer.encode_document(problem.question + "\n")
     messages = [{"role": "user", "content": problem.question + FLAGS[mode]}]
     return tokenizer.encode_chat(messages, add_generation_prompt=True, think=thinking_mode(messages))[0]
 

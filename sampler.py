@@ -128,7 +128,7 @@ class Sampler:
                  graphs=None):
         self.model, self.tokenizer, self.rows, self.version = model, tokenizer, rows, version
         self.exact, self.prefill_chunk, self.pool_tokens = exact, prefill_chunk, pool_tokens
-        if isinstance(tokenizer, Tokenizer) and not model.absent:             # `load` did not make it: train on what is drawn from
+        if isinstance(tokenizer, Tokenizer) and not model.absent:             # a model not made by `load`: as it is drawn from
             model.absent = tokenizer.absent(model.config.vocab_size)
         weight = model.head
         self.device, self.dtype = weight.device, dtype or weight.dtype
