@@ -388,16 +388,15 @@ def load(folder, device="cpu", dtype=torch.float32):
     folder = Path(folder)
     with torch.device("meta"):                                                # no memory until the weights come
         model = Transformer(read_config(folder))
+    expected = {name: tuple(w.shape) for name, w in model.state_dict().items()}
+    weights, rows = hf.read_weights(folder, expected, device, dtype), model.config.vocab_size
     tokenizer = Tokenizer.load(folder) if (folder / "tokenizer.json").is_file() else None
-    rows = model.config.vocab_size
     if tokenizer is not None and len(tokenizer) > rows:
         raise ValueError(f"{folder}: tokenizer.json has ids up to {len(tokenizer) - 1}, and config.json a vocab_size of {rows}, "
                          f"so {len(tokenizer) - rows} ids have no row in the embedding; take the tokenizer that the model was "
                          "trained with, or enlarge the embedding")
-    expected = {name: tuple(w.shape) for name, w in model.state_dict().items()}
-    weights = hf.read_weights(folder, expected, device, dtype)
     model.load_state_dict(weights, assign=True)
     model.requires_grad_(True)
     if tokenizer is not None:
-        model.absent = tokenizer.absent(model.config.vocab_size)
+        model.absent = tokenizer.absent(rows)
     return model, tokenizer

@@ -307,7 +307,7 @@ for changes, words in (("[]", "config.json"), ("{", "config.json: not valid JSON
                        ({"model_type": "moon"}, "moon"), ({"hidden_act": "moon"}, "hidden_act")):
     for name in ("sft", "questions", "sampler.py --prompt x"):
         case(f"{name} --init changed", {"a.jsonl": rows(GOOD.get(name, QUESTION)), "changed": ("config.json", changes)}, words)
-for changes, words in (("[]", "tokenizer.json"), ("{", "is not JSON"), ({"model": None}, "tokenizer.json"),
+for changes, words in (("[]", "tokenizer.json"), ("{", "not valid JSON"), ({"model": None}, "tokenizer.json"),
                        ("[" * 100_000, "tokenizer.json"),
                        ({"model": {"type": "Unigram"}}, "Unigram"), ({"added_tokens": []}, "no token ends a document")):
     for name in ("sft", "questions", "table --tokenizer changed", "tokenizer.py show --text x"):
