@@ -5,8 +5,8 @@ folder has the whole name, such as me@home.txt or backup@2, that is meant, with 
 
     notes.txt  chat.jsonl  web.jsonl.gz  web.parquet  shards/  world:ops=1-4,contexts=zoo+school@0.9  hf:org/name
 
-A .txt is one document; the others have one document a row, in a field "text", or "question" and "answer". hf: streams
-through the `datasets` library.
+A .txt is one document; the others have one document a row, in a field "text" (what else stands there is metadata), or
+"question" and "answer". Empty documents are left out. hf: streams through the `datasets` library.
 
 A world source also takes q_weight (the loss weight of question tokens, 0.1: they are random, and training on them at
 full weight drowns the rest) and chat (the share of problems told as a chat turn with a think block).

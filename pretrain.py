@@ -142,6 +142,9 @@ def main():
             ended = "--max-epochs"
             progress.say(f"the data is used up after {run.step} steps (--max-epochs {args.max_epochs:g})")
             break
+        except (ValueError, OSError) as e:                # of a stream, whose rows are read only now: keep what was learned
+            run.save(model, tokenizer, optimizers, stream, guard, until.memory())
+            cli.fail(e)
         share = optim.schedule(run.step, args.steps, args.schedule, args.warmup, args.decay, args.floor)
         lr = optim.set_lr(optimizers, share)
         loss, weight = run.backward(wrapped, batches, loss_of)

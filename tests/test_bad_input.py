@@ -318,7 +318,7 @@ for changes, words in (("[]", "tokenizer.json"), ("{", "not valid JSON"), ({"mod
 
 for log, words in ((None, "has no log.jsonl"), ("{\n{}\n", "line 1 is not a JSON object"),
                    ("[" * 100_000 + "\n{}\n", "line 1 is not a JSON"),
-                   ("3\n{}\n", "line 1 is not a JSON object")):
+                   ("3\n{}\n", "line 1 is not a JSON object"), ('{"flags": 3}\n{}\n', "line 1 is not a JSON object")):
     case("report.py --runs run --out out", {"run/log.jsonl": log}, words)
 for found in ("{", "[]", "3", "[" * 100_000, '{"results": {"run": 3}}', '{"results": [1]}'):
     case("report.py --runs run --out out --evaluation e.json", {"run/log.jsonl": rows({"flags": {}}), "e.json": found},

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import real_file, script
+from helpers import a_run, run_main, state_of
 
 import cli
 import data
@@ -368,3 +369,30 @@ def test_json_has_no_nan(capsys):
     out, err = capsys.readouterr()
     assert json.loads(out, parse_constant=pytest.fail) == {"a": [1.5, None], "b": {"c": None}}
     assert "not a finite number" in err
+
+
+def test_a_stream_that_breaks_ends_the_run_saved(tmp_path, saved_tokenizer, monkeypatch):
+    """Rows of the hub are read only when their turn comes."""
+    import pretrain
+
+    def get(i):
+        if i == 9:
+            raise ValueError("hf:org/name, row 10: no field")
+        return np.arange(65), np.ones(65, np.float32)
+    stream = documents_of([65])
+    stream.count, stream.get = None, get
+    monkeypatch.setattr(data, "open_source", lambda name, tokenizer: stream)
+    monkeypatch.setattr(data.Packer.__init__, "__defaults__", (1,))           # rows that wait
+    code, _, err = run_main(pretrain, *f"--data hf:org/name --tokenizer {saved_tokenizer} --layers 1 --width 16 --heads 2 "
+                            f"--kv-heads 1 --seq-len 64 --batch-tokens 128 --steps 99 --log-every 1 --out {tmp_path}/run".split())
+    assert code == 2 and "row 10: no field" in err and "Traceback" not in err
+    assert state_of(tmp_path / "run")["step"] == 4
+
+
+def test_a_log_has_no_nan(tmp_path):
+    run = a_run(out=str(tmp_path / "run"))
+    run.open_log({})
+    run.log({"step": 1, "loss": float("nan"), "skipped": "loss nan"})
+    run.log_file.close()
+    last = (tmp_path / "run/log.jsonl").read_text().splitlines()[-1]
+    assert json.loads(last, parse_constant=pytest.fail) == {"step": 1, "loss": None, "skipped": "loss nan"}
