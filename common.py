@@ -11,6 +11,7 @@ Simpler than big trainers: full weights are gathered on every rank to be saved; 
 """
 
 import contextlib
+import importlib.util
 import copy
 import ctypes
 import json
@@ -127,6 +128,8 @@ class Run:
         cuda = uses_gpu(args)
         if cuda and not torch.cuda.is_available():
             raise ValueError(f"--device {args.device}: no GPU is visible; use --device cpu")
+        if args.wandb and importlib.util.find_spec("wandb") is None:
+            raise ValueError(f"--wandb {args.wandb}: needs the wandb library; run pip install wandb")
         if args.compile and not cuda:
             raise ValueError("--compile: layers are compiled for a GPU only; leave it out on a CPU")
         self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")

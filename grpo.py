@@ -274,6 +274,7 @@ def token_weights(loss, mask, documents, longest):
 def check(args):
     """What argparse cannot see, each in one line that names the mend."""
     for wrong, mend in (
+        (not args.init, "--init is needed: the checkpoint to train"),
         (args.exact and args.compile, "--exact computes without --compile, which joins operations and rounds less often"),
         (args.group < 2 and not LOSSES[args.loss].returns, "--group must be at least 2: a completion is compared with the others "
          "of its group"),

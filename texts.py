@@ -74,6 +74,8 @@ def _file(path):
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"{path}: is a folder; give a file (a folder of shards is for pre-training, with --tokenizer)")
+    if str(path).startswith(("hf:", "world:")):
+        raise ValueError(f"{path}: only a file can be read here")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     if path.stat().st_size == 0:

@@ -5,13 +5,14 @@ Each case is a command line, the files it finds, and words of the refusal. What 
 
 import contextlib
 import gzip
-import importlib
+import importlib.util
 import json
 import re
 import shutil
 import signal
 
 import pytest
+import torch
 from conftest import script
 from helpers import run_main, tiny_checkpoint
 from safetensors.torch import load_file, save_file
@@ -314,6 +315,20 @@ for changes, words in (("[]", "tokenizer.json"), ("{", "not valid JSON"), ({"mod
         case(name if "table" in name else f"{name} --init changed",
              {"a.jsonl": rows(GOOD.get(name.split()[0], QUESTION)), "changed": ("tokenizer.json", changes)}, words)
 
+# what is missing
+
+for name in ("sft", "dpo", "grpo"):
+    case(f"{name}.py --data a.jsonl --out out", {"a.jsonl": rows(GOOD.get(name, QUESTION))}, "--init is needed")
+    case(f"{name} --data hf:a/b", {}, "hf:a/b: only a file can be read here")
+for name in ("pretrain", "sft", "dpo", "grpo"):
+    files = {"a.jsonl": rows(GOOD.get(name, QUESTION))}
+    case(f"{name} --compile", files, "layers are compiled for a GPU only")
+    case(f"{name} --device cuda", files, "no GPU is visible")
+    case(f"{name} --wandb x", files, "run pip install wandb")
+for name in ("pretrain.py --data a.jsonl", "pretrain.py --out out", "evaluate.py --init INIT", "sampler.py --init INIT",
+             "augment.py pairs --out out", "report.py --out out", "tokenizer.py", "data.py", "data.py prepare", "bench.py"):
+    case(name, {"a.jsonl": rows(TEXT)}, "")
+
 # reports, tokenizers, benches, plans
 
 for log, words in ((None, "has no log.jsonl"), ("{\n{}\n", "line 1 is not a JSON object"),
@@ -387,6 +402,9 @@ def too_long(*_):
 @pytest.mark.parametrize("command, files, words", CASES, ids=[f"{i}: {c[:40]} {w[:50]}" for i, (c, _, w) in enumerate(CASES)])
 def test_refused(command, files, words, tmp_path, init, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "wandb" else find(name))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for name, content in files.items():
         make(tmp_path / name, content, init)
     before = everything(tmp_path)
