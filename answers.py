@@ -19,6 +19,7 @@ import re
 
 from equivalence import MAX_ANSWER, is_readable, same_answer
 from expression import Steps
+from units import is_scale
 
 MAX_TEXT = 32_768  # characters at the end of a completion in which an answer is sought
 MAX_TAIL = 4096    # of these, where bare expressions and numbers are sought
@@ -121,7 +122,7 @@ def _hashes(text: str, steps: Steps) -> list[str]:
     found = []
     for mark in list(re.finditer(r"(?<!#)####(?!#)[ \t]*\n?([^\n]*)", text))[-16:]:
         answer = mark[1].strip(" *:")
-        if answer and (not text[mark.end():].strip() or is_readable(answer, steps)) and not _PHRASE.match(answer):
+        if answer and (not text[mark.end():].strip() or is_readable(answer, steps)) and not _PHRASE.search(answer):
             found.append(answer)
     return found
 
@@ -138,7 +139,7 @@ def _pattern(*pieces: str, flags=re.IGNORECASE) -> re.Pattern:
 
 _PHRASE = _pattern(   # "the answer is", "Answer:", "the answer to the first part should be"; and a heading "### Final Answer"
     r"(?:\banswers?(?:\*\*)?(?: (?:to|of|for) [^.:\n]{1,60}?)?\s?",
-    r"(?:is|are|was|equals|(?:would|should|must|will) be|comes (?:out )?to|=|:)(?![A-Za-z])",
+    r"(?:(?:is|are|was|equals|(?:would|should|must|will) be|comes (?:out )?to)(?![A-Za-z])|[=:])",
     r"|^[#* \t]{0,9}(?:the )?(?:final )?answer[* \t]{0,9}$)[:*\s]*", flags=re.IGNORECASE | re.MULTILINE)
 _LEAD = _pattern(     # what says nothing before the answer
     r"(?:therefore|thus|hence|then|so|simply|just|exactly|approximately|about|around|roughly|clearly|indeed|now|also|equal to|",
@@ -152,7 +153,7 @@ _TAKEN_BACK = _pattern(  # an explanation that takes the answer back or offers a
     r"^\W*(?:or|either|but|is|are|if|unless|no)\b|\b(?:wrong|incorrect|false|maybe|perhaps|possibly|wait|actually|",
     r"alternatively)\b|\?")
 _DOUBT = _pattern(    # a sentence that offers more than one answer, or none
-    r"\b(?:or|either|neither|nor|not|wrong|incorrect|false|maybe|perhaps|between|but|never|cannot|no|than|unless|except|",
+    r"\b(?:or|either|neither|nor|not|wrong|incorrect|false|maybe|perhaps|between|but|never|cannot|no|than|if|unless|except|",
     r"actually|wait)\b|n't\b|\?")
 _NO_WORDS = re.compile(r"[\d\s.,+*/()%$^-]*=[\d\s.,+*/()%$^-]*")                          # 5 = 6: neither is the answer
 _CHOSEN = re.compile(r"\(?[A-J][):](?!.*\b[A-J][):]) .*")                                 # (C) 12, but not (A) 5 (B) 6
@@ -212,18 +213,21 @@ _POWER = r"\s?(?:\\times|\\cdot|[*×x])\s?10\s?(?:\^\s?\{?[+-]?\d+\}?|[⁰¹²³
 _NUMBER = rf"\$?{_DIGITS}(?:[eE][+-]?\d+|{_POWER}| \d+/\d+(?![\d/])|/\d+|\s?[½¼¾]|(?::\d+){{1,2}}(?:\s?[ap]\.?m\b)?)?(?:\s?%)?"
 _LAST = _pattern(     # a number, with the others of a range, a score, a list or a choice: 3-1, "3, 4 or 5"
     rf"(?<![A-Za-z\d.\\])(?:(?<![\w)}}$])[-−])?(?:{_NUMBER})",
-    rf"(?:(?:\s?[-–—;]\s?|,?\s+(?:or|and|to)\s+|,\s*(?:maybe |perhaps |possibly )?)(?:{_NUMBER})(?![A-Za-z\d^]))*(?!\d)")
+    rf"(?:(?:\s?(?:[-–—;&|~×]|\+/-|\.\.\.?|x)\s?|,?\s+(?:(?:or|and|to|also|maybe|perhaps|possibly)\s+)+|,\s*| )(?:{_NUMBER})"
+    r"(?![A-Za-z\d^]))*(?!\d)")
 _DENIED = _pattern(   # before a number that is not the answer
-    r"[<>≤≥]\s*$|(?:\b(?:at least|at most|not|never|no|neither|nor|than|or|without|vs|versus|isn't|either|except)|n't)\s",
-    r"(?:[\w=\\]+\s){0,2}[$\\(\[]*$")
-_DOUBTED = re.compile(r"[^.\n]{0,30}\?|[^.\n]{0,12}\b(?:is|are|was|seems)\s(?:not|wrong|incorrect|impossible|false|too)\b")
+    r"[<>≤≥]\s*$|(?:\b(?:at least|at most|not|never|no|neither|nor|than|or|without|vs|versus|isn't|either|except|cannot)|n't)",
+    r"\s(?:[A-Za-z=\\]+\s){0,3}[$\\(\[]*$")
+_DOUBTED = re.compile(r"[^.\n]{0,30}\?|\+(?![\d\w])|\s?(?:squared|cubed|factorial|or|plus|minus|divided)\b|"
+                      r"[^.\n]{0,12}\b(?:is|are|was|seems)\s(?:not|wrong|incorrect|impossible|false|too)\b")
 _PAIR = re.compile(r"[(\[](?:\\[a-z]+|[^()\[\]A-Za-z]){1,50},(?:\\[a-z]+|[^()\[\]A-Za-z]){1,50}[)\]]")     # (8, -2)
 # Around a number that is only a part of an expression, which no dollar signs delimit: \frac{1}{3}, x^2 + 5, 3 \pm 4, 7x.
 _BEFORE = re.compile(r"[{}^_]$|(?:[|∪±]|\\[A-Za-z]+|(?:(?<![A-Za-z])[A-Za-z]|[)\]}\d])\s?[-+*/^])\s*$")
 _BEHIND = re.compile(r"[{}^_]|\s?\\[A-Za-z(]|[A-Za-z](?<![gmshlLNJVW])(?![A-Za-z])|\s?[-+*/]\s?(?:\\|[A-Za-z]\b)")
-_RUN = re.compile(r"(?:\\[A-Za-z]+|[-+*/^_{}()\[\]|=<>.,!\d\s]|(?<![A-Za-z])[A-Za-z](?![A-Za-z])){0,200}")
-_ONE_SIDE = re.compile(r"(?:^|[^\d\s+*/.,)=($-])\s*\$?(\d[\d.,]*)\s*=\s*$")                # of 3 = 4
-_EQUALS = re.compile(r"[A-Za-z)}\d]\s?=\s?$")
+_RUN = re.compile(r"(?:\\[A-Za-z]+|[-+*/^_{}()\[\]|=<>.,!\d ]|(?<![A-Za-z])[A-Za-z](?![A-Za-z])){0,200}")
+_ONE_SIDE = re.compile(r"(?:^|[^\d\s+*/.,)=($xX×÷−–-])\s*\$?(\d[\d.,]*)\s*=\s*$")                # of 3 = 4
+_TERM = r"(?:\d+(?:\.\d+)?\s?)?(?<![A-Za-z])[A-Za-z]?(?:\^\d)?"
+_SUM = re.compile(rf"(?:^|[\s-])(?=[^=]*[A-Za-z]){_TERM}(?:\s?[-+]\s?{_TERM}){{1,9}}\s?=\s?$")          # x + y = 5 is not a 5
 _LETTER = re.compile(r"\b(?:is|it's|option|choice|choose|pick|select)\s\(?([A-J])\)?[.!]*$|^\(?([A-J])[).]\s(?!.*\b[A-J][).]\s)",
                      re.DOTALL)
 
@@ -253,9 +257,10 @@ def _bare(text: str, steps: Steps) -> str | None:
         return _expression_around(text, number, steps)
     if (left := _ONE_SIDE.search(text[:number.start()][-60:])) and not same_answer(left[1], number[0], steps):
         return None                                      # 3 = 4
-    if _EQUALS.search(text[max(0, number.start() - 9):number.start()]):             # x + y = 5 is not a 5
-        return _expression_around(text, number, steps) or number[0].strip()
-    return number[0].strip()
+    if _SUM.search(text[max(0, number.start() - 60):number.start()]):
+        return _expression_around(text, number, steps)
+    scale = re.match(r" ([A-Za-z]+)", text[number.end():])                                # 4 million people
+    return number[0].strip() + (scale[0] if scale and is_scale(scale[1]) else "")
 
 
 def _is_doubted(text: str, start: int, end: int) -> bool:
@@ -285,6 +290,3 @@ def _expression_around(text: str, number, steps: Steps) -> str | None:
         if first + start.end() + len(said) >= number.end() and is_readable(said, steps):
             return said
     return None
-
-
-_RUN = re.compile(r"(?:\\[A-Za-z]+|[-+*/^_{}()\[\]|=<>.,!\d\s]|(?<![A-Za-z])[A-Za-z](?![A-Za-z])){0,200}")

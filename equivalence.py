@@ -187,18 +187,19 @@ _CAPITALS = re.compile(r"\\(?:angle|triangle|overline|overrightarrow|vec|frac|me
                        r"(?![A-Za-z])|m(?= ?\\)|_\{[^{}]*\}|_\w+|[{}|:/ ()°]")
 
 
+_NAME = re.compile(
+    rf"(?:[A-Za-z]|\\(?:{GREEK}))(?:_\w+|_\{{[^{{}}]*\}})?'*(?: ?\([^()]*\))?|"                        # x_1, f(x)
+    rf"\\?(?:{'|'.join(FUNCTIONS)}) ?(?:\\?[A-Za-z]+|\(\\?[A-Za-z]+\)|\{{[A-Za-z]+\}}|\\angle ?[A-Z]+)")       # \tan A
+
+
 def _is_name(text: str) -> bool:
     """Whether the left side of x = 5 only names what has the value: a variable, f(x), |AB|, \\angle ABC, the total cost."""
     text = text.strip()
-    if re.fullmatch(rf"(?:[A-Za-z]|\\(?:{GREEK}))(?:_\w+|_\{{[^{{}}]*\}})?'*(?: ?\([^()]*\))?", text):
+    if _NAME.fullmatch(text) or re.fullmatch(r"[A-Z]{1,6}", _CAPITALS.sub("", text)):
         return True
-    if re.fullmatch(rf"\\?(?:{'|'.join(FUNCTIONS)}) ?(?:\\?[A-Za-z]+|\(\\?[A-Za-z]+\)|\{{[A-Za-z]+\}}|\\angle ?[A-Z]+)", text):
-        return True                                                                     # \tan A
-    if re.fullmatch(r"[A-Z]{1,6}", _CAPITALS.sub("", text)):
-        return True
-    words = re.findall(r"[A-Za-z]+", text)
-    return bool(words) and max(map(len, words)) > 2 and re.fullmatch(r"[A-Za-z '()-]+", text) is not None \
-        and not any(word.lower() in NOT_UNITS for word in words)
+    words = re.findall(r"[A-Za-z]+", text)                                              # the total cost
+    return re.fullmatch(r"[A-Za-z '()-]+", text) is not None and not any(word.lower() in NOT_UNITS for word in words) \
+        and any(len(word) > 2 and re.search("[aeiou]", word) for word in words)
 
 
 def _read_one(text: str, steps: Steps) -> _Answer:
@@ -207,6 +208,8 @@ def _read_one(text: str, steps: Steps) -> _Answer:
     # a space only tells letters or digits apart: "6 : 15 PM" and "6:15PM" are the same words, "1 2" and "12" are not
     words = re.sub(r"(?<![^\W\d]) (?!\d)|(?<!\d) (?![^\W\d])|(?<=\d) (?=[^\W\d])|(?<=[^\W\d]) (?=\d)", "", text)
     exact, *rounded = re.split(r"\\approx(?![A-Za-z])", text.replace("%", ""))
+    if not exact.strip() and rounded:                                                   # \approx 3.14
+        exact = rounded.pop()
     left, *rights = exact.split("=")
     name, equation, expression = "", None, exact
     if rounded and not rights and _is_name(left):

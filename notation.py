@@ -56,7 +56,8 @@ _LATEX = [
     (r"^ ?\\?[A-Za-z]+(?:_\w+)? ?\\in(?![A-Za-z])", ""),                               # x \in [0, 1]
 ]
 _WORDS = [
-    (r"</?(?:b|i|u|em|strong|code)>", ""), (r"[$€£¥]", ""),
+    (r"</?(?:b|i|u|em|strong|code)>", ""), (r"[$€£¥]", ""), (r"^ ?= ?", ""),
+    (r"(?i)^ ?(?:about|approximately|approx\.?|roughly|around|exactly) (?=[\d\\(.-])", ""),
     (r"° ?C(?![A-Za-z])", " celsius"), (r"° ?F(?![A-Za-z])", " fahrenheit"), (r"\b[Dd]egrees? (?=[Cc]elsius|[Ff]ahrenheit)", ""),
     (r"(?i)^ ?(?:the )?empty set ?$|^ ?no (?:real )?solutions? ?$", r"\\emptyset"),
     (r"(?<!\\log)_\s*\{\s*(\w+)\s*\}", r"_\1"),
@@ -78,7 +79,10 @@ def normalise(text: str) -> str:
     """The one spelling of an answer."""
     if PLAIN.fullmatch(text):
         return text
-    text = words_to_digits(text.strip(" *`\"'\n\t"))
+    text = text.strip(" *`\n\t")
+    while len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        text = text[1:-1].strip()
+    text = words_to_digits(text)
     for pattern, new in _FIRST:
         text = pattern.sub(new, text)
     text = re.sub(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+", lambda power: f"^{{{power[0].translate(_SUPERSCRIPTS)}}}", text)

@@ -82,7 +82,7 @@ def split_unit(text: str, letters: bool = False) -> tuple[str, Fraction, Unit | 
         return None
     scale = Fraction(1)
     lower = [word.lower() for _, word in words]
-    while lower and (lower[0] in SCALES or lower[0].removesuffix("s") in SCALES):
+    while lower and is_scale(lower[0]):
         scale *= SCALES.get(lower[0], SCALES.get(lower[0].removesuffix("s")))
         lower = lower[2:] if lower[1:2] == ["of"] else lower[1:]
     if any(word in NOT_UNITS or _counts(word.removesuffix("s")) for word in lower):
@@ -90,6 +90,11 @@ def split_unit(text: str, letters: bool = False) -> tuple[str, Fraction, Unit | 
     if any(len(word) == 1 and word not in LETTERS and word != "a" for _, word in words):
         return None
     return number, scale, _measure(found[0]) if scale == 1 else None
+
+
+def is_scale(word: str) -> bool:
+    """million, tenths, dozens"""
+    return word.lower() in SCALES or word.lower().removesuffix("s") in SCALES
 
 
 def _counts(word: str) -> bool:
