@@ -363,6 +363,8 @@ def main():
     optimizers = optim.build(policy, args.optimizer, args.lr, args.adam_lr, args.weight_decay)
     guard = common.Guard(sigmas=float("inf"))             # a policy's loss may jump; only what is not a number is skipped
     with cli.bad_input():
+        if run.state is not None:                         # of an older version of ppo, which kept every layer twice
+            run.state["weights"] = {n: w for n, w in run.state["weights"].items() if policy is model or n[:7] != "layers."}
         run.resume(policy, optimizers, prompts, guard)
         if sampling is not model and run.state is not None:
             common.restore_weights(sampling, common.full_weights(model))

@@ -20,8 +20,10 @@ from helpers import run_main, state_of, tiny_checkpoint
 
 import grpo
 import problems
+from asynchronous import AsyncRollouts
 from critic import ActorCritic
 from model import load
+from rollouts import Rollouts
 from sampler import Sampler
 from tokenizer import Tokenizer
 from verify import Verdict
@@ -55,19 +57,23 @@ def graded(problem, text):
 
 
 def run(monkeypatch, folder, out, flags, noise=0.0, steps=STEPS):
-    """Runs the script: {step: [calls of the sampler]} (-1: before the first step), each call a list of groups of Completion;
-    step records; saved state; the log's first record; the value head's first bias. noise: how far the sampler's
-    log-probabilities are put off, so that there is something to correct."""
-    calls, biases, generate, init = {}, [], Sampler.generate, ActorCritic.__init__
+    """Runs the script: {step: {attempt: groups of Completion that were sampled}} (step -1: before the first step); step
+    records; saved state; the log's first record; the value head's first bias. noise: how far the sampler's log-probabilities
+    are put off, so that there is something to correct."""
+    calls, biases, start, score, init = {}, [], Sampler.start, Rollouts.score, ActorCritic.__init__
     dice = torch.Generator().manual_seed(1)
 
-    def noted(self, prompts, **options):
-        ends = set(range(0, len(self.tokenizer), 13)) | self.tokenizer.stop_ids     # so that some end before the cap
-        groups = generate(self, prompts, stop=ends, **options)
-        for c in (c for g in groups for c in g):
+    def ends_early(self, *args, **options):
+        start(self, *args, **options)
+        self.stop = set(range(0, len(self.tokenizer), 13)) | self.tokenizer.stop_ids
+
+    def noted(self, problem, number, completions, cap, seed):
+        for c in completions:
             c.logprobs = [x + noise * float(torch.randn((), generator=dice)) for x in c.logprobs]
-        calls.setdefault(options["seed"], []).append(groups)
-        return groups
+        # with --seed 0 the seed is the step, and ahead of training the groups are numbered through all steps
+        step, attempt = (number // P, 0) if isinstance(self, AsyncRollouts) else (seed, number // P)
+        calls.setdefault(step, {}).setdefault(attempt, []).append(completions)
+        return score(self, problem, number, completions, cap, seed)
 
     def noted_init(self, model):
         init(self, model)
@@ -75,7 +81,8 @@ def run(monkeypatch, folder, out, flags, noise=0.0, steps=STEPS):
     monkeypatch.setitem(problems.REWARDS, "paid", lambda p, r, g: paid(r.tokens, r.sample))
     monkeypatch.setitem(problems.REWARDS, "coin", lambda p, r, g: coin(r.tokens))
     monkeypatch.setattr(problems, "grade", graded)
-    with mock.patch.object(Sampler, "generate", noted), mock.patch.object(ActorCritic, "__init__", noted_init):
+    with (mock.patch.object(Sampler, "start", ends_early), mock.patch.object(Rollouts, "score", noted),
+          mock.patch.object(ActorCritic, "__init__", noted_init)):
         code, _, err = run_main(grpo, "--init", folder, "--out", out, "--data", "world:ops=1-2,split=rl", "--mode", "plain",
                                 "--reward", "paid", "--prompts", P, "--group", G, "--max-new-tokens", 10, "--steps", steps,
                                 "--dtype", "float64", "--lr", 0.01, "--device", "cpu", "--seq-len", 160, *flags)
@@ -93,7 +100,8 @@ class Reference:
             "updates": 1, "minibatches": 1, "dual_clip": 0.0, "kl": 0.0, "kl_in": "loss", "kl_kind": None, "entropy": 0.0,
             "correction": "none", "cap": 2.0, "veto": 0.0, "old": "trainer", "mask_truncated": False, "overlong_buffer": 0,
             "gamma": 1.0, "lam": 1.0, "value_weight": 0.5, "temperature": 1.0, "clip": 1.0, "lr": 0.01, "reward": "paid",
-            "replace": 0, "caps": {0: 10}, "clip_low": low, "clip_high": high, "scale": scale} | o)
+            "rates": [1.0] * 9, "weight_decay": 0.0, "replace": 0, "caps": {0: 10}, "clip_low": low, "clip_high": high,
+            "scale": scale} | o)
         if self.o.kl_kind is None:
             self.o.kl_kind = {"loss": "k2", "reward": "k1"}[self.o.kl_in]
         self.model, self.init = (load(folder, dtype=D)[0] for _ in range(2))
@@ -124,7 +132,7 @@ class Reference:
         o, numbers = self.o, {}
         cap = [tokens for first, tokens in sorted(o.caps.items()) if first <= step][-1]
         kept, sampled = [], []
-        for attempt, groups in enumerate(calls):                              # dynamic sampling: flat groups make way
+        for attempt, groups in sorted(calls.items()):                         # dynamic sampling: flat groups make way
             sampled += groups
             kept += [g for g in groups if attempt == o.replace or not o.replace or len({self.earned(c, i, cap)[2]
                      for i, c in enumerate(g)}) > 1]
@@ -151,7 +159,7 @@ class Reference:
             loss = self.loss(parts[update % o.minibatches], seen)
             if loss.requires_grad:                                            # else the part is empty: only momentum moves
                 loss.backward()
-            norm = self.adamw()
+            norm = self.adamw(o.lr * o.rates[step])
         numbers = {"loss": float(loss.detach()), "grad_norm": norm}
         numbers |= {k: v / max(1, seen["tokens"]) for k, v in seen.items() if k != "tokens"}
         everyone = [(c, self.earned(c, i, cap)) for g in sampled for i, c in enumerate(g)]
@@ -271,7 +279,7 @@ class Reference:
         return [x if x <= o.cap else 0.0 for x in rhos] if o.correction.endswith("mis") else [1.0] * r.n
 
     @torch.no_grad()
-    def adamw(self):
+    def adamw(self, lr):
         """Clips the gradient's norm, and takes AdamW's step (arXiv 1711.05101, algorithm 2); returns the norm before."""
         grads = {n: w.grad if w.grad is not None else torch.zeros_like(w) for n, w in self.weights.items()}
         norm = math.sqrt(sum(float((g ** 2).sum()) for g in grads.values()))
@@ -280,7 +288,9 @@ class Reference:
             g = grads[n] * min(1.0, self.o.clip / (norm + 1e-6))
             self.m[n] = 0.9 * self.m[n] + 0.1 * g
             self.v[n] = 0.95 * self.v[n] + 0.05 * g ** 2
-            w -= self.o.lr * (self.m[n] / (1 - 0.9 ** self.t)) / ((self.v[n] / (1 - 0.95 ** self.t)).sqrt() + 1e-8)
+            if "layers." in n and w.ndim == 2:
+                w *= 1 - lr * self.o.weight_decay
+            w -= lr * (self.m[n] / (1 - 0.9 ** self.t)) / ((self.v[n] / (1 - 0.95 ** self.t)).sqrt() + 1e-8)
             w.grad = None
         return norm
 
@@ -351,6 +361,7 @@ CASES = [                                                # loss, flags, noise; t
     ("rloo", "--mask-truncated --kl 0.5 --entropy 0.1", 0.0), ("dapo", "--mask-truncated --scale batch", 0.0),
     *[(loss, "--overlong-buffer 8", 0.0) for loss in ("grpo", "dapo", "reinforce++")],
     ("grpo", "--overlong-buffer 8 --kl 0.5 --kl-in reward --mask-truncated", 0.0),
+    ("dapo", "--exact", 0.0), ("ppo", "--exact --kl 0.3", 0.0),
 ]
 
 
@@ -362,7 +373,7 @@ def test_each_flag(monkeypatch, folder, tmp_path, loss, flags, noise):
         if word.startswith("--"):
             value = words[i + 1] if i + 1 < len(words) and not words[i + 1].startswith("--") else True
             name = word[2:].replace("-", "_")
-            number = name not in ("scale", "kl_kind", "kl_in", "correction", "old", "mask_truncated")
+            number = name not in ("scale", "kl_kind", "kl_in", "correction", "old", "mask_truncated", "exact")
             options[name] = float(value) if number else value
     found = compare(monkeypatch, folder, tmp_path / "run", ["--loss", loss, *SEVERAL.split(), *words], options, noise)
     flat = [r for rollouts, _ in found for r in rollouts]
@@ -374,6 +385,22 @@ def test_each_flag(monkeypatch, folder, tmp_path, loss, flags, noise):
         weights = [w for r in flat for w in Reference.corrections(argparse.Namespace(o=argparse.Namespace(
             **{"veto": 0.0, "correction": "none", "cap": 2.0, "old": "trainer"} | options)), r)]
         assert len(set(weights)) > 1 and (0.0 in weights or "tis" in options.get("correction", ""))
+
+
+@pytest.mark.parametrize("flags, options", [
+    ("--correction tis --cap 1.02", {"correction": "tis", "cap": 1.02}), ("--old sampler", {"old": "sampler"}),
+    ("--exact", {"old": "sampler"}), ("--correction seq-mis --updates 2", {"correction": "seq-mis", "updates": 2})])
+def test_ahead_of_training(monkeypatch, folder, tmp_path, flags, options):
+    """Completions begun by older weights: pi_old is that of the weights that learn, or with --old sampler what drew them."""
+    found = compare(monkeypatch, folder, tmp_path / "run", ["--async-steps", "2", "--rows", "5", *flags.split()],
+                    {"loss": "grpo"} | options, steps=3)
+    assert len({v for flat, _ in found for r in flat for v in r.c.versions}) > 1 and found[2][1]["logprob_diff_max"] > 1e-6
+
+
+def test_the_learning_rate_and_the_decay(monkeypatch, folder, tmp_path):
+    """Half a cosine from the peak down to a tenth over two steps; the decay falls on the matrices inside the layers alone."""
+    compare(monkeypatch, folder, tmp_path / "run", "--schedule cosine --floor 0.1 --weight-decay 2".split(),
+            {"loss": "grpo", "rates": [1.0, 0.1 + 0.9 / 2], "weight_decay": 2.0})
 
 
 @pytest.mark.parametrize("loss", ["grpo", "ppo"])
@@ -393,15 +420,14 @@ def test_the_constant_length_of_dr_grpo_is_the_longest_cap(monkeypatch, folder, 
 @pytest.mark.parametrize("loss", PAPERS)
 def test_tokens_that_were_forced_teach_nothing(monkeypatch, folder, tmp_path, loss):
     """They count in no sum and no mean; a completion that ends in one keeps its reward, on its last drawn token."""
-    generate = Sampler.generate
+    score = Rollouts.score
 
-    def with_forced(self, *args, **kwargs):
-        groups = generate(self, *args, **kwargs)
-        for c, i in ((g[i], i) for g in groups for i in range(G)):
+    def with_forced(self, problem, number, completions, *args):
+        for i, c in enumerate(completions):
             c.forced[1:1 + i] = [True] * len(c.forced[1:1 + i])
             c.forced[-1] = i == 1 and len(c.tokens) > 1   # as where the last draw had to be repeated
-        return groups
-    monkeypatch.setattr(Sampler, "generate", with_forced)
+        return score(self, problem, number, completions, *args)
+    monkeypatch.setattr(Rollouts, "score", with_forced)
     more = {"gamma": 0.9} if loss in RETURNS else {"kl": 0.1}
     flags = [f"--{name}={value}" for name, value in more.items()]
     found = compare(monkeypatch, folder, tmp_path / "run", ["--loss", loss, *SEVERAL.split(), *flags],
@@ -425,13 +451,13 @@ def test_the_difficulty_filter_measures_and_keeps(monkeypatch, folder, tmp_path)
     calls, _, _, about, _ = run(monkeypatch, folder, tmp_path / "run", [
         "--keep-rate", "0.25", "0.5", "--candidates", "12", "--curriculum"])
     tokenizer = Tokenizer.load(folder)
-    measured = [g for call in calls.pop(-1) for g in call]
+    measured = [g for groups in calls.pop(-1).values() for g in groups]
     assert len(measured) == 12
     rates = {tuple(g[0].prompt): statistics.mean(graded(None, tokenizer.decode_reply(c.prompt, c.tokens)).answer_ok for c in g)
              for g in measured}
     pool = sorted((p for p, rate in rates.items() if 0.25 <= rate <= 0.5), key=lambda p: -rates[p])
     assert len(set(rates.values())) > 2 and 1 < len(pool) < 12 and about["pool"] == len(pool)
-    trained = [tuple(g[0].prompt) for step in range(STEPS) for call in calls[step] for g in call]
+    trained = [tuple(g[0].prompt) for step in range(STEPS) for g in calls[step][0]]
     assert trained == [pool[i % len(pool)] for i in range(STEPS * P)]
 
 
@@ -461,7 +487,8 @@ def test_when_nothing_is_learned_one_line_says_why(monkeypatch, folder, tmp_path
     assert why in warning and "--keep-rate" in warning and "\n" not in warning
 
 
-def test_ppo_keeps_every_weight_once_and_goes_on(monkeypatch, folder, tmp_path):
+@pytest.mark.parametrize("twice", [False, True])
+def test_ppo_keeps_every_weight_once_and_goes_on(monkeypatch, folder, tmp_path, twice):
     flags = ["--loss", "ppo", "--save-every", "1"]
     *_, whole, _, _ = run(monkeypatch, folder, tmp_path / "whole", flags)
     model, tokenizer = load(tmp_path / "whole", dtype=D)
@@ -474,15 +501,13 @@ def test_ppo_keeps_every_weight_once_and_goes_on(monkeypatch, folder, tmp_path):
         with pytest.raises(Stopped):
             run(monkeypatch, folder, half, flags)
     assert state_of(half)["step"] == 1
+    if twice:                                             # as older versions saved it
+        old = state_of(half)
+        old["weights"] |= {n.removeprefix("model."): w for n, w in old["weights"].items() if n.startswith("model.layers")}
+        torch.save(old, half / "train_state.pt")
     *_, resumed, _, _ = run(monkeypatch, folder, half, [*flags, "--resume"])
     assert resumed["weights"].keys() == whole["weights"].keys()
     assert all(torch.equal(w, resumed["weights"][n]) for n, w in whole["weights"].items())
-    # a state of before, with the layers twice, is refused in one line
-    old = state_of(half)
-    old["weights"] |= {n.removeprefix("model."): w for n, w in old["weights"].items() if n.startswith("model.layers")}
-    torch.save(old, half / "train_state.pt")
-    with pytest.raises(AssertionError, match=r"grpo\.py: train_state\.pt holds other weights: .*layers"):
-        run(monkeypatch, folder, half, [*flags, "--resume"])
 
 
 class Stopped(Exception):
