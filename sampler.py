@@ -513,8 +513,10 @@ def color(text, logprob):
     return f"\x1b[48;5;{shade}m{text}\x1b[0m"
 
 
-def answer(sampler, ids, args, think_budget=None, out=sys.stdout):
-    """Streams one completion of the ids to `out`; returns it. A character cut over tokens is held until it is whole."""
+def answer(sampler, ids, args, think_budget=None, out=None):
+    """Streams one completion of the ids to `out`, or standard output; returns it. A character cut over tokens is held until it
+    is whole."""
+    out = out or sys.stdout
     tokenizer, held = sampler.tokenizer, []
     opening = tokenizer.decode_reply(ids, [])             # <think>, where the prompt has it
 

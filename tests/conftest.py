@@ -1,11 +1,18 @@
 """What several test files share: where real data lies, a small tokenizer and model, and running a script as a user does."""
 
+import contextlib
+import importlib
 import importlib.util
+import io
 import json
 import os
+import random
+import signal
 import subprocess
 import sys
+import traceback
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -24,14 +31,42 @@ def real_file(name):
 
 
 def script(*args, ok=True, cwd=ROOT, **env):
-    """Runs `python SCRIPT ARGS...`; returns the process, with .json the last line of its standard output."""
-    command = [sys.executable, str(ROOT / args[0]), *map(str, args[1:])]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=HANG,
-                          env=os.environ | {"OMP_NUM_THREADS": "1"} | env)
-    assert not ok or done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    """Runs `python SCRIPT ARGS...` in this process, which saves the seconds in which Python imports torch; as a program of its
+    own where the environment is another. Returns what subprocess.run does, with .json the last line of standard output."""
+    if env:
+        command = [sys.executable, str(ROOT / args[0]), *map(str, args[1:])]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=HANG,
+                              env=os.environ | {"OMP_NUM_THREADS": "1"} | env)
+    else:
+        done = _in_this_process(*map(str, args), cwd=cwd)
+    assert not ok or done.returncode == 0, f"{' '.join(map(str, args))}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
     lines = done.stdout.strip().splitlines()
     done.json = json.loads(lines[-1]) if ok else None
     return done
+
+
+def _in_this_process(name, *args, cwd):
+    """What a program changes for itself is put back: the folder, the number of threads (one, as in the tests' programs), the
+    state of randomness, handlers of signals."""
+    module, out, err, code = importlib.import_module(name.removesuffix(".py")), io.StringIO(), io.StringIO(), 0
+    threads, here, dice = torch.get_num_threads(), os.getcwd(), random.getstate()
+    os.chdir(cwd)
+    torch.set_num_threads(1)
+    try:
+        with (mock.patch.object(sys, "argv", [name, *args]), mock.patch.object(signal, "signal"), torch.random.fork_rng([]),
+              contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)):
+            try:
+                module.main()
+            except SystemExit as e:
+                code = e.code or 0
+            except Exception:
+                traceback.print_exc()
+                code = 1
+    finally:
+        os.chdir(here)
+        torch.set_num_threads(threads)
+        random.setstate(dice)
+    return subprocess.CompletedProcess([name, *args], code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture

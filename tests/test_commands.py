@@ -5,7 +5,6 @@ seconds in which Python imports torch. Those that start many processes of their 
 """
 
 import glob
-import importlib
 import json
 import os
 import re
@@ -19,8 +18,8 @@ from unittest import mock
 
 import pytest
 import torch
-from conftest import HANG, ROOT
-from helpers import refusal, run_main
+from conftest import HANG, ROOT, script
+from helpers import refusal
 
 import bench
 import bench_peers
@@ -102,18 +101,10 @@ def sandbox(tmp_path_factory, toy_run):
 
 def call(command, cwd):
     """Runs `python SCRIPT FLAGS` in this process, from a folder; the JSON of its last line."""
-    _, script, *flags = shlex.split(command)
+    _, name, *flags = shlex.split(command)
     flags = [found for word in flags for found in (sorted(glob.glob(word, root_dir=cwd)) if "*" in word else [word])]
-    threads, here = torch.get_num_threads(), os.getcwd()
-    os.chdir(cwd)
-    try:
-        with mock.patch.dict(bench_peers.SHAPE), mock.patch("builtins.input", side_effect=EOFError):
-            code, result, err = run_main(importlib.import_module(script.removesuffix(".py")), *flags)
-    finally:
-        os.chdir(here)
-        torch.set_num_threads(threads)
-    assert code == 0, f"{command}\n{err[-3000:]}"
-    return result
+    with mock.patch.dict(bench_peers.SHAPE), mock.patch("builtins.input", side_effect=EOFError):
+        return script(name, *flags, cwd=cwd).json
 
 
 def run(command, cwd, **env):
