@@ -33,7 +33,7 @@ TOY = (  # flags put behind the commands that match (the last one wins), so that
     (r"evaluate\.py.*--data world", "--problems 2"), (r"evaluate\.py.*--data (?!world)", "--limit 2 --max-new-tokens 4"),
     (r"tokenizer\.py train", "--vocab-size 400 --overwrite"), (r"data\.py prepare", "--workers 1 --tokens 3000"),
     (r"data\.py table", "--tokens 3000"), (r"(sft|dpo)\.py", TOY_CHATS),
-    (r"grpo\.py", "--prompts 2 --group 2 --max-new-tokens 8 --steps 1 --device cpu"),
+    (r"grpo\.py", "--prompts 2 --group 2 --max-new-tokens 16 --steps 1 --device cpu"),
     (r"augment\.py", "--count 6 --max-new-tokens 100 --temperature 1.5"), (r"report\.py", "--overwrite"),
     (r"world\.py", "--time 0.1"), (r"bench\.py(?! plan --params| plan --init)", "--out results"),
     (r"bench\.py (?!real|plan --params|plan --init)", "--toy"),
