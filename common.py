@@ -11,9 +11,9 @@ Simpler than big trainers: full weights are gathered on every rank to be saved; 
 """
 
 import contextlib
-import importlib.util
 import copy
 import ctypes
+import importlib.util
 import json
 import math
 import os

@@ -145,7 +145,7 @@ def encode(tokenizer, messages, where):
     try:
         ids, mask = tokenizer.encode_chat(messages)
         for n, m in enumerate(messages):                  # the ids of the turns before are a prefix of those of all
-            if m.get("weight") == 0:
+            if m.get("weight") == 0 and m["role"] == "assistant":
                 start, end = (len(tokenizer.encode_chat(messages[:k])[0]) for k in (n, n + 1))
                 mask[start:end] = [0.0] * (end - start)
     except ValueError as e:

@@ -239,7 +239,7 @@ def check_specs(specs, tokenizer):
 
 def check_text(path, tokenizer):
     """ValueError for a file of text of which bits per byte cannot be measured. Reads it whole: its last line may be broken."""
-    if not [text for text in read_texts(path) if len(tokenizer.encode(text[:1000])) > 1]:
+    if not [text for text in read_texts(path) if len(tokenizer.encode_document(text[:1000])) > 1]:
         raise ValueError(f"{path}: bits per byte needs a text of at least two tokens, and there is none")
 
 

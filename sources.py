@@ -96,10 +96,15 @@ def document(text, tokenizer, name):
         raise ValueError(f"{name}: {e}") from None
 
 
+def empty_size(tokenizer):
+    """Tokens of a document without text: what the checkpoint's tokenizer puts first, and the end-of-document token."""
+    return len(tokenizer.encode_document("")) + 1
+
+
 def tokenise(texts, tokenizer, name):
     """Strings -> Documents in memory."""
     ids = [document(text, tokenizer, name) for text in texts]
-    full = [d for d in ids if len(d) > 1]
+    full = [d for d in ids if len(d) > empty_size(tokenizer)]
     tell_empty(name, len(ids) - len(full), len(ids))
     return Documents([(np.concatenate(full), np.cumsum([0] + [len(d) for d in full]), None)])
 
@@ -142,7 +147,7 @@ def open_shards(folder, tokenizer):
         raise ValueError(f"{index_file}: is not what data.py prepare writes ({e!r}); prepare the folder again") from None
     except ValueError as e:
         raise ValueError(f"{folder}: {e}; prepare it again") from None
-    if found.tokens <= found.count:                       # a document without text is the end-of-document token alone
+    if found.tokens <= found.count * empty_size(tokenizer):
         raise ValueError(f"{folder}: the shards hold no text; prepare them again")
     if "tokenizer" not in index:
         print(f"{folder}: does not say which tokenizer made it; taken to be this one, whose vocabulary is as large",
@@ -248,7 +253,7 @@ def prepare(specs, tokenizer_folder, out, workers=2, shard_tokens=100_000_000, m
                 taken = empty = count = 0
                 for tokens, weights in itertools.chain.from_iterable(_in_order(pool, _jobs(name), workers * 4)):
                     count += 1
-                    if len(tokens) == 1:
+                    if len(tokens) == empty_size(tokenizer):
                         empty += 1
                         continue
                     held.append((tokens, weights))

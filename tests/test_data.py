@@ -19,7 +19,7 @@ import texts
 from data import Batch, Mixture, Packer, Stream, batch_from
 from kernels import Packing
 from sources import Documents, open_shards, open_source, prepare
-from tokenizer import GPT2_PATTERN
+from tokenizer import GPT2_PATTERN, Tokenizer
 
 
 def documents_of(lengths, first=0):
@@ -293,7 +293,17 @@ def test_a_byte_order_mark_is_no_text(tmp_path, tokenizer):
         assert all(found.get(i)[0].tolist() == [*tokenizer.encode("Three lions."), tokenizer.eot] for i in range(count))
 
 
-def test_empty_documents_are_left_out_and_said_to_be(tmp_path, saved_tokenizer, tokenizer, capsys):
+@pytest.mark.parametrize("prefix", [0, 1])
+def test_empty_documents_are_left_out_and_said_to_be(prefix, tmp_path, saved_tokenizer, capsys):
+    spec = json.loads((saved_tokenizer / "tokenizer.json").read_text())
+    if prefix:                                            # a tokenizer that puts a token before every text, as Llama 3's
+        end = spec["added_tokens"][0]["content"]
+        spec["post_processor"] = {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": end, "type_id": 0}},
+                                                                           {"Sequence": {"id": "A", "type_id": 0}}],
+                                  "special_tokens": {end: {"id": end, "ids": [spec["added_tokens"][0]["id"]], "tokens": [end]}}}
+        (saved_tokenizer / "tokenizer.json").write_text(json.dumps(spec))
+    tokenizer = Tokenizer.load(saved_tokenizer)
+    assert len(tokenizer.prefix) == prefix
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in ("", "Three lions.", "", "Two owls.")))
     found = open_source(str(tmp_path / "a.jsonl"), tokenizer)
     index = prepare([str(tmp_path / "a.jsonl")], saved_tokenizer, tmp_path / "shards", 1)
