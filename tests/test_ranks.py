@@ -78,9 +78,11 @@ TEXT = ["--steps", 3, "--batch-tokens", 512, "--seq-len", 128, "--dtype", "float
 NEW = ["--tokenizer", "INIT", "--layers", 1, "--width", 16, "--heads", 2, "--kv-heads", 1]
 OTHERS = [["pretrain", "--data", "text.jsonl@0.6", "world:ops=1-2@0.4", *NEW, *TEXT, *more] for more in (
     ["--max-epochs", 1, "--steps", 50], ["--optimizer", "adamw", "--micro-tokens", 128, "--weight-decay", 0.1])]
-OTHERS += [["sft", "--init", "INIT", "--data", "chats.jsonl", "world:ops=1-2", *TEXT, *more] for more in (
-    ["--loss", "dft", "--max-epochs", 1], ["--loss", "iw"], ["--loss", "iw", "--iw-form", "token", "--micro-tokens", 128],
-    ["--loss", "psft", "--refresh", 2, "--no-think", 0.5, "--unflagged", 0.5, "--seq-len", 256], ["--loss", "psft", "--shard"])]
+LONG = [*TEXT, "--seq-len", 256, "--batch-tokens", 1024]
+OTHERS += [["sft", "--init", "INIT", "--data", "chats.jsonl", "world:ops=1", *LONG, *more]
+           for more in (["--loss", "dft", "--max-epochs", 1], ["--loss", "iw"], ["--loss", "psft", "--shard"],
+                        ["--loss", "iw", "--iw-form", "token", "--micro-tokens", 256],
+                        ["--loss", "psft", "--refresh", 2, "--no-think", 0.5, "--unflagged", 0.5])]
 OTHERS += [["dpo", "--init", "INIT", "--data", "pairs.jsonl", *TEXT, "--lr", 0.001, "--loss", loss, *more] for loss in dpo.BETA
            for more in ([["--micro-tokens", 128, "--max-epochs", 1]] if loss in ("dpo", "kto") else [[]])]
 SHARDED = [["--shard", "--loss", "reinforce++", "--minibatches", 2, "--reward", "random", "--replace", 1],

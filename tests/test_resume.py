@@ -16,6 +16,7 @@ import optim
 import pretrain
 import sft
 from sources import prepare
+from texts import fingerprint
 
 
 @pytest.fixture(scope="module")
@@ -207,3 +208,19 @@ def test_flags_are_told_as_one_types_them(start, tmp_path):
     line = refusal(grpo, *flags, "--resume", "--recompute", "--async-steps", 1)
     for told in ("--max-new-tokens 4 8@3", "--mask-truncated", "--keep-rate 0.0 1.0", "no --recompute", "no --async-steps"):
         assert told in line
+
+
+def test_a_fingerprint_sees_all_of_a_file_and_the_same_blocks_of_large_weights(tmp_path):
+    file = tmp_path / "model.safetensors"
+    data = bytes(range(256)) * 4
+    file.write_bytes(data)
+    whole, sampled = fingerprint(str(file), 4, 8), fingerprint(str(tmp_path), 4, 8)
+    seen = 0
+    for at in range(len(data)):
+        file.write_bytes(data[:at] + b"?" + data[at + 1:])
+        assert (fingerprint(str(file), 4, 8) != whole) == (data[at:at + 1] != b"?")
+        seen += fingerprint(str(tmp_path), 4, 8) != sampled
+    assert 8 * 4 - 1 <= seen <= 9 * 4                     # blocks of 4 bytes, evenly spread
+    file.write_bytes(data + b"?")
+    assert fingerprint(str(tmp_path), 4, 8) != sampled                        # the size counts as well
+    assert fingerprint("hf:org/name") == "" and fingerprint("world:ops=1") != fingerprint("world:ops=1,seed=1")

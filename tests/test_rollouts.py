@@ -2,14 +2,18 @@
 
 import copy
 import json
+import os
 import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from helpers import run_main
 
+import common
 import grpo
+from model import Config, Transformer
 from problems import Group, Reply, Score, parse_rewards, random_reward
 from rollouts import Prompts, Rollout, Rollouts, pack
 from sampler import Completion
@@ -97,6 +101,25 @@ def test_few_shapes_whatever_the_lengths():
         if longest == 150:
             assert shapes <= {(rows, 512) for rows in range(1, 9)}
     assert all(rows * T <= 4096 and T % 256 == 0 for rows, T in shapes) and len(shapes) <= 30
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="measures its memory where Linux tells it")
+def test_memory_of_a_long_run_comes_to_rest(tokenizer, tmp_path, monkeypatch):
+    """What a rank holds after its first steps it holds after many: of code for new shapes, of pieces of the heap, of anything."""
+    Transformer(Config(vocab_size=len(tokenizer), layers=4, width=128, heads=4, kv_heads=2)).save(tmp_path / "init", tokenizer)
+    sizes, real = [], common.give_back_memory
+
+    def measured():
+        real()
+        sizes.append(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2 ** 20)
+    monkeypatch.setattr(common, "give_back_memory", measured)                 # every 10 steps
+    flags = ["--init", tmp_path / "init", "--out", tmp_path / "run", "--data", "world:ops=1-3", "--mode", "plain", "--reward",
+             "random", "--prompts", 8, "--group", 8, "--max-new-tokens", *[f"{20 + 7 * i % 100}@{i}" for i in range(160)],
+             "--steps", 160]
+    code, _, err = run_main(grpo, *flags)
+    assert code == 0 and len(sizes) == 16, err[-2000:]
+    assert max(sizes[8:]) - max(sizes[2:8]) < 40, sizes                       # MiB, after it has warmed up
 
 
 def rollout_of(prompt, n):
