@@ -18,8 +18,9 @@ DPO=${DPO:-25}             # of preference training
 GRPO=${GRPO:-250}          # of reinforcement learning
 RANKS=${RANKS:-2}          # processes that share reinforcement, a core each; what is learned does not depend on their number
 PROBLEMS=${PROBLEMS:-50}   # test problems for each number of operations
+JUDGED=${JUDGED:-30}       # other problems for each number of operations, by which mid-training and fine-tuning end
 SOLVED=1-3 EDGE=4-8        # operations that pre-training solves, and those at the edge of competence
-JUDGE="--eval-every 30 --eval-data world:ops=$EDGE,split=dev,branch=0,seed=$SEED --eval-problems 30"   # never the test's
+JUDGE="--eval-every 30 --eval-data world:ops=$EDGE,split=dev,branch=0,seed=$SEED --eval-problems $JUDGED"   # never the test's
 START=$SECONDS
 
 if [ -e "$OUT" ] && [ -z "${RESUME:-}" ]; then

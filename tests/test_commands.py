@@ -197,7 +197,7 @@ def test_recipe_for_two_nodes(sandbox, tmp_path):
 def test_laptop_recipe_and_the_contrast_of_rewards(tmp_path):
     """The whole pipeline, a few steps of each stage, then the arms of the spurious-rewards study from its checkpoint."""
     command = f"bash {ROOT}/recipes/laptop.sh"
-    few = dict(BASE="3", MID="2", SFT="2", DPO="2", GRPO="1", PROBLEMS="2", PYTHON=sys.executable)
+    few = dict(BASE="3", MID="2", SFT="2", DPO="2", GRPO="1", PROBLEMS="2", JUDGED="2", PYTHON=sys.executable)
     done = run(command, tmp_path, OUT=str(tmp_path / "out"), **few)
     assert done.returncode == 0, done.stderr[-3000:]
     evaluation = json.loads((tmp_path / "out" / "evaluation.json").read_text())
