@@ -515,9 +515,9 @@ def clip_gradients(model, largest):
 
 
 def give_back_memory():
-    """Hands free memory back to the system. glibc keeps what lies below a block still in use; where tensors of many sizes come and
-    go such blocks soon lie everywhere, as oneDNN's code for each new shape does: a rank of recipes/laptop.sh grew by a third in
-    150 steps of reinforcement learning. Elsewhere it does nothing."""
+    """Hands free memory back to the system. glibc keeps what lies below a block still in use; where tensors of many sizes come
+    and go such blocks soon lie everywhere, as oneDNN's code for each new shape does: a rank of recipes/laptop.sh grew by a third
+    in 150 steps of reinforcement learning. Elsewhere it does nothing."""
     with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
 
