@@ -338,7 +338,7 @@ class Tokenizer:
 
     def fingerprint(self) -> str:
         """A hash of all that turns text into ids and ids into text; chat templates and names do not count."""
-        parts = (self._pattern, self._nfc, self._id_of_rank.tolist(), self.eot, self.bos, sorted(self.special.items()),
+        parts = (self._pattern, self._nfc, self._id_of_rank.tolist(), self.eot, self.prefix, sorted(self.special.items()),
                  sorted((i, data.hex()) for i, data in self._text_bytes.items()))
         return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
