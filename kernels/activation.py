@@ -10,7 +10,7 @@ import triton.language as tl
 BLOCK = 1024
 
 
-@triton.jit(do_not_specialize=["n"])
+@triton.jit
 def _silu_forward(gate, up, y, n, BLOCK: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     g = tl.load(gate + at, mask=at < n, other=0.0).to(tl.float32)
@@ -19,7 +19,7 @@ def _silu_forward(gate, up, y, n, BLOCK: tl.constexpr):
     tl.store(y + at, (s.to(y.dtype.element_ty).to(tl.float32) * u).to(y.dtype.element_ty), mask=at < n)
 
 
-@triton.jit(do_not_specialize=["n"])
+@triton.jit
 def _silu_backward(gate, up, d, d_gate, d_up, n, BLOCK: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     g = tl.load(gate + at, mask=at < n, other=0.0).to(tl.float32)

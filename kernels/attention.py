@@ -39,10 +39,10 @@ LN2 = tl.constexpr(math.log(2))                           # scores are in base 2
 # that a Hopper GPU holds a program in its registers, and a page of the cache is a whole number of blocks.
 TILES = {
     "exact": {64: (64, 64, 4, 3), 128: (64, 64, 4, 3), 256: (64, 32, 4, 2)},
-    "forward": {64: (128, 64, 4, 3), 128: (128, 64, 8, 3), 256: (128, 64, 8, 2)},
+    "forward": {64: (128, 64, 4, 3), 128: (128, 64, 8, 3), 256: (128, 32, 8, 3)},
     "decode": {64: (16, 64, 4, 4), 128: (16, 64, 4, 4), 256: (16, 64, 4, 3)},
     "backward_q": {64: (128, 64, 8, 3), 128: (128, 64, 8, 3), 256: (128, 32, 8, 2)},
-    "backward_kv": {64: (64, 128, 8, 3), 128: (64, 128, 8, 2), 256: (32, 64, 8, 2)},
+    "backward_kv": {64: (64, 128, 8, 3), 128: (32, 128, 8, 3), 256: (32, 64, 8, 2)},
 }
 # Other GPUs give a program 99 KB of fast memory (Ada, consumer Ampere and Blackwell) where Hopper gives 227.
 TILES_OTHER = TILES | {
@@ -191,12 +191,16 @@ def _attend_forward(q, k, v, out, lse, tiles, table, q_token, q_head, k_row, k_h
     begin = start * 0
     if WINDOWED:
         begin = tl.maximum(start - window + 1, 0) // BLOCK_N * BLOCK_N
+    if PAGE > 0:                                          # known a block ahead, or the loads of keys would wait for it
+        table += base * table_row
+        next_page = tl.load(table + begin // PAGE).to(tl.int32)
     for at in range(begin, end, BLOCK_N):
         # What is not there is read as zero: whatever a cache holds behind its end must not turn 0 * v into NaN.
         block_there = (at + key < end)[:, None] & (dim < HD)[None, :]
         k_at, v_at = tl.cast(at, tl.int64) * k_key, tl.cast(at, tl.int64) * v_key
         if PAGE > 0:
-            page = tl.load(table + base * table_row + at // PAGE).to(tl.int64)
+            page = next_page.to(tl.int64)
+            next_page = tl.load(table + (at + BLOCK_N) // PAGE, mask=at + BLOCK_N < end, other=0).to(tl.int32)
             k_at, v_at = page * k_row + (at % PAGE) * k_key, page * v_row + (at % PAGE) * v_key
         k_block = tl.load(k + k_at + key[:, None] * k_key + dim[None, :], mask=block_there, other=0.0)
         score = tl.dot(q_tile, k_block.T, input_precision="ieee")             # (BLOCK_M, BLOCK_N)
@@ -274,6 +278,8 @@ def _attend_backward_kv(q, k, v, do, lse, delta, dk, dv, tiles, q_token, q_head,
     start, query = tl.load(tiles + tile * 5 + 2), tl.load(tiles + tile * 5 + 3).to(tl.int64)
     length = tl.load(tiles + tile * 5 + 4)
     row, key, dim = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
+    token, group = row // G, row % G                      # a block is BLOCK_M // G whole tokens; rows behind them are not used
+    out_row = token * (K * G) + group
     there = (key < count)[:, None] & (dim < HD)[None, :]
     k += first * k_token + kv_head * k_head
     v += first * v_token + kv_head * v_head
@@ -285,25 +291,23 @@ def _attend_backward_kv(q, k, v, do, lse, delta, dk, dv, tiles, q_token, q_head,
 
     dk_acc = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
     dv_acc = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
-    position, end = start + key, length * G
+    position, end = start + key, length
     if WINDOWED:
-        end = tl.minimum(length, start + count - 1 + window) * G
-    for at in range(start * G, end, BLOCK_M):
-        row_there = at + row < end
+        end = tl.minimum(length, start + count - 1 + window)
+    for at in range(start, end, BLOCK_M // G):
+        row_there = row < tl.minimum(end - at, BLOCK_M // G) * G
         block_there = row_there[:, None] & (dim < HD)[None, :]
-        token, group = (at % G + row) // G, (at % G + row) % G                # token counts from at // G
-        far = tl.cast(at // G, tl.int64)
+        far = tl.cast(at, tl.int64)
         q_at = (token * q_token + group * q_head)[:, None] + dim[None, :]
         q_block = tl.load(q + far * q_token + q_at, mask=block_there, other=0.0)
-        out_row = token * (K * G) + group
         do_block = tl.load(do + far * (K * G * HD) + out_row[:, None] * HD + dim[None, :], mask=block_there, other=0.0)
         lse_row = tl.load(lse + far * (K * G) + out_row, mask=row_there, other=float("inf"))   # p = 0 where no row is
         delta_row = tl.load(delta + far * (K * G) + out_row, mask=row_there, other=0.0)
         # Transposed, (BLOCK_N, BLOCK_M), so that p and ds are the left factors of their products.
         p = tl.exp2(tl.fma(tl.dot(k_tile, q_block.T, input_precision="ieee"), scale, -lse_row[None, :]))
-        seen = (at // G + token)[None, :] >= position[:, None]
+        seen = row[None, :] >= ((position - at) * G)[:, None]
         if WINDOWED:
-            seen = seen & ((at // G + token)[None, :] < position[:, None] + window)
+            seen = seen & (row[None, :] < ((position + window - at) * G)[:, None])
         p = tl.where(seen, p, 0.0)
         dv_acc = tl.dot(p.to(do_block.dtype), do_block, dv_acc, input_precision="ieee")
         dp = tl.dot(v_tile, do_block.T, input_precision="ieee")

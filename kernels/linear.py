@@ -27,9 +27,12 @@ BLOCK_K = {torch.bfloat16: 64, torch.float16: 64, torch.float32: 32}
 # wait for the weight, so many small loads are under way; many rows wait for the tensor cores, so tiles are large.
 TILES = {
     "data centre": ((16, (16, 64, 4, 8)), (32, (32, 64, 4, 6)), (64, (64, 64, 4, 6)), (256, (128, 128, 8, 4)),
-                    (float("inf"), (128, 256, 8, 3))),                        # Hopper and later: 227 KB of fast memory
+                    (float("inf"), (256, 128, 8, 3))),                        # Hopper and later: 227 KB of fast memory
     "other": ((16, (16, 64, 4, 5)), (32, (32, 64, 4, 4)), (64, (64, 64, 4, 4)), (float("inf"), (128, 128, 8, 3))),
 }
+# Of large tiles the shape and the type of the result decide whether ptxas 12.8 lets the tensor cores of Hopper run ahead or makes
+# them wait for each product (its note C7515; `bench.py launches` looks for it). These are the ones for results in float32.
+FLOAT32_OUT = {(128, 128, 8, 4): (128, 128, 4, 4), (256, 128, 8, 3): (128, 256, 8, 3)}
 PROGRAMS = 100           # with fewer, too many multiprocessors stand idle, so tiles get narrower
 GROUP_M = 8              # tiles, one below the other, that run at the same time and share the weight in the cache
 
@@ -79,11 +82,15 @@ def device_kind(device):
     return "data centre" if large else "other"
 
 
-def tile(M, N, dtype, kind):
-    """(BLOCK_M, BLOCK_N, warps, stages) for M rows and N columns."""
+def tile(M, N, dtype, kind, out=None, D=0):
+    """(BLOCK_M, BLOCK_N, warps, stages) for M rows, N columns of type `out` (None: dtype) and a width of D."""
     block_m, block_n, warps, stages = next(t for rows, t in TILES[kind] if M <= rows)
     if dtype == torch.float32:                           # no tensor cores: operands and sums live in registers
         block_m, block_n, stages = min(block_m, 64), min(block_n, 64), 3
+    elif D % 16:                                         # loads of one number each: more would not fit into the registers
+        block_m, block_n, warps, stages = min(block_m, 64), min(block_n, 64), 4, 3
+    elif out == torch.float32 and kind == "data centre":
+        block_m, block_n, warps, stages = FLOAT32_OUT.get((block_m, block_n, warps, stages), (block_m, block_n, warps, stages))
     while block_n > 16 and triton.cdiv(M, block_m) * triton.cdiv(N, block_n) < PROGRAMS:
         block_n //= 2
     return block_m, block_n, min(warps, block_m * block_n // 128), stages
@@ -94,7 +101,7 @@ def _by_triton(x, weight, bias, dtype):
     (M, K), N = x.shape, weight.shape[0]
     y = x.new_empty(M, N, dtype=dtype)
     if y.numel():
-        block_m, block_n, warps, stages = tile(M, N, x.dtype, device_kind(x.device))
+        block_m, block_n, warps, stages = tile(M, N, x.dtype, device_kind(x.device), dtype, K)
         block_k = BLOCK_K[x.dtype]
         _linear[(triton.cdiv(M, block_m) * triton.cdiv(N, block_n),)](
             x.contiguous(), weight.contiguous(), bias, y, M, N, K, block_m, block_n, block_k, GROUP_M,
