@@ -237,8 +237,7 @@ class Run:
         model.to(self.device)
         model.checkpointing = self.args.checkpointing
         if self.args.compile:
-            for layer in model.layers:
-                layer.compile()
+            model.compile_layers()
         if self.ranks == 1:
             return model
         if not self.args.shard:

@@ -213,7 +213,7 @@ def bits_per_byte(model, tokenizer, texts, T=256, rows=16, max_tokens=0, autocas
     device = model.head.device
     for i in range(0, len(pieces), rows):
         batch = batch_from([[piece] for piece in pieces[i:i + rows]], T)
-        with autocast or contextlib.nullcontext():
+        with autocast or contextlib.nullcontext(), model.uncompiled():
             logprobs = model(batch.tokens.to(device), batch.documents.to(device), batch.targets.to(device)).cpu()
         nats -= float((logprobs.double() * batch.loss_mask).sum())
         count += int(batch.loss_mask.sum())

@@ -12,6 +12,7 @@ The letters used everywhere:
     F feed-forward width   V vocabulary   L layers   (P prompts, G completions per prompt in RL)
 """
 
+import contextlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -231,6 +232,7 @@ class Block(nn.Module):
 
 class Transformer(nn.Module):
     lent = None                                   # as to a Linear, for the head
+    compiled = False                              # its layers, by compile_layers
 
     def __init__(self, config):
         super().__init__()
@@ -262,6 +264,19 @@ class Transformer(nn.Module):
         for module in (self.norm, getattr(self, "lm_head", None)):
             if module is not None:
                 module.exact = self._exact
+
+    def compile_layers(self, **options):
+        """torch.compile for each layer. To the compiler all layers are one piece of code, of which it keeps a few graphs and no
+        more (8): a limit for each kind of layer, since each needs its own, with a gradient and without."""
+        for layer in self.layers:
+            layer.compile(**options)
+        torch._dynamo.config.recompile_limit = 8 * len(set(self.config.attention))
+        self.compiled = True
+
+    def uncompiled(self):
+        """Layers compute as they are written meanwhile. For sampling and evaluation, whose shapes hardly ever come again: each
+        would take up a graph, until there are none left for training."""
+        return torch.compiler.set_stance("force_eager") if self.compiled else contextlib.nullcontext()
 
     def _init(self, module):
         if isinstance(module, (nn.Linear, nn.Embedding)):

@@ -106,9 +106,11 @@ def download(*tensors):
 
 
 def free_bytes(device):
-    """Memory that nobody uses at the moment; None where the system does not say."""
+    """Memory that nobody uses at the moment; None where the system does not say. On a GPU torch keeps what was freed for itself,
+    and hands it out again: after training that is most of the memory."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):
@@ -137,7 +139,7 @@ class Sampler:
         self.busy = self.slots = 0                        # rows that drew and rows there were, in steps with a queue
         able = self.device.type == "cuda" and HAS_TRITON and self.dtype != torch.float64    # else the host sizes each step
         self.graphs = able if graphs is None else graphs
-        self.captured, self.pool, self.cache = {}, None, None
+        self.captured, self.pool, self.cache, self.logits = {}, None, None, None
         self.running, self.waiting, self.unread, self.outdated = [], deque(), deque(), False
         self.lent = {}                                    # module: [weight, packed]
 
@@ -190,7 +192,7 @@ class Sampler:
         if self.graphs and self.cache and self.cache.holds(rows, pages, longest):
             self.seed.fill_(seed)
             return self.cache.clear()
-        self.captured, self.pool, self.cache = {}, None, None
+        self.captured, self.pool, self.cache, self.logits = {}, None, None, None
         self.seed = torch.tensor(seed, device=self.device)
         self.cache = KVCache(self.model.config, rows, pages, longest, self.device, self.dtype)
         self.hidden = torch.zeros(rows, self.model.config.width, device=self.device, dtype=self.model.head.dtype)
@@ -273,7 +275,8 @@ class Sampler:
             module.lent = copies
         try:
             # a graph must not keep autocast's copies of weights, which live as long as this block
-            with torch.no_grad(), torch.autocast(self.device.type, self.dtype, enabled=self.half, cache_enabled=not self.graphs):
+            with (torch.no_grad(), self.model.uncompiled(),
+                  torch.autocast(self.device.type, self.dtype, enabled=self.half, cache_enabled=not self.graphs)):
                 yield
         finally:
             self.model.exact = was_exact
@@ -291,9 +294,8 @@ class Sampler:
             self.steps += 1
         self._admit()
         if B := len(self.running):
-            how = (*self.how, self.model.exact)
-            logits, tokens, logprobs = self._draw(B, how)                     # (B, V), (B,), (B,)
-            forced, watched = set(), any(r.thinking for r in self.running)
+            how, forced, watched = (*self.how, self.model.exact), set(), any(r.thinking for r in self.running)
+            logits, tokens, logprobs = self._draw(B, how, watched)            # (B, V), (B,), (B,)
             if watched:
                 again = uniform(self.seed, self.keys[:B], self.positions[:B] + 2 ** 32)   # for a second draw at a position
                 forced = keep_budgets(self.running, logits, tokens, logprobs, again, self.stop, how)
@@ -349,15 +351,20 @@ class Sampler:
         self._replay(("decode", rows, self.model.exact), work)
         self.cache.lengths[B:rows] = 0                    # those that filled up the bucket
 
-    def _draw(self, B, how):
-        """Logits (B, V), a token of each row (B,) and its log-probability (B,)."""
+    def _draw(self, B, how, watched):
+        """Logits (B, V) if somebody wants to see them, else (0, V), a token of each row (B,) and its log-probability (B,)."""
         rows = self._bucket(B) if self.graphs else B
 
         def work():
             logits = exclude(self.model.logits(self.hidden[:rows]), self.model.absent)
-            return logits, *draw(logits, uniform(self.seed, self.keys[:rows], self.positions[:rows]), *how)
+            drawn = draw(logits, uniform(self.seed, self.keys[:rows], self.positions[:rows]), *how)
+            if self.graphs and watched:                   # one place for the graphs of all buckets: each would keep its own
+                if self.logits is None:
+                    self.logits = logits.new_empty(self.hidden.shape[0], logits.shape[1])
+                logits = self.logits[:rows].copy_(logits)
+            return logits if watched else logits.new_empty(0, logits.shape[1]), *drawn
         may = how[2] == 1.0                               # top-p looks at what it drew from, which a graph cannot
-        return tuple(x[:B] for x in (self._replay(("draw", rows, *how), work) if may else work()))
+        return tuple(x[:B] for x in (self._replay(("draw", rows, watched, *how), work) if may else work()))
 
     def _bucket(self, B):
         """Rows to decode where B run: 1, or a multiple of 16. Few numbers are few graphs, and on a CPU few shapes of products."""
