@@ -281,7 +281,7 @@ class Sampler:
         finally:
             self.model.exact = was_exact
             for module in self.lent:
-                module.lent = None
+                del module.lent                           # as it was before, to the compiler's guards as well
 
     def _step(self):
         done = []

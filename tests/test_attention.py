@@ -249,6 +249,60 @@ def test_a_layer_is_one_graph(monkeypatch, exact):
     assert 1 <= counter.frame_count <= 2                                      # the second has any number of tiles
 
 
+def test_training_stays_compiled_between_samples(monkeypatch):
+    """Layers of every kind, batches of two lengths; sampling and evaluation in between take up none of the graphs, of which
+    the compiler keeps few, and training goes on to use its own."""
+    from evaluate import bits_per_byte
+    from sampler import Sampler
+    torch._dynamo.reset()
+    monkeypatch.setattr(kernels, "_form", lambda x, exact: "triton")
+    monkeypatch.setattr(Packing, "_fill_buckets", lambda self, new: None)     # as on a GPU
+    torch.manual_seed(0)
+    model = Transformer(Config(vocab_size=50, layers=3, width=32, heads=2, kv_heads=1, ff=48, attention="rope+window+nope",
+                               window=7)).to(DEVICE)
+    graphs, runs = [], []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+
+        def run(*values):
+            runs.append(graph)
+            return graph.forward(*values)
+        return run
+
+    def train(*packings):
+        before = len(runs)
+        for packing in packings:
+            tokens = torch.randint(0, 50, packing.shape, device=DEVICE)
+            model.hidden(tokens, packing.to(DEVICE)).sum().backward()
+        assert len(runs) - before == 3 * len(packings)                        # every layer of every batch ran compiled
+    model.compile_layers(backend=backend, fullgraph=True)
+    train(numbered((9, 3)), numbered((8, 9, 20)), numbered((5, 7, 11, 2, 1)))
+    known = len(graphs)
+    assert known <= 2 * 3                                 # of each kind one for a length, and one for any length
+    engine, ran = Sampler(model, rows=3), len(runs)
+    for prompts in ([[1, 2, 3], [4] * 9], [[5]], [[6] * 4, [7] * 5, [8] * 6]):
+        engine.generate(prompts, max_new_tokens=2, stop=set())
+    bits_per_byte(model, Letters(), ["\1\2\3\4\5\6", "\7\10\11"], T=4, rows=2)
+    assert (len(graphs), len(runs)) == (known, ran)       # they made no graph and used none
+    train(numbered((9, 3)), numbered((4, 5, 6)))
+    assert len(graphs) == known
+    assert not any("limit" in str(reason) for reason in torch._dynamo.utils.counters["unimplemented"])
+
+
+class Letters:
+    """A tokenizer of 50 bytes."""
+
+    def __len__(self):
+        return 50
+
+    def encode(self, text):
+        return list(text.encode())
+
+    def token_bytes(self, token):
+        return b"x"
+
+
 def cuda(test):
     return pytest.mark.cuda(pytest.mark.skipif(not CUDA, reason="needs a GPU")(test))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import sampler as sampling
 from kernels import processor
 from model import Config, Linear, Transformer
 from sampler import Sampler
@@ -265,3 +266,28 @@ def test_soak_with_tokens_read_late(model):
 @pytest.mark.slow
 def test_long_soak(model):
     soak(model, 200_000)
+
+
+def test_free_memory_is_also_what_torch_keeps_for_itself(monkeypatch):
+    """After training the allocator holds most of a GPU, and uses little of it."""
+    for name, number in (("mem_get_info", (10, 100)), ("memory_reserved", 80), ("memory_allocated", 25)):
+        monkeypatch.setattr(torch.cuda, name, lambda device, number=number: number)
+    assert sampling.free_bytes(torch.device("cuda")) == 10 + 80 - 25
+
+
+@pytest.mark.parametrize("think_budget", [None, 3])
+def test_graphs_of_all_sizes_keep_logits_in_one_place(model, tokenizer, think_budget):
+    """What the graphs return stays for as long as they do: logits of one step at most, and none where nobody looks at them."""
+    class Graphs(Sampler):
+        """In place of CUDA's: keeps what each graph would keep."""
+
+        def _replay(self, key, work):
+            kept = self.captured.setdefault(key, work()) if key not in self.captured else work()
+            return kept
+    wide = Transformer(Config(vocab_size=len(tokenizer), layers=1, width=32, heads=2, kv_heads=1))
+    engine = Graphs(wide, tokenizer, rows=70, graphs=True)
+    engine.generate([[5]] * 70, max_new_tokens=[20 + i // 8 for i in range(70)], stop=set(), think_budget=think_budget)
+    graphs = [made for key, made in engine.captured.items() if key[0] == "draw"]
+    assert len(graphs) >= 4                               # buckets
+    storages = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for made in graphs for x in made if x.ndim == 2}
+    assert sum(storages.values()) <= 4 * 70 * len(tokenizer) * (think_budget is not None)

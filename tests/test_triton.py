@@ -4,6 +4,7 @@ Without a GPU they run in Triton's interpreter, on float32 only: it tells nothin
 """
 
 import os
+import weakref
 
 import pytest
 import torch
@@ -312,6 +313,46 @@ def test_a_whole_model_samples_and_trains_with_these_kernels(monkeypatch, exact)
             end += len(c.prompt) + len(c.tokens)
             trained, sampled = logprobs[end - len(c.tokens) - 1:end - 1].cpu(), torch.tensor(c.logprobs)
             assert torch.equal(trained, sampled) if exact else (trained - sampled).abs().max() < 1e-4
+
+
+class Peak(torch.utils._python_dispatch.TorchDispatchMode):
+    """Counts the bytes of all tensors that are alive at once, those that were there before left out."""
+
+    def __init__(self, *known):
+        super().__init__()
+        self.alive, self.now, self.most = {x.untyped_storage()._cdata for x in known}, 0, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **kwargs or {})
+        for x in made if isinstance(made, (tuple, list)) else [made]:
+            if isinstance(x, torch.Tensor) and (key := x.untyped_storage()._cdata) not in self.alive:
+                self.alive.add(key)
+                self.now += x.untyped_storage().nbytes()
+                weakref.finalize(x.untyped_storage(), self.gone, key, x.untyped_storage().nbytes())
+        self.most = max(self.most, self.now)
+        return made
+
+    def gone(self, key, size):
+        self.alive.discard(key)
+        self.now -= size
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_logprobs_of_a_large_vocabulary_take_less_than_a_gigabyte(exact, monkeypatch):
+    """Counted on tensors without memory, of the shapes of a large model: all that is made, gradients included."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    N, D, V = 16_384, 2048, 128_256
+    monkeypatch.setattr(logprob_module, "_mm", lambda a, b, dtype: a.new_empty(len(a), b.shape[1], dtype=dtype))   # as on a GPU
+    with FakeTensorMode():
+        hidden = torch.empty(N, D, dtype=torch.bfloat16, requires_grad=True)
+        weight = torch.empty(V, D, dtype=torch.bfloat16, requires_grad=True)
+        targets = torch.zeros(N, dtype=torch.long)
+        product = (lambda h, w: h.new_empty(len(h), len(w), dtype=torch.float32)) if exact else None
+        with Peak(hidden, weight, targets) as peak:
+            logprobs, entropies = token_logprobs(hidden, weight, targets, entropy=True, product=product)
+            (logprobs.mean() + entropies.mean()).backward()
+    gradients = (N + V) * D * 2
+    assert gradients < peak.most < 1e9
 
 
 # on a GPU only
