@@ -6,6 +6,7 @@ against the Triton kernels; on a CPU, where there is nothing for Triton to compi
 """
 
 import functools
+import inspect
 import json
 import statistics
 import subprocess
@@ -91,15 +92,14 @@ def bench_attention(device, dtype, hd, T, tokens, H, K, mean=0, count=5):
     """Forward and backward over tokens / T rows of T; mean > 0: rows packed with documents of about that length."""
     B, g = max(1, tokens // T), torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(B, T, h, hd, generator=g).to(device, dtype).requires_grad_() for h in (H, K, K))
-    grad, documents, lengths = torch.randn(B, T, H, hd, generator=g).to(device, dtype), None, [T] * B
-    if mean:
-        starts = torch.rand(B, T, generator=g) < 1 / mean
-        documents = starts.cumsum(1)
-        new = torch.ones(B, T, dtype=torch.bool)
-        new[:, 1:] = starts[:, 1:]
-        lengths = torch.diff(new.flatten().nonzero().flatten(), append=torch.tensor([B * T])).tolist()
-        documents = documents.to(device)
-    packing = Packing(B, T, device, documents)
+    grad = torch.randn(B, T, H, hd, generator=g).to(device, dtype)
+    starts = torch.rand(B, T, generator=g) < (1 / mean if mean else 0)
+    new = torch.ones(B, T, dtype=torch.bool)
+    new[:, 1:] = starts[:, 1:]
+    ends = torch.cat([new.flatten().nonzero().flatten(), torch.tensor([B * T])])
+    lengths = torch.diff(ends).tolist()
+    # Documents in any case, as every trainer has them: without them attend takes torch's own attention.
+    packing = Packing(B, T, device, starts.cumsum(1).to(device))
 
     def sdpa(back_end, mask):
         from torch.nn.attention import sdpa_kernel
@@ -108,7 +108,7 @@ def bench_attention(device, dtype, hd, T, tokens, H, K, mean=0, count=5):
                                                   enable_gqa=H != K).transpose(1, 2)
 
     def flex():
-        return _flex()(*(x.transpose(1, 2) for x in (q, k, v)), block_mask=block_mask, enable_gqa=H != K).transpose(1, 2)
+        return compiled(*(x.transpose(1, 2) for x in (q, k, v)), block_mask=block_mask, enable_gqa=H != K).transpose(1, 2)
     mask = packing.mask if mean else None
     forward = {"ours": lambda: kernels.attend(q, k, v, packing),
                "ours, exact": lambda: kernels.attend(q, k, v, packing, exact=True)}
@@ -116,12 +116,14 @@ def bench_attention(device, dtype, hd, T, tokens, H, K, mean=0, count=5):
                 if not (mean and name == "flash" and device.type == "cuda")}  # which takes no mask
     if device.type == "cuda":
         from torch.nn.attention.flex_attention import create_block_mask
-        flat = documents if mean else torch.zeros(B, T, dtype=torch.long, device=device)
+        flat, compiled = packing.documents, flex_of_one_shape()
 
         def visible(b, h, i, j):
             return (i >= j) & (flat[b, i] == flat[b, j])
         block_mask = create_block_mask(visible, B, None, T, T, device=str(device))
         forward["flex"] = flex
+        if varlen := varlen_of(ends.to(device, torch.int32), max(lengths), H != K):
+            forward["varlen"] = lambda: varlen(*(x.flatten(0, 1) for x in (q, k, v))).view(q.shape)
     others, flops = [n for n in forward if not n.startswith("ours")], attention_flops(lengths, H, hd)
     case = f"{'packed, mean ' + str(mean) if mean else 'causal'}, head {hd}, {B} x {T}, {H}/{K} heads"
 
@@ -134,10 +136,27 @@ def bench_attention(device, dtype, hd, T, tokens, H, K, mean=0, count=5):
     return rows + [row("attention, backward", case, back, "ours", others, tflops=rate(2.5 * flops, back))]
 
 
-@functools.cache
-def _flex():
+def flex_of_one_shape():
+    """FlexAttention compiled anew: from the second shape on the compiler would make it one for all shapes, which is slower."""
     from torch.nn.attention.flex_attention import flex_attention
-    return torch.compile(flex_attention)
+    torch._dynamo.reset()
+    return torch.compile(flex_attention, dynamic=False)
+
+
+def varlen_of(ends, longest, grouped):
+    """torch's attention over packed documents as a function of q, k and v (N, heads, hd); None where torch has none or not as much.
+    ends (documents + 1,) of int32: where they begin, and the end of the last."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    takes, how = inspect.signature(varlen_attn).parameters, {}
+    how |= {"window_size": (-1, 0)} if "window_size" in takes else {"is_causal": True}
+    if grouped:
+        if "enable_gqa" not in takes:
+            return None
+        how["enable_gqa"] = True
+    return lambda q, k, v: varlen_attn(q, k, v, ends, ends, longest, longest, **how)
 
 
 def rate(flops, ms):
@@ -235,11 +254,12 @@ def bench_exact(device, dtype, count, toy=False):
     documents = (torch.rand(B, T, generator=g) < 4 / T).cumsum(1).to(device)
     lengths = torch.randint(16, 65, (prompts,), generator=g).tolist()
     texts = [torch.randint(3, shape["vocab_size"], (n,), generator=g).tolist() for n in lengths]
-    rows = []
+    # One engine for each, warm after the first turn: a new one captures its graphs, which takes both modes equally long.
+    engines, rows = {exact: Sampler(model, rows=prompts, dtype=half, exact=exact) for exact in (False, True)}, []
     for name, work, case in (
         ("training step", lambda exact: training_step(model, optimizer, tokens, documents, dtype, exact), f"{B} x {T}, packed"),
-        ("rollout", lambda exact: Sampler(model, rows=prompts, dtype=half, exact=exact).generate(
-            texts, max_new_tokens=new, stop=set()), f"{prompts} rows, {new} new tokens each"),
+        ("rollout", lambda exact: engines[exact].generate(texts, max_new_tokens=new, stop=set()),
+         f"{prompts} rows, {new} new tokens each"),
     ):
         ms = turns(device, {"fast": functools.partial(work, False), "exact": functools.partial(work, True)}, count)
         rows.append(row(name, case, ms, "exact", ["fast"]))

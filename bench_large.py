@@ -19,7 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import plan
 from bench_kernels import clock, training_step
-from bench_peers import QWEN, SHAPE, in_turns, pair
+from bench_peers import QWEN, SHAPE, in_turns, pair, rows_of_one_document
 from model import Config, Transformer
 from rollouts import pack
 from sampler import Sampler
@@ -155,7 +155,7 @@ def _pretrain(device, dtype, count, shape, T, batch, most):
             layer.compile()
 
     def step():
-        training_step(ours, mine, tokens, None, dtype, False)
+        training_step(ours, mine, tokens, rows_of_one_document(tokens), dtype, False)
 
     def their_step():
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
@@ -226,7 +226,7 @@ def trial(layers, T=4096, shape=WIDE, device="cuda"):
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
     tokens = torch.randint(0, shape["vocab_size"], (1, T + 1), device=device)
     for _ in range(2):
-        training_step(model, optimizer, tokens, None, torch.bfloat16, False)
+        training_step(model, optimizer, tokens, rows_of_one_document(tokens), torch.bfloat16, False)
     return torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
 
 

@@ -41,6 +41,12 @@ def pair(device, dtype, shape):
     return ours.to(device, dtype), theirs.to(device, dtype)
 
 
+def rows_of_one_document(tokens):
+    """The numbers of the documents where tokens (B, T + 1) hold one in each row. Every trainer gives them, and without them the
+    model takes another path."""
+    return torch.zeros_like(tokens[:, 1:])
+
+
 def bench_train(device, dtype, count):
     """One optimiser step (AdamW) on 16 rows of 256 tokens, one document a row."""
     ours, theirs = pair(device, dtype, SHAPE)
@@ -51,7 +57,7 @@ def bench_train(device, dtype, count):
 
     def step(side):
         if side == "ours":
-            loss = -ours(tokens[:, :-1], None, tokens[:, 1:]).mean()
+            loss = -ours(tokens[:, :-1], rows_of_one_document(tokens), tokens[:, 1:]).mean()
         else:
             # shifts the labels itself: T predictions from T+1 tokens
             loss = theirs(input_ids=tokens, labels=tokens).loss
@@ -110,7 +116,7 @@ def bench_sampler(device, dtype, count, toy=False):
                      "continuous batching": continuously(theirs, prompts, limits, rows)}
         found.append({"load": load, "shape": f"{rows} rows, {len(limits)} requests, {min(limits)} to {max(limits)} new tokens"}
                      | in_turns(device, min(count, 2) if gpu else count, work, sum(limits))
-                     | of_the_engine(ours, device, prompts, limits, rows))
+                     | of_the_engine(engine, device, prompts, limits))
     return {"rows": found, "parameters": sum(w.numel() for w in ours.parameters()), "copy_gb_per_second": copy_rate(device) / 1e9}
 
 
@@ -197,9 +203,10 @@ def continuously(theirs, prompts, limits, rows):
     return work
 
 
-def of_the_engine(model, device, prompts, limits, rows):
-    """One run by hand, for what only the engine knows; all requests come at once."""
-    engine, begun, first = Sampler(model, rows=rows), {}, []
+def of_the_engine(engine, device, prompts, limits):
+    """One run by hand of an engine that has run before, for what only it knows; all requests come at once."""
+    model, begun, first = engine.model, {}, []
+    rows, engine.busy, engine.slots = min(engine.rows, len(prompts)), 0, 0
     weights = sum(w.numel() * w.element_size() for w in model.parameters())
     engine.start(max(len(p) + n for p, n in zip(prompts, limits)), stop=set(), rows=rows)
     a_token = KVCache.page_bytes(model.config, engine.dtype) / engine.cache.k.shape[3]
