@@ -5,6 +5,7 @@
     python bench.py kernels   the blocks by themselves, against torch's: attention, product, norm, log-probability
     python bench.py exact     what the exact mode costs: a training step, a rollout, a GRPO step
     python bench.py learn --init runs/laptop/sft --steps 60         GRPO in exact mode and in fast: does it learn, to which bit
+    python bench.py launches  registers, spills and instructions of every Triton launch, without a GPU: results/README.md
     python bench.py probe     which blocks give a row the same bits in every batch on this device
     python bench.py bits --device cuda --dtype bfloat16             sampled tokens whose log-probability the trainer has otherwise
     python bench.py shapes    the same in exact mode for every even head size, 1 to 8 query heads for a key head, and odd widths
@@ -45,6 +46,7 @@ import plan
 import tables
 from bench_async import bench_async, bench_learn
 from bench_kernels import bench_exact, bench_kernels, probe
+from bench_launches import bench_launches, launches_table
 from bench_peers import bench_rl, bench_sampler, bench_train
 from evaluate import gain
 
@@ -148,8 +150,8 @@ def main():
         return plan.main(sys.argv[2:])
     p = cli.Parser(__doc__, NEEDS)
     p.add_argument("what", metavar="WHAT",
-                   choices=[*BENCHES, "all", "answers", "async", "bits", "largest", "learn", "pretrain", "probe", "pipeline",
-                            "plan", "shapes", "spurious", "real", "readme"],
+                   choices=[*BENCHES, "all", "answers", "async", "bits", "largest", "launches", "learn", "pretrain", "probe",
+                            "pipeline", "plan", "shapes", "spurious", "real", "readme"],
                    help="which comparison; readme: write the tables; plan has flags of its own: bench.py plan --help")
     p.add_argument("--rounds", type=cli.count, default=7, help="turns of each side; seeds of async")
     p.add_argument("--steps", type=cli.count, default=100, help="of each run of async and learn")
@@ -186,6 +188,7 @@ def main():
                         "shapes": lambda: bench_large.bench_shapes(device, dtype, args.tokens or 100_000, args.toy),
                         "pretrain": lambda: bench_large.bench_pretrain(device, dtype, args.rounds, args.sizes, args.toy),
                         "largest": lambda: bench_large.bench_largest(device),
+                        "launches": lambda: bench_launches(args.toy),
                         "learn": lambda: bench_learn(args.init, args.steps, args.toy),
                         "async": lambda: bench_async(args.init, args.rounds, args.steps, args.toy, args.keep)}
                 toy = {"toy": args.toy} if name in MANY else {}
@@ -201,6 +204,10 @@ def main():
                             for r in result["rows"]), flush=True)
         elif name == "answers":
             print("\n".join(bench_answers.lines(result)), flush=True)
+        elif name == "launches":
+            table, records = Path(args.out) / "README.md", (Path(args.out) / "bench_launches.jsonl").read_text().splitlines()
+            table.write_text(launches_table([json.loads(line) for line in records]))
+            print(f"{len(result['rows'])} launches; their table is {table}", flush=True)
         elif name in MANY:
             print("\n".join((tables.sampler_lines if name == "sampler" else tables.block_lines)(result)), flush=True)
         elif name in BENCHES:

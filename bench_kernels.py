@@ -144,8 +144,8 @@ def flex_of_one_shape():
 
 
 def varlen_of(ends, longest, grouped):
-    """torch's attention over packed documents as a function of q, k and v (N, heads, hd); None where torch has none or not as much.
-    ends (documents + 1,) of int32: where they begin, and the end of the last."""
+    """torch's attention over packed documents as a function of q, k and v (N, heads, hd); None where this version has none, or
+    none for groups of heads. ends (documents + 1,) of int32: where they begin, and the end of the last."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:

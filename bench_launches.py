@@ -10,7 +10,7 @@ launch that is new is compiled, specialised as Triton specialises it, and the co
     notes: what ptxas remarks of performance, e.g. C7515: it runs one wgmma after the other
     instructions, those in the longest loop, and the bits of each load from memory
 
-`python -m bench_launches 90 attention` prints a line of JSON for each launch of a part (90: Hopper, 89: Ada), as
+`python -m bench_launches 90 all attention` prints a line of JSON for each launch of a part (90: Hopper, 89: Ada), as
 tests/test_compile.py has it. Another version of Triton is looked at with `pip install --target FOLDER --no-deps
 triton==3.6.0` and PYTHONPATH=FOLDER.
 """
@@ -29,14 +29,13 @@ from pathlib import Path
 import torch
 
 HERE = Path(__file__).parent
-RESULTS = HERE / "results"
 TARGETS = {90: "data centre", 89: "other"}                # compute capability: the kind that kernels/ chooses tiles by
 WORDS = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.int32: "i32", torch.int64: "i64"}
 FACTS = 1                                                 # to be raised when facts_of tells other things
 MODULES = ("activation", "attention", "linear", "logprob", "norm")
 
-# width, feed-forward, query heads, key heads, head size, vocabulary: bench_large's 1.2B and Qwen2.5-0.5B
-MODELS = ((2048, 5632, 16, 8, 128, 32_768), (896, 4864, 14, 2, 64, 151_936))
+# width, feed-forward width, that of keys, vocabulary: bench_large's 1.2B and Qwen2.5-0.5B
+MODELS = ((2048, 5632, 1024, 32_768), (896, 4864, 128, 151_936))
 
 
 # recording
@@ -78,13 +77,13 @@ def attention_launches(launches, short=False):
 def product_launches(launches, short=False):
     from kernels.linear import linear
     for dtype in (torch.bfloat16,) if short else (torch.bfloat16, torch.float32):
-        for D, F, H, K, hd, V in MODELS[:1] if short else MODELS:
+        for D, F, K, V in MODELS[:1] if short else MODELS:
             for n, d, out, bias in ((F, D, dtype, False), (V, D, torch.float32, False)) + (
-                    () if short else ((D, F, dtype, False), (K * hd, D, dtype, True))):
+                    () if short else ((D, F, dtype, False), (K, D, dtype, True))):
                 weight = torch.empty(n, d, dtype=dtype)
                 for M in (256, 4096) if short else (1, 32, 64, 256, 4096):
                     linear(torch.empty(M, d, dtype=dtype), weight, torch.empty(n, dtype=dtype) if bias else None, out)
-                    yield dict(what="product", dtype=WORDS[dtype], out=WORDS[out])
+                    yield dict(what="product", dtype=WORDS[dtype], out=WORDS[out], bias=bias)
         weight, bias = torch.empty(1024, 511, dtype=dtype), torch.empty(1024, dtype=dtype)   # a width that no step divides
         for M in (1, 4096):
             linear(torch.empty(M, 511, dtype=dtype), weight, bias)
@@ -265,11 +264,60 @@ def compile_all(capability, parts=PARTS, short=False):
 
 def rows_of(capability, parts=PARTS, short=False):
     """The same as a list, from a process in which the kernels are compiled and not interpreted."""
-    done = subprocess.run([sys.executable, "-m", "bench_launches", str(capability), "short" if short else "all", *parts], cwd=HERE,
-                          capture_output=True, text=True, env=os.environ | {"TRITON_INTERPRET": "0"})
+    done = subprocess.run([sys.executable, "-m", "bench_launches", str(capability), "short" if short else "all", *parts],
+                          cwd=HERE, capture_output=True, text=True, env=os.environ | {"TRITON_INTERPRET": "0"})
     if done.returncode:
         raise RuntimeError(done.stderr[-3000:])
     return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+# the table
+
+IS = ("kernel", "what", "head_size", "group", "window", "heads", "width", "dtype", "out")       # what a launch is for
+
+
+def bench_launches(toy=False):
+    """All launches on Hopper with the Triton that is installed: {"rows", "triton", "target"}."""
+    import triton
+    rows = [{k: v for k, v in r.items() if k != "sums"} for r in rows_of(90, short=toy)]
+    return {"rows": rows, "triton": triton.__version__, "target": "sm_90a"}
+
+
+def launches_table(records):
+    """The first record and the newest of each version of Triton side by side, as Markdown."""
+    lines = ["# What the compiler makes of each launch", "",
+             "Written by `python bench.py launches`, which needs no GPU, from bench_launches.jsonl: for each version of Triton "
+             "the first record and the newest, a > b where they differ, - where there is no such launch. In brackets behind "
+             "spilled bytes: instructions inside loops that move them; behind instructions: those of the longest loop."]
+    for version in sorted({r["triton"] for r in records}):
+        both = [r for r in records if r["triton"] == version][::-1]
+        both = [both[-1], both[0]]
+        lines += ["", f"## Triton {version}, {both[1]['target']}: commit {both[0]['commit']} and {both[1]['commit']}", "",
+                  "| launch | tile, warps, stages | registers | spilled | shared KB | tensor cores | ptxas' notes | "
+                  "instructions | bits of a load |", "|---" * 9 + "|"]
+        found = [{name_of(r): r for r in record["rows"]} for record in both]
+        for name in sorted(found[0] | found[1]):
+            cells = [cells_of(rows.get(name)) for rows in found]
+            lines.append(f"| {name} | " + " | ".join(a if a == b else f"{a} > {b}" for a, b in zip(*cells)) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def name_of(r):
+    """What a launch is for; of a product its tile as well, since that is chosen by its shape."""
+    named = [f"{k.replace('_', ' ')} {r[k]}" if isinstance(r[k], int) else str(r[k]) for k in IS[2:] if r.get(k)]
+    kernel = r["kernel"].removeprefix("_").replace("_", " ")
+    return ", ".join([r["what"], *([kernel] if kernel not in r["what"] else []), *named]) + (
+        f", {r['tile']}" if r["kernel"] == "_linear" else "") + (", bias" if r.get("bias") else "")
+
+
+def cells_of(r):
+    if r is None or "error" in r:
+        return ["-" if r is None else r["error"][:60]] * 8
+    cores = [f"wgmma {x}" for x in r["wgmma"]] + ["mma" for _ in r["mma"][:1]]
+    return [f"{r['tile']}, {r['warps']}" + f", {r['stages']}" * bool(r["stages"]), str(r["registers"]),
+            f"{r['spilled_bytes']} ({r['loop_spills']})", f"{r['shared_kb']:g}", ", ".join(cores) or "none",
+            ", ".join(r["notes"]) or "none", f"{r['instructions']} ({r['loop_instructions']})",
+            ", ".join(f"{n} x {width}" for width, n in r["loads"].items())]
 
 
 if __name__ == "__main__":
