@@ -153,6 +153,7 @@ class _TokenLogprobs(torch.autograd.Function):
             logits = exclude(ctx.product(hidden, words), ctx.absent, first)
             d = _row_logprobs_backward(logits, targets, entropies, lses, g, e, ctx.temperature,
                                        first, hidden.dtype)                   # (N, words)
+            del logits                                    # the next ones take its place
             if d_hidden is not None:
                 d_hidden += _mm(d, words, torch.float32)
             if d_weight is not None:
