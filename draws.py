@@ -58,10 +58,8 @@ def draw(logits, u, temperature=1.0, top_k=0, top_p=1.0, exact=False):
     scaled = logits / temperature
     kept = truncate(scaled, top_k, top_p)
     cumulative = kept.softmax(dim=1, dtype=torch.float64).cumsum(dim=1)                       # (B, V)
-    total = cumulative[:, -1:]
-    at = torch.minimum(u[:, None] * total, total.nextafter(torch.zeros_like(total)))          # below the end, for every u
-    tokens = torch.searchsorted(cumulative, at, right=True).squeeze(1)
-    tokens.clamp_(max=logits.shape[1] - 1)                # of rows that hold NaN, such as those that fill up a batch
+    at = (u * cumulative[:, -1])[:, None]
+    tokens = torch.searchsorted(cumulative, at, right=True).squeeze(1).clamp_(max=logits.shape[1] - 1)
     if kept is scaled:                                    # the temperature once more in there, where training has it
         return tokens, row_logprobs(logits, tokens, temperature, exact)
     return tokens, row_logprobs(kept, tokens, 1.0, exact)

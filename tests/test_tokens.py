@@ -160,13 +160,13 @@ def test_a_value_head_and_a_hand_made_model_count_them_out_too(padded, tokenizer
 
 
 def test_no_draw_takes_a_token_without_probability():
-    """The largest u there is, where rounding brings it to the end of the distribution."""
+    """At the largest u there is and at the smallest: u times the sum is below the sum, and ids without probability lie there."""
     logits = torch.zeros(64, 300)
-    logits[:, 200:] = -math.inf
-    u = torch.full((64,), 1 - 2.0 ** -53, dtype=torch.float64)
+    logits[:, 200:], logits[:, :20] = -math.inf, -1e20
+    u = torch.tensor([0.0, 1 - 2.0 ** -53] * 32, dtype=torch.float64)
     for how in (dict(), dict(top_k=7), dict(top_p=0.5), dict(temperature=0.3), dict(temperature=1.7, top_k=100)):
         tokens, logprobs = draw(logits + torch.linspace(0, 3, 64)[:, None] * torch.rand(64, 300), u, **how)
-        assert tokens.max() < 200 and torch.isfinite(logprobs).all()
+        assert 20 <= tokens.min() and tokens.max() < 200 and logprobs.min() > -1e10
 
 
 @torch.no_grad()

@@ -218,6 +218,24 @@ def test_token_logprobs(N, V, temperature, product, small_chunks):
               lambda h, w, t: formula_logprobs(h, w, t, temperature)[0], inputs=(hidden, weight, targets))
 
 
+@pytest.mark.parametrize("product", [None, linear])
+def test_absent_words_have_no_probability(product, small_chunks):
+    """Ranges in several chunks of words, at both ends and across a chunk's end."""
+    absent, V, N = ((0, 3), (120, 140), (200, 201), (290, 300)), 300, 9
+    kept = torch.tensor([i for i in range(V) if not any(a <= i < b for a, b in absent)], device=DEVICE)
+    hidden, weight = randn(N, 24).requires_grad_(), (randn(V, 24) * 0.7).requires_grad_()
+    targets = kept[torch.randint(len(kept), (N,), device=DEVICE)]
+
+    def of_kept(h, w, t):
+        return formula_logprobs(h, w[kept], torch.searchsorted(kept, t), 0.7)
+    agree(lambda h, w, t: token_logprobs(h, w, t, 0.7, True, product, absent=absent), of_kept,
+          lambda h, w, t: fast.token_logprobs(h, w, t, 0.7, True, absent), inputs=(hidden, weight, targets))
+    (grad,) = torch.autograd.grad(token_logprobs(hidden, weight, targets, product=product, absent=absent).sum(), weight)
+    assert grad[kept].any() and all(not grad[a:b].any() for a, b in absent)
+    logits = fast.exclude((hidden @ weight.T).detach(), absent)               # what a sampler hands over
+    close(row_logprobs(logits, targets, 0.7)[0], of_kept(hidden, weight, targets)[0])
+
+
 def test_ignored_targets_count_nothing(small_chunks):
     hidden, weight = randn(5, 24).requires_grad_(), randn(200, 24).requires_grad_()
     targets = torch.tensor([3, -100, 199, 0, -100], device=DEVICE)
