@@ -481,7 +481,7 @@ def test_shares_of_why_nothing_is_learned():
     def rollout(text, finish="stop", ok=False, reward=0.0):
         return Rollout(problem, Completion([1], [2], [0.0], finish, forced=[False]), Reply(text),
                        Score(reward, {"answer": reward}, ok, None, None, ""))
-    alike = [[rollout("so \\boxed{5}", "length"), rollout("hm", "length"), rollout("\\boxed{4}"), rollout("none")],
+    alike = [[rollout("so \\boxed{5}", "length"), rollout("<think>hm", "length"), rollout("\\boxed{4}"), rollout("<think>hm")],
              [rollout("\\boxed{5}", ok=True, reward=1.0)] * 4]
     assert nothing_to_learn(a_run(), alike, False) == (
         "no group had two different rewards; of 8 completions 25% cut off at the cap (12% with an answer but no end token), "
