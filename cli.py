@@ -102,7 +102,10 @@ def device(text):
 
 
 def out_file(text, folder=False):
-    """The type of --out: a place that can be written to, so that nothing is found out only after hours of work."""
+    """The type of --out: a place that can be written to, so that nothing is found out only after hours of work. An empty name
+    is no file, where one may be left out."""
+    if not text and not folder:
+        return text
     path = Path(text).absolute()
     there = next(p for p in path.parents if p.exists())
     if not text or not there.is_dir() or not os.access(there, os.W_OK):
