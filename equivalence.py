@@ -40,8 +40,7 @@ def same_answer(candidate: str | None, gold: str, steps: Steps | None = None) ->
     if re.fullmatch(r"-?\d+\.\d\d", gold) and candidate == gold.replace(".", ","):   # a decimal comma
         return True
     choices = [re.fullmatch(r"\(?([A-J])\)?", text) for text in (candidate, gold)]
-    texts = [re.match(r"(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer) ?\(?|\()?([A-J])(?:[).:](?= |$)|(?= [A-Z][a-z])|$)", text)
-             for text in (candidate, gold)]
+    texts = [_CHOICE.fullmatch(text) for text in (candidate, gold)]
     if any(choices) and all(texts):                                                  # (C) 12 and option C are C
         return texts[0][1] == texts[1][1]
     steps = steps or Steps()
@@ -49,6 +48,11 @@ def same_answer(candidate: str | None, gold: str, steps: Steps | None = None) ->
         return _same(_read(candidate, steps), _read(gold, steps), steps)
     except Unreadable:                                                               # more operations than a check may do
         return False
+
+
+# A choice with what it stands for: "(C) 12", "option C"; but not "(C) or (D)", "(C)?".
+_REST = (r" (?!.*\b[A-J][).:])(?! ?(?:[,;?!/*+<>=^_|~&']|\\(?:cup|pm|to|ne|le|ge)\b|(?:or|and|is|not|nor|but|wrong)\b)).*")
+_CHOICE = re.compile(rf"(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer) ?\(?|\()?([A-J])(?:[).:](?:{_REST})?|(?= [A-Z][a-z]){_REST})?")
 
 
 def is_readable(text: str, steps: Steps) -> bool:
@@ -133,8 +137,8 @@ def _read(text: str, steps: Steps, depth: int = 0) -> _Answer:
     return _read_one(text, steps)
 
 
-_MATRIX = re.compile(r"(?:[\[(|] ?)?\\begin\{(?P<name>[pbvBV]?(?:small)?matrix|array|cases)\}(?: ?\{[lcr| ]*\})?(?P<rows>.*)"
-                     r"\\end\{(?P=name)\}(?: ?[\])|])?")
+_MATRIX = re.compile(r"(?:[\[(] ?)?\\begin\{(?P<name>[pbvBV]?(?:small)?matrix|array|cases)\}(?: ?\{[lcr| ]*\})?(?P<rows>.*)"
+                     r"\\end\{(?P=name)\}(?: ?[\])])?")
 
 
 def _split(text: str, separator: str) -> list[str]:

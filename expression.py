@@ -70,7 +70,7 @@ def _variable(name: str) -> list:
     bits = ord(name) & 63 if len(name) == 1 and name.isascii() else rng.randrange(64)
     signs = [1, -1] + [-1 if bits >> i & 1 else 1 for i in range(6)]
     sizes = 2 * [rng.randint(101, 199)] + [*rng.sample(range(5, 50), 3),
-             *(Fraction(above, 13) for above in rng.sample(range(1, 13), 3))]
+             *(Fraction(above, 101) for above in rng.sample(range(1, 101), 3))]
     return [sign * size for sign, size in zip(signs, sizes)]
 
 

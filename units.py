@@ -66,7 +66,7 @@ class Unit:
 
 # Everything behind the last digit or bracket that consists of words, with / . - * and small powers. @ marks what stood in
 # \text{...}: a letter there is a unit, elsewhere it may be a variable.
-_WORDS = re.compile(r"(?<![A-Za-z\\_@^{'])@?[A-Za-z][A-Za-z @/.*'-]*(?:\^ ?(?:-?\d|\{-?\d\})[A-Za-z @/.*'-]*){0,4}$")
+_WORDS = re.compile(r"(?<![A-Za-z\\_@^{'])@?[A-Za-z][A-Za-z @/.*'-]*(?:\^ ?(?:-?\d|\{-?\d\})(?! ?\^)[A-Za-z @/.*'-]*){0,4}$")
 _TOKEN = re.compile(r"@?([A-Za-z]+)(?: ?\^ ?\{?(-?\d)\}?)?|(/)")
 
 

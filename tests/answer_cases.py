@@ -155,6 +155,7 @@ EQUAL = [
     ("$5 million", "5000000"), ("5:30 a.m.", "5:30 AM"), ("2:3:4", "2 : 3 : 4"), ("12/5/2020", "12/5/2020"),
     ("1/2, 1/3", "1/3, 1/2"), ("{2}", "2"), ("(2)", "2"), ("[2]", "2"), ("- 5", "-5"), ("−√2", r"-\sqrt{2}"), ("10^{2}", "10²"),
     ("(−1, 2)", "(-1,2)"), ("x₁ = 5", "x₁ = 5"),
+    ("(C) 12", "C"), ("(C) -12", "(C)"), ("C) none", "C"),
 ]
 UNEQUAL = [
     ("12", "120"), ("3", "-3"), ("1/2", "1/3"), ("(1,2)", "(2,1)"), ("[0,1)", "[0,1]"), ("", "5"), (" ", "5"), ("5 or 6", "5"),
@@ -275,6 +276,9 @@ UNEQUAL = [
     ("Tom", "Tim"), ("yes", "maybe yes"), ("no", "no idea"), ("I and II", "I"), ("I, II", "II"), ("I only", "II only"),
     ("both", "neither"), ("all", "none"), ("parabola", "hyperbola"), ("x-axis", "y-axis"), ("5 Monday", "6 Monday"),
     ("red", "read"), ("(B)", "(D)"), ("A, B", "B"), ("B or C", "C"), ("not B", "B"), ("AB", "BA"), ("B.", "C."), ("A and B", "A"),
+    ("A B", "A"), ("A cat", "A"), ("A x", "A"), ("C 12", "C"), ("(C) or 5", "C"), ("(C)?", "C"), ("(C) is wrong", "C"),
+    (r"\text{(C)}, \text{(D)}", "C"), (r"\left|\begin{pmatrix}1&2\end{pmatrix}\right|", r"\begin{pmatrix}1&2\end{pmatrix}"),
+    (r"\lfloor -13x+3 \rfloor", "-13x+3"), (r"\lfloor 101x \rfloor", "102x"), (r"15\text{ cm}^2^2", "15"), ("|n-8|", "n-8"),
 ]
 RIGHT = [
     ("#### Step 1\nAdd.\n#### Step 2\nThe answer is 42.", "42"),

@@ -13,6 +13,7 @@ from answer_cases import EQUAL, EXTRACT, RIGHT, UNEQUAL, WRONG
 from conftest import real_file
 
 import answers
+import bench_answers
 import equivalence
 import expression
 from answers import check_answer, count_answers, extract_answer, same_answer
@@ -288,3 +289,17 @@ def test_a_megabyte(piece):
     assert calls(check_answer, text, "5") < MAX_CALLS and calls(check_answer, "5", text) < MAX_CALLS
     assert check_answer(text.replace("<think>", "") + r" But in the end it is this: \boxed{5}", "5")
     assert check_answer(r"\boxed{5}" + "." + (" no box" * 9000)[:answers.MAX_TEXT - 100], "5")
+
+
+# The bench's reading of others' cases.
+
+def test_other_cases_are_read_or_refused(tmp_path):
+    file = tmp_path / "cases.jsonl"
+    file.write_text('{"text": "It is 5.", "gold": "5", "right": true}\n{"a": "1/2", "b": "0.5", "right": true, "suite": "x"}\n')
+    cases = bench_answers.cases_of(str(file))
+    assert cases == [("text", "It is 5.", "5", True), ("pair", "1/2", "0.5", True)]
+    assert bench_answers.judged(bench_answers.ours, cases)[0]["right"] == 2
+    for row in ('{"text": "5", "gold": 5, "right": true}', '{"a": "1", "right": true}', '{"a": "1", "b": "1", "right": 1}', "[1]"):
+        file.write_text(row + "\n")
+        with pytest.raises(ValueError, match='line 1: use {"text"'):
+            bench_answers.cases_of(str(file))
