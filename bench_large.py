@@ -47,15 +47,16 @@ def bench_bits(device, dtype, wanted=1_000_000, toy=False):
     versions.append({k: w * (1 + 0.02 * torch.randn_like(w)) for k, w in versions[0].items()})
     found = []
     for exact, temperature, share in ((True, 1.0, 0.5), (True, 0.7, 0.5), (False, 1.0, 0.1)):
-        found.append(_bits(model, versions, dtype, exact, temperature, int(share * wanted), 256 if gpu and not toy else 16))
+        size = (256, 1024, 97) if gpu and not toy else (16, 128, 7)
+        found.append(_bits(model, versions, dtype, exact, temperature, int(share * wanted), *size))
         print(bits_line(found[-1]), file=sys.stderr, flush=True)
     return {"rows": found, "parameters": sum(w.numel() for w in model.parameters())}
 
 
-def _bits(model, versions, dtype, exact, temperature, wanted, rows):
-    """One row of bench_bits: the model samples with `rows` rows, about `wanted` tokens of it, and the trainer reads them."""
+def _bits(model, versions, dtype, exact, temperature, wanted, rows, longest=128, every=7):
+    """One row of bench_bits: about `wanted` tokens, sampled with `rows` rows and read by the trainer. A prompt has up to half of
+    `longest` tokens, a completion up to all of them; new weights come `every` so many steps."""
     V, device, half = model.config.vocab_size, model.head.device, None if dtype == torch.float32 else dtype
-    longest, every = (1024, 97) if rows == 256 else (128, 7)
     dice, requests, drawn, start = random.Random(0), [], 0, time.perf_counter()
     model.load_state_dict(versions[0])
     engine = Sampler(model, rows=rows, dtype=half, exact=exact, prefill_chunk=longest // 4, pool_tokens=rows * longest // 3)
@@ -110,7 +111,7 @@ def bench_shapes(device, dtype, wanted=100_000, toy=False):
                 for w in model.parameters():
                     w.mul_(4) if w.ndim == 2 else w.add_(0.3 * torch.randn_like(w))
             versions = [{k: w * scale for k, w in model.state_dict().items()} for scale in (1, 1.02)]
-            parts.append(_bits(model, versions, dtype, True, dice.choice((0.7, 1.0)), each, 8))
+            parts.append(_bits(model, versions, dtype, True, dice.choice((0.7, 1.0)), each, 6, 96, 29))
             widths.append(odd[0])
         found.append({"head_size": hd, "groups": [1, 3] if toy else [1, 8], "widths": widths}
                      | {k: sum(r[k] for r in parts) for k in ("tokens", "differ", "updates", "preempted")}
