@@ -44,7 +44,7 @@ TOY = (  # flags put behind the commands that match (the last one wins), so that
 
 def toy(command):
     more = [flags for pattern, flags in TOY if re.search(rf"\b{pattern}", command)]
-    return " ".join([command.replace("--compile", ""), *more])
+    return " ".join([command.replace("--compile", "").replace("--device cuda", "--device cpu"), *more])
 
 
 MANY_PROCESSES = "python bench.py all", "python bench.py async", "bash recipes/world_gpu.sh data base"
