@@ -5,7 +5,7 @@
     python bench.py kernels   the blocks by themselves, against torch's: attention, product, norm, log-probability
     python bench.py exact     what the exact mode costs: a training step, a rollout, a GRPO step
     python bench.py learn --init runs/laptop/sft --steps 60         GRPO in exact mode and in fast: does it learn, to which bit
-    python bench.py launches  registers, spills and instructions of every Triton launch, without a GPU: results/README.md
+    python bench.py launches                registers, spills, instructions of each Triton launch, no GPU needed: results/README.md
     python bench.py probe     which blocks give a row the same bits in every batch on this device
     python bench.py bits --device cuda --dtype bfloat16             sampled tokens whose log-probability the trainer has otherwise
     python bench.py shapes    the same in exact mode for every even head size, 1 to 8 query heads for a key head, and odd widths
@@ -140,7 +140,7 @@ NEEDS = (
     ("--tokens", of("bits", "shapes"), WHY), ("--sizes", of("pretrain"), WHY), ("--seed", of("pipeline", "answers"), WHY),
     ("--keep", of("pipeline", "async"), WHY), ("--runs", of("spurious"), WHY), ("--init", of("real", "async", "learn"), WHY),
     ("--data", of("real"), WHY), ("--cases", of("answers"), WHY),
-    ("--toy", of(*BENCHES, "all", "answers", "probe", "bits", "shapes", "pretrain", "learn", "async"), WHY),
+    ("--toy", of(*BENCHES, "all", "answers", "launches", "probe", "bits", "shapes", "pretrain", "learn", "async"), WHY),
     ("--out", lambda args: args.what != "readme", WHY),
 )
 

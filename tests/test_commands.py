@@ -38,7 +38,7 @@ TOY = (  # flags put behind the commands that match (the last one wins), so that
     (r"world\.py", "--time 0.1"), (r"bench\.py(?! plan --params| plan --init)", "--out results"),
     (r"bench\.py (?!real|plan --params|plan --init)", "--toy"),
     (r"bench\.py (train|sampler|kernels|exact|pretrain|async|all|plan --check)", "--rounds 1"),
-    (r"bench\.py (?!real|learn|async|answers|plan --check)", "--device cpu"),
+    (r"bench\.py (?!real|learn|launches|async|answers|plan --check)", "--device cpu"),
 )
 
 
