@@ -49,7 +49,7 @@ def training_flags(text, needs=()):
     p.add_argument("--steps", type=cli.count, default=1000, help="optimiser steps")
     p.add_argument("--batch-tokens", type=cli.whole, default=4096, help="tokens in a global batch")
     p.add_argument("--micro-tokens", type=cli.whole, default=0,
-                   help="tokens in a micro-batch of one rank; 0: its whole share")
+                   help="tokens in a micro-batch of one rank; 0: its whole share (grpo: 4096, or 16384 on a GPU)")
     p.add_argument("--lr", type=cli.not_negative, default=0.02, help="peak learning rate (of Muon, or of AdamW without it)")
     p.add_argument("--adam-lr", type=cli.not_negative, default=0.003, help="peak learning rate of what Muon leaves to AdamW")
     p.add_argument("--optimizer", default="muon", choices=["muon", "adamw"], help="for the matrices inside the layers")

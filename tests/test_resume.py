@@ -143,7 +143,9 @@ def test_data_that_has_changed_is_named_and_nothing_is_touched(start, tmp_path, 
     file = start / place.get(changed, changed)
     was = file.read_bytes()
     lines = was.splitlines(keepends=True)
-    others = [was[:-1] + b"\n"] if changed in place else [b"".join(lines[:5]), was + lines[3], was.replace(b"lions", b"tiger")]
+    others = [b"".join(lines[:5]), was + lines[3], was.replace(b"lions", b"tiger")]
+    if changed in place:
+        others = [was[:-1] + bytes([was[-1] ^ 1])]
     for other in others:                                  # shorter, longer, and another of the same size
         assert other != was
         file.write_bytes(other)
@@ -173,12 +175,14 @@ def test_a_state_without_fingerprints_does_not_run_off_the_end_of_a_shorter_file
 def test_steps_may_be_raised_where_the_learning_rates_so_far_do_not_depend_on_them(start, tmp_path):
     flags = ["--init", start / "init", "--data", WORLD, *GRPO, "--save-every", 1]
     assert run_main(grpo, *flags, "--out", tmp_path / "whole", "--steps", 4)[0] == 0
-    for steps in (1, 3, 4):
+    for steps in (1, 3, 4, 4):                            # the last time there is nothing left to do, and the folder stays
+        before = fingerprint(str(tmp_path / "run"))
         code, result, err = run_main(grpo, *flags, "--out", tmp_path / "run", "--steps", steps, "--resume")
         assert code == 0 and result["steps"] == steps, err
+    assert fingerprint(str(tmp_path / "run")) == before
     assert_same_state(state_of(tmp_path / "whole")["weights"], state_of(tmp_path / "run")["weights"])
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    assert [(r["resumed_at"], r["steps"]) for r in log if "resumed_at" in r] == [(1, 3), (3, 4)]
+    assert [(r["resumed_at"], r["steps"]) for r in log if "resumed_at" in r] == [(1, 3), (3, 4), (4, 4)]
     line = refusal(grpo, *flags, "--out", tmp_path / "run", "--steps", 2, "--resume")
     assert "was started with --steps 4" in line and "4 steps are made already" in line
     assert state_of(tmp_path / "run")["step"] == 4
