@@ -291,8 +291,9 @@ class Tokenizer:
         path, template = folder / "tokenizer.json", folder / "chat_template.jinja"
         if not path.is_file():
             raise FileNotFoundError(f"{folder} has no tokenizer.json; give a folder that `tokenizer.py train` wrote")
-        config, generation, model = (read_json(folder / name) if (folder / name).is_file() else {} for name in
-                                     ("tokenizer_config.json", "generation_config.json", "config.json"))
+        config, older, generation, model = (read_json(folder / name) if (folder / name).is_file() else {} for name in (
+            "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "config.json"))
+        config = {name: token_text(token) for name, token in older.items() if name.endswith("_token")} | config
         ends = []
         for name, found in (("generation_config.json", generation), ("config.json", model)):
             these = found.get("eos_token_id")

@@ -364,6 +364,16 @@ def test_a_list_of_ends_and_an_empty_normalizer(tokenizer, tmp_path):
         changed(tokenizer, tmp_path, {"normalizer": {"type": "Sequence", "normalizers": [{"type": "Lowercase"}]}})
 
 
+def test_names_of_tokens_in_the_older_file(tokenizer, tmp_path):
+    changed(tokenizer, tmp_path, None, lambda c: {k: v for k, v in c.items() if k != "eos_token"})
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps({"eos_token": {"content": "<|im_start|>"}}))
+    ours, theirs = Tokenizer.load(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    assert theirs.eos_token_id == tokenizer.im_start and ours.stop_ids == tokenizer.stop_ids | {tokenizer.im_start}
+    ours.save(tmp_path)
+    assert not (tmp_path / "special_tokens_map.json").exists() and Tokenizer.load(tmp_path).stop_ids == ours.stop_ids
+    assert AutoTokenizer.from_pretrained(tmp_path).eos_token_id == tokenizer.im_start
+
+
 def test_blank_added_tokens_cut_text_as_in_transformers(tokenizer, tmp_path):
     def add(spec):
         for n, text in enumerate(("  ", "    ", "\n\n", "\t", " ")):
