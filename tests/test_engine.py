@@ -52,10 +52,10 @@ def same(found, wanted):
 
 
 def test_no_order_pool_chunk_or_preemption_changes_a_bit(model):
-    prompts, limits = load_of(40, longest=150, tail=8)
+    prompts, limits = load_of(24, longest=150, tail=8)
     wanted = run(Sampler(model, rows=64, exact=True), prompts, limits, n=2)
     assert any(c.finish == "stop" for group in wanted for c in group)
-    shuffled = random.Random(1).sample(range(40), 40)
+    shuffled = random.Random(1).sample(range(24), 24)
     for how, options in (
         (dict(rows=7), {}), (dict(rows=16), dict(order=shuffled)), (dict(rows=16), dict(together=5)),
         (dict(rows=16, prefill_chunk=16), {}), (dict(rows=16, prefill_chunk=100), dict(order=shuffled, together=3)),
@@ -254,7 +254,7 @@ linux = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="measur
 
 @linux
 def test_soak(model):
-    soak(model, 20_000)
+    soak(model, 8_000)
 
 
 @linux

@@ -99,7 +99,7 @@ def test_twenty_thousand_tokens():
 
 
 def test_any_chunk_of_prefill_and_any_number_of_rows():
-    model, prompts = a_model("hybrid"), some_prompts(9, seed=3)
+    model, prompts = a_model("hybrid"), some_prompts(6, seed=3)
     wanted = sampled(model, prompts, rows=4, limits=12)
     for chunk in (1, 7, 33, 64, 200):
         for one, other in zip(sampled(model, prompts, rows=4, limits=12, prefill_chunk=chunk), wanted, strict=True):
@@ -269,11 +269,11 @@ def test_threads_change_no_bit():
     model, threads = a_model("qk-norm", width=128), torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        found = sampled(model, some_prompts(12), limits=20)
+        found = sampled(model, some_prompts(6), limits=12)
         wanted = trained(model, found)
         torch.set_num_threads(2)
         assert_same_bits(model, found)
-        for one, other in zip(sampled(model, some_prompts(12), limits=20), found, strict=True):
+        for one, other in zip(sampled(model, some_prompts(6), limits=12), found, strict=True):
             assert one[0] == other[0] and torch.equal(one[2], other[2])
     finally:
         torch.set_num_threads(threads)
