@@ -5,7 +5,7 @@
     python bench.py kernels   the blocks by themselves, against torch's: attention, product, norm, log-probability
     python bench.py exact     what the exact mode costs: a training step, a rollout, a GRPO step
     python bench.py learn --init runs/laptop/sft --steps 60         GRPO in exact mode and in fast: does it learn, to which bit
-    python bench.py launches                registers, spills, instructions of each Triton launch, no GPU needed: results/README.md
+    python bench.py launches              registers, spills, instructions of each Triton launch; no GPU needed
     python bench.py probe     which blocks give a row the same bits in every batch on this device
     python bench.py bits --device cuda --dtype bfloat16             sampled tokens whose log-probability the trainer has otherwise
     python bench.py shapes    the same in exact mode for every even head size, 1 to 8 query heads for a key head, and odd widths
@@ -14,7 +14,7 @@
     python bench.py largest --device cuda               the largest model that trains, beside what plan predicts
     python bench.py rl        seconds per GRPO step against TRL's GRPOTrainer (pip install trl)
     python bench.py async --init runs/laptop/sft --rounds 3         GRPO with rollouts ahead against taking turns
-    python bench.py plan --params 7e9 --gpus 64         predicts seconds and memory of a step, and how many ranks should learn
+    python bench.py plan --params 7e9 --gpus 64           predicts seconds and memory of a step, and how many ranks should learn
     python bench.py all       all of these; rl where TRL is installed
     python bench.py answers   the answer check: right on how many cases and how fast, beside math-verify where that is installed
     python bench.py pipeline                runs recipes/laptop.sh and keeps its accuracies and time

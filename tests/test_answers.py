@@ -299,7 +299,8 @@ def test_other_cases_are_read_or_refused(tmp_path):
     cases = bench_answers.cases_of(str(file))
     assert cases == [("text", "It is 5.", "5", True), ("pair", "1/2", "0.5", True)]
     assert bench_answers.judged(bench_answers.ours, cases)[0]["right"] == 2
-    for row in ('{"text": "5", "gold": 5, "right": true}', '{"a": "1", "right": true}', '{"a": "1", "b": "1", "right": 1}', "[1]"):
+    for row in ('{"text": "5", "gold": 5, "right": true}', '{"a": "1", "right": true}', '{"a": "1", "b": "1", "right": 1}',
+                "[1]"):
         file.write_text(row + "\n")
         with pytest.raises(ValueError, match='line 1: use {"text"'):
             bench_answers.cases_of(str(file))
