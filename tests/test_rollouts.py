@@ -23,7 +23,7 @@ def by_ranks(tokenizer, tiny, ranks, specs, replace=0):
     """Rollouts of so many ranks with one model; threads stand for processes."""
     barrier, held, found = threading.Barrier(ranks), {}, []
     for rank in range(ranks):
-        rollouts = Rollouts(Prompts(specs), tokenizer, parse_rewards("random"), P=4, G=2, mode="plain", caps=[(0, 4)],
+        rollouts = Rollouts(Prompts(specs), tokenizer, parse_rewards("random"), P=8, G=2, mode="plain", caps=[(0, 4)],
                             rank=rank, ranks=ranks, replace=replace)
 
         def joined(mine, rank=rank):
@@ -52,18 +52,18 @@ def test_replacing_takes_as_many_prompts_as_are_missing(tokenizer, tiny, ranks):
     for step in range(4):
         kept = []                                         # what it must be, from the coins alone
         for attempt in range(3):
-            for n in range(attempt * 4, attempt * 4 + 4 - len(kept)):
+            for n in range(attempt * 8, attempt * 8 + 8 - len(kept)):
                 problem = prompts.next()
                 group = Group(problem, [Reply("", sample=i) for i in range(2)], step + n)
                 coins = {random_reward(problem, reply, group) for reply in group.replies}
                 kept += [problem.question] * (len(coins) > 1 or attempt == 2)
-            if len(kept) == 4:
+            if len(kept) == 8:
                 break
         with ThreadPoolExecutor(ranks) as pool:
             parts = list(pool.map(lambda both, step=step: both[0].collect(both[1], step)[0], found))
-        assert [g[0].problem.question for part in parts for g in part] == kept and {len(part) for part in parts} == {4 // ranks}
+        assert [g[0].problem.question for part in parts for g in part] == kept and {len(part) for part in parts} == {8 // ranks}
         assert {sum(rollouts.prompts.given) for rollouts, _ in found} == {sum(prompts.given)}
-    assert sum(rollouts.sampled for rollouts, _ in found) == sum(prompts.given) < 4 * 4 * 3
+    assert sum(rollouts.sampled for rollouts, _ in found) == sum(prompts.given) < 4 * 8 * 3
 
 
 @pytest.mark.parametrize("ranks", [1, 3])
