@@ -152,7 +152,8 @@ def test_the_curve_does_not_depend_on_ranks(folder):
     assert_one_curve(found)
     logs = [r for run in found[1].values() for r in run["log"] if "reward" in r]
     assert 0.2 < sum(r["cut_off"] for r in logs) / len(logs) < 0.8 and any(0 < r["zero_spread"] < 1 for r in logs)
-    assert all(r["grad_norm"] > 1e-6 for run in found[1].values() for r in run["log"] if "grad_norm" in r)
+    norms = [r["grad_norm"] for run in found[1].values() for r in run["log"] if "grad_norm" in r]
+    assert sum(norm > 1e-6 for norm in norms) >= 0.8 * len(norms)             # all may be cut off and masked in a step
 
 
 @pytest.mark.slow
