@@ -3,6 +3,7 @@
 Without a GPU they run in Triton's interpreter, on float32 only: it tells nothing about how a compiler lays out a sum.
 """
 
+import itertools
 import os
 import weakref
 
@@ -102,8 +103,8 @@ def test_tiles_fit_the_rows():
     for kind in linear_module.TILES:
         for dtype in linear_module.BLOCK_K:
             for M in (1, 16, 17, 64, 65, 1000, 10 ** 5):
-                for N in (1, 300, 10 ** 5):
-                    block_m, block_n, warps, stages = tile(M, N, dtype, kind)
+                for N, out, D in itertools.product((1, 300, 10 ** 5), (dtype, torch.float32), (64, 511)):
+                    block_m, block_n, warps, stages = tile(M, N, dtype, kind, out, D)
                     assert block_m >= 16 and block_n >= 16 and warps in (1, 2, 4, 8)
                     memory = stages * (block_m + block_n) * linear_module.BLOCK_K[dtype] * dtype.itemsize
                     assert memory <= (227 if kind == "data centre" else 99) * 1024
