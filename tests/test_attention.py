@@ -296,7 +296,7 @@ class Letters:
     def __len__(self):
         return 50
 
-    def encode(self, text):
+    def encode_document(self, text):
         return list(text.encode())
 
     def token_bytes(self, token):
