@@ -293,6 +293,8 @@ def test_training_stays_compiled_between_samples(monkeypatch):
 class Letters:
     """A tokenizer of 50 bytes."""
 
+    prefix = ()
+
     def __len__(self):
         return 50
 
