@@ -52,7 +52,7 @@ TILES_OTHER = TILES | {
 }
 # float32 has no tensor cores that keep its precision: small tiles.
 TILES_FLOAT32 = {kind: {64: (32, 32, 4, 2), 256: (16, 16, 4, 1)} for kind in TILES}
-TILES_FLOAT32 |= {kind: {64: (16, 32, 4, 2), 256: (16, 16, 4, 1)} for kind in ("decode", "backward_kv")}
+TILES_FLOAT32 |= {kind: {64: (16, 32, 4, 2), 256: (16, 16, 4, 1)} for kind in ("forward", "decode", "backward_kv")}
 
 
 def _config(kind, head_size, dtype, G, device):
