@@ -371,7 +371,9 @@ def test_a_goal_for_the_accuracy_ends_the_run(tmp_path):
 
 
 def test_real_text_with_its_own_vocabulary_gets_better(tmp_path):
-    train, held_out = real_file("wikitext2/valid.txt"), real_file("wikitext2/test.txt")
+    train, held_out = tmp_path / "train.txt", tmp_path / "held_out.txt"
+    for file, name, characters in ((train, "valid", 400_000), (held_out, "test", 60_000)):
+        file.write_text(real_file(f"wikitext2/{name}.txt").read_text(encoding="utf-8")[:characters], encoding="utf-8")
     done = script("pretrain.py", "--data", train, "--eval-data", held_out, "--vocab-size", 1024, "--out",
                   tmp_path / "run", "--steps", 20, "--eval-every", 5,
                   "--batch-tokens", 2048, "--layers", 2, "--width", 64)
