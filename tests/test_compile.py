@@ -41,7 +41,9 @@ def check_speed(rows):
     """What slows a Hopper GPU down: tensor cores that wait for each product, values that move between registers and memory
     in every turn of a loop."""
     assert not [r for r in rows if r["notes"]]
-    assert not [r for r in rows if r["loop_spills"] > (2 if r.get("head_size", 0) > 128 else 0)]
+    # Of the exact tile, which sets the bits, one value may spill: at heads above 128, and in float32 on Triton 3.6.0.
+    spared = [r for r in rows if r["what"].startswith("exact") and (r["head_size"] > 128 or r["dtype"] == "fp32")]
+    assert not [r for r in rows if r["loop_spills"] > (r in spared)]
 
 
 def test_launches_compile(few):
