@@ -99,7 +99,8 @@ NEEDS = (
     ("--decay", lambda a: a.schedule == "wsd", "with --schedule {schedule}"),
     ("--floor", lambda a: a.schedule == "cosine" or (a.schedule == "wsd" and a.decay),
      "where the rate never falls (--schedule {schedule} --decay {decay})"),
-    ("--shard", lambda a: int(os.environ.get("WORLD_SIZE", 1)) - getattr(a, "rollout_ranks", 0) > 1,
+    # a resume may have fewer ranks than the run began with
+    ("--shard", lambda a: a.resume or int(os.environ.get("WORLD_SIZE", 1)) - getattr(a, "rollout_ranks", 0) > 1,
      "with one rank that learns (torchrun starts more)"),
     ("--eval-every --eval-problems", lambda a: a.eval_data, "without --eval-data"),
     ("--eval-problems", lambda a: any(kind_of(spec) != "text" for spec in a.eval_data), "on text, which has no problems"),

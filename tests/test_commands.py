@@ -47,7 +47,8 @@ def toy(command):
     return " ".join([command.replace("--compile", "").replace("--device cuda", "--device cpu"), *more])
 
 
-MANY_PROCESSES = "python bench.py all", "python bench.py async", "bash recipes/world_gpu.sh data base"
+MANY_PROCESSES = ("python bench.py all", "python bench.py async", "python bench.py plan --check", "python bench.py launches",
+                  "bash recipes/world_gpu.sh")
 
 
 def commands():
@@ -194,8 +195,8 @@ def test_recipe_for_two_nodes(sandbox, tmp_path):
     assert json.loads(first.splitlines()[-1])["steps"] == 2 and second == ""
 
 
-def test_laptop_recipe_and_the_contrast_of_rewards(tmp_path):
-    """The whole pipeline, a few steps of each stage, then the arms of the spurious-rewards study from its checkpoint."""
+def test_laptop_recipe(tmp_path):
+    """The whole pipeline, a few steps of each stage."""
     command = f"bash {ROOT}/recipes/laptop.sh"
     few = dict(BASE="3", MID="2", SFT="2", DPO="2", GRPO="1", PROBLEMS="2", JUDGED="2", PYTHON=sys.executable)
     done = run(command, tmp_path, OUT=str(tmp_path / "out"), **few)
@@ -206,7 +207,12 @@ def test_laptop_recipe_and_the_contrast_of_rewards(tmp_path):
     assert "<svg" in (tmp_path / "out" / "report.html").read_text()
     again = run(command, tmp_path, OUT=str(tmp_path / "out"))
     assert again.returncode == 2 and "exists already" in again.stderr
-    contrast = run(f"bash {ROOT}/recipes/spurious.sh", tmp_path, INIT=str(tmp_path / "out" / "dpo"), STEPS="1", PROBLEMS="2",
+
+
+@pytest.mark.slow
+def test_the_contrast_of_rewards(toy_run, tmp_path):
+    """The arms of the study of rewards that mean nothing, a step of each."""
+    contrast = run(f"bash {ROOT}/recipes/spurious.sh", tmp_path, INIT=str(toy_run), STEPS="1", PROBLEMS="2",
                    OUT=str(tmp_path / "spurious"), PYTHON=sys.executable, RESULTS=str(tmp_path / "results"))
     assert contrast.returncode == 0, contrast.stderr[-3000:]
     record = json.loads((tmp_path / "results" / "bench_spurious.jsonl").read_text())

@@ -142,10 +142,11 @@ def test_data_that_has_changed_is_named_and_nothing_is_touched(start, tmp_path, 
     place = {"shards": "shards/tokens_00000.npy", "init": "init/model.safetensors", "other": "other/tokenizer.json"}
     file = start / place.get(changed, changed)
     was = file.read_bytes()
-    lines = was.splitlines(keepends=True)
-    others = [b"".join(lines[:5]), was + lines[3], was.replace(b"lions", b"tiger")]
     if changed in place:
         others = [was[:-1] + bytes([was[-1] ^ 1])]
+    else:
+        lines = was.splitlines(keepends=True)
+        others = [b"".join(lines[:5]), was + lines[3], was.replace(b"lions", b"tiger")]
     for other in others:                                  # shorter, longer, and another of the same size
         assert other != was
         file.write_bytes(other)
