@@ -63,7 +63,7 @@ def main():
     p.add_argument("--only", nargs="+", default=[], metavar="WORD", help="faults whose file or description has one of these")
     p.add_argument("--jobs", type=int, default=2, help="faults to try at once")
     p.add_argument("--timeout", type=int, default=900, help="seconds for the tests of one fault")
-    p.add_argument("--sure", action="store_true", help="leave out the run of the tests on the code as it is: make test has passed")
+    p.add_argument("--sure", action="store_true", help="do not run the tests on the code as it is first: they pass")
     p.add_argument("--resume", action="store_true", help="leave out what results/faults.jsonl has for this code already")
     p.add_argument("--out", default=str(ROOT / "results" / "faults.jsonl"), help="file to write")
     args = p.parse_args()
