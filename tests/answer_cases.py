@@ -115,7 +115,7 @@ EQUAL = [
     (r"\cos^2 x + \sin^2 x", "1"), (r"a^2 - b^2", "(a-b)(a+b)"), (r"2^{n+1}", r"2\cdot 2^n"), (r"\ln(xy)", r"\ln(yx)"),
     (r"e^{x}e^{y}", "e^{x+y}"), (r"\{x \mid x > 3\}", r"\{x \mid x > 3\}"), (r"\mathbb{Z}", r"\mathbb{Z}"),
     (r"A \cap B", r"A\cap B"), (r"5\;\mathrm{km}", "5 km"), (r"5\,\text{kg}", "5"), (r"45^\circ\text{C}", "45"),
-    ("3:45 pm", "3:45PM"), ("$3.50", "3.5"), ("$1,000", "1000 dollars"), ("18 dollars every day at the farmers' market", "18"),
+    ("3:45 pm", "3:45PM"), ("$3.50", "3.5"), ("$1,000", "1000 dollars"), ("18 dollars every day at the bakery's counter", "18"),
     ("three apples", "3"), ("twelve", "12 eggs"), ("a = 4, -8, -10", "-10, -8, 4"),
     (r"x = \frac{-1 \pm \sqrt{5}}{2}", r"\frac{-1+\sqrt5}{2}, \frac{-1-\sqrt5}{2}"), (r"\left\{ \frac12, 3 \right\}", "3, 0.5"),
     (r"[0,1] \cup [2,3]", r"[2,3] \cup [0,1]"), (r"y = -\frac{1}{2}x + \frac34", "2x+4y-3=0"),
