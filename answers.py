@@ -19,7 +19,7 @@ import re
 
 from equivalence import MAX_ANSWER, is_readable, same_answer
 from expression import Steps
-from units import is_scale
+from units import is_scale, measure
 
 MAX_TEXT = 32_768  # characters at the end of a completion in which an answer is sought
 MAX_TAIL = 4096    # of these, where bare expressions and numbers are sought
@@ -216,15 +216,21 @@ _LAST = _pattern(     # a number, with the others of a range, a score, a list or
     rf"(?:(?:\s?(?:[-–—;&|~×]|\+/-|\.\.\.?|x)\s?|,?\s+(?:(?:or|and|to|also|maybe|perhaps|possibly)\s+)+|,\s*| )(?:{_NUMBER})"
     r"(?![A-Za-z\d^]))*(?!\d)")
 _DENIED = _pattern(   # before a number that is not the answer
-    r"[<>≤≥]\s*$|(?:\b(?:at least|at most|not|never|no|neither|nor|than|or|without|vs|versus|isn't|either|except|cannot)|n't)",
+    r"(?:[<≤≥]|(?<!>)>)\s*$|",                                               # but <<3*4=12>>12 of GSM8K is 12
+    r"\b(?:(?:half|cube|square|root|multiple|factor|power) of|twice|double|triple|times|(?:divided|divisible|multiplied) by|",
+    r"minus|negative|plus|over|under|below|above|up to|(?:far|different) from)\s[$\\(]*$|",
+    r"(?:\b(?:at least|at most|not|never|no|neither|nor|than|or|without|vs|versus|isn't|either|except|cannot)|n't)",
     r"\s(?:[A-Za-z=\\]+\s){0,3}[$\\(\[]*$")
 _DOUBTED = re.compile(r"[^.\n]{0,30}\?|\+(?![\d\w])|\s?(?:squared|cubed|factorial|or|plus|minus|divided)\b|"
+                      r"\s?(?:is|are|was|ca|do)n['’]t\b|"
                       r"[^.\n]{0,12}\b(?:is|are|was|seems)\s(?:not|wrong|incorrect|impossible|false|too)\b")
+_MEASURE = re.compile(r"\d\s?([A-Za-z]+),?\s(?:and\s)?$")                                  # before a number: 5 hours and 18 ...
+_OPTIONS = re.compile(r"(?:^|\s)\(?[A-I][).:]\s.*\s\(?[B-J][).:]\s*[$\\(]*$", re.DOTALL)     # (A) 5 (B) 6
 _PAIR = re.compile(r"[(\[](?:\\[a-z]+|[^()\[\]A-Za-z]){1,50},(?:\\[a-z]+|[^()\[\]A-Za-z]){1,50}[)\]]")     # (8, -2)
 # Around a number that is only a part of an expression, which no dollar signs delimit: \frac{1}{3}, x^2 + 5, 3 \pm 4, 7x.
-_BEFORE = re.compile(r"[{}^_]$|(?:[|∪±]|\\[A-Za-z]+|(?:(?<![A-Za-z])[A-Za-z]|[)\]}\d])\s?[-+*/^])\s*$")
-_BEHIND = re.compile(r"[{}^_]|\s?\\[A-Za-z(]|[A-Za-z](?<![gmshlLNJVW])(?![A-Za-z])|\s?[-+*/]\s?(?:\\|[A-Za-z]\b)")
-_RUN = re.compile(r"(?:\\[A-Za-z]+|[-+*/^_{}()\[\]|=<>.,!\d ]|(?<![A-Za-z])[A-Za-z](?![A-Za-z])){0,200}")
+_BEFORE = re.compile(r"[{}^_√]$|(?:[|∪±]|\\[A-Za-z]+|(?:(?<![A-Za-z])[A-Za-z]|[)\]}\d])\s?[-+*/^])\s*$")
+_BEHIND = re.compile(r"[{}^_]|\s?[π√]|\s?\\[A-Za-z(]|[A-Za-z](?<![gmshlLNJVW])(?![A-Za-z])|\s?[-+*/]\s?(?:\\|[A-Za-z]\b)")
+_RUN = re.compile(r"(?:\\[A-Za-z]+|[-+*/^_{}()\[\]|=<>.,!\dπ√ ]|(?<![A-Za-z])[A-Za-z](?![A-Za-z])){0,200}")
 _ONE_SIDE = re.compile(r"(?:^|[^\d\s+*/.,)=($xX×÷−–-])\s*\$?(\d[\d.,]*)\s*=\s*$")                # of 3 = 4
 _TERM = r"(?:\d+(?:\.\d+)?\s?)?(?<![A-Za-z])[A-Za-z]?(?:\^\d)?"
 _SUM = re.compile(rf"(?:^|[\s-])(?=[^=]*[A-Za-z]){_TERM}(?:\s?[-+]\s?{_TERM}){{1,9}}\s?=\s?$")          # x + y = 5 is not a 5
@@ -250,6 +256,9 @@ def _bare(text: str, steps: Steps) -> str | None:
         return letter and (letter[1] or letter[2])
     if _is_doubted(text, number.start(), number.end()):
         return None
+    before = text[max(0, number.start() - 200):number.start()]
+    if _OPTIONS.search(before) or _is_second_measure(before, text[number.end():]):
+        return None
     for bracket in _PAIR.finditer(text, max(0, number.start() - 200)):
         if bracket.start() < number.start() < bracket.end():
             return bracket[0]
@@ -266,6 +275,13 @@ def _bare(text: str, steps: Steps) -> str | None:
 def _is_doubted(text: str, start: int, end: int) -> bool:
     """Whether the words around a number deny it or leave a choice: "not 5", "3 apples or 4", "5?"."""
     return bool(_DENIED.search(text[max(0, start - 40):start]) or _DOUBTED.match(text[end:end + 60]))
+
+
+def _is_second_measure(before: str, behind: str) -> bool:
+    """Whether a number adds to the one before it: 18 in "5 hours and 18 minutes"."""
+    first, second = _MEASURE.search(before), re.match(r"\s?([A-Za-z]+)", behind)
+    units = [measure(word[1]) for word in (first, second) if word]
+    return len(units) == 2 and None not in units and units[0].powers == units[1].powers
 
 
 def _last_of_mathematics(text: str, inline: list) -> str | None:
@@ -285,7 +301,7 @@ _JOINED = re.compile(r"[.,]?\s?(?:,|or|and|to|,\s?or|,\s?and)\s?")
 def _expression_around(text: str, number, steps: Steps) -> str | None:
     """The expression around a number that is only a part of it, if that can be read."""
     first = max(0, number.start() - 200)
-    for start in list(re.finditer(r"[=:]|\\\[|(?<=\s)(?=[\\(\w-])|^", text[first:number.start()]))[-12:]:
+    for start in list(re.finditer(r"[=:]|\\\[|(?<=\s)(?=[\\({\w√-])|^", text[first:number.start() + 1]))[-12:]:
         said = _RUN.match(text, first + start.end())[0].strip().rstrip(".,=")
         if first + start.end() + len(said) >= number.end() and is_readable(said, steps):
             return said

@@ -60,7 +60,7 @@ def is_readable(text: str, steps: Steps) -> bool:
     if not text.strip() or len(text) > MAX_ANSWER:
         return False
     text = normalise(text)
-    if re.fullmatch(r"(?:[Oo]ption |[Cc]hoice )?\(?[A-J]\)?", text):
+    if re.fullmatch(r"(?:[Oo]ption |[Cc]hoice )?\(?[A-J]\)?|[Yy]es|[Nn]o", text):
         return True
     try:
         return _readable(_read(text, steps))
@@ -192,7 +192,7 @@ _CAPITALS = re.compile(r"\\(?:angle|triangle|overline|overrightarrow|vec|frac|me
 
 
 _NAME = re.compile(
-    rf"(?:[A-Za-z]|\\(?:{GREEK}))(?:_\w+|_\{{[^{{}}]*\}})?'*(?: ?\([^()]*\))?|"                        # x_1, f(x)
+    rf"(?:[A-Za-z]|\\(?:{GREEK}))(?:_\w+|_\{{[^{{}}]*\}})?'*(?:\^\{{-1\}})?(?: ?\([^()]*\))?|"      # x_1, f(x), f^{-1}(x)
     rf"\\?(?:{'|'.join(FUNCTIONS)}) ?(?:\\?[A-Za-z]+|\(\\?[A-Za-z]+\)|\{{[A-Za-z]+\}}|\\angle ?[A-Z]+)")       # \tan A
 
 
@@ -288,6 +288,8 @@ def _same(a: _Answer, b: _Answer, steps: Steps) -> bool:
         a = a.interval
     if b.interval and a.kind != "relation":
         b = b.interval
+    if {a.kind, b.kind} == {"set", "union"}:                                            # x < 1 or x > 4
+        a, b = (_Answer("union", [p.interval for p in x.parts]) if all(p.interval for p in x.parts) else x for x in (a, b))
     if a.kind != b.kind:
         one, other = (a, b) if a.kind == "set" else (b, a)
         if one.kind == "set" and other.kind == "()" and _named(one):                    # x = 1, y = 2 is (1, 2)
@@ -337,7 +339,7 @@ def _same_one(a: _Answer, b: _Answer) -> bool:
         return _factor(a.equation, b.equation) is not None
     if a.readings and b.readings:
         return any(_same_value(x, y, a.percent, b.percent) for x in a.readings for y in b.readings)
-    return not a.readings and not b.readings and a.text.casefold() == b.text.casefold()
+    return not a.readings and not b.readings and len({re.sub(r"^(?:an?|the) ", "", x.text.casefold()) for x in (a, b)}) == 1
 
 
 def _same_value(a: tuple, b: tuple, a_percent: bool, b_percent: bool) -> bool:
@@ -351,8 +353,11 @@ def _same_value(a: tuple, b: tuple, a_percent: bool, b_percent: bool) -> bool:
 
 
 def _factor(a: list, b: list):
-    """The number that b is multiplied with to give a, at every point; None where there is none, or it is zero."""
-    pairs = [pair for pair in zip(a, b) if None not in pair]
+    """The number that b is multiplied with to give a, at every point where either has a value; None where there is none, or it
+    is zero."""
+    pairs = [(x, y) for x, y in zip(a, b) if x is not None or y is not None]
+    if any(None in pair for pair in pairs):
+        return None
     try:
         factor = next((x / y for x, y in pairs if x and y), None)
         return factor if factor is not None and all(_close(x, y * factor) for x, y in pairs) else None

@@ -59,6 +59,8 @@ _WORDS = [
     (r"</?(?:b|i|u|em|strong|code)>", ""), (r"[$€£¥]", ""), (r"^ ?= ?", ""),
     (r"(?i)^ ?(?:about|approximately|approx\.?|roughly|around|exactly) (?=[\d\\(.-])", ""),
     (r"° ?C(?![A-Za-z])", " celsius"), (r"° ?F(?![A-Za-z])", " fahrenheit"), (r"\b[Dd]egrees? (?=[Cc]elsius|[Ff]ahrenheit)", ""),
+    (r"(?i)^\s*(?:negative|minus)\s+(?=[\d\\])", "-"), (r"(?i)^ ?(?:all )?real numbers ?$", r"(-\\infty,\\infty)"),
+    (r"(?<=\d) ?\^ ?\{? ?(?:st|nd|rd|th) ?\}?(?![A-Za-z])", ""),                         # 18^{th}
     (r"(?i)^ ?(?:the )?empty set ?$|^ ?no (?:real )?solutions? ?$", r"\\emptyset"),
     (r"(?<!\\log)_\s*\{\s*(\w+)\s*\}", r"_\1"),
     (r"(?<![A-Za-z])(?:per ?cent(?:age)?s?|pct)(?![A-Za-z])", "%"),

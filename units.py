@@ -33,7 +33,8 @@ NOT_UNITS = set(NUMBERS) | set("""
     didn has have had which that this because since so therefore hence thus except excluding couple score scores root power
     double triple twice thrice half base log ln sin cos tan e pi i instead rather actually wait hmm sorry approximately about
     nearly almost roughly quarter quarters kilo mega giga prime seem seems look looks fail fails become becomes make makes give
-    gives work works think guess know sure hope try error mistake undefined unknown ish""".split())
+    gives work works think guess know sure hope try error mistake undefined unknown ish below above under
+    negative""".split())
 
 LENGTH, MASS, TIME, MONEY, VOLUME, ANGLE = "length", "mass", "time", "money", "volume", "angle"
 _INCH, _POUND, _GALLON = Fraction("0.0254"), Fraction("453.59237"), Fraction("3.785411784")
@@ -89,7 +90,7 @@ def split_unit(text: str, letters: bool = False) -> tuple[str, Fraction, Unit | 
         return None
     if any(len(word) == 1 and word not in LETTERS and word != "a" for _, word in words):
         return None
-    return number, scale, _measure(found[0]) if scale == 1 else None
+    return number, scale, measure(found[0]) if scale == 1 else None
 
 
 def is_scale(word: str) -> bool:
@@ -98,11 +99,11 @@ def is_scale(word: str) -> bool:
 
 
 def _counts(word: str) -> bool:
-    """Whether a word changes how many it is, and not only what: million, octillion, sixteenth."""
-    return word in SCALES or word.endswith(("illion", "illionth", "teenth", "tieth"))
+    """Whether a word changes how many it is, and not only what: million, tens, octillion, sixteenth."""
+    return word in SCALES or word in NUMBERS or word.endswith(("illion", "illionth", "teenth", "tieth"))
 
 
-def _measure(text: str) -> Unit | None:
+def measure(text: str) -> Unit | None:
     """"square inches", "km/h", "miles per hour", "m s^{-1}" -> a Unit; None where a word is no measure."""
     powers, factor, sign, times = {}, Fraction(1), 1, 1
     for word, exponent, slash in _TOKEN.findall(text):

@@ -156,6 +156,9 @@ EQUAL = [
     ("1/2, 1/3", "1/3, 1/2"), ("{2}", "2"), ("(2)", "2"), ("[2]", "2"), ("- 5", "-5"), ("−√2", r"-\sqrt{2}"), ("10^{2}", "10²"),
     ("(−1, 2)", "(-1,2)"), ("x₁ = 5", "x₁ = 5"),
     ("(C) 12", "C"), ("(C) -12", "(C)"), ("C) none", "C"),
+    (r"\text{negative } 5", "-5"), ("minus 5", "-5"), (r"18^{\text{th}}", "18"), (r"f^{-1}(x) = 2x", "2x"),
+    (r"\text{all real numbers}", r"(-\infty, \infty)"),
+    (r"x < -1 \text{ or } x > 4", r"(-\infty,-1)\cup(4,\infty)"), (r"\text{an ellipse}", r"\text{ellipse}"),
 ]
 UNEQUAL = [
     ("12", "120"), ("3", "-3"), ("1/2", "1/3"), ("(1,2)", "(2,1)"), ("[0,1)", "[0,1]"), ("", "5"), (" ", "5"), ("5 or 6", "5"),
@@ -279,6 +282,8 @@ UNEQUAL = [
     ("A B", "A"), ("A cat", "A"), ("A x", "A"), ("C 12", "C"), ("(C) or 5", "C"), ("(C)?", "C"), ("(C) is wrong", "C"),
     (r"\text{(C)}, \text{(D)}", "C"), (r"\left|\begin{pmatrix}1&2\end{pmatrix}\right|", r"\begin{pmatrix}1&2\end{pmatrix}"),
     (r"\lfloor -13x+3 \rfloor", "-13x+3"), (r"\lfloor 101x \rfloor", "102x"), (r"15\text{ cm}^2^2", "15"), ("|n-8|", "n-8"),
+    (r"\sqrt{x-20} = 7", "y = 2x + 3"), (r"\sqrt{x-20} = x", "x + y = 5"), ("5 tens", "5"), ("18 below", "18"),
+    ("18 negative", "18"),
 ]
 RIGHT = [
     ("#### Step 1\nAdd.\n#### Step 2\nThe answer is 42.", "42"),
@@ -363,6 +368,10 @@ RIGHT = [
     ("\\boxed{x=1}, \\boxed{y=2}", "x=1, y=2"), ("\\boxed{(1,2)} and \\boxed{(3,4)}", "(3,4),(1,2)"),
     ("\\boxed{1}\n\\boxed{2}", "1,2"), ("\\fbox{12}", "12"), ("\\boxed{\\textbf{12}}", "12"), ("\\boxed{12\\text{ cm}^2}", "12"),
     ("\\boxed{\\$12}", "12"), ("\\boxed{12\\%}", "12"), ("\\boxed{\\approx 12}", "12"), ("\\boxed{\\text{Yes}}", "yes"),
+    ("She has 0.2 x 50 = $<<0.2*50=10>>10.", "10"), ("So 5 * 2 = <<5*2=10>>10 eggs", "10"), ("The area is 25π.", r"25\pi"),
+    (r"The area is 25\pi square units.", r"25\pi"), ("The length is 2√3.", r"2\sqrt{3}"),
+    ("The solution set is {1, 2}.", r"\{1,2\}"),
+    ("The answer is negative 18.", "-18"), ("Answer: Yes, because they are equal.", "Yes"), ("The price increased by 18%.", "18"),
 ]
 WRONG = [
     ("$x = \\frac{1}{3}$", "3"), ("So it is $\\frac{1}{3}$.", "3"), ("Hence $\\sqrt{51}$", "51"), ("The area is $12\\pi$.", "12"),
@@ -443,6 +452,10 @@ WRONG = [
     (r"\boxed{\begin{cases}4 & n>0\\5 & n<0\end{cases}}", "4"), (r"\boxed{4 \mid 8}", "4"), (r"\boxed{4 : 1}", "4"),
     (r"\boxed{4_{10}}", "4x"), (r"\boxed{4.\overline{4}}", "4"), (r"\boxed{4 \text{ thousand}}", "4"),
     (r"\boxed{4\text{k}}", "4"), (r"\boxed{4\text{ or more}}", "4"),
+    ("It is half of 18.", "18"), ("the square root of 18", "18"), ("The answer is twice 18.", "18"), ("It is minus 18.", "18"),
+    ("x is divisible by 18", "18"), ("The answer is below 18.", "18"), ("18 isn't the answer", "18"), ("The area is 25π.", "25"),
+    ("He needs 5 hours and 18 minutes.", "18"), ("He pays 18 dollars 50 cents.", "50"), ("A) 5 B) 6 C) 7 D) 8", "8"),
+    ("The length is 2√3.", "3"), ("Answer: Yes, unless x = 0.", "Yes"), ("The answer is yes. No.", "No"), ("x >18", "18"),
 ]
 EXTRACT = [
     (r"so \boxed{5} no \boxed{\frac{1}{2}}.", r"\frac{1}{2}"), (r"\boxed{\{1, 2\}}", r"\{1, 2\}"), (r"\fbox{7}", "7"),
