@@ -103,7 +103,7 @@ class AsyncRollouts(Rollouts):
             post(self.run, "start", self.prompts.state() | {"version": version})
 
     def collect(self, model, step):
-        """As Rollouts.collect; (None, ...) where the run is to stop instead, and then nothing is taken from the prompts."""
+        """As Rollouts.collect; (None, ...) if the run is told to stop meanwhile. Then no prompts count as used."""
         self.ages, self.stale, self.version, before = [], 0, step, list(self.prompts.given)
         found = self._collect_from_others(step) if self.apart else self._collect_own(step)
         if found is None:
@@ -290,9 +290,9 @@ def whole(weight):
 
 def check(args, ranks):
     """ValueError for flags that do not go together; ranks: of the whole world."""
-    for wrong, mend in (
+    for wrong, fix in (
         (args.rollout_ranks >= max(1, ranks), f"--rollout-ranks {args.rollout_ranks}: of {ranks} "
          "ranks one at least must learn; start more of them with torchrun --nproc_per_node"),
     ):
         if wrong:
-            raise ValueError(mend)
+            raise ValueError(fix)

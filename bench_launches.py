@@ -31,7 +31,7 @@ import torch
 HERE = Path(__file__).parent
 TARGETS = {90: "data centre", 89: "other"}                # compute capability: the kind that kernels/ chooses tiles by
 WORDS = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.int32: "i32", torch.int64: "i64"}
-FACTS = 1                                                 # to be raised when facts_of tells other things
+FACTS = 1                                                 # raise it whenever facts_of returns other facts
 MODULES = ("activation", "attention", "linear", "logprob", "norm")
 
 # width, feed-forward width, that of keys, vocabulary: bench_large's 1.2B and Qwen2.5-0.5B
@@ -41,7 +41,7 @@ MODELS = ((2048, 5632, 1024, 32_768), (896, 4864, 128, 151_936))
 # recording
 
 class Recorder:
-    """In a kernel's place: keeps what it is launched with, and leaves the results as they are."""
+    """Stands in for a kernel: records the arguments of each launch and computes nothing."""
 
     def __init__(self, kernel, launches):
         self.kernel, self.launches = kernel, launches

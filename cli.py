@@ -102,8 +102,8 @@ def device(text):
 
 
 def out_file(text, folder=False):
-    """The type of --out: a place that can be written to, so that nothing is found out only after hours of work. An empty name
-    is no file, where one may be left out."""
+    """The type of --out: checks at once that it can be written to, and not only after hours of work. An empty
+    name means that no file is written, where the file is optional."""
     if not text and not folder:
         return text
     path = Path(text).absolute()
@@ -128,8 +128,8 @@ def fail(message):
 
 @contextlib.contextmanager
 def bad_input():
-    """Around the part of a script that reads what the user gave: a ValueError or OSError raised there is the user's to
-    mend and becomes one line. Around anything else a bug would be hidden, so scripts keep their loops outside."""
+    """Around the part of a script that reads what the user gave: a ValueError or OSError raised there is for the
+    user to fix and becomes one line. Around anything else a bug would be hidden, so scripts keep their loops outside."""
     try:
         yield
     except (ValueError, OSError) as e:
@@ -138,7 +138,7 @@ def bad_input():
 
 def to_json(value):
     """One line of JSON, for everything that scripts write. JSON has no NaN and no infinity, so such a number becomes null;
-    whoever has one to report says beside it why."""
+    the caller reports the reason in another field or message."""
     try:
         return json.dumps(value, allow_nan=False)
     except ValueError:
@@ -154,7 +154,8 @@ def _finite(value):
 
 
 def finish(result):
-    """The last line of standard output: one JSON object with the results. A number that is none is said to be so."""
+    """The last line of standard output: one JSON object with the results. A result that is NaN or infinite is reported on
+    standard error."""
     line = to_json(result)
     if line != json.dumps(result):
         print("a result is not a finite number; it stands as null in the last line", file=sys.stderr)

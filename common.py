@@ -445,8 +445,8 @@ def spoken(name, value):
 
 
 def fingerprints(args):
-    """{what: its fingerprint} of all that a run reads and that decides what it learns: the sources of --data, and the
-    checkpoints and the tokenizer that it starts from."""
+    """{name: fingerprint} of the files that decide what a run learns: the sources of --data, and the checkpoints and the
+    tokenizer that it starts from."""
     folders = [getattr(args, name, "") for name in ("init", "reference", "tokenizer")]
     found = {f"--data {name}": fingerprint(name) for name, _ in map(split_spec, getattr(args, "data", []))}
     return found | {folder: fingerprint(folder) for folder in folders if folder and folder != args.out}

@@ -43,8 +43,8 @@ ABOUT_PAIRS = ("score_chosen", "score_rejected", "chosen_score", "rejected_score
 # messages
 
 def assistant(text, reasoning, where):
-    """An assistant's turn; a think block at the head of the text becomes its reasoning unless that is given apart (None: it
-    is not)."""
+    """An assistant's turn. A think block at the head of the text becomes its reasoning, unless the reasoning is given
+    separately (not None)."""
     inside, said = split_thinking(text)
     if reasoning is None and THINK in text and END_THINK not in text:
         raise ValueError(f"{where}: {THINK} is never closed, so everything behind it would be reasoning; add {END_THINK}")
@@ -83,7 +83,7 @@ def reasoning_of(message, where):
 
 
 def weight_of(message, where):
-    """What "weight" (0 or 1) and "train" (true or false) say on the loss of a turn: 0.0, 1.0, or None where nothing is said."""
+    """The weight of a turn's loss from "weight" (0 or 1) or "train" (true or false): 0.0, 1.0, or None where neither is given."""
     weight, train = message.get("weight"), message.get("train")
     if weight is not None and (isinstance(weight, bool) or weight not in (0, 1)):
         raise ValueError(f'{where}: "weight" must be 0 or 1; it is {str(weight):.60}')

@@ -17,6 +17,9 @@ class ActorCritic(nn.Module):
     def layers(self):                                     # no attribute, or a checkpoint would hold every layer twice
         return self.model.layers
 
+    def compile_layers(self, **options):
+        self.model.compile_layers(**options)
+
     def forward(self, tokens, documents, targets, temperature, entropy):
         x = self.model.hidden(tokens, documents)
         logprobs, entropies = self.model.scores(x, targets, temperature, entropy)

@@ -156,7 +156,7 @@ def document_sums(values, documents):
 
 
 def rounded_up(n, step):
-    """To a multiple of `step`: a program that computes with any length has its libraries prepare for each of them."""
+    """n rounded up to a multiple of `step`: libraries prepare code for each new length, so there should be few lengths."""
     return -(-n // step) * step
 
 

@@ -209,13 +209,13 @@ def modes_of_prompts(sources, tokenizer):
 
 
 def check(args):
-    """What argparse cannot see, each in one line that names the mend."""
-    for wrong, mend in (
+    """What argparse cannot see, each in one line that says how to fix it."""
+    for wrong, fix in (
         (args.exact and args.compile, "--exact computes without --compile, which joins operations and rounds less often"),
         (not args.init, "--init is needed: the checkpoint to train"),
     ):
         if wrong:
-            raise ValueError(mend)
+            raise ValueError(fix)
 
 
 def main():

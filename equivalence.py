@@ -4,8 +4,8 @@
 
 A pipeline of small pure functions: notation.py gives one spelling to what is written in many ways; _read splits the text
 into sets, tuples, intervals, matrices and relations down to single expressions, whose values expression.py computes and
-whose units units.py reads; _same compares two such trees. Answers come from models that are paid for being right, so in
-doubt two answers differ; nothing calls eval, every size is bounded, and no input raises.
+whose units units.py reads; _same compares two such trees. The answers come from models that are rewarded for being
+right, so in doubt two answers differ; nothing calls eval, every size is bounded, and no input raises.
 
 What it simplifies: a unit counts only if both answers have one (5 cm = 5, but not 5 m, and 1 hour is 60 minutes); a percent
 sign is dropped, but 50% also equals 0.5; i is a variable, so i^2 is not -1; a decimal is a fraction only with ten digits or

@@ -264,7 +264,7 @@ def kl_estimate(kind, logprobs, ref_logprobs):
 
 
 def token_weights(loss, mask, documents, longest):
-    """How much each token's loss weighs (B, T). The sum is then divided by the number of all tokens of a minibatch where the
+    """The weight of each token's loss (B, T). The weighted sum is then divided by the number of all tokens of a minibatch where the
     loss is a mean over tokens, else by that of its completions. longest: the largest cap, tokens."""
     if LOSSES[loss].mean == "completion":
         return mask / document_sums(mask, documents).clamp(min=1).gather(1, documents.clamp(min=0))
@@ -272,8 +272,8 @@ def token_weights(loss, mask, documents, longest):
 
 
 def check(args):
-    """What argparse cannot see, each in one line that names the mend."""
-    for wrong, mend in (
+    """What argparse cannot see, each in one line that says how to fix it."""
+    for wrong, fix in (
         (not args.init, "--init is needed: the checkpoint to train"),
         (args.exact and args.compile, "--exact computes without --compile, which joins operations and rounds less often"),
         (args.group < 2 and not LOSSES[args.loss].returns, "--group must be at least 2: a completion is compared with the others "
@@ -294,7 +294,7 @@ def check(args):
         (args.keep_rate and args.keep_rate[0] > args.keep_rate[1], "--keep-rate LOW HIGH: LOW must not be above HIGH"),
     ):
         if wrong:
-            raise ValueError(mend)
+            raise ValueError(fix)
 
 
 def resolve(args, caps):
@@ -417,7 +417,7 @@ def main():
         return not (args.mask_truncated and r.cut_off)
 
     def pay(part, micro):
-        """Takes the KL divergence off the reward of each token, and so off its completion's."""
+        """Subtracts the KL divergence from the reward of each token, and their sum from the completion's."""
         for r in part:
             b, here = r.slots(micro)
             penalty = kl_reward * kl_estimate(args.kl_kind, b.old_logprobs[here], b.ref_logprobs[here]) * b.loss_mask[here]
@@ -481,7 +481,7 @@ def main():
         rolled = time.perf_counter() - began
 
         parts = deal(groups, rollouts.places(len(groups)), args.prompts, args.minibatches, args.seed * 7919 + run.step)
-        if kl_reward:                                     # all pay before any are compared, those without a loss too
+        if kl_reward:                                     # before any rewards are compared, and where there is no loss, too
             micros = [packed(part) for part in parts]
             for part, micro in zip(parts, micros, strict=True):
                 pay(part, micro)

@@ -266,16 +266,16 @@ class Transformer(nn.Module):
                 module.exact = self._exact
 
     def compile_layers(self, **options):
-        """torch.compile for each layer. To the compiler all layers are one piece of code, of which it keeps a few graphs and no
-        more (8): a limit for each kind of layer, since each needs its own, with a gradient and without."""
+        """torch.compile for each layer. To the compiler all layers are the same code, and it keeps at most 8 graphs of it. Each
+        kind of layer needs graphs of its own, with a gradient and without, so the limit is raised to 8 for each kind."""
         for layer in self.layers:
             layer.compile(**options)
         torch._dynamo.config.recompile_limit = 8 * len(set(self.config.attention))
         self.compiled = True
 
     def uncompiled(self):
-        """Layers compute as they are written meanwhile. For sampling and evaluation, whose shapes hardly ever come again: each
-        would take up a graph, until there are none left for training."""
+        """A context in which layers run without their compiled code. For sampling and evaluation, where almost every shape is
+        new: each would take up one of the few graphs, until none is left for training."""
         return torch.compiler.set_stance("force_eager") if self.compiled else contextlib.nullcontext()
 
     def _init(self, module):

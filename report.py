@@ -118,7 +118,7 @@ def read_stage(folder):
             record = None
         if not isinstance(record, dict) or not all(isinstance(record.get(key, {}), dict) for key in ("flags", "result")):
             if number < len(lines):
-                raise ValueError(f"{path}: line {number} is not a JSON object; mend it, or leave the run out")
+                raise ValueError(f"{path}: line {number} is not a JSON object; fix it, or leave the run out")
             stage.notes.append("the log's last line is cut off" if line else "the log is empty")
         elif "flags" in record:
             stage.about = record

@@ -361,9 +361,10 @@ def hide(rollouts, micro):
 
 
 def nothing_to_learn(run, groups, over_batch, masked=False):
-    """"" where rewards differ, within a group or with over_batch anywhere in the batch; else why there is nothing to learn, with
-    shares of all completions and groups. masked: what was cut off has no loss. All ranks must ask together."""
-    def right(r):                                         # as far as the rewards look
+    """Why there is nothing to learn from a batch, with shares of all completions and groups; "" if rewards differ within a group
+    (with over_batch: anywhere in the batch). masked: completions that were cut off have no loss. All ranks must call this
+    together."""
+    def right(r):                                         # checks the steps only if a reward does
         return r.right if NEED_STEPS & r.score.parts.keys() else r.score.answer_ok
     flat = [r for g in groups for r in g]
     earned, alike = [r.earned for r in flat], sum(not has_spread(g) for g in groups)
@@ -387,7 +388,7 @@ def nothing_to_learn(run, groups, over_batch, masked=False):
 
 
 def summary(run, groups, seen, busy, slots, rollout_seconds, train_seconds):
-    """What a step is judged by, over all ranks. groups: all that were sampled; seen: sums over the tokens trained on.
+    """The figures of a step for the log, over all ranks. groups: all that were sampled; seen: sums over the tokens trained on.
 
     reward is what the task gave; the penalties, which training adds to it, stand beside it. zero_spread is the share of
     groups of which no completion earned more than another (the penalty for length included)."""

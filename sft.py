@@ -131,7 +131,7 @@ def batch_loss(args, wrapped, frozen, batch):
 
 
 def check(args):
-    """What argparse cannot see, each in one line that names the mend."""
+    """What argparse cannot see, each in one line that says how to fix it."""
     if not args.init:
         raise ValueError("--init is needed: the checkpoint to fine-tune")
 

@@ -110,8 +110,8 @@ def tokenise(texts, tokenizer, name):
 
 
 def tell_empty(name, empty, count):
-    """Says how many documents of a source are left out, for they hold no text. ValueError where none does: however often
-    such a source is gone through, it never fills a row."""
+    """Reports how many documents of a source are left out because they hold no text. ValueError if all are empty: such a
+    source would never fill a row."""
     if empty == count:
         raise ValueError(f"{name}: holds no text, all of its {count} documents are empty")
     if empty:

@@ -49,7 +49,7 @@ def chat_template(bos="", system=None):
 
 
 def render(template, messages, names, **options):
-    """What a template writes, in a sandbox, for it comes from a stranger. names: {"bos_token": text, ...}. ValueError."""
+    """What a template writes, in a sandbox, since it may come from a stranger. names: {"bos_token": text, ...}. ValueError."""
     import jinja2  # with torch; needed for templates of others alone
     import jinja2.ext
     import jinja2.sandbox
@@ -75,8 +75,8 @@ def render(template, messages, names, **options):
 
 
 def head_of(template, names):
-    """(text of the begin-of-text token or "", system message or None) that a template writes first, where it is ChatML but
-    for that; ValueError that says what else it does."""
+    """(text of the begin-of-text token or "", system message or None) that a template writes first, if the rest of
+    it is ChatML; ValueError that names the difference otherwise."""
     first, mark = render(template, PROBES[0], names, add_generation_prompt=True), "<|im_start|>user\nHi."
     head, found, _ = first.partition(mark)
     bos = names.get("bos_token") or ""

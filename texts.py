@@ -55,7 +55,7 @@ def parse_json(text, where):
         reason = "brackets nested too deeply"
     except ValueError as e:
         reason = "a number with too many digits" if "digits" in str(e) else e
-    raise ValueError(f"{where}: not valid JSON ({reason}); mend or remove the line")
+    raise ValueError(f"{where}: not valid JSON ({reason}); fix or remove the line")
 
 
 # rows
@@ -112,7 +112,7 @@ def _read_parquet(path):
 
 
 def given(value):
-    """False for null and for what is empty: a table has a value for every key in every row."""
+    """False for null and for empty lists and objects: in a table every row has a value for every key."""
     return value is not None and value != [] and value != {}
 
 
@@ -201,9 +201,9 @@ def sample_texts(spec, characters=20_000_000, problems=20_000):
 
 
 def fingerprint(name, block=2 ** 20, blocks=64):
-    """A hash by which a source is known again, or the folder of a checkpoint: of a file its bytes; of a folder its weights,
-    tokenizer or shards (of large ones 64 blocks of 1 MiB, evenly spread, and the size); of a world its first problems. "" for
-    what is not there, and for a data set of the hub, whose name has to do."""
+    """A hash of a source or of a checkpoint's folder, to notice later that it has changed: of the bytes of a file; of the
+    weights, tokenizer or shards of a folder (of large files the size and 64 blocks of 1 MiB, evenly spread); of the first
+    problems of a world. "" if there is no such file, and for a data set of the hub, which is known by its name alone."""
     h, path = hashlib.blake2b(digest_size=16), Path(name)
     if name.startswith("world:"):
         for text in sample_texts(name, problems=16):

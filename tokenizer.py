@@ -338,7 +338,7 @@ class Tokenizer:
         return self.vocab_size
 
     def fingerprint(self) -> str:
-        """A hash of all that turns text into ids and ids into text; chat templates and names do not count."""
+        """A hash of everything that decides how text becomes ids and ids become text; chat templates and names do not count."""
         parts = (self._pattern, self._nfc, self._id_of_rank.tolist(), self.eot, self.prefix, sorted(self.special.items()),
                  sorted((i, data.hex()) for i, data in self._text_bytes.items()))
         return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()

@@ -155,7 +155,7 @@ NEVER = -1e20                            # a logit without probability; -inf wou
 
 
 def exclude(logits, absent, first=0):
-    """Gives the words that do not exist a logit that nothing is left of, in place: logits (N, W) of the words from `first` on;
+    """Gives the words that do not exist a logit whose probability is zero, in place: logits (N, W) of the words from `first` on;
     absent: their ranges (start, end) among all words. Sampler and trainer both do it, between the product and the softmax."""
     for start, end in absent:
         logits[:, max(start - first, 0):max(end - first, 0)] = NEVER

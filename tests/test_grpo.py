@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -15,6 +16,7 @@ import torch
 from conftest import HANG, ROOT, script
 from helpers import a_run, run_main, tiny_checkpoint
 
+import common
 import grpo
 import kernels
 from critic import ActorCritic, gae, value_loss
@@ -493,6 +495,15 @@ def test_shares_of_why_nothing_is_learned():
     assert nothing_to_learn(a_run(), cut, False, masked=True).startswith("every completion was cut off and has no loss; of 2")
     alike[0][0] = rollout("so \\boxed{5}", ok=True, reward=1.0)
     assert nothing_to_learn(a_run(), alike, False) == ""
+
+
+def test_ppo_compiles_the_layers_of_its_policy(tmp_path, tokenizer):
+    """--compile reaches the layers through the value head, and the policy knows it, so that sampling leaves them alone."""
+    model, _ = load(tiny_checkpoint(tmp_path / "m", tokenizer))
+    run = SimpleNamespace(device=torch.device("cpu"), ranks=1, args=SimpleNamespace(checkpointing=False, compile=True))
+    with torch._dynamo.config.patch(recompile_limit=8):
+        common.Run.distribute(run, ActorCritic(model))
+    assert model.compiled and all(layer._compiled_call_impl for layer in model.layers)
 
 
 def test_ppo_computes_in_the_form_of_its_model(tmp_path, tokenizer):
