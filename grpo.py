@@ -264,8 +264,8 @@ def kl_estimate(kind, logprobs, ref_logprobs):
 
 
 def token_weights(loss, mask, documents, longest):
-    """The weight of each token's loss (B, T). The weighted sum is then divided by the number of all tokens of a minibatch where the
-    loss is a mean over tokens, else by that of its completions. longest: the largest cap, tokens."""
+    """The weight of each token's loss (B, T). The weighted sum is then divided by the number of tokens of a minibatch if the loss
+    is a mean over tokens, else by that of its completions. longest: the largest cap, tokens."""
     if LOSSES[loss].mean == "completion":
         return mask / document_sums(mask, documents).clamp(min=1).gather(1, documents.clamp(min=0))
     return mask / longest if LOSSES[loss].mean == "constant" else mask
