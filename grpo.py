@@ -278,8 +278,8 @@ def check(args):
         (args.exact and args.compile, "--exact computes without --compile, which joins operations and rounds less often"),
         (args.group < 2 and not LOSSES[args.loss].returns, "--group must be at least 2: a completion is compared with the others "
          "of its group"),
-        (args.minibatches > args.prompts * args.group and not args.batch_tokens,
-         f"--minibatches {args.minibatches}: more parts than completions (--prompts x --group)"),
+        (args.minibatches > args.prompts * args.group, f"--minibatches {args.minibatches}: more parts than completions "
+         f"({args.prompts} prompts x --group {args.group})"),
         (args.kl and args.kl_in == "loss" and args.kl_kind == "k1", "--kl-kind k1 in the loss has no gradient but noise; use k2, "
          "whose gradient is the KL divergence's, or --kl-in reward"),
         (args.kl and args.kl_in == "reward" and args.kl_kind in ("k2", "k3"), f"--kl-kind {args.kl_kind} in the reward has a "
@@ -316,10 +316,10 @@ def resolve(args, caps):
 def main():
     args = flags().parse_args()
     with cli.bad_input():
-        check(args)
         asynchronous.check(args, int(os.environ.get("WORLD_SIZE", 1)))
         caps, rewards = stages(args.max_new_tokens), parse_rewards(args.reward, *(split_spec(d)[0] for d in args.data))
         resolve(args, caps)
+        check(args)
         run = common.Run(args)
         model, tokenizer = load(args.init, dtype=run.weight_dtype)
         if tokenizer is None:

@@ -435,6 +435,13 @@ def test_bad_flags_are_one_line(able, tmp_path, flags, message):
     assert code == 2 and err.count("grpo.py: ") == 1 and message in err and "Traceback" not in err
 
 
+def test_no_more_parts_than_completions_where_the_batch_is_given_in_tokens(able, tmp_path):
+    at = TOY.index("--prompts")
+    code, _, err = run_main(grpo, "--init", able, "--out", tmp_path / "run", "--steps", 1, *TOY[:at], *TOY[at + 2:],
+                            "--batch-tokens", 48, "--minibatches", 5)     # 48 tokens: one prompt of 4 completions of 12
+    assert code == 2 and "more parts than completions (1 prompts x --group 4)" in err
+
+
 @pytest.mark.parametrize("loss", ["grpo", "reinforce++"])
 def test_a_divergence_in_the_reward_is_paid_once_the_policy_has_moved(able, tmp_path, loss):
     flags = ["--init", able, "--steps", 2, "--loss", loss, *TOY, "--lr", 0.01, "--updates", 2]
