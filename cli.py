@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 MOST = 10 ** 12                      # far above every number of tokens, rows or steps, far below what overflows
+LARGEST = 1e30                       # of any number: far above every rate and size, and float32 holds its multiples
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -61,14 +62,16 @@ class Parser(argparse.ArgumentParser):
         fail(f"{message} (--help lists the flags)")
 
 
-# Types of flags: what argparse calls to read a value. Not one of them lets nan or infinity through.
+# Types of flags: what argparse calls to read a value. Not one of them lets nan or infinity through, nor what becomes
+# infinite in float32 when something is multiplied or divided by it.
 
 def number(wanted, convert, fits):
-    """A type that takes `convert` of the text where that is finite and fits; `wanted` says in words what does."""
+    """A type that takes `convert` of the text where that fits, and is 0 or between 1 / LARGEST and LARGEST; `wanted` says in
+    words what fits."""
     def read(text):
         try:
             value = convert(text)
-            good = math.isfinite(value) and fits(value)
+            good = (value == 0 or 1 / LARGEST <= abs(value) <= LARGEST) and fits(value)
         except (ValueError, OverflowError):               # no number, or an integer too large for a float
             good = False
         if not good:
@@ -122,7 +125,11 @@ def out_folder(text):
 
 def fail(message):
     """Ends the program as the convention for bad input wants it."""
-    print(f"{os.path.basename(sys.argv[0])}: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
+    line = f"{os.path.basename(sys.argv[0])}: {' '.join(str(message).split())}"
+    if "tqdm" in sys.modules:                             # on a line of its own, not behind a progress bar
+        sys.modules["tqdm"].tqdm.write(line, file=sys.stderr)
+    else:
+        print(line, file=sys.stderr, flush=True)
     raise SystemExit(2)
 
 

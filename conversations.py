@@ -10,10 +10,10 @@ and one of preference pairs a file of rows in either form, the two answers alike
 
     {"prompt": text or messages, "chosen": text, "rejected": text}          {"chosen": messages, "rejected": messages}
 
-A "system" text of a row becomes its first turn. An assistant's message may have its "reasoning" apart (also called
-"reasoning_content" or "thinking"), or begin with a <think> block, which then becomes its reasoning. "weight": 0 or "train":
-false keeps a turn out of the loss. Content may come in parts, {"type": "text", "text": ...}. Calls of tools, and every
-other key that is not metadata (texts.py), are refused.
+A "system" text of a row becomes its first turn. A question or an answer beside messages must repeat what these say. An
+assistant's message may have its "reasoning" apart (also called "reasoning_content" or "thinking"), or begin with a <think>
+block, which then becomes its reasoning. "weight": 0 or "train": false keeps a turn out of the loss. Content may come in
+parts, {"type": "text", "text": ...}. Calls of tools, and every other key that is not metadata (texts.py), are refused.
 
 All files may also be .jsonl.gz or .parquet. Every conversation is one document, so packed neighbours never see each
 other. Loss falls on what an assistant says alone, and in a pair on the last turn alone.
@@ -38,6 +38,9 @@ from world import World
 ROLES = ("system", "user", "assistant", "tool")
 REASONING = ("reasoning", "reasoning_content", "thinking")
 ABOUT_PAIRS = ("score_chosen", "score_rejected", "chosen_score", "rejected_score", "chosen_right", "rejected_right")
+# what some data sets repeat beside the messages: (the first of these turns or the last, whose, how to call it)
+ASKED, ANSWERED = (True, "user", "the first thing that the user says"), (False, "assistant", "the last thing that is answered")
+REPEATED = {"prompt": ASKED, "question": ASKED, "problem": ASKED, "solution": ANSWERED, "answer": ANSWERED}
 
 
 # messages
@@ -129,11 +132,12 @@ def read_conversation(row, where):
     """The turns of a row of {"messages"}, of which at least one is to be learned."""
     if not isinstance(row, dict) or not given(row.get("messages")):
         raise ValueError(f"{where}: the messages must be a list of {{\"role\", \"content\"}}")
-    refuse_unknown(row, ("messages", "system", "prompt"), where, "a row of messages")
+    refuse_unknown(row, ("messages", "system", *REPEATED), where, "a row of messages")
     messages = read_messages(row["messages"], where)
-    prompt = text_at(row, "prompt", where)                # some data sets repeat the first question there
-    if prompt is not None and prompt != next((m["content"] for m in messages if m["role"] == "user"), None):
-        raise ValueError(f'{where}: "prompt" is not the first thing that the user says in the messages; remove it')
+    for key, (first, role, says) in REPEATED.items():
+        said = [content_of(m, where) for m in row["messages"] if m["role"] == role]
+        if given(row.get(key)) and text_at(row, key, where) not in (said[:1] if first else said[-1:]):
+            raise ValueError(f'{where}: "{key}" is not {says} in the messages; remove it')
     if not any(m["role"] == "assistant" and m.get("weight") != 0 for m in messages):
         raise ValueError(f"{where}: no turn of an assistant (or none with a weight above 0), so there is nothing to learn; add "
                          "one or remove it")
@@ -203,6 +207,9 @@ def open_conversations(name, tokenizer, T, no_think=0.0, unflagged=0.0):
     if name.startswith("world:"):
         return WorldChats(name, tokenizer, T, no_think, unflagged)
     rows = list(read_rows(name))
+    where, row = rows[0]
+    if isinstance(row, dict) and not any(given(row.get(key)) for key in ("messages", "question", "problem")):
+        raise ValueError(f'{where}: no field "messages", "question" or "problem" (found: {", ".join(row)})')
     if any(given(row.get("messages")) for _, row in rows if isinstance(row, dict)):
         told = ((where, read_conversation(row, where)) for where, row in rows)
     else:
@@ -262,7 +269,8 @@ def read_pair(row, tokenizer, where):
     if not isinstance(row, dict) or row.get("chosen") is None or row.get("rejected") is None:
         raise ValueError(f'{where}: a pair needs the fields "chosen" and "rejected", and "prompt" unless they are '
                          "lists of messages")
-    refuse_unknown(row, ("prompt", "chosen", "rejected", "system", *ABOUT_PAIRS), where, "a pair")
+    repeated = ("messages",) if row.get("messages") == row["chosen"] else ()      # as in UltraFeedback
+    refuse_unknown(row, ("prompt", "chosen", "rejected", "system", *ABOUT_PAIRS, *repeated), where, "a pair")
     prompt, told = row.get("prompt"), []
     if isinstance(prompt, str):
         prompt = [{"role": "user", "content": prompt}]

@@ -55,6 +55,7 @@ from evaluate import CHAT, PLAIN, check_specs, evaluate_all, print_evaluation
 from model import load
 from problems import parse_rewards
 from rollouts import FLAGS, Prompts, Rollouts, deal, fill, hide, nothing_to_learn, pack, stages, summary
+from thinking import ThinkBudget
 
 
 @dataclass(frozen=True)
@@ -325,6 +326,8 @@ def main():
         if tokenizer is None:
             raise ValueError(f"--init {args.init}: the folder has no tokenizer.json; copy the model's tokenizer there")
         check_specs(args.eval_data, tokenizer)
+        if args.think_budget is not None:                 # refused here, before there is a folder, where it does not fit
+            ThinkBudget(tokenizer, [], args.think_budget, min(cap for _, cap in caps), answer_tokens=0)
         if args.prompts % run.ranks:
             raise ValueError(f"--prompts {args.prompts} must be a multiple of the number of ranks (= {run.ranks}); with "
                              "--batch-tokens it follows from that, --group and --max-new-tokens")
@@ -350,10 +353,10 @@ def main():
     with cli.bad_input():
         if args.keep_rate and run.state is None:
             rates = rollouts.pass_rates(model, args.candidates, args.group)
+            prompts.keep(rates, *args.keep_rate, args.curriculum)
             if len(rates) < args.candidates and run.main:
                 print(f"--candidates {args.candidates}: there are {len(rates)} different questions; all of them were measured",
                       file=sys.stderr)
-            prompts.keep(rates, *args.keep_rate, args.curriculum)
     reference = copy.deepcopy(model).requires_grad_(False) if args.kl else None
     # what samples: whole weights; none is needed where other ranks do that
     sampling = copy.deepcopy(model).requires_grad_(False) if args.shard and not run.rollout_ranks else model

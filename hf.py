@@ -31,6 +31,7 @@ DEFAULTS = {"llama": {}, "qwen2": QWEN, "qwen3": QWEN | {"head_dim": 128},
             "olmo2": {"rms_norm_eps": 1e-5},
             "olmo3": {"rms_norm_eps": 1e-5, "rope_theta": 500_000.0, "sliding_window": 4096}}
 WHOLE = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")       # no defaults
+MOST = 2 ** 20                       # above every size of a model; the product of three, in bytes, still is a number for torch
 OPTIONAL = ("num_key_value_heads", "head_dim", "max_position_embeddings", "sliding_window", "no_rope_layer_interval")
 SWITCHES = ("tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_window")
 
@@ -53,6 +54,8 @@ def fields_from(hf, where="config.json"):
             raise ValueError(f"{where}: field {key!r} is missing")
         if (type(hf[key]) is not int or hf[key] < 1) and not (key in OPTIONAL and hf[key] is None):
             raise ValueError(f"{where}: {key}={hf[key]!r} must be a whole number above 0")
+        if key != "max_position_embeddings" and hf[key] is not None and hf[key] > MOST:
+            raise ValueError(f"{where}: {key}={hf[key]} is larger than any model has; fetch or write config.json again")
     for key in SWITCHES:
         if type(hf[key]) is not bool:
             raise ValueError(f"{where}: {key}={hf[key]!r} must be true or false")

@@ -1,8 +1,9 @@
 """Reading text: .txt, .jsonl, .jsonl.gz and .parquet files, with errors that name the file and the line.
 
 A key of a row is used or refused, never dropped: what stands in a row may change what should be learned. Only keys that
-say where a row comes from (METADATA, and any that begins with _ or ends in _id) mean nothing, and so does a key whose
-value is null or empty, which tables put where a row has nothing.
+say where a row comes from or how it was judged (METADATA, any whose last word is one of these, as in problem_type, and
+any that begins with _) mean nothing, and so does a key whose value is null or empty, which tables put where a row has
+nothing.
 """
 
 import gzip
@@ -17,7 +18,8 @@ from world import World
 
 METADATA = {"id", "uuid", "idx", "index", "name", "title", "source", "dataset", "subset", "split", "category", "subject",
             "topic", "type", "level", "difficulty", "language", "license", "url", "model", "generator", "date", "created",
-            "timestamp", "tags", "score", "quality", "meta", "metadata", "info"}
+            "timestamp", "tags", "score", "quality", "meta", "metadata", "info", "domain", "ability", "year", "turns", "tokens",
+            "count", "rating", "rate"}
 # what a row of text may have beside "text" is all metadata (web data has a dozen such columns), but for these
 NOT_BESIDE_TEXT = {"messages", "question", "problem", "answer", "solution", "chosen", "rejected", "system", "tools", "weight",
                    "train"}
@@ -112,14 +114,14 @@ def _read_parquet(path):
 
 
 def given(value):
-    """False for null and for empty lists and objects: in a table every row has a value for every key."""
-    return value is not None and value != [] and value != {}
+    """False for null and for empty text, lists and objects: in a table every row has a value for every key."""
+    return value is not None and value not in ("", [], {})
 
 
 def refuse_unknown(row, known, where, what="such a row", metadata=True):
     """ValueError for a key of a row that is neither known nor, with metadata=True, metadata."""
     for key, value in row.items():
-        fine = key in known or (metadata and (key in METADATA or key.startswith("_") or key.endswith("_id")))
+        fine = key in known or (metadata and (key.startswith("_") or key.rpartition("_")[2] in METADATA))
         if not fine and given(value):
             raise ValueError(f'{where}: the key "{key}" has no meaning in {what} (known: {", ".join(known)}); remove it'
                              + ', or keep it under "metadata"' * metadata)
@@ -131,8 +133,9 @@ def text_at(row, key, where, numbers=False):
     value = row.get(key)
     if value is None or isinstance(value, str):
         return value
-    if numbers and isinstance(value, int | float | Decimal) and not isinstance(value, bool) and math.isfinite(value):
-        return format(Decimal(str(value)), "f")
+    if numbers and ((isinstance(value, int) and not isinstance(value, bool))
+                    or (isinstance(value, float | Decimal) and math.isfinite(value))):    # no float holds every integer
+        return str(value) if isinstance(value, int) else format(Decimal(str(value)), "f")
     raise ValueError(f'{where}: "{key}" must be text{" or a number" * numbers}; it is {str(value):.60}, '
                      f"a value of type {type(value).__name__}")
 

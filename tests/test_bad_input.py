@@ -7,15 +7,20 @@ import contextlib
 import gzip
 import importlib.util
 import json
+import os
 import re
 import shutil
 import signal
+import sys
 
 import pytest
 import torch
 from conftest import script
 from helpers import run_main, tiny_checkpoint
 from safetensors.torch import load_file, save_file
+from tqdm import tqdm
+
+import cli
 
 TALK = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]}
 QUESTION = {"question": "2 + 2?", "answer": "4"}
@@ -129,6 +134,9 @@ for row, words in (
     (talk(user(id="x"), said()), 'message 0: the key "id"'), (talk(user(), said(), weight=0), 'the key "weight"'),
     (talk(user(), said(), chat_template_kwargs={"a": 1}), 'the key "chat_template_kwargs"'),
     (talk(user(), said(), prompt="Ho"), '"prompt" is not the first thing'),
+    (talk(user(), said(), problem="Ho"), '"problem" is not the first thing'),
+    (talk(user(), said(), user(), said("Yes."), solution="Hello."), '"solution" is not the last thing'),
+    (talk(user(), said(), answer=["Hello."]), '"answer" must be text'),
     (talk(user(), said(), system=1), '"system" must be text'),
     (talk({"role": "system", "content": "A"}, user(), said(), system="B"), '"system" is given twice'),
     (talk(user(), said(reasoning="a", thinking="b")), "message 1: reasoning and thinking differ"),
@@ -182,6 +190,7 @@ case("questions --shots 3", {"a.jsonl": rows(*[QUESTION] * 3)}, "has 3 questions
 
 for row, words in (
     (PAIR | {"tools": [1]}, 'the key "tools" has no meaning in a pair'),
+    (PAIR | {"messages": TALK["messages"]}, 'the key "messages" has no meaning in a pair'),
     (PAIR | {"chosen": ""}, "chosen: the assistant says nothing"),
     (PAIR | {"rejected": "Hello."}, "chosen equals rejected"), (PAIR | {"chosen": 3}, "chosen: the messages must be a list"),
     (PAIR | {"chosen": "<think> so"}, "chosen: <think> is never closed"), (PAIR | {"prompt": 3}, "the messages must be a list"),
@@ -296,7 +305,12 @@ for command, words in (("pretrain --heads 3", "head size 5"), ("pretrain --width
                        ("grpo --reward x", "reward 'x' is not known"),
                        ("grpo --reward answer:nan", "'answer:nan': use a finite weight")):
     case(command, {"a.jsonl": rows(GOOD.get(command.split()[0], QUESTION))}, words)
-for weight in ("nan", "inf", "0", "-1", "x", ""):
+for command in ("pretrain --lr 1e300", "pretrain --clip 1e-300", "dpo --beta 1e300", "grpo --temperature 1e-300",
+                "sampler.py --init INIT --prompt x --temperature 1e-300", "augment --temperature 1e-45"):
+    case(command, {"a.jsonl": rows(GOOD.get(command.split()[0], QUESTION))}, command.split()[-2])
+case("grpo --mode think --think-budget 2 --max-new-tokens 64 4@9", {"a.jsonl": rows(QUESTION)}, "needs max_new_tokens above")
+case("grpo --keep-rate 0.1 0.9 --group 2 --max-new-tokens 2", {"a.jsonl": rows(QUESTION)}, "none of 1 prompts has such a")
+for weight in ("nan", "inf", "0", "-1", "x", "", "1e308"):
     for name in ("pretrain", "sft", "dpo", "grpo", "table"):
         case(f"{name} --data a.jsonl@{weight}", {"a.jsonl": rows(GOOD.get(name, QUESTION))}, f"--data a.jsonl@{weight}: no file")
 
@@ -304,7 +318,8 @@ for weight in ("nan", "inf", "0", "-1", "x", ""):
 
 for changes, words in (("[]", "config.json"), ("{", "config.json: not valid JSON"), ({"vocab_size": "300"}, "vocab_size"),
                        ({"num_hidden_layers": None}, "num_hidden_layers"), ({"num_attention_heads": "2"}, "num_attention_heads"),
-                       ({"hidden_size": -3}, "hidden_size"), ({"num_hidden_layers": 3}, "is missing"),
+                       ({"hidden_size": -3}, "hidden_size"),  ({"num_hidden_layers": 3}, "is missing"),
+                       ({"hidden_size": 2 ** 70}, "hidden_size"),
                        ({"vocab_size": 300}, "has shape"),
                        ({"model_type": "moon"}, "moon"), ({"hidden_act": "moon"}, "hidden_act")):
     for name in ("sft", "questions", "sampler.py --prompt x"):
@@ -421,6 +436,13 @@ def test_refused(command, files, words, tmp_path, init, monkeypatch):
     line = the_one_line(name, err)
     assert words in line, line
     assert everything(tmp_path) == before
+
+
+def test_a_refusal_stands_on_a_line_of_its_own(capsys):
+    with pytest.raises(SystemExit), tqdm(total=3, desc="work", file=sys.stderr):
+        cli.fail("this is\nwrong")
+    assert [line for line in re.split(r"[\r\n]+", capsys.readouterr().err) if "wrong" in line] == [
+        f"{os.path.basename(sys.argv[0])}: this is wrong"]
 
 
 @pytest.mark.parametrize("name", ["sft", "prepare", "report.py --runs nowhere --out out"])

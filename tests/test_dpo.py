@@ -353,7 +353,9 @@ def test_a_system_text_beside_the_prompt_is_its_first_turn(tokenizer, tmp_path):
     forms = [pair | {"prompt": "Hi", "system": "Be brief."}, pair | {"prompt": [system, user]},
              pair | {"prompt": [user], "system": "Be brief.", "score_chosen": 3.0, "id": 1},
              {key: [system, user, *turns] for key, turns in said.items()}, said | {"prompt": "Hi", "system": "Be brief."},
-             {key: [user, *turns] for key, turns in said.items()} | {"prompt": "Hi", "system": "Be brief."}]
+             {key: [user, *turns] for key, turns in said.items()} | {"prompt": "Hi", "system": "Be brief."},
+             {key: [system, user, *turns] for key, turns in said.items()} | {                       # as in UltraFeedback
+                 "messages": [system, user, *said["chosen"]], "prompt_id": "x", "chosen_rating": 5, "rejected_model": "m"}]
     pairs = Pairs(str(write_rows(tmp_path / "a.jsonl", forms)), tokenizer, 512)
     (ids, weights), (other, _), start = pairs.pairs[0]
     assert tokenizer.decode(ids).startswith("<|im_start|>system\nBe brief.<|im_end|>")

@@ -31,6 +31,14 @@ def test_load_the_three_forms(tmp_path):
     assert plain.ops is None and plain.source.endswith("mixed.jsonl")
 
 
+def test_columns_of_public_data_sets_and_long_numbers(tmp_path):
+    long, rated = load_problems(write(
+        tmp_path / "a.jsonl", {"question": "How many?", "answer": 10 ** 400, "solution": ""},
+        {"problem": "What?", "answer": "4", "problem_type": "Algebra", "domain": ["Maths"], "year": "2024", "solve_rate": 0.5,
+         "messages": [], "data_source": "x", "extra_info": {"split": "train"}}))
+    assert long.answer == "1" + 400 * "0" and (rated.question, rated.answer) == ("What?", "4")
+
+
 def test_load_gzip(tmp_path):
     path = tmp_path / "some.jsonl.gz"
     with gzip.open(path, "wt") as file:

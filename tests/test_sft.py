@@ -307,6 +307,16 @@ def test_capped_data_ends_the_run(folder, tmp_path):
     assert result["mixture"][0]["epochs"] == pytest.approx(2, abs=0.6)
 
 
+def test_what_a_row_repeats_beside_its_messages_changes_nothing(tmp_path, tokenizer):
+    talk = {"messages": [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "<think>\nHm.\n</think>\n\n4"}]}
+    beside = [{}, {"problem": "What?", "solution": talk["messages"][1]["content"], "source": "x"},
+              {"prompt": "What?", "tools": ""}, {"question": "What?", "answer": None, "num_turns": 2, "problem_type": "Algebra"}]
+    source = open_conversations(str(write_rows(tmp_path / "a.jsonl", [talk | row for row in beside])), tokenizer, 512)
+    (ids, weights), *others = (source.get(i) for i in range(len(beside)))
+    assert weights.sum() > 0
+    assert all(np.array_equal(a, ids) and np.array_equal(w, weights) for a, w in others)
+
+
 LONG = {"messages": [{"role": "user", "content": "x y " * 300}, {"role": "assistant", "content": "ok"}]}
 
 
@@ -319,7 +329,7 @@ LONG = {"messages": [{"role": "user", "content": "x y " * 300}, {"role": "assist
     ([TALK, {"messages": [{"role": "user"}, TALK["messages"][2]]}], "a.jsonl, line 2: message 0 must have"),
     ([{"messages": [{"role": "assistant", "content": None}]}], "a.jsonl, line 1: message 0 must have"),
     ([GSM8K, {"question": "x"}], "a.jsonl, line 2: no field 'answer'"), (["[1, 2]"], "line 1: expected a JSON object"),
-    ([{"text": "a"}], "line 1: no field 'question'")])
+    ([{"text": "a"}], 'line 1: no field "messages", "question" or "problem" (found: text)')])
 def test_bad_rows_are_named(folder, tmp_path, rows, message):
     data = write_rows(tmp_path / "a.jsonl", rows)
     assert message in refusal(sft, "--init", folder, "--data", data, "--out", tmp_path / "run", "--seq-len", 256,
