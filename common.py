@@ -268,7 +268,7 @@ class Run:
         """The largest of a number over all ranks, in its own type."""
         if self.ranks == 1:
             return number
-        t = torch.tensor(number, device=self.device)
+        t = torch.tensor(number, dtype=torch.float64 if isinstance(number, float) else None, device=self.device)
         dist.all_reduce(t, dist.ReduceOp.MAX, group=self.group)
         return t.item()
 
