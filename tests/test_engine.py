@@ -117,6 +117,30 @@ def test_new_weights_between_two_steps(model, graphs):
         model.exact = False
 
 
+def test_a_prompt_is_computed_by_the_weights_that_answer_it(model):
+    """One row, three samples of a prompt: those that still wait when new weights come are theirs from the first token on."""
+    old = {name: w.clone() for name, w in model.state_dict().items()}
+    torch.manual_seed(2)
+    new = {name: w + 0.1 * torch.randn_like(w) for name, w in old.items()}
+    try:
+        engine = Sampler(model, rows=1, exact=True, version=7)
+        engine.start(60, stop=set(), seed=1)
+        requests = engine.submit(list(range(4, 40)), 6, n=3)
+        engine.step()
+        engine.update_weights(new)                        # without a number: the next one
+        while engine.running or engine.waiting:
+            engine.step()
+        assert [r.completion.versions for r in requests] == [[7] + [8] * 5, [8] * 6, [8] * 6]
+        model.exact = True
+        for c in (r.completion for r in requests[1:]):
+            with torch.no_grad():
+                logprobs = model.logprobs(torch.tensor([c.prompt + c.tokens]))[0, len(c.prompt) - 1:]
+            assert torch.equal(logprobs, torch.tensor(c.logprobs))
+    finally:
+        model.load_state_dict(old)
+        model.exact = False
+
+
 def test_the_engines_copies_follow_the_weights():
     """Exchanged for others between two runs, or while a run calls back; an exact one multiplies by copies alone."""
     torch.manual_seed(1)

@@ -16,7 +16,8 @@ from sampler import Sampler
 from thinking import HAND_OVER
 from tokenizer import split_thinking
 
-HOWS = [dict(temperature=0.0), dict(temperature=1.0), dict(temperature=0.7, top_k=20), dict(temperature=1.3, top_p=0.8)]
+HOWS = [dict(temperature=0.0), dict(temperature=1.0), dict(temperature=0.7), dict(temperature=0.7, top_k=20),
+        dict(temperature=1.3, top_p=0.8)]
 
 
 def prompts_of(count, seed=0):
