@@ -77,7 +77,7 @@ LOSSES = {
     "dr_grpo": Loss(mean="constant", scale="none"),
     "dapo": Loss(mean="token", clip_high=0.28),
     "gspo": Loss(ratio="mean", clip_low=3e-4, clip_high=4e-4),
-    # the paper has no lower clip and leaves the upper one open; ScaleRL (arXiv 2510.13786) found 4 to 8 alike
+    # the paper has no lower clip and leaves the upper one to be tuned; a weight of at most 5 is that of TRL's recipe for ScaleRL
     "cispo": Loss(mean="token", clip_low=1.0, clip_high=4.0),
     "rloo": Loss(ratio="product", clip_low=1.0, clip_high=NO_CLIP, scale="none"),
     "reinforce++": Loss(mean="token", returns=True, scale=None),

@@ -68,7 +68,7 @@ NEEDS = (
     ("--iw-form", lambda a: a.loss == "iw", "with --loss {loss}"),
     ("--refresh --clip-high", lambda a: a.loss == "psft", "with --loss {loss}"),
     ("--no-think", lambda a: any(kind_of(split_spec(spec)[0]) in ("world", "questions") for spec in a.data),
-     "on conversations, which are told as they are"),
+     "on conversations, which are used as they are"),
     ("--unflagged", lambda a: a.no_think, "without --no-think above 0: else no question has a flag"),
 )
 
