@@ -227,8 +227,8 @@ def sums(done):
 
 
 def compile_all(capability, parts=PARTS, short=False):
-    """Yields the facts of each launch that differs from those before it, for the GPUs of a compute capability. In a process of
-    its own: it leaves the modules of kernels/ with recorders in them."""
+    """Yields the facts of each launch that differs from those before it, or is for something else, for the GPUs of a compute
+    capability. In a process of its own: it leaves the modules of kernels/ with recorders in them."""
     from triton.runtime.jit import JITFunction
     launches, seen = [], set()
     modules = [importlib.import_module(f"kernels.{name}") for name in MODULES]
@@ -246,7 +246,7 @@ def compile_all(capability, parts=PARTS, short=False):
         for about in PARTS[part](launches, short):
             for kernel, args, options in launches:
                 special = specialised(kernel, args, options)
-                key = kernel.__name__, repr(special)
+                key = kernel.__name__, repr(special), about["what"]
                 if key in seen:
                     continue
                 seen.add(key)

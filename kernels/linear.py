@@ -6,14 +6,15 @@ trained in another ("Defeating Nondeterminism in LLM Inference", Thinking Machin
 
 The bit rule: a row's result depends on that row, the weight and the bias only. An output element is always the same
 chain of multiply-adds: D is walked from left to right in steps of one BLOCK_K per type, into one float32 accumulator,
-by one program. Which rows and columns share a tile, and which warps work on it, is free and follows the shape.
+by one program. Which rows and columns share a tile, and which warps work on it, is free and follows the shape: the
+matrix units of a Hopper GPU (both instructions, mma and wgmma) give the same sum for all of them. A library that does
+not split D gives the same sum as well, so it takes over where it was tried and agrees (`library_agrees`).
 
 Simpler than the best: pointers and no bulk copies (TMA), one tile per program, a table of tiles instead of tuning. The
 backward needs no such rule and is left to the library.
 """
 
 import functools
-import sys
 
 import torch
 import torch.nn.functional as F
@@ -35,11 +36,7 @@ TILES = {
 FLOAT32_OUT = {(128, 128, 8, 4): (128, 128, 4, 4), (256, 128, 8, 3): (128, 256, 8, 3)}
 PROGRAMS = 100           # with fewer, too many multiprocessors stand idle, so tiles get narrower
 GROUP_M = 8              # tiles, one below the other, that run at the same time and share the weight in the cache
-
-# (GPU name, type) where the library's product without split-K was measured to be row-invariant as well, and may be used
-# instead: e.g. ("NVIDIA H200", torch.bfloat16). An entry belongs here when `self_check` on that GPU, on the shapes of
-# the models in use, finds no differing row; until then the set stays empty. The first use in a process checks again.
-LIBRARY_IS_INVARIANT = set()
+HALF = (torch.bfloat16, torch.float16)
 
 
 @triton.jit(do_not_specialize=["M"])
@@ -117,56 +114,53 @@ def _by_library(x, weight, bias, dtype):
     return y if bias is None else y + bias.to(dtype)
 
 
-def _forbid_split_k():
-    """The library may no longer cut D into parts that are summed later. A setting of the whole process."""
-    torch.backends.cuda.preferred_blas_library("cublaslt")
-    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = (False, False)      # (lossy sums, split-K)
-    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = (False, False)
-
-
-def self_check(device, dtype, shapes=((2048, 2048), (2048, 8192), (2048, 50304)),
-               rows=(1, 2, 3, 7, 8, 16, 17, 32, 33, 64, 65, 128, 200, 256, 511, 1024), large=2048):
-    """Compares products of a few rows, the first and the last ones, with the same rows of one of `large` rows.
-
-    shapes holds pairs (D, N). Returns {"triton": {(D, N): [row counts with a differing bit]}, "library": the same},
-    where the library is told not to split K and stays so; "library" is None if this version of torch cannot be told.
-    """
-    ways = {"triton": _by_triton, "library": _by_library}
-    try:
-        _forbid_split_k()
-    except (TypeError, RuntimeError):                    # before torch 2.10, or without CUDA
-        ways["library"] = None
-    found = {way: {} if product else None for way, product in ways.items()}
-    random = torch.Generator(device).manual_seed(0)
-    for D, N in shapes:
-        x, weight = (torch.randn(n, D, generator=random, device=device, dtype=dtype) for n in (large, N))
-        for way, product in ways.items():
-            if product:
-                whole = product(x, weight, None, dtype)
-                found[way][D, N] = [m for m in rows if not (torch.equal(product(x[:m], weight, None, dtype), whole[:m])
-                                    and torch.equal(product(x[-m:], weight, None, dtype), whole[-m:]))]
-    return found
-
-
 @functools.cache
-def _library_may(device, dtype):
-    """Is this GPU listed, and does it keep what the list promises?"""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    if (name, dtype) not in LIBRARY_IS_INVARIANT:
+def _forbid_split_k():
+    """The library may no longer cut D into parts that are summed later; False where it cannot be told. A setting of the whole
+    process."""
+    matmul = torch.backends.cuda.matmul
+    try:
+        torch.backends.cuda.preferred_blas_library("cublaslt")
+        matmul.allow_bf16_reduced_precision_reduction = matmul.allow_fp16_reduced_precision_reduction = (False, False)
+    except (TypeError, RuntimeError):                    # before torch 2.10, or without CUDA
         return False
-    found = self_check(device, dtype)["library"]
-    if found is not None and not any(found.values()):
-        return True
-    print(f"linear: the library's products in {dtype} are not row-invariant on this {name}; Triton's are used",
-          file=sys.stderr)
-    return False
+    return True
+
+
+def library_agrees(M, N, D, dtype, out, bias, device):
+    """Does the library's product of (M, D) and (N, D), with a bias or without, have the bits of the kernel above? Then it may
+    take the kernel's place, and it is faster. Tried on random numbers, once for each shape, since the library promises nothing;
+    but as long as it does not split D, it adds up in the kernel's order: on an H100 no shape that was tried differed."""
+    key = M, N, D, dtype, out, bias, device
+    if key not in _tried:
+        if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            return False                                  # nothing can be tried now; what is captured was warmed up before
+        random = torch.Generator(device).manual_seed(0)
+        x, weight, b = (torch.randn(shape, generator=random, device=device, dtype=dtype) for shape in ((M, D), (N, D), (N,)))
+        inputs = x, weight, b if bias else None, out
+        try:
+            _tried[key] = _forbid_split_k() and torch.equal(_by_library(*inputs), _by_triton(*inputs))
+        except (NotImplementedError, torch.OutOfMemoryError):                 # the library has no such product, or no room
+            _tried[key] = False
+    return _tried[key]
+
+
+_tried = {}
+
+
+def _product(x, weight, bias, out):
+    """x (M, D), weight (N, D) -> (M, N) of type `out`: by the library where that is known to give the same bits."""
+    x, weight, (M, D), N = x.contiguous(), weight.contiguous(), x.shape, weight.shape[0]
+    plain = D % 8 == N % 8 == x.data_ptr() % 16 == weight.data_ptr() % 16 == 0            # what the trial had, too
+    if x.dtype in HALF and M and plain and library_agrees(M, N, D, x.dtype, out, bias is not None, x.device):
+        return _by_library(x, weight, bias, out)
+    return _by_triton(x, weight, bias, out)
 
 
 @torch.library.custom_op("nanothink::linear", mutates_args=(),
                          schema="(Tensor x, Tensor weight, Tensor? bias, ScalarType out_dtype) -> Tensor")
 def _op(x, weight, bias, out_dtype):
-    product = _by_library if _library_may(x.device, x.dtype) else _by_triton
-    return product(x.reshape(-1, x.shape[-1]), weight, bias, out_dtype).view(*x.shape[:-1], weight.shape[0])
+    return _product(x.reshape(-1, x.shape[-1]), weight, bias, out_dtype).view(*x.shape[:-1], weight.shape[0])
 
 
 @_op.register_fake

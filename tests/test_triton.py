@@ -18,7 +18,7 @@ import kernels.fast as fast  # noqa: E402
 import kernels.linear as linear_module  # noqa: E402
 import kernels.logprob as logprob_module  # noqa: E402
 import kernels.norm as norm_module  # noqa: E402
-from kernels.linear import linear, self_check, tile  # noqa: E402
+from kernels.linear import linear, tile  # noqa: E402
 from kernels.logprob import row_logprobs, token_logprobs  # noqa: E402
 from kernels.norm import qk_norm_rope, rms_norm  # noqa: E402
 from model import Config, Transformer  # noqa: E402
@@ -110,21 +110,34 @@ def test_tiles_fit_the_rows():
                     assert memory <= (227 if kind == "data centre" else 99) * 1024
 
 
-def test_self_check_finds_what_it_looks_for(monkeypatch, capsys):
-    shapes = ((40, 20),)
-    found = self_check(DEVICE, torch.float32, shapes, rows=(1, 5), large=40)
-    assert found["triton"] == {(40, 20): []}
-    monkeypatch.setattr(linear_module, "_by_triton", lambda x, w, b, dtype: x @ w.T * len(x))
-    assert self_check(DEVICE, torch.float32, shapes, rows=(1, 5), large=40)["triton"] == {(40, 20): [1, 5]}
-    # a listed library that fails its check is not used, and that is said once
-    name = torch.cuda.get_device_name() if DEVICE == "cuda" else "CPU"
-    monkeypatch.setattr(linear_module, "LIBRARY_IS_INVARIANT", {(name, torch.float32)})
-    monkeypatch.setattr(linear_module, "self_check", lambda *_: {"library": {(40, 20): [1]}})
-    linear_module._library_may.cache_clear()
-    for _ in range(2):
-        assert not linear_module._library_may(torch.empty(0, device=DEVICE).device, torch.float32)
-    assert capsys.readouterr().err.count("not row-invariant") == 1
-    linear_module._library_may.cache_clear()
+def test_the_library_takes_over_only_where_its_bits_are_the_same(monkeypatch):
+    """On a CPU, for types that have no library there: the kernel itself stands for one that agrees."""
+    used, kernel = [], linear_module._by_triton
+
+    def agrees(x, weight, bias, out):
+        used.append(len(x))
+        return kernel(x, weight, bias, out)
+
+    def differs(x, weight, bias, out):
+        used.append(len(x))
+        return torch.nextafter(y := kernel(x, weight, bias, out), y + 1)
+    monkeypatch.setattr(linear_module, "HALF", (torch.float32,))
+    monkeypatch.setattr(linear_module, "_forbid_split_k", lambda: True)
+    x, w = randn(5, 32), randn(24, 32)
+    wanted = kernel(x, w, None, torch.float32)
+    for library, calls in ((agrees, [5, 5, 5]), (differs, [5])):              # one is the trial
+        monkeypatch.setattr(linear_module, "_by_library", library)
+        monkeypatch.setattr(linear_module, "_tried", {})
+        used.clear()
+        for _ in range(2):
+            assert torch.equal(linear(x, w), wanted)
+        assert used == calls
+    used.clear()
+    monkeypatch.setattr(linear_module, "_tried", {})
+    linear(randn(5, 30), randn(24, 30)), linear(randn(5, 32), randn(23, 32)), linear(randn(6 * 32)[1:161].view(5, 32), w)
+    assert not used                                                           # other sizes or places than the trial's
+    monkeypatch.setattr(linear_module, "_forbid_split_k", lambda: False)      # it cannot be told
+    assert torch.equal(linear(x, w), wanted) and not used
 
 
 # norm
