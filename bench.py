@@ -135,8 +135,8 @@ def of(*names):
 WHY = "on {what}"
 NEEDS = (
     ("--rounds", of(*BENCHES, "all", "pretrain", "async"), WHY), ("--steps", of("async", "learn"), WHY),
-    ("--device", of(*BENCHES, "all", "probe", "bits", "shapes", "pretrain", "largest"), WHY),
-    ("--dtype", of(*BENCHES, "all", "probe", "bits", "shapes", "pretrain"), WHY),
+    ("--device", of(*BENCHES, "all", "probe", "bits", "shapes", "pretrain", "largest", "learn"), WHY),
+    ("--dtype", of(*BENCHES, "all", "probe", "bits", "shapes", "pretrain", "learn"), WHY),
     ("--tokens", of("bits", "shapes"), WHY), ("--sizes", of("pretrain"), WHY), ("--seed", of("pipeline", "answers"), WHY),
     ("--keep", of("pipeline", "async"), WHY), ("--runs", of("spurious"), WHY), ("--init", of("real", "async", "learn"), WHY),
     ("--data", of("real"), WHY), ("--cases", of("answers"), WHY),
@@ -189,7 +189,7 @@ def main():
                         "pretrain": lambda: bench_large.bench_pretrain(device, dtype, args.rounds, args.sizes, args.toy),
                         "largest": lambda: bench_large.bench_largest(device),
                         "launches": lambda: bench_launches(args.toy),
-                        "learn": lambda: bench_learn(args.init, args.steps, args.toy),
+                        "learn": lambda: bench_learn(args.init, args.steps, args.toy, args.device, args.dtype),
                         "async": lambda: bench_async(args.init, args.rounds, args.steps, args.toy, args.keep)}
                 toy = {"toy": args.toy} if name in MANY else {}
                 result = kept[name]() if name in kept else BENCHES[name](device, dtype, args.rounds, **toy)

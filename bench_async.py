@@ -35,7 +35,7 @@ LENGTHS = {"fixed": (["world:ops=5,split=rl,branch=0"], 120),
 EDGE = "world:ops=4-8,split={},branch=0,seed={}"
 
 
-def train(init, out, arm, steps, data, cap, seed=0, toy=False):
+def train(init, out, arm, steps, data, cap, seed=0, toy=False, more=()):
     """One run of an arm; the cores are shared out among its processes. -> (seconds of the whole command, its step records).
     A run that is in its folder already, from a bench with --keep that was interrupted, is not run again."""
     log, whole = Path(out) / "log.jsonl", Path(out) / "command_seconds"
@@ -45,7 +45,7 @@ def train(init, out, arm, steps, data, cap, seed=0, toy=False):
     P, G = (6, 2) if toy else (16, 8)
     command = [*start, HERE / "grpo.py", "--init", init, "--out", out, "--data", *data, "--mode", "think", "--reward", "strict",
                "--prompts", P, "--group", G, "--max-new-tokens", cap, "--lr", 4e-4, "--steps", steps, "--seed", seed,
-               "--show-every", 0, *flags]
+               "--show-every", 0, *flags, *more]
     threads = max(1, int(os.environ.get("OMP_NUM_THREADS", os.cpu_count())) // processes)
     if not whole.exists():
         began = time.perf_counter()
@@ -119,13 +119,14 @@ def bench_async(init, seeds, steps, toy=False, keep=""):
                 **learning(init, folder, seeds, steps, toy)}
 
 
-def bench_learn(init, steps, toy=False):
+def bench_learn(init, steps, toy=False, device="cpu", dtype="float32"):
     """Both modes from one checkpoint on the same prompts: {"init", "steps", "rows"}, where reward is that of the first and of the
     last third of the steps (mean, low, high), and logprob_diff_max the least and the greatest of all steps."""
     found, steps = [], 3 if toy else steps
     with tempfile.TemporaryDirectory() as folder:
         for arm in MODES:
-            seconds, records = train(init, f"{folder}/{arm}", arm, steps, [EDGE.format("rl", 0)], 12 if toy else 120, toy=toy)
+            seconds, records = train(init, f"{folder}/{arm}", arm, steps, [EDGE.format("rl", 0)], 12 if toy else 120, toy=toy,
+                                     more=["--device", device, "--dtype", dtype])
             third = -(-len(records) // 3)
             apart = [r["logprob_diff_max"] for r in records]
             found.append({"arm": arm, "seconds": round(seconds, 1), "logprob_diff_max": [min(apart), max(apart)],

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 
 import kernels
+import tables
 from cache import KVCache, pages_of
 from kernels import Packing
 from model import Config, Transformer
@@ -69,8 +70,9 @@ def best(ms, *names):
 def row(block, case, ms, ours, others, **more):
     """One line of the result: milliseconds of each candidate, and how many times as fast as the best other one ours is."""
     other, own = best(ms, *others), best(ms, ours)
-    return {"block": block, "case": case, "ms": ms, "ours": ours,
-            "ratio": round(other / own, 3) if other and own else None, **more}
+    found = {"block": block, "case": case, "ms": ms, "ours": ours, "ratio": round(other / own, 3) if other and own else None}
+    print(*tables.block_lines({"rows": [found | more]}), sep="\n", file=sys.stderr, flush=True)      # a bench that is cut off
+    return found | more                                   # has shown what it found
 
 
 # attention

@@ -77,7 +77,7 @@ def bench_train(device, dtype, count):
 def lengths_of(load, toy=False, gpu=False):
     """New tokens for each request of a load. Equal; anything up to 16 times a short one; falling off exponentially; and
     long-tailed, where one request in fifty is 16 times as long as the others."""
-    count, short = (8, 4) if toy else (512, 64) if gpu else (128, 32)
+    count, short = (8, 4) if toy else (512, 32) if gpu else (128, 32)
     if load == "equal":
         return [2 * short] * (count // 2)
     if load == "uniform":
@@ -92,7 +92,7 @@ def bench_sampler(device, dtype, count, toy=False):
     """The rollout engine: tokens/s for three loads against `generate` in batches and against continuous batching, and of
     the engine itself the share of decode slots in use while somebody waits, the seconds to a request's first token, and
     the share of the memory bandwidth that decoding takes (weights and cache read once a step, over the rate of a copy).
-    On a GPU 256 rows, a model of half a billion weights, prompts of 512 tokens and answers of up to 1,024; the engine alone
+    On a GPU 256 rows, a model of half a billion weights, prompts of 512 tokens and answers of up to 512; the engine alone
     with 64 rows as well."""
     gpu = device.type == "cuda"
     many, (shortest, longest) = (256, (512, 512)) if gpu else (4, (2, 6)) if toy else (64, (16, 64))
