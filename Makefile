@@ -34,7 +34,7 @@ gpu: $(SETUP)
 	for what in probe kernels exact train sampler; do $(PY) bench.py $$what --device cuda --dtype bfloat16 --rounds 5 || exit; done
 
 memcheck: $(SETUP)
-	compute-sanitizer --tool memcheck --error-exitcode 1 $(PY) -m pytest -m cuda tests/test_triton.py tests/test_attention.py
+	compute-sanitizer --tool memcheck --error-exitcode 1 $(PY) -m pytest -m cuda tests/kernels/test_triton.py tests/kernels/test_attention.py
 
 .venv/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV) .venv

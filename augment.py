@@ -32,13 +32,13 @@ from pathlib import Path
 
 import torch
 
-import cli
 from evaluate import interval
-from hf import write_atomically
+from formats.huggingface import write_atomically
 from model import load
-from problems import grade, load_problems
 from sampler import Sampler
+from tasks.problems import grade, load_problems
 from tokenizer import END_THINK, THINK, split_thinking
+from training import cli
 
 FLAGS = {"": "", "think": " /think", "no_think": " /no_think"}
 

@@ -38,17 +38,16 @@ from pathlib import Path
 
 import torch
 
-import bench_answers
-import bench_large
-import bench_peers
-import cli
-import plan
-import tables
-from bench_async import bench_async, bench_learn
-from bench_kernels import bench_exact, bench_kernels, probe
-from bench_launches import bench_launches, launches_table
-from bench_peers import bench_rl, bench_sampler, bench_train
+from benchmarks import answers as bench_answers
+from benchmarks import large as bench_large
+from benchmarks import peers as bench_peers
+from benchmarks import plan, tables
+from benchmarks.async_rl import bench_async, bench_learn
+from benchmarks.blocks import bench_exact, bench_kernels, probe
+from benchmarks.launches import bench_launches, launches_table
+from benchmarks.peers import bench_rl, bench_sampler, bench_train
 from evaluate import gain
+from training import cli
 
 HERE = Path(__file__).parent
 TOY = dict(vocab_size=256, layers=1, width=32, heads=2, kv_heads=1, ff=64)

@@ -28,9 +28,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-import cli
-from sources import open_source, prepare
+from sources.documents import open_source, prepare
 from tokenizer import Tokenizer
+from training import cli
 
 
 def split_spec(spec):

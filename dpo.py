@@ -43,14 +43,12 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-import cli
-import common
-import optim
-from conversations import Pairs, pair_batch
 from data import Stream, document_sums, print_table, rounded_up
 from evaluate import check_specs, evaluate_all, modes_of, print_evaluation
 from model import load
+from sources.conversations import Pairs, pair_batch
 from tokenizer import IM_END, IM_START
+from training import cli, common, optim
 
 BETA = {"dpo": 0.1, "dpo_norm": 5.0, "ipo": 0.1, "simpo": 2.0, "orpo": 0.1, "kto": 0.1}
 HALF = cli.number("a number from 0 to 0.5", float, lambda x: 0 <= x <= 0.5)

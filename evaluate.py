@@ -23,16 +23,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import cli
-import problems as questions
 from data import batch_from
 from model import load
-from problems import Reply
 from sampler import Sampler, parse_think
-from texts import read_texts
+from sources.texts import read_texts
+from tasks import problems as questions
+from tasks.problems import Reply
+from tasks.verify import mark_lines
+from tasks.world import Problem, World
 from tokenizer import split_thinking
-from verify import mark_lines
-from world import Problem, World
+from training import cli
 
 
 def pass_at_k(n, c, k):

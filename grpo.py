@@ -30,7 +30,7 @@ A step samples --prompts x --group completions, then makes --updates passes over
 A loss chosen by name has its paper's settings (the table LOSSES below); flags change them. What a paper has beside its loss
 is a flag: DAPO's dynamic sampling is --replace, its length penalty --overlong-buffer; GRPO's KL term --kl 0.04 --kl-kind k3.
 
-Sampling and training take turns, or with --async-steps and --rollout-ranks overlap (asynchronous.py).
+Sampling and training take turns, or with --async-steps and --rollout-ranks overlap (rl/asynchronous.py).
 
 Simpler than the papers: the sampler draws from the full vocabulary (a truncated draw, top-k or top-p, would have to be
 repeated in the loss, so there is no flag for it); ppo's value head stands on the policy's own hidden states and needs whole
@@ -45,17 +45,15 @@ from dataclasses import dataclass
 
 import torch
 
-import asynchronous
-import cli
-import common
-import optim
-from critic import ActorCritic, gae, moments, value_loss, whiten
 from data import document_sums, split_spec
+from engine.thinking import ThinkBudget
 from evaluate import CHAT, PLAIN, check_specs, evaluate_all, print_evaluation
 from model import load
-from problems import parse_rewards
-from rollouts import FLAGS, Prompts, Rollouts, deal, fill, hide, nothing_to_learn, pack, stages, summary
-from thinking import ThinkBudget
+from rl import asynchronous
+from rl.critic import ActorCritic, gae, moments, value_loss, whiten
+from rl.rollouts import FLAGS, Prompts, Rollouts, deal, fill, hide, nothing_to_learn, pack, stages, summary
+from tasks.problems import parse_rewards
+from training import cli, common, optim
 
 
 @dataclass(frozen=True)
@@ -397,7 +395,7 @@ def main():
         seen["compared"] += float(b.loss_mask.sum())
         if args.exact and seen["diff_max"] and not args.async_steps:
             cli.fail(f"step {run.step}: in exact mode sampler and trainer differ by {seen['diff_max']}; the last checkpoint is "
-                     "unharmed. tests/test_exact.py tells which block is not invariant here; without --exact the run goes on")
+                     "unharmed. tests/engine/test_exact.py tells which block is not invariant; without --exact the run goes on")
 
     def packed(chosen):
         """Micro-batches of completions, as many on each rank; with what the weights as they sampled have to say."""

@@ -21,7 +21,7 @@ import torch
 import torch.nn as nn
 from torch.utils.checkpoint import checkpoint
 
-import hf
+from formats import huggingface as hf
 from kernels import Packing, attend, attend_cached, head_logits, norm_rotate, prepare, project, rms_norm, swiglu, token_logprobs
 from tokenizer import Tokenizer
 

@@ -19,14 +19,12 @@ Simpler than the papers: one sequence length for the whole run, and mid-training
 import itertools
 import time
 
-import cli
-import common
-import optim
 from data import Stream, print_table, split_spec
 from evaluate import PLAIN, check_specs, evaluate_all, print_evaluation
 from model import Config, Transformer, load
-from texts import sample_texts
+from sources.texts import sample_texts
 from tokenizer import Tokenizer
+from training import cli, common, optim
 
 
 def flags():

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
-import cli
 from data import split_spec
 from evaluate import gain, interval, parse_band, pass_at_k
-from plots import Plot, bar_plot, clock, figure, line_plot, rate_text, short
+from page.plots import Plot, bar_plot, clock, figure, line_plot, rate_text, short
+from training import cli
 
 RL = "grpo.py"
 

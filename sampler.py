@@ -9,7 +9,7 @@ log-probability is reported.
 `Sampler.generate` answers a list of prompts. Beneath it is an engine with four verbs: `submit` a prompt whenever there is
 one, `step` to draw one token for every running request, `update_weights` between two steps, `abort`. Each step
 
-1. sees that every running row has a page for its next token (cache.py); if the pool is full, the newest rows give way:
+1. sees that every running row has a page for its next token (engine/cache.py); if the pool is full, the newest rows give way:
    they keep their tokens, wait at the front of the queue and are prefilled again,
 2. gives free rows to waiting requests; a prompt is prefilled once for its n samples, packed with others into one row of
    documents, or in pieces, one a step, so that a long one does not hold up those that decode,
@@ -35,13 +35,13 @@ import torch
 from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 
-import cli
-from cache import PAGE, KVCache, pages_of, upload
-from draws import draw, uniform
+from engine.cache import PAGE, KVCache, pages_of, upload
+from engine.draws import draw, uniform
+from engine.thinking import ThinkBudget, keep_budgets
 from kernels import HAS_TRITON, exclude, pack
 from model import Linear, load
-from thinking import ThinkBudget, keep_budgets
 from tokenizer import Tokenizer, split_thinking
+from training import cli
 
 PREFILL_TOKENS = 8192                 # prompts are prefilled in packs of about this many tokens
 

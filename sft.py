@@ -35,14 +35,12 @@ import time
 
 import torch
 
-import cli
-import common
-import optim
-from conversations import open_conversations
 from data import Stream, document_sums, print_table, split_spec
 from evaluate import check_specs, evaluate_all, modes_of, print_evaluation
 from model import load
-from problems import kind_of
+from sources.conversations import open_conversations
+from tasks.problems import kind_of
+from training import cli, common, optim
 
 
 def flags():

@@ -36,10 +36,10 @@ import regex
 import tiktoken
 from tqdm import tqdm
 
-import cli
-import templates
-from files import read_json, remove, write_json
-from texts import sample_texts
+from formats import templates
+from formats.files import read_json, remove, write_json
+from sources.texts import sample_texts
+from training import cli
 
 EOT, IM_START, IM_END, THINK, END_THINK = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"
 SPECIAL_TOKENS = (EOT, IM_START, IM_END, THINK, END_THINK)
@@ -226,7 +226,7 @@ class Tokenizer:
         self._hidden = {token["id"] for token in spec["added_tokens"] if token.get("special")}  # not thinking marks
 
     def _read_template(self, template: str | None) -> None:
-        """Compares the checkpoint's chat template with ChatML (templates.py), and notes what else encode_chat must write."""
+        """Compares the checkpoint's chat template with ChatML (formats/templates.py); notes what else encode_chat must write."""
         if template is None:
             template = self._config.get("chat_template")
             if isinstance(template, list):                # several by name, an older form

@@ -109,7 +109,7 @@ def attend(q, k, v, packing, window=0):
 
 
 def attend_cached(q, cache, layer, window=0):
-    """New tokens of each row against its pages (cache.py), where their keys are written already: q (B, R, H, hd) -> (B, R,
+    """New tokens of each row against its pages (engine/cache.py), where their keys are written already: q (B, R, H, hd) -> (B, R,
     H, hd). Row b held cache.lengths[b] tokens before them.
 
     A single token per row is asked of all pages in use at once, in the order of the pool, so no key is copied; maxima, sums

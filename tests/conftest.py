@@ -31,14 +31,16 @@ def real_file(name):
 
 
 def script(*args, ok=True, cwd=ROOT, **env):
-    """Runs `python SCRIPT ARGS...` in this process, which saves the seconds in which Python imports torch; as a program of its
-    own where the environment is another. Returns what subprocess.run does, with .json the last line of standard output."""
+    """Runs `python SCRIPT ARGS...`, or `python -m ROOM.FILE ARGS...`, in this process, which saves the seconds in which Python
+    imports torch; as a program of its own where the environment is another. Returns what subprocess.run does, with .json the
+    last line of standard output."""
     if env:
-        command = [sys.executable, str(ROOT / args[0]), *map(str, args[1:])]
+        name = args[:2] if args[0] == "-m" else [str(ROOT / args[0])]
+        command = [sys.executable, *name, *map(str, args[len(name):])]
         done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=HANG,
                               env=os.environ | {"OMP_NUM_THREADS": "1"} | env)
     else:
-        done = _in_this_process(*map(str, args), cwd=cwd)
+        done = _in_this_process(*map(str, args[args[0] == "-m":]), cwd=cwd)
     assert not ok or done.returncode == 0, f"{' '.join(map(str, args))}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
     lines = done.stdout.strip().splitlines()
     done.json = json.loads(lines[-1]) if ok else None
@@ -88,8 +90,8 @@ def dot_in_order(monkeypatch):
 @pytest.fixture(scope="session")
 def tokenizer():
     """A small tokenizer trained on problems of the world."""
+    from tasks.world import World
     from tokenizer import Tokenizer
-    from world import World
     world = World()
     return Tokenizer.train((f"{p.question}\n{p.solution}" for p in map(world.problem, range(500))), 512)
 

@@ -15,8 +15,8 @@ from unittest import mock
 import torch
 from conftest import HANG, ROOT
 
-import common
 from model import Config, Transformer
+from training import common
 
 
 def tiny_checkpoint(folder, tokenizer, seed=0, **config):
@@ -38,7 +38,7 @@ def run_main(module, *args):
     """Runs a script's main() in this process: exit code, the JSON of its last line (None where it was refused), standard
     error."""
     out, err, code = io.StringIO(), io.StringIO(), 0
-    argv = [f"{module.__name__}.py", *map(str, args)]
+    argv = [f"{module.__name__.split('.')[-1]}.py", *map(str, args)]
     with (mock.patch.object(sys, "argv", argv), mock.patch.object(signal, "signal"),
           contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)):
         try:
@@ -52,7 +52,7 @@ def run_main(module, *args):
 def refusal(module, *args):
     """The one line with which a script refuses its input."""
     code, _, err = run_main(module, *args)
-    lines = [line for line in err.replace("\r", "\n").splitlines() if line.startswith(f"{module.__name__}.py: ")]
+    lines = [line for line in err.replace("\r", "\n").splitlines() if line.startswith(f"{module.__name__.split('.')[-1]}.py: ")]
     assert code == 2 and len(lines) == 1 and "Traceback" not in err, err
     return lines[0]
 

@@ -20,7 +20,7 @@ from helpers import run_main, tiny_checkpoint
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
-import cli
+from training import cli
 
 TALK = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]}
 QUESTION = {"question": "2 + 2?", "answer": "4"}
@@ -222,18 +222,18 @@ for option, words in (("chat=x", "chat=x: use a number"), ("chat=2", "chat=2: us
                       ("places=7", "use 0 or 1"),
                       ("modulus=0,max_value=9,operators=+,ops=40,places=1,branch=0", "world: 100,000 draws")):
     case(f"pretrain --data world:{option} --seq-len 64 --batch-tokens 64 --steps 1" if "max_value" not in option
-         else f"world.py --data world:{option}", {}, words)
+         else f"tasks.world --data world:{option}", {}, words)
 for name in ("sft", "grpo", "questions", "augment --count 1", "train"):
     case(f"{name} --data world:ops=x", {}, "ops=x: use a number or a range")
     case(f"{name} --data world:chat=x", {}, "chat=x")
 
 # checkpoints
 
-for name in ("pretrain", "sft", "dpo", "grpo", "sampler.py --init nan --prompt x", "questions", "augment", "plan.py"):
+for name in ("pretrain", "sft", "dpo", "grpo", "sampler.py --init nan --prompt x", "questions", "augment", "bench.py plan"):
     files = {"a.jsonl": rows(GOOD.get(name, QUESTION))}
     command = name.replace("--init nan", "")
     command = command.replace("pretrain", "pretrain.py --data a.jsonl --out out")
-    if name != "plan.py":
+    if name != "bench.py plan":
         case(f"{command} --init nan", files | {"nan": "NAN"}, "layers.1.self_attn.q_proj.weight holds NaN or infinity")
         case(f"{command} --init bare", files | {"bare": "BARE"}, "has no tokenizer.json")
         case(f"{command} --init cut", files | {"cut": "CUT"}, "not a whole safetensors file")
@@ -257,7 +257,7 @@ for name in ("questions", "augment", "pairs", "report.py --runs run"):
     case(f"{name} --out out", {"a.jsonl": rows(QUESTION), "run/log.jsonl": "{}", "out/x": "mine"},
          "argument --out: out: is a folder")
 for name in ("pretrain", "sft", "dpo", "grpo", "train", "prepare", "questions", "augment", "report.py --runs run",
-             "plan.py --check"):
+             "bench.py plan --check"):
     case(f"{name} --out x/out", {"a.jsonl": rows(GOOD.get(name, QUESTION)), "run/log.jsonl": "{}", "x": "mine"},
          "x is no folder that can be written to")
 for name in ("questions", "augment", "pairs"):
@@ -296,7 +296,8 @@ for name, flags in (("pretrain", "--lr nan --steps 0 --steps -3 --batch-tokens -
                     ("augment", "--temperature inf --samples 0 --keep -1 --count -1 --rows 0 --mode x --top-p 0"),
                     ("prepare", "--workers 0 --shard-tokens 0 --tokens -1 --shard-dtype int8"),
                     ("table", "--seq-len 0 --tokens -1"),
-                    ("plan.py", "--gpus 0 --params nan --rows 0 --response -1 --link nan"), ("world.py", "--show -1 --time nan")):
+                    ("bench.py plan", "--gpus 0 --params nan --rows 0 --response -1 --link nan"),
+                    ("tasks.world", "--show -1 --time nan")):
     for flag in re.findall(r"--\S+(?: [^-\s]\S*| -\d+)?", flags):
         case(f"{name} {flag}", {"a.jsonl": rows(GOOD.get(name, QUESTION))}, flag.split()[0])
 for command, words in (("pretrain --heads 3", "head size 5"), ("pretrain --width 7", "head size 3"),
@@ -407,7 +408,7 @@ def everything(folder):
 def the_one_line(name, err):
     """The refusal on standard error, where nothing else may stand but progress bars."""
     lines = [line for line in re.split(r"[\r\n]+", err) if line.strip() and not re.search(r"\[\d\d:\d\d[,<]", line)]
-    assert len(lines) == 1 and lines[0].startswith(f"{name}: "), err[-3000:]
+    assert len(lines) == 1 and lines[0].startswith(f"{name.removesuffix('.py').split('.')[-1]}.py: "), err[-3000:]
     return lines[0]
 
 
@@ -459,6 +460,6 @@ def test_refused_by_the_program_itself(name, tmp_path, init):
 def test_there_are_enough_cases_and_they_reach_every_script():
     assert len(CASES) > 300
     from conftest import ROOT
-    scripts = {p.name for p in ROOT.glob("*.py") if "cli.bad_input()" in p.read_text()} - {"cli.py"}
+    scripts = {p.name for p in ROOT.glob("*.py") if "cli.bad_input()" in p.read_text()}
     reached = {command.split()[0] for command, _, _ in CASES}
     assert scripts <= reached, scripts - reached

@@ -8,10 +8,10 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-import bench_kernels  # noqa: E402
-import bench_large  # noqa: E402
-import bench_peers  # noqa: E402
 import kernels  # noqa: E402
+from benchmarks import blocks as bench_kernels  # noqa: E402
+from benchmarks import large as bench_large  # noqa: E402
+from benchmarks import peers as bench_peers  # noqa: E402
 from model import Config, Transformer  # noqa: E402
 
 CPU = torch.device("cpu")

@@ -22,7 +22,7 @@ from conftest import HANG, ROOT, script
 from helpers import refusal
 
 import bench
-import bench_peers
+from benchmarks import peers as bench_peers
 
 TOY_MODEL = "--layers 1 --width 16 --heads 2 --kv-heads 1"
 TOY_ROWS = "--seq-len 64 --batch-tokens 256 --micro-tokens 0 --steps 2 --device cpu"
@@ -35,7 +35,7 @@ TOY = (  # flags put behind the commands that match (the last one wins), so that
     (r"data\.py table", "--tokens 3000"), (r"(sft|dpo)\.py", TOY_CHATS),
     (r"grpo\.py", "--prompts 2 --group 2 --max-new-tokens 16 --steps 1 --device cpu"),
     (r"augment\.py", "--count 6 --max-new-tokens 100 --temperature 1.5"), (r"report\.py", "--overwrite"),
-    (r"world\.py", "--time 0.1"), (r"bench\.py(?! plan --params| plan --init)", "--out results"),
+    (r"tasks\.world", "--time 0.1"), (r"bench\.py(?! plan --params| plan --init)", "--out results"),
     (r"bench\.py (?!real|plan --params|plan --init)", "--toy"),
     (r"bench\.py (train|sampler|kernels|exact|pretrain|async|all|plan --check)", "--rounds 1"),
     (r"bench\.py (?!real|learn|launches|async|answers|plan --check)", "--device cpu"),
@@ -55,16 +55,18 @@ def commands():
     """(where, command, fresh) of each fenced or indented command line that starts a program of ours. fresh: the first one of its
     script, which gets a process of its own. One that stands in several places is run once."""
     found, scripts = {}, set()
-    for path in [ROOT / "README.md", *sorted(ROOT.glob("*.py")), *sorted((ROOT / "recipes").glob("*.sh"))]:
+    rooms = [p for p in sorted(ROOT.glob("*/*.py")) + sorted(ROOT.glob("kernels/*/*.py")) if p.parts[-2] != "tests"]
+    for path in [ROOT / "README.md", *sorted(ROOT.glob("*.py")), *rooms, *sorted((ROOT / "recipes").glob("*.sh"))]:
         text = path.read_text()
         if path.suffix == ".py":
             text = re.match(r'\s*r?"""(.*?)"""', text, re.S)[1]
         for line in text.replace("\\\n", " ").splitlines():
             line = line.lstrip("# ").strip()
             line = re.split(r"\s{3,}(?![-\s])", line)[0]                              # a note may stand behind a command
-            if re.match(r"(python \w+\.py|torchrun .*\.py|bash recipes/|(\w+=\S+ )+bash recipes/|make \w+)", line):
-                fresh = line.startswith("python") and line.split()[1] not in scripts
-                scripts |= {line.split()[1]} if fresh else set()
+            if re.match(r"python (\w+\.py|-m \w+\.\w+ --)|torchrun .*\.py|(\w+=\S+ )*bash recipes/|make \w+", line):
+                program = line.replace("-m ", "").split()[1]
+                fresh = line.startswith("python") and program not in scripts
+                scripts |= {program} if fresh else set()
                 slow = [pytest.mark.slow] if line.startswith(MANY_PROCESSES) else []
                 found.setdefault(line if line.startswith("python") else (path.name, line), pytest.param(
                     path.name, line, fresh, id=f"{path.name}: {line[:90]}", marks=slow))
@@ -165,7 +167,7 @@ def test_command(where, command, fresh, sandbox):
         assert isinstance(call(command, sandbox), dict)
         return
     words = re.sub(r"(\w+\.py)", lambda m: shlex.quote(str(ROOT / m[1])), command, count=1)
-    done = run(words, sandbox)
+    done = run(words, sandbox, **{"PYTHONPATH": str(ROOT)} if "-m tasks." in words else {})
     assert done.returncode == 0, f"{words}\n{done.stdout[-1000:]}\n{done.stderr[-3000:]}"
     json.loads(done.stdout.strip().splitlines()[-1])
 
@@ -220,7 +222,7 @@ def test_the_contrast_of_rewards(toy_run, tmp_path):
 
 
 def test_readme_names_only_files_that_exist_and_its_tables_are_generated():
-    import tables
+    from benchmarks import tables
     text = (ROOT / "README.md").read_text()
     for name in re.findall(r"\]\(([^)#]+)\)", text):
         assert (ROOT / name).exists(), name

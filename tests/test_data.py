@@ -12,14 +12,14 @@ import torch
 from conftest import real_file, script
 from helpers import a_run, run_main, state_of
 
-import cli
 import data
-import sources
-import texts
 from data import Batch, Mixture, Packer, Stream, batch_from
 from kernels import Packing
-from sources import Documents, open_shards, open_source, prepare
+from sources import documents as sources
+from sources import texts
+from sources.documents import Documents, open_shards, open_source, prepare
 from tokenizer import GPT2_PATTERN, Tokenizer
+from training import cli
 
 
 def documents_of(lengths, first=0):

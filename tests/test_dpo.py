@@ -24,13 +24,13 @@ from helpers import (
     write_rows,
 )
 
-import common
 import dpo
-from conversations import Pairs, pair_batch
 from data import Stream
 from model import load
+from sources.conversations import Pairs, pair_batch
+from tasks.world import World
 from tokenizer import Tokenizer
-from world import World
+from training import common
 
 
 def rows(count=40):

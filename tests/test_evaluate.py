@@ -27,8 +27,8 @@ from evaluate import (
     write_json,
 )
 from sampler import Completion, Sampler
-from verify import mark_lines
-from world import World
+from tasks.verify import mark_lines
+from tasks.world import World
 
 
 def test_pass_at_k_is_the_share_of_subsets_with_a_right_one():

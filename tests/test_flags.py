@@ -14,8 +14,6 @@ from conftest import ROOT
 from helpers import refusal, run_main, tiny_checkpoint, write_rows
 from test_commands import commands, toy
 
-import cli
-import common
 import data
 import dpo
 import evaluate
@@ -23,13 +21,14 @@ import grpo
 import pretrain
 import report
 import sft
-from conversations import tell
 from data import split_spec
-from problems import kind_of
-from rollouts import question_ids
-from sources import open_shards, prepare
+from rl.rollouts import question_ids
+from sources.conversations import tell
+from sources.documents import open_shards, prepare
+from tasks.problems import kind_of
+from tasks.world import World
 from tokenizer import Tokenizer
-from world import World
+from training import cli, common
 
 # Flags that have an effect whatever the others say. A flag of a script stands here, or in the script's table of needs and
 # in CASES below; whoever adds one has to think which.
@@ -140,7 +139,7 @@ def parsers():
             init(self, *args, **options)
         with (mock.patch.object(cli.Parser, "__init__", note), mock.patch.object(cli.Parser, "parse_args", side_effect=Built),
               mock.patch("sys.argv", ["x"]), pytest.raises(Built)):
-            importlib.import_module(module).main()
+            importlib.import_module({"plan": "benchmarks.plan", "world": "tasks.world"}.get(module, module)).main()
         for parser, prog in made if len(made) == 1 else made[1:]:
             found[" ".join([module, *(prog if len(made) > 1 else [])])] = parser
         found.setdefault(module, made[0][0])
@@ -207,7 +206,7 @@ def test_what_is_not_given_is_not_refused_and_defaults_stay():
 @pytest.mark.parametrize("script", PARSERS)
 def test_each_number_has_a_type_that_knows_its_bounds(script):
     for action in PARSERS[script]._actions:
-        assert action.type not in (int, float), f"{action.dest}: take a type of cli.py"
+        assert action.type not in (int, float), f"{action.dest}: take a type of training/cli.py"
         if action.type is None or action.dest in ("device", "out"):
             assert not isinstance(action.default, (int, float)) or isinstance(action.default, bool), action.dest
             continue
@@ -239,12 +238,12 @@ def test_a_device_that_is_not_there():
                                             and "=" not in c.values[1].split()[0]])
 def test_documented_commands_give_no_idle_flag(where, command):
     command = command.split(" &&")[0]
-    script, *words = shlex.split(re.sub(r"^(python|torchrun \S+) ", "", command))
+    script, *words = shlex.split(re.sub(r"^(python -m tasks\.|python|torchrun \S+) ?", "", command))
     script = script.removesuffix(".py")
     script, words = ("plan", words[1:]) if script == "bench" and words[:1] == ["plan"] else (script, words)
     lines = [words]
     if not re.search(r"bench\.py (pipeline|rl|spurious|largest|readme)", command):        # test_commands.py runs the others
-        lines.append(shlex.split(re.sub(r"^(python|torchrun \S+) ", "", toy(command)))[1 + (script == "plan"):])
+        lines.append(shlex.split(re.sub(r"^(python -m tasks\.|python|torchrun \S+) ?", "", toy(command)))[1 + (script == "plan"):])
     for line in lines:
         told = parse(script, f"{shlex.join(line)} ranks={8 if 'torchrun' in command else 1}")
         assert not isinstance(told, str), told

@@ -16,15 +16,15 @@ import torch
 from conftest import HANG, ROOT, script
 from helpers import a_run, run_main, tiny_checkpoint
 
-import common
 import grpo
 import kernels
-from critic import ActorCritic, gae, value_loss
 from grpo import LOSSES, correction, group_advantages, kl_estimate, surrogate, token_weights
 from model import load
-from problems import Problem, Reply, Score
-from rollouts import Prompts, Rollout, cap_at, deal, nothing_to_learn, overlong_penalty
+from rl.critic import ActorCritic, gae, value_loss
+from rl.rollouts import Prompts, Rollout, cap_at, deal, nothing_to_learn, overlong_penalty
 from sampler import Completion
+from tasks.problems import Problem, Reply, Score
+from training import common
 
 D = torch.float64
 LOW, HIGH, LONGEST = 0.2, 0.28, 9

@@ -9,7 +9,7 @@ from conftest import real_file
 from safetensors.torch import load_file, save_file
 
 import model as ours
-from cache import KVCache
+from engine.cache import KVCache
 from model import Config, Transformer
 
 transformers = pytest.importorskip("transformers")

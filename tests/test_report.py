@@ -13,8 +13,8 @@ import pytest
 from conftest import HANG, script
 from helpers import run_main
 
-import plots
 import report
+from page import plots
 from report import Stage
 
 SPEC = "world:ops=1-3,split=test"

@@ -10,10 +10,10 @@ import torch
 from conftest import script
 
 import sampler as sampling
-import thinking
-from draws import draw, truncate, uniform
+from engine import thinking
+from engine.draws import draw, truncate, uniform
+from engine.thinking import HAND_OVER
 from sampler import Sampler
-from thinking import HAND_OVER
 from tokenizer import split_thinking
 
 HOWS = [dict(temperature=0.0), dict(temperature=1.0), dict(temperature=0.7), dict(temperature=0.7, top_k=20),

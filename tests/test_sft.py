@@ -22,13 +22,13 @@ from helpers import (
     write_rows,
 )
 
-import common
 import sft
-from conversations import open_conversations, tell
 from data import Stream, batch_from
 from model import load
-from problems import load_problems
+from sources.conversations import open_conversations, tell
+from tasks.problems import load_problems
 from tokenizer import Tokenizer
+from training import common
 
 LOSSES = ["sft", "dft", "iw", "iw --iw-form token", "psft"]
 GSM8K = {"question": "Tom has 1,000 apples and eats 2. How many?",

@@ -1,0 +1,1 @@
+"""What bench.py runs, and the tables made of its results."""

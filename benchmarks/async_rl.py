@@ -1,0 +1,135 @@
+"""Runs of grpo.py side by side; bench.py calls these.
+
+Asynchronous GRPO against taking turns: seconds for a step with answers of like and of very different lengths, and accuracy after
+equally many steps from one checkpoint. Exact mode against fast: the reward, and how far sampler and trainer are apart.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from evaluate import gain, interval
+
+HERE = Path(__file__).parent.parent
+APART = ["--rollout-ranks", 1, "--async-steps"]
+ARMS = {                                                  # processes, flags
+    "turns, one process": (1, []),
+    "turns, two ranks": (2, []),
+    "K = 0, ranks apart": (2, [*APART, 0]),
+    "K = 1, ranks apart": (2, [*APART, 1, "--correction", "tis"]),
+    "K = 4, ranks apart": (2, [*APART, 4, "--correction", "tis"]),
+    "K = 4, clipped": (2, [*APART, 4, "--old", "sampler"]),                   # the ratio is to what sampled, and clipped
+    "K = 4, not corrected": (2, [*APART, 4]),
+    "K = 1, two sample": (3, ["--rollout-ranks", 2, "--async-steps", 1, "--correction", "tis"]),
+}
+MODES = {"exact": (1, ["--exact"]), "fast": (1, [])}
+LEARNED = ("turns, one process", "K = 1, ranks apart", "K = 4, ranks apart", "K = 4, clipped", "K = 4, not corrected",
+           "K = 1, two sample")
+LENGTHS = {"fixed": (["world:ops=5,split=rl,branch=0"], 120),
+           "long-tailed": (["world:ops=2,split=rl,branch=0@0.98", "world:ops=26,places=1,split=rl,branch=0@0.02"], 416)}
+EDGE = "world:ops=4-8,split={},branch=0,seed={}"
+
+
+def train(init, out, arm, steps, data, cap, seed=0, toy=False, more=()):
+    """One run of an arm; the cores are shared out among its processes. -> (seconds of the whole command, its step records).
+    A run that is in its folder already, from a bench with --keep that was interrupted, is not run again."""
+    log, whole = Path(out) / "log.jsonl", Path(out) / "command_seconds"
+    processes, flags = (ARMS | MODES)[arm]
+    start = ([sys.executable] if processes == 1 else
+             [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"])
+    P, G = (6, 2) if toy else (16, 8)
+    command = [*start, HERE / "grpo.py", "--init", init, "--out", out, "--data", *data, "--mode", "think", "--reward", "strict",
+               "--prompts", P, "--group", G, "--max-new-tokens", cap, "--lr", 4e-4, "--steps", steps, "--seed", seed,
+               "--show-every", 0, *flags, *more]
+    threads = max(1, int(os.environ.get("OMP_NUM_THREADS", os.cpu_count())) // processes)
+    if not whole.exists():
+        began = time.perf_counter()
+        done = subprocess.run(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                              env=os.environ | {"OMP_NUM_THREADS": str(threads)})
+        if done.returncode:
+            raise ValueError(f"{arm}: grpo.py failed: {done.stderr.strip().splitlines()[-1]}")
+        whole.write_text(str(time.perf_counter() - began))
+    return float(whole.read_text()), [r for r in map(json.loads, log.read_text().splitlines()) if "reward" in r]
+
+
+def speed(init, folder, steps, toy):
+    """Seconds for a step of each arm, for each kind of lengths. The first steps count: in them a rank that samples works ahead,
+    and what it then has in hand makes the others short."""
+    found = []
+    for kind, (data, cap) in LENGTHS.items():
+        for arm in ("turns, one process", "K = 1, ranks apart") if toy else ARMS:
+            if arm in ("K = 4, clipped", "K = 4, not corrected"):             # as fast as with the correction
+                continue
+            _, records = train(init, f"{folder}/{kind}/{arm}", arm, steps, data, 12 if toy else cap, toy=toy)
+            seconds = [r["seconds"] for r in records]
+            found.append({"lengths": kind, "arm": arm, "seconds": round(statistics.mean(seconds), 4),
+                          "interval": [round(x, 4) for x in interval(seconds)[1:]],
+                          "length_mean": round(statistics.mean(r["length_mean"] for r in records), 1),
+                          "length_max": max(r["length_max"] for r in records)})
+            print(f"{kind:<12} {arm:<22} {found[-1]['seconds']:.3f} seconds a step, answers of {found[-1]['length_mean']} "
+                  f"tokens, at most {found[-1]['length_max']}", file=sys.stderr, flush=True)
+    return found
+
+
+def learning(init, folder, seeds, steps, toy):
+    """Accuracy of each arm after equally many steps, from one checkpoint, with several seeds; each seed has its own training
+    problems, test problems and draws. The difference to taking turns is paired by problem, over all seeds."""
+    runs, tables = [], {}
+    for seed in range(seeds):
+        for arm in LEARNED[:2] if toy else LEARNED:
+            seconds, records = train(init, f"{folder}/{seed}/{arm}", arm, steps, [EDGE.format("rl", seed)], 120, seed, toy)
+            runs.append({"arm": arm, "seed": seed, "command_seconds": round(seconds, 1),
+                         "step_seconds": round(statistics.mean(r["seconds"] for r in records), 4),
+                         "staleness_mean": round(statistics.mean(r.get("staleness_mean", 0) for r in records), 3),
+                         "stale_groups": sum(r.get("stale_groups", 0) for r in records),
+                         "length_mean": round(statistics.mean(r["length_mean"] for r in records[-20:]), 1)})
+            print(f"seed {seed}, {arm}: {steps} steps in {seconds:.0f} seconds", file=sys.stderr, flush=True)
+        arms = [r["arm"] for r in runs if r["seed"] == seed]
+        out = f"{folder}/{seed}.json"
+        Path(out).unlink(missing_ok=True)
+        command = [sys.executable, HERE / "evaluate.py", "--init", init, *(f"{folder}/{seed}/{arm}" for arm in arms), "--chat",
+                   "--user-suffix", " /think", "--data", EDGE.format("test", seed), "--problems", 2 if toy else 50, "--k", 1, 8,
+                   "--temperature", 1, "--rows", 256, "--out", out]
+        subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL)
+        results = json.loads(Path(out).read_text())["results"].values()
+        for arm, measured in zip(["before", *arms], results, strict=True):
+            rows = [r for r in next(iter(measured.values()))["rows"] if "ops" in r]
+            tables.setdefault(arm, []).append(rows)
+    found, everything = [], range(1, 100)
+    turns = [row for rows in tables[LEARNED[0]] for row in rows]
+    for arm, by_seed in tables.items():
+        rows = [row for rows in by_seed for row in rows]
+        means = [round(statistics.mean(r["process"]["pass@1"][0] for r in part), 4) for part in by_seed]
+        found.append({"arm": arm, "by_seed": means,
+                      "accuracy": interval([c / n for r in rows for c, n in r["right"]]),
+                      "difference": None if arm in (LEARNED[0], "before") else gain(turns, rows, everything)})
+    return {"runs": runs, "accuracy": found}
+
+
+def bench_async(init, seeds, steps, toy=False, keep=""):
+    """Both parts: {"init", "steps", "speed": [...], "runs": [...], "accuracy": [...]}."""
+    with tempfile.TemporaryDirectory() as folder:
+        folder = keep or folder
+        return {"init": Path(init).name, "steps": steps, "speed": speed(init, folder, 3 if toy else 20, toy),
+                **learning(init, folder, seeds, steps, toy)}
+
+
+def bench_learn(init, steps, toy=False, device="cpu", dtype="float32"):
+    """Both modes from one checkpoint on the same prompts: {"init", "steps", "rows"}, where reward is that of the first and of the
+    last third of the steps (mean, low, high), and logprob_diff_max the least and the greatest of all steps."""
+    found, steps = [], 3 if toy else steps
+    with tempfile.TemporaryDirectory() as folder:
+        for arm in MODES:
+            seconds, records = train(init, f"{folder}/{arm}", arm, steps, [EDGE.format("rl", 0)], 12 if toy else 120, toy=toy,
+                                     more=["--device", device, "--dtype", dtype])
+            third = -(-len(records) // 3)
+            apart = [r["logprob_diff_max"] for r in records]
+            found.append({"arm": arm, "seconds": round(seconds, 1), "logprob_diff_max": [min(apart), max(apart)],
+                          "reward": [[round(x, 4) for x in interval([r["reward"] for r in part])]
+                                     for part in (records[:third], records[-third:])]})
+    return {"init": Path(init).name, "steps": steps, "rows": found}

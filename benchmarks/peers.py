@@ -1,0 +1,295 @@
+"""Our scripts against what a user would pick instead: Hugging Face's model, its `generate` and its continuous batching, and
+TRL's GRPOTrainer; bench.py calls these.
+
+Both sides get the same weights, batches and lengths and take turns, round by round; a ratio is the median of the rounds'.
+"""
+
+import copy
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from benchmarks.blocks import SMALL, clock
+from engine.cache import KVCache
+from model import Config, Transformer
+from sampler import Sampler
+
+HERE = Path(__file__).parent.parent
+SHAPE = dict(SMALL)
+QWEN = dict(vocab_size=151_936, layers=24, width=896, heads=14, kv_heads=2, ff=4864, qkv_bias=True)    # Qwen2.5-0.5B's
+
+
+def pair(device, dtype, shape):
+    """Our model and Hugging Face's with the same weights."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    import transformers
+    transformers.utils.logging.set_verbosity_error()
+    torch.manual_seed(0)
+    ours = Transformer(Config(**shape))
+    with tempfile.TemporaryDirectory() as folder:
+        ours.save(folder)
+        theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa")
+    return ours.to(device, dtype), theirs.to(device, dtype)
+
+
+def rows_of_one_document(tokens):
+    """The numbers of the documents where tokens (B, T + 1) hold one in each row. Every trainer gives them, and without them the
+    model takes another path."""
+    return torch.zeros_like(tokens[:, 1:])
+
+
+def bench_train(device, dtype, count):
+    """One optimiser step (AdamW) on 16 rows of 256 tokens, one document a row."""
+    ours, theirs = pair(device, dtype, SHAPE)
+    T, B = 256, 16
+    tokens = torch.randint(0, SHAPE["vocab_size"], (B, T + 1), generator=torch.Generator().manual_seed(1)).to(device)
+    optimizers = {side: torch.optim.AdamW(m.parameters(), lr=1e-4, fused=True) for side,
+                  m in (("ours", ours), ("hugging_face", theirs))}
+
+    def step(side):
+        if side == "ours":
+            loss = -ours(tokens[:, :-1], rows_of_one_document(tokens), tokens[:, 1:]).mean()
+        else:
+            # shifts the labels itself: T predictions from T+1 tokens
+            loss = theirs(input_ids=tokens, labels=tokens).loss
+        loss.backward()
+        optimizers[side].step()
+        optimizers[side].zero_grad(set_to_none=True)
+        return float(loss.detach())
+    first = {side: step(side) for side in optimizers}
+    assert abs(first["ours"] - first["hugging_face"]) < 1e-2, f"the two sides do not compute the same loss: {first}"
+    result = in_turns(device, count, {side: (lambda side=side: step(side)) for side in optimizers}, B * T)
+    rate, (ratio, low, high) = result["tokens_per_second"]["ours"], result.pop("ratios")["hugging_face"]
+    return result | {"ratio": ratio, "ratio_low": low, "ratio_high": high, "shape": f"{B} x {T}",
+                     "parameters": sum(w.numel() for w in ours.parameters()),
+                     "flops_per_second": round(rate * ours.flops_per_token(T))}
+
+
+def lengths_of(load, toy=False, gpu=False):
+    """New tokens for each request of a load. Equal; anything up to 16 times a short one; falling off exponentially; and
+    long-tailed, where one request in fifty is 16 times as long as the others."""
+    count, short = (8, 4) if toy else (512, 32) if gpu else (128, 32)
+    if load == "equal":
+        return [2 * short] * (count // 2)
+    if load == "uniform":
+        return torch.randint(1, 16 * short + 1, (count,), generator=torch.Generator().manual_seed(3)).tolist()
+    if load == "exponential":
+        u = torch.rand(2 * count, generator=torch.Generator().manual_seed(3))
+        return (-2 * short * u.log()).clamp(4, 8 * short).int().tolist()
+    return [short * (16 if i % 50 == 25 or i == 3 else 1) for i in range(count)]
+
+
+def bench_sampler(device, dtype, count, toy=False):
+    """The rollout engine: tokens/s for three loads against `generate` in batches and against continuous batching, and of
+    the engine itself the share of decode slots in use while somebody waits, the seconds to a request's first token, and
+    the share of the memory bandwidth that decoding takes (weights and cache read once a step, over the rate of a copy).
+    On a GPU 256 rows, a model of half a billion weights, prompts of 512 tokens and answers of up to 512; the engine alone
+    with 64 rows as well."""
+    gpu = device.type == "cuda"
+    many, (shortest, longest) = (256, (512, 512)) if gpu else (4, (2, 6)) if toy else (64, (16, 64))
+    ours, theirs = pair(device, dtype, QWEN if gpu and not toy else SHAPE)
+    theirs.eval()
+    found, g = [], torch.Generator().manual_seed(2)
+    for load, rows in (("uniform", many), ("long-tailed", many), ("uniform", 64)) if gpu else (
+            (load, many) for load in ("equal", "exponential", "long-tailed")):
+        limits = lengths_of(load, toy, gpu)
+        sizes = torch.randint(shortest, longest + 1, (len(limits),), generator=g).tolist()
+        prompts = [torch.randint(3, ours.config.vocab_size, (n,), generator=g).tolist() for n in sizes]
+
+        engine = Sampler(ours, rows=rows)
+
+        def ours_once(engine=engine, prompts=prompts, limits=limits):
+            done = engine.generate(prompts, max_new_tokens=limits, temperature=1.0, stop=set())
+            assert [len(c.tokens) for [c] in done] == limits
+        work = {"ours": ours_once}
+        if rows == many:
+            work |= {"generate": in_batches(theirs, prompts, limits, rows),
+                     "continuous batching": continuously(theirs, prompts, limits, rows)}
+        found.append({"load": load, "shape": f"{rows} rows, {len(limits)} requests, {min(limits)} to {max(limits)} new tokens"}
+                     | in_turns(device, min(count, 2) if gpu else count, work, sum(limits))
+                     | of_the_engine(engine, device, prompts, limits))
+    return {"rows": found, "parameters": sum(w.numel() for w in ours.parameters()), "copy_gb_per_second": copy_rate(device) / 1e9}
+
+
+def in_turns(device, count, work, tokens):
+    """Tokens/s of each side, and how often as fast as each other one ours is (median, low, high). A side that cannot run is
+    noted with its reason; one that takes long runs once."""
+    speeds, ratios, seconds = {}, {}, {}
+    for side, f in work.items():
+        try:
+            seconds[side] = [clock(device, f)]                                # the warm-up
+        except Exception as e:
+            speeds[side] = f"{type(e).__name__}: {str(e)[:80]}"
+    sides = [side for side in seconds if seconds[side][0] < (30 if device.type == "cuda" else 150)]
+    for i in range(count):
+        for side in sides[::1 if i % 2 else -1]:
+            seconds[side].append(clock(device, work[side]))
+    for side, s in seconds.items():
+        seconds[side] = s[1:] or s
+        speeds[side] = round(tokens / statistics.median(seconds[side]), 1)
+        if side != "ours":
+            # strict=False: a side that takes long has one turn only
+            each = [t / o for o, t in zip(seconds["ours"], seconds[side], strict=False)]
+            ratios[side] = [round(f(each), 3) for f in (statistics.median, min, max)]
+    return {"tokens_per_second": speeds, "ratios": ratios, "rounds": count}
+
+
+def settings_of(theirs):
+    """Draws at temperature 1 from the whole vocabulary. There is no end token: limits stand for the ends, so that all sides
+    draw the same number of tokens."""
+    settings = copy.deepcopy(theirs.generation_config)
+    settings.eos_token_id, settings.pad_token_id, settings.do_sample, settings.top_k = None, 0, True, 0
+    return settings
+
+
+def in_batches(theirs, prompts, limits, rows):
+    """`generate` on batches of `rows` prompts. A stopping rule tells it when a row is done; it goes on until the last is."""
+    import transformers
+    device = theirs.device
+
+    def batch(part):
+        longest = max(len(p) for p in prompts[part])
+        ids = torch.tensor([[0] * (longest - len(p)) + p for p in prompts[part]], device=device)
+        mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts[part]], device=device)
+        ends = torch.tensor(limits[part], device=device) + longest
+
+        class Done(transformers.StoppingCriteria):
+            def __call__(self, input_ids, scores, **_):
+                return input_ids.shape[1] >= ends
+        return dict(input_ids=ids, attention_mask=mask, max_new_tokens=max(limits[part]), stopping_criteria=[Done()],
+                    generation_config=settings_of(theirs))
+    batches = [batch(slice(i, i + rows)) for i in range(0, len(limits), rows)]
+
+    def work():
+        with torch.no_grad():
+            for b in batches:
+                assert theirs.generate(**b).shape[1] == b["input_ids"].shape[1] + b["max_new_tokens"]
+    return work
+
+
+def continuously(theirs, prompts, limits, rows):
+    """Hugging Face's continuous batching, as many requests at once as we have rows."""
+    import transformers
+
+    def work():
+        settings = settings_of(theirs)
+        settings.eos_token_id = -1                        # None is not taken here
+        blocks = rows * -(-max(len(p) + n for p, n in zip(prompts, limits, strict=True)) // 256) + 1
+        how = transformers.ContinuousBatchingConfig(max_requests_per_batch=rows, page_size=256, num_blocks=blocks,
+                                                    max_batch_tokens=max(512, rows, *map(len, prompts)))
+        manager, drawn, done = theirs.init_continuous_batching(settings, how), 0, 0
+        manager.start()
+        try:
+            for prompt, limit in zip(prompts, limits, strict=True):
+                manager.add_request(prompt, max_new_tokens=limit)
+            for result in manager:
+                drawn, done = drawn + len(result.generated_tokens), done + 1
+                if result.error:
+                    raise RuntimeError(result.error)
+                if done == len(prompts):
+                    break
+        finally:
+            manager.stop(block=True)
+        assert drawn == sum(limits), f"it drew {drawn} tokens of {sum(limits)}"
+    return work
+
+
+def of_the_engine(engine, device, prompts, limits):
+    """One run by hand of an engine that has run before, for what only it knows; all requests come at once."""
+    model, begun, first = engine.model, {}, []
+    rows, engine.busy, engine.slots = min(engine.rows, len(prompts)), 0, 0
+    weights = sum(w.numel() * w.element_size() for w in model.parameters())
+    engine.start(max(len(p) + n for p, n in zip(prompts, limits)), stop=set(), rows=rows)
+    a_token = KVCache.page_bytes(model.config, engine.dtype) / engine.cache.k.shape[3]
+    moved, decoding, start = 0, 0.0, time.perf_counter()
+    for prompt, limit in zip(prompts, limits, strict=True):
+        [request] = engine.submit(prompt, limit)
+        begun[request.number] = request
+    while engine.running or engine.waiting:
+        prefilled = engine.prefills
+        held = sum(len(r.completion.prompt) + len(r.completion.tokens) for r in engine.running)
+        took = clock(device, engine.step)
+        if held and engine.prefills == prefilled:         # a step that did nothing but decode
+            moved, decoding = moved + weights + held * a_token, decoding + took
+        now = time.perf_counter() - start
+        drew = [n for n, r in begun.items() if r.completion.tokens]
+        first += [now for _ in drew]
+        for n in drew:
+            del begun[n]
+    first.sort()
+    return {"busy": round(engine.busy / engine.slots, 4) if engine.slots else None,
+            "first_token_seconds": [round(first[int(q * (len(first) - 1))], 4) for q in (0.5, 0.9)],
+            "bandwidth_share": round(moved / decoding / copy_rate(device), 4) if decoding else None}
+
+
+def copy_rate(device, megabytes=256):
+    """Bytes read and written per second by a copy of a large tensor."""
+    x = torch.empty(megabytes * 2 ** 20, dtype=torch.uint8, device=device)
+    y = torch.empty_like(x)
+    y.copy_(x)
+    return 2 * x.numel() / min(clock(device, lambda: y.copy_(x)) for _ in range(5))
+
+
+def bench_rl(device, dtype, count):
+    """Seconds for a GRPO step: 8 prompts x 8 completions of 64 tokens from random weights (which never end by themselves),
+    one update with AdamW, against TRL's GRPOTrainer on the same model, tokenizer and prompts. The first step is left out."""
+    import datasets
+    import transformers
+    from trl import GRPOConfig, GRPOTrainer
+
+    from tasks.world import World
+    from tokenizer import Tokenizer
+    P, G, new, steps = 8, 8, 64, 3
+    world = World.from_spec("ops=2-4,split=rl")
+    problems = [world.problem(i) for i in range(P * steps * 2)]
+    seconds = {"ours": [], "trl": []}
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer = Tokenizer.train((f"{p.question}\n{p.solution}" for p in map(world.problem, range(2000))), 1024)
+        torch.manual_seed(0)
+        Transformer(Config(**SHAPE | {"vocab_size": len(tokenizer)})).save(f"{folder}/model", tokenizer)
+        rows = datasets.Dataset.from_list([{"prompt": p.question + "\n"} for p in problems])
+
+        def ours(i):
+            command = [sys.executable, HERE / "grpo.py", "--init", f"{folder}/model", "--data", "world:ops=2-4,split=rl", "--out",
+                       f"{folder}/{i}", "--mode", "plain", "--reward", "random", "--prompts", P, "--group", G, "--steps", steps,
+                       "--max-new-tokens", new, "--rows", P * G, "--lr", 1e-6, "--device", device, "--dtype",
+                       str(dtype).removeprefix("torch."), "--show-every", 0]
+            subprocess.run(list(map(str, command)), check=True, capture_output=True)
+            records = [json.loads(line) for line in Path(f"{folder}/{i}/log.jsonl").read_text().splitlines()]
+            seconds["ours"] += [r["seconds"] for r in records if "reward" in r][1:]
+            assert all(r["length_mean"] > new / 2 for r in records if "reward" in r), "random weights ended early"
+
+        def theirs(i):
+            ends = []
+
+            class Clock(transformers.TrainerCallback):
+                def on_step_end(self, *_, **__):
+                    ends.append(time.perf_counter())
+            settings = GRPOConfig(
+                output_dir=f"{folder}/trl{i}", per_device_train_batch_size=P * G, num_generations=G, max_steps=steps,
+                max_completion_length=new, temperature=1.0, top_k=0, beta=0.0, loss_type="grpo", learning_rate=1e-6,
+                report_to="none", save_strategy="no", logging_steps=1000, disable_tqdm=True, use_cpu=device.type == "cpu",
+                bf16=dtype == torch.bfloat16, gradient_checkpointing=False)
+            dice = torch.Generator().manual_seed(0)
+            model = transformers.AutoModelForCausalLM.from_pretrained(f"{folder}/model", attn_implementation="sdpa")
+            GRPOTrainer(model, lambda completions, **_: torch.rand(len(completions), generator=dice).round().tolist(), settings,
+                        rows, processing_class=transformers.AutoTokenizer.from_pretrained(f"{folder}/model"),
+                        callbacks=[Clock()]).train()
+            seconds["trl"] += [b - a for a, b in itertools.pairwise(ends)]
+        for i in range(count):
+            for side in (ours, theirs)[::1 if i % 2 else -1]:
+                side(i)
+    median = {side: statistics.median(s) for side, s in seconds.items()}
+    ratios = [t / o for o, t in zip(sorted(seconds["ours"]), sorted(seconds["trl"]), strict=True)]
+    return {"seconds_per_step": {k: round(v, 3) for k, v in median.items()}, "ratio": round(median["trl"] / median["ours"], 3),
+            "ratio_low": round(min(ratios), 3), "ratio_high": round(max(ratios), 3), "rounds": count,
+            "shape": f"{P} prompts x {G} completions x {new} tokens", "trl": version("trl")}

@@ -1,0 +1,286 @@
+r"""How long a step of reinforcement learning takes, what memory it needs, and how many ranks should learn: a calculator.
+
+    python bench.py plan --params 7e9 --gpus 64 --response 4000 --longest 16000
+    python bench.py plan --init runs/sft --gpus 8 --prompts 64 --group 16
+    python bench.py plan --check                          predictions beside what grpo.py takes, on this machine
+
+N weights, L layers and the other letters as in model.py; a step trains on P x G completions.
+
+- Training: tokens x (6 N + 12 L H hd T) FLOPs, a third more with checkpointing, over what a learner reaches (--flops). FSDP2
+  moves 12 N bytes a micro-batch past each learner, while it computes: the longer of the two counts.
+- A decode step reads the weights and the cache once, at --bandwidth, and multiplies 2 N per row, at --flops; there is some
+  overhead. Completions arrive at rows / step while rows are full; in turns (and with K = 0) the longest answer is waited for.
+- New weights are 4 N bytes from rank 0, at --link, whatever the number of ranks that sample (a broadcast is pipelined).
+- In turns a step is the sum of both; apart it is the longer of the two.
+- Memory of a learner: weights, gradients and AdamW, 16 N bytes, divided by the learners when sharded; rank 0 gathers 4 N to
+  send; what the layers keep for the backward pass of a micro-batch; one layer and the head, gathered. Of a rank that samples:
+  4 N, 2 N more for half-precision copies, and the pages of its rows.
+
+Simpler than reality: no scoring, no stragglers, and every rank like every other.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from benchmarks import tables
+from benchmarks.blocks import clock, training_step
+from benchmarks.peers import copy_rate
+from model import Config, Transformer, read_config
+from sampler import Sampler
+from training import cli
+
+HERE = Path(__file__).parent.parent
+SHAPES = [Config(layers=24, width=896, heads=14, kv_heads=2, ff=4864, vocab_size=151_936),                     # Qwen2.5 0.5B
+          Config(layers=28, width=1536, heads=12, kv_heads=2, ff=8960, vocab_size=151_936),                    # 1.5B
+          Config(layers=28, width=3584, heads=28, kv_heads=4, ff=18_944, vocab_size=152_064, tied=False),      # 7B
+          Config(layers=64, width=5120, heads=40, kv_heads=8, ff=27_648, vocab_size=152_064, tied=False),      # 32B
+          Config(layers=80, width=8192, heads=64, kv_heads=8, ff=29_568, vocab_size=152_064, tied=False)]      # 72B
+
+
+def weights_of(c):
+    """N, all weights of a config (norms and biases left out)."""
+    layer = c.width * c.head_size * (2 * c.heads + 2 * c.kv_heads) + 3 * c.width * c.ff
+    return c.layers * layer + c.vocab_size * c.width * (1 if c.tied else 2)
+
+
+@dataclass
+class Rates:
+    """What one rank reaches. All per second, in FLOPs and bytes."""
+    flops: float                      # training
+    bandwidth: float                  # decoding: weights and cache
+    link: float                       # a broadcast of weights, and FSDP2's traffic
+    overhead: float = 0.0             # seconds of a decode step that rows and bytes do not explain
+    decode_flops: float = 0.0         # 0: like training
+
+
+@dataclass
+class Load:
+    """A step: P prompts of `prompt` tokens, G completions each, of `response` tokens in the mean and `longest` at most."""
+    P: int
+    G: int
+    prompt: int
+    response: float
+    longest: float
+    rows: int = 256                   # that decode at once on a rank
+    micro_tokens: int = 16_384
+    checkpointing: bool = True
+    shard: bool = True
+    half: int = 2                     # bytes of a number in the cache and between the layers
+
+
+def decode_seconds(c, N, rates, rows, held, half):
+    """One step of the engine with so many rows, each of which holds so many tokens."""
+    cache = rows * held * 2 * c.layers * c.kv_heads * c.head_size * half
+    products = max(half * N / rates.bandwidth, 2 * N * rows / (rates.decode_flops or rates.flops))
+    return rates.overhead + products + cache / rates.bandwidth
+
+
+def step(c, N, load, rates, learners, samplers=0, ahead=0):
+    """Seconds {"train", "rollout", "sync", "step"} of a step; samplers = 0: all learners sample as well, in turns."""
+    tokens = load.P * load.G * (load.prompt + load.response)
+    flops = 6 * N + 12 * c.layers * c.heads * c.head_size * (load.prompt + load.response)
+    train = tokens * flops * (4 / 3 if load.checkpointing else 1) / (learners * rates.flops)
+    if load.shard and learners > 1:
+        train = max(train, tokens / learners / load.micro_tokens * 12 * N / rates.link)
+    ranks = samplers or learners
+    mine = load.P * load.G / ranks
+    rows = max(1.0, min(load.rows, mine * (1 + ahead)))
+    held = load.prompt + load.response / 2
+    prefill = mine / load.G * load.prompt * 2 * N / (rates.decode_flops or rates.flops)
+    rollout = prefill + mine * load.response / rows * decode_seconds(c, N, rates, rows, held, load.half)
+    if not ahead:                     # the rows that are still there thin out; the longest one is waited for
+        alone = decode_seconds(c, N, rates, max(1, rows / 16), load.prompt + load.longest / 2, load.half)
+        rollout += max(0.0, load.longest - mine * load.response / rows) * alone
+    sync = 4 * N / rates.link if samplers or (load.shard and learners > 1) else 0.0
+    whole = max(train, rollout) + sync if samplers and ahead else train + rollout + sync
+    return {"train": train, "rollout": rollout, "sync": sync, "step": whole}
+
+
+def kept_for_backward(c, tokens, half, checkpointing):
+    """Bytes that the layers keep of a micro-batch for its backward pass (model.Block): the stream before each norm in
+    float32; in the type of the products the two norms' results, queries, keys and values, what attention gave, and gate, up,
+    silu(gate) and their product."""
+    layer = 2 * c.width * 4 + half * (2 * c.width + (2 * c.heads + 2 * c.kv_heads) * c.head_size + 4 * c.ff)
+    return tokens * (c.layers * c.width * 4 + layer if checkpointing else c.layers * layer)
+
+
+def memory(c, N, load, learners, samplers=0):
+    """Bytes {"learner", "sampler"} of the fullest rank of each kind."""
+    state, layer = 16 * N / (learners if load.shard else 1), (N - c.vocab_size * c.width) / c.layers
+    logits = min(4 * 2 ** 26, 4 * load.micro_tokens * c.vocab_size) * 2
+    gathered = (4 * (2 * layer + c.vocab_size * c.width) if load.shard and learners > 1 else 0)
+    sending = 4 * N if samplers or (load.shard and learners > 1) else 0
+    learner = state + gathered + sending + logits + kept_for_backward(c, load.micro_tokens, load.half, load.checkpointing)
+    pages = load.rows * (load.prompt + load.response) * 2 * c.layers * c.kv_heads * c.head_size * load.half
+    sampler = 4 * N + (2 * N if load.half == 2 else 0) + pages
+    return {"learner": learner if samplers else learner + pages, "sampler": sampler if samplers else 0.0}
+
+
+def splits(c, N, load, rates, ranks, room, ahead):
+    """Every way to share out the ranks, the quickest that fits first: list of dict."""
+    found = []
+    for samplers in range(ranks):
+        learners = ranks - samplers
+        if load.P % learners:
+            continue
+        bytes_of = memory(c, N, load, learners, samplers)
+        found.append({"learners": learners, "samplers": samplers, "fits": max(bytes_of.values()) <= room}
+                     | step(c, N, load, rates, learners, samplers, ahead if samplers else 0)
+                     | {f"{k}_gb": v / 1e9 for k, v in bytes_of.items()})
+    return sorted(found, key=lambda f: (not f["fits"], f["step"]))
+
+
+def rates_of(device):
+    """(Rates, where they come from): the newest records of bench.py train and sampler for this kind of device, else what one
+    H200 should reach."""
+    for (name, _), trained in tables.newest("train").items():
+        sampled = next((r for (n, _), r in tables.newest("sampler").items() if n == name), None)
+        if sampled and ("CPU" in name) == (device == "cpu"):
+            share = next(r["bandwidth_share"] for r in sampled["rows"] if r["load"] in ("equal", "uniform"))
+            return Rates(trained["flops_per_second"], share * sampled["copy_gb_per_second"] * 1e9,
+                         1e9 if device == "cpu" else 50e9), f"measured on {name}"
+    return Rates(0.4 * 790e12, 0.6 * 4.3e12, 50e9, overhead=2e-3), (
+        "assumed: 40% of an H200's 790 TFLOP/s, 60% of its 4.3 TB/s, 50 GB/s between GPUs; run make gpu to measure them")
+
+
+# the check: predictions beside measurements
+
+CASES = ((dict(layers=4, width=128, heads=4, kv_heads=2), 32), (dict(layers=4, width=128, heads=4, kv_heads=2), 96),
+         (dict(layers=6, width=256, heads=4, kv_heads=2), 48), (dict(layers=6, width=384, heads=6, kv_heads=2), 64))
+
+ARMS = {"turns": ([], [], (1, 0)),                        # how it is started, its flags, ranks that learn and that sample
+        "apart, K = 1": (["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"],
+                         ["--rollout-ranks", 1, "--async-steps", 1], (1, 1))}
+
+
+def measured_rates(model, load):
+    """Rates of this process's threads with this model, from a training step and three sizes of decode step."""
+    c, N = model.config, weights_of(model.config)
+    device = torch.device("cpu")
+    T, B = int(load.prompt + load.response), 16
+    tokens = torch.randint(0, c.vocab_size, (B, T + 1))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
+    documents = torch.zeros(B, T, dtype=torch.long)
+    seconds = [clock(device, lambda: training_step(model, optimizer, tokens, documents, torch.float32, False)) for _ in range(4)]
+    flops = B * T * model.flops_per_token(T) / min(seconds[1:])
+
+    def decode(rows):
+        engine = Sampler(model, rows=rows)
+        engine.start(load.prompt + 40, stop=set(), rows=rows)
+        for i in range(rows):
+            engine.submit([i % c.vocab_size] * load.prompt, 32)
+        engine.step()
+        return statistics.median(clock(device, engine.step) for _ in range(24))
+    one, many, rows = decode(2), decode(load.P * load.G), load.P * load.G
+    bandwidth = copy_rate(device, 64)
+    decode_flops = 2 * N * (rows - 2) / max(1e-9, many - one)
+    return Rates(flops, bandwidth, 1e9, max(0.0, one - 4 * N / bandwidth), decode_flops)
+
+
+def check(steps=6, cases=CASES):
+    """What grpo.py takes, in turns and with a rank that samples, one thread a rank, beside the prediction: list of dict."""
+    from tasks.world import World
+    from tokenizer import Tokenizer
+    torch.set_num_threads(1)
+    found, world = [], World.from_spec("ops=2-4,split=rl")
+    tokenizer = Tokenizer.train((f"{p.question}\n{p.solution}" for p in map(world.problem, range(1000))), 512)
+    prompt = round(statistics.mean(len(tokenizer.encode(world.problem(i).question)) + 1 for i in range(200)))
+    for shape, new in cases:
+        c = Config(vocab_size=len(tokenizer), **shape)
+        torch.manual_seed(0)
+        model = Transformer(c)
+        load = Load(8, 8, prompt, new, new, 64, 16_384, checkpointing=False, shard=False, half=4)
+        rates = measured_rates(model, load)
+        with tempfile.TemporaryDirectory() as folder:
+            Transformer(c).save(f"{folder}/model", tokenizer)
+            for arm, (start, more, ranks) in ARMS.items():
+                command = [sys.executable, *start, HERE / "grpo.py", "--init", f"{folder}/model", "--out",
+                           f"{folder}/{len(found)}", "--data", "world:ops=2-4,split=rl", "--mode", "plain", "--reward", "random",
+                           "--prompts", load.P, "--group", load.G, "--steps", steps, "--max-new-tokens", new, "--rows", load.rows,
+                           "--lr", 1e-6, "--device", "cpu", "--dtype", "float32", "--show-every", 0, *more]
+                process = subprocess.run(list(map(str, command)), capture_output=True, text=True,
+                                         env=os.environ | {"OMP_NUM_THREADS": "1"})
+                if process.returncode:
+                    raise ValueError(f"grpo.py failed: {process.stderr.strip().splitlines()[-1]}")
+                records = [json.loads(line) for line in Path(f"{folder}/{len(found)}/log.jsonl").read_text().splitlines()]
+                records = [r for r in records if "reward" in r]
+                load.response = statistics.mean(r["length_mean"] for r in records)
+                predicted = step(c, weights_of(c), load, rates, *ranks, ahead=ranks[1])
+                seconds = statistics.median(r["seconds"] for r in records[2:])
+                found.append({"parameters": weights_of(c), "response": round(load.response, 1), "arm": arm,
+                              "predicted_seconds": round(predicted["step"], 3), "measured_seconds": round(seconds, 3),
+                              "predicted_over_measured": round(predicted["step"] / seconds, 3)})
+                print(f"{found[-1]['parameters'] / 1e6:6.1f}M weights, {load.response:5.1f} tokens, {arm:<12}: predicted "
+                      f"{predicted['step']:.3f} seconds a step, measured {seconds:.3f}", file=sys.stderr, flush=True)
+    return found
+
+
+# when a flag has an effect (see cli.Parser)
+NEEDS = (
+    ("--params", lambda a: not a.init, "with --init, whose weights are counted"),
+    ("--params --init --gpus --prompts --group --prompt-tokens --response --longest --async-steps --rows --micro-tokens "
+     "--memory-gb --flops --bandwidth --link --device", lambda a: not a.check, "with --check, which has its own cases"),
+    ("--toy --rounds --out", lambda a: a.check, "without --check"),
+)
+
+
+def main(argv=None):
+    p = cli.Parser(__doc__, NEEDS)
+    p.add_argument("--params", type=cli.above_zero, default=7e9,
+                   help="weights of the model; its shape is that of the nearest Qwen2.5")
+    p.add_argument("--init", metavar="FOLDER", default="", help="or a checkpoint, whose shape it takes")
+    p.add_argument("--gpus", type=cli.count, default=8, help="ranks in all")
+    p.add_argument("--prompts", type=cli.count, default=128, help="P of a step")
+    p.add_argument("--group", type=cli.count, default=8, help="G, completions of a prompt")
+    p.add_argument("--prompt-tokens", type=cli.whole, default=200, help="of a prompt, in the mean")
+    p.add_argument("--response", type=cli.above_zero, default=2000, help="tokens of a completion, in the mean")
+    p.add_argument("--longest", type=cli.not_negative, default=0, help="tokens of the longest one; 0: four times the mean")
+    p.add_argument("--async-steps", type=cli.whole, default=1, help="K where ranks are apart")
+    p.add_argument("--rows", type=cli.count, default=256, help="completions that decode at once on a rank")
+    p.add_argument("--micro-tokens", type=cli.count, default=16_384, help="tokens of a micro-batch")
+    p.add_argument("--memory-gb", type=cli.above_zero, default=139, help="of a GPU")
+    p.add_argument("--flops", type=cli.not_negative, default=0, help="that a rank reaches in training; 0: measured, or assumed")
+    p.add_argument("--bandwidth", type=cli.not_negative, default=0, help="bytes a second that a decode step reaches; 0: the same")
+    p.add_argument("--link", type=cli.not_negative, default=0, help="bytes a second between ranks; 0: the same")
+    p.add_argument("--device", default="cuda", choices=["cuda", "cpu"], help="whose measured rates to take")
+    p.add_argument("--check", action="store_true", help="run small models here, beside their predictions, and keep that in --out")
+    p.add_argument("--toy", action="store_true", help="of the check, only to see that it works")
+    p.add_argument("--rounds", type=cli.count, default=8, help="steps of each run of the check")
+    p.add_argument("--out", type=cli.out_folder, metavar="FOLDER", default=str(HERE / "results"), help="where the check goes")
+    args = p.parse_args(argv)
+    with cli.bad_input():
+        if args.check:
+            found = check(max(4, args.rounds), CASES[:1] if args.toy else CASES)
+            return cli.finish(tables.keep("plan", {"rows": found}, torch.device("cpu"), "float32", args.out))
+        c = min(SHAPES, key=lambda c: abs(weights_of(c) / args.params - 1))
+        N = args.params
+        if args.init:
+            c = read_config(args.init)
+            N = weights_of(c)
+        rates, whence = rates_of(args.device)
+        for name in ("flops", "bandwidth", "link"):
+            setattr(rates, name, getattr(args, name) or getattr(rates, name))
+        load = Load(args.prompts, args.group, args.prompt_tokens, args.response, args.longest or 4 * args.response, args.rows,
+                    args.micro_tokens, shard=args.gpus > 1)
+        found = splits(c, N, load, rates, args.gpus, args.memory_gb * 1e9, args.async_steps)
+        if not found:
+            raise ValueError(f"--prompts {args.prompts} can be shared out by no number of learners up to {args.gpus}")
+    print(f"{N / 1e9:.3g}B weights, {args.gpus} ranks; rates {whence}")
+    print(f"{'learn':>6}{'sample':>7}" + "".join(f"{name:>12}" for name in ("train s", "rollout s", "sync s", "step s",
+                                                                             "learner GB", "sampler GB")))
+    turns = [f for f in found if not f["samplers"]]
+    for f in [*found[:6], *[f for f in turns if f not in found[:6]]]:
+        numbers = (f[k] for k in ("train", "rollout", "sync", "step", "learner_gb", "sampler_gb"))
+        print(f"{f['learners']:>6}{f['samplers'] or 'turns':>7}" + "".join(f"{x:>12.3g}" for x in numbers)
+              + ("" if f["fits"] else "   too large"))
+    best = found[0]
+    return cli.finish({"best": {k: round(v, 4) if isinstance(v, float) else v for k, v in best.items()},
+                       "sync_bytes": 4 * N, "rates": whence})

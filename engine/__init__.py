@@ -1,0 +1,1 @@
+"""What sampler.py stands on: cache pages, drawing a token, thinking budgets."""

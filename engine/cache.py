@@ -1,0 +1,131 @@
+"""Keys and values of past tokens, in pages: sequences of very different lengths share one pool of memory.
+
+A page holds PAGE tokens of one sequence. A row (a sequence that decodes) owns as many pages as it needs, and gets another
+one when the last is full, so a row of 2,000 tokens takes 32 pages, a row of 30 takes one, and no memory waits for a length
+that is never reached (PagedAttention, arXiv 2309.06180). Which pages belong to whom is kept twice: as lists on the host,
+which decides, and as tensors on the device, which the attention reads.
+
+Simpler than vLLM: pages are not shared between rows; a prompt's keys are computed once and copied to each of its samples.
+"""
+
+import heapq
+
+import torch
+
+PAGE = 64                            # tokens; the block of keys of the exact attention (kernels/exact.py) as well
+NOWHERE = 2 ** 30                    # where the tokens of a free page stand: behind the end of every row
+
+
+class KVCache:
+    """A pool of `pages` pages for up to `rows` rows of at most `longest` tokens each. Letters as in model.py.
+
+    k, v (L, pages, K, PAGE, hd); lengths (rows,): tokens that each row holds; table (rows, most): its pages in order;
+    owner (pages,): the row of each page; start (pages,): where in its row its first token stands. The table of a row that is
+    free names `spare`, one page more that belongs to nobody: a row that decodes only to fill up a batch writes there.
+    """
+
+    def __init__(self, config, rows, pages, longest, device="cpu", dtype=torch.float32):
+        shape = (config.layers, pages + 1, config.kv_heads, PAGE, config.head_size)
+        self.size = self.spare = pages
+        self.memo = {}               # what the attention of one step computes for all layers
+        self.k, self.v = torch.zeros(shape, device=device, dtype=dtype), torch.zeros(shape, device=device, dtype=dtype)
+        self.lengths = torch.zeros(rows, dtype=torch.long, device=device)
+        self.table = torch.full((rows, pages_of(longest)), self.spare, dtype=torch.long, device=device)
+        self.owner = torch.zeros(pages + 1, dtype=torch.long, device=device)
+        self.start = torch.full((pages + 1,), NOWHERE, dtype=torch.long, device=device)
+        self.pages, self.free = [[] for _ in range(rows)], list(range(pages))
+        self.used = 0                # pages in use lie below this number; low ones are given out first
+
+    def holds(self, rows, pages, longest):
+        """Whether it would do for these numbers, and is no more than twice as large."""
+        return (self.lengths.shape[0] == rows and pages <= self.size <= 2 * pages
+                and pages_of(longest) <= self.table.shape[1])
+
+    def clear(self):
+        for row in range(len(self.pages)):
+            self.release(row)
+
+    @staticmethod
+    def page_bytes(config, dtype):
+        return 2 * config.layers * config.kv_heads * PAGE * config.head_size * torch.finfo(dtype).bits // 8
+
+    def widen(self, longest):
+        """Lets a row have more pages than was thought; returns whether that made another table."""
+        more = pages_of(longest) - self.table.shape[1]
+        if more > 0:
+            self.table = torch.nn.functional.pad(self.table, (0, more), value=self.spare)
+        return more > 0
+
+    def reserve(self, row, tokens):
+        """Gives a row the pages that it needs to hold so many tokens; False, and nothing is changed, if too few are free."""
+        have, need = len(self.pages[row]), pages_of(tokens)
+        if need - have > len(self.free):
+            return False
+        if need > have:
+            new = [heapq.heappop(self.free) for _ in range(need - have)]
+            self.pages[row] += new
+            ids = upload(new, self.k.device)
+            self.table[row, have:need] = ids
+            self.owner[ids] = row
+            self.start[ids] = torch.arange(have, need, device=self.k.device) * PAGE
+            self.used = max(self.used, new[-1] + 1)
+        return True
+
+    def release(self, row):
+        """Takes back a row's pages. On a CPU the pages in use are then moved together, since its attention goes over all of
+        the pool up to the last one."""
+        for page in self.pages[row]:
+            heapq.heappush(self.free, page)
+        self.start[self._ids(row)] = NOWHERE
+        self.pages[row] = []
+        self.lengths[row], self.table[row] = 0, self.spare
+        if not self.k.is_cuda:
+            self._close_gaps()
+
+    def _ids(self, row):
+        return upload(self.pages[row], self.k.device)
+
+    def _close_gaps(self):
+        held = sorted(((page, row, j) for row, pages in enumerate(self.pages) for j, page in enumerate(pages)), reverse=True)
+        for page, row, j in held:
+            if not self.free or self.free[0] > page:
+                break
+            hole = heapq.heapreplace(self.free, page)
+            for pool in (self.k, self.v):
+                pool[:, hole] = pool[:, page]
+            self.pages[row][j] = self.table[row, j] = hole
+            self.owner[hole], self.start[hole], self.start[page] = row, self.start[page].clone(), NOWHERE
+        self.used = len(held)
+
+    def move(self, source, target):
+        """The pages of one row become those of another, which has none."""
+        self.pages[target], self.pages[source] = self.pages[source], []
+        self.table[target], self.lengths[target] = self.table[source], self.lengths[source]
+        self.owner[self._ids(target)] = target
+        self.lengths[source], self.table[source] = 0, self.spare
+
+    def fill(self, row, k, v):
+        """Starts a row, whose pages are reserved, with k and v (L, T, K, hd)."""
+        L, T, K, hd = k.shape
+        ids = self._ids(row)[:pages_of(T)]
+        for pool, x in ((self.k, k), (self.v, v)):
+            x = torch.nn.functional.pad(x, (0, 0, 0, 0, 0, -T % PAGE))   # (L, pages * PAGE, K, hd)
+            pool[:, ids] = x.view(L, -1, PAGE, K, hd).transpose(2, 3).to(pool.dtype)
+        self.lengths[row] = T
+
+    def write(self, layer, k, v):
+        """Puts R tokens' k and v (B, R, K, hd) behind each of the first B rows, whose pages are reserved."""
+        B, R = k.shape[:2]
+        slots = self.lengths[:B, None] + torch.arange(R, device=k.device)     # (B, R)
+        at = self.table[:B].gather(1, slots // PAGE), slice(None), slots % PAGE
+        self.k[layer][at], self.v[layer][at] = k.to(self.k.dtype), v.to(self.v.dtype)
+
+
+def pages_of(tokens):
+    return -(-tokens // PAGE)
+
+
+def upload(numbers, device):
+    """A list of whole numbers on a device, without waiting for what the device still has to do."""
+    made = torch.tensor(numbers, dtype=torch.long)
+    return made.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else made

@@ -1,0 +1,80 @@
+"""A thinking budget: closes a think block that has grown too long, and sees that an answer follows."""
+
+import torch
+
+from engine.draws import draw, wide
+from kernels import row_logprobs
+
+HAND_OVER = "\nTime to answer.\n"      # the last words of a think block that a budget closes
+
+
+class ThinkBudget:
+    """Watches one completion on its way through a think block to an answer, and says where it must be corrected.
+
+    A block that the prompt left open, or that the first token opens, may hold `budget` tokens. Then, or once no more
+    than answer_tokens (at most half of `limit`) would be left for the answer, or where the model would end inside the
+    block, the hand-over is forced: a sentence, </think> and an empty line (the budget of Qwen3, arXiv 2505.09388). With
+    nothing thought there is no sentence: a budget of 0 makes the empty block of no-think mode. Behind the block, and
+    where there was none, no end is accepted before something is said: no answer is empty."""
+
+    def __init__(self, tokenizer, prompt, budget, limit, answer_tokens):
+        if tokenizer is None or tokenizer.think is None or tokenizer.end_think is None:
+            raise ValueError("a think budget needs a tokenizer with the special tokens <think> and </think>")
+        self.tokenizer, self.budget = tokenizer, budget
+        close = [tokenizer.end_think, *tokenizer.encode("\n\n")]
+        self.hand_over, self.at_once = tokenizer.encode(HAND_OVER) + close, tokenizer.encode("\n") + close
+        if budget < 0 or limit <= len(self.hand_over):
+            raise ValueError(f"a think budget is at least 0 and needs max_new_tokens above {len(self.hand_over)}, the "
+                             f"tokens of its hand-over; got {budget} and {limit}")
+        self.last = limit - min(answer_tokens, limit // 2) - len(self.hand_over)
+        self.size, self.blank, self.queue = 0, True, []   # tokens so far; no answer yet; the rest of the hand-over
+        self.thought = 0 if tokenizer.thinking_in(prompt) else None           # tokens in the block; None outside of one
+
+    def must(self, drawn, stop):
+        """The token of the hand-over that must come instead of the drawn one, or None."""
+        if self.thought is not None and not self.queue and drawn != self.tokenizer.end_think and (
+                self.thought >= self.budget or self.size >= self.last or drawn in stop):
+            self.queue = list(self.hand_over if self.thought else self.at_once)
+        return self.queue[0] if self.queue else None
+
+    def take(self, token):
+        """Notes the token that came in the end."""
+        if self.queue:
+            del self.queue[0]
+            if not self.queue:
+                self.thought = None
+        elif self.thought is not None:
+            self.thought = None if token == self.tokenizer.end_think else self.thought + 1
+        elif self.size == 0 and token == self.tokenizer.think:
+            self.thought = 0
+        elif self.tokenizer.token_bytes(token).decode(errors="replace").strip():
+            self.blank = False
+        self.size += 1
+
+
+def keep_budgets(running, logits, tokens, logprobs, u, stop, how):
+    """Puts other tokens in place of drawn ones (B,) that a budget does not allow; returns the set of their rows.
+
+    A token of the hand-over gets its log-probability at the temperature. Where an answer would end before it has begun,
+    the draw is repeated without the end tokens, at u (B,). Unlike a mask on every draw, that leaves the other tokens as
+    the model's own: their log-probabilities are those that training computes.
+    """
+    drawn, forced, again = tokens.tolist(), {}, []
+    for row, request in enumerate(running):
+        watch = request.thinking
+        if watch and (token := watch.must(drawn[row], stop)) is not None:
+            forced[row] = token
+        elif watch and watch.blank and drawn[row] in stop:
+            again.append(row)
+    if forced:
+        rows = list(forced)
+        tokens[rows] = torch.tensor(list(forced.values()), device=tokens.device)
+        logprobs[rows] = row_logprobs(wide(logits[rows]), tokens[rows], how[0] or 1.0, how[3])
+    if again:
+        others = logits[again]
+        others[:, [i for i in stop if i < others.shape[1]]] = float("-inf")
+        tokens[again], logprobs[again] = draw(others, u[again], *how)
+    for request, token in zip(running, tokens.tolist()):
+        if request.thinking:
+            request.thinking.take(token)
+    return {*forced, *again}

@@ -1,0 +1,1 @@
+"""How things are written in files: Hugging Face folders, chat templates, JSON."""

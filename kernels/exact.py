@@ -1,0 +1,336 @@
+"""The blocks with one fixed order of additions, in plain PyTorch: the exact mode on a CPU, and the algorithms to read.
+
+The bits of a token's result depend on that token and on what it attends to, and on nothing else: not on how many rows
+are computed at once, on the row it lies in, or on whether its past comes from a cache. Two rules give that.
+
+1. A matrix product always has the same shape, or one of a few that are known to agree. Libraries choose their order of
+   additions by the shape; a product of one row has other bits than the same row among a hundred. So rows are cut into tiles
+   of a fixed number, the last one filled up with zeros, and attention goes over blocks of KEYS keys counted from the
+   document's start, with an online softmax (arXiv 2205.14135). A block that a row does not see is an exact no-op for it:
+   its maximum stays, exp(0) = 1, and 0 is added. In some shapes a library also adds up a row by its place in the tile (the
+   product of 64 probabilities with keys of head size 6 or 10, for one). So each shape is tried once; where it fails, the
+   operands are filled up to multiples of ROUND, and where these fail as well the products are added one after the other.
+2. Outside of products there are only additions, multiplications and divisions, which IEEE 754 rounds in one way, exp and
+   log, and sums along the last axis of a contiguous tensor. No sigmoid or silu (torch's vector code and the code for the
+   last few elements of a tensor differ in the last bit), no fused multiply-add.
+
+What torch does with a shape is its own affair and is found out, not assumed; tests/engine/test_exact.py says whether it
+holds on a machine, and so does every step of a GRPO run in exact mode. Only the forward pass must be invariant: gradients
+come from the fast blocks.
+
+Letters as in model.py: B rows, T tokens in a row, H query heads, K key/value heads, hd head size, D width, V vocabulary.
+"""
+
+import functools
+
+import torch
+import torch.nn.functional as F
+
+from . import fast, processor
+from .fast_attention import pages_in_use
+
+TILE = 32                                 # rows of a matrix product
+SIZES = 16, 32, 48, 64, 128, 256, 512     # the same, where oneDNN gives a row the same bits in all of them
+QUERIES = 8, 4, 32, 64                    # query rows of a tile of attention, tokens times the heads that share a key head; all
+                                          # but the first only where a row has the same bits in them as there
+KEYS = 64                                 # of a block of attention, and in a page of the cache
+ALIGNED = 64                              # bytes; whatever torch makes begins at a multiple of it
+ROUND = 16                                # numbers in a vector register: shapes without a remainder have one way to add up
+
+
+def product(x, weight, packed=None):
+    """x (M, D) @ weight (N, D).T, in the first of three ways that gives a row the same bits at any place in any batch.
+    packed: the weight as fast.pack lays it out."""
+    N, D = weight.shape
+    x = x if x.data_ptr() % ALIGNED == 0 else x.clone()   # some libraries begin a sum at a round address
+    if fast.has_onednn(x, weight) and _onednn_agrees(N, D, torch.get_num_threads()):
+        return fast.in_parts(fast.onednn, x, weight if packed is None else packed, SIZES)
+    return fast.in_parts(_tile_product(N, D, weight.dtype, weight.device, torch.get_num_threads()), x, weight, (TILE,))
+
+
+@functools.cache
+def _onednn_agrees(N, D, threads):
+    """Does a row get the same bits at any place of oneDNN's product of any of SIZES rows with a weight (N, D), packed or not?"""
+    return _agrees(fast.onednn, N, D, torch.float32, "cpu", SIZES, fast.pack)
+
+
+@functools.cache
+def _tile_product(N, D, dtype, device, threads):
+    """The product of TILE rows with a weight (N, D): torch's, if a row has the same bits at every place there, or that of
+    operands without a remainder, or the slow one."""
+    ways = F.linear, _rounded_linear, _linear_in_order
+    return next(way for way in ways if way is ways[-1] or _agrees(way, N, D, dtype, device, (TILE,)))
+
+
+def _rounded_linear(x, weight):
+    N, D = weight.shape
+    return F.linear(F.pad(x, (0, -D % ROUND)), F.pad(weight, (0, -D % ROUND, 0, -N % ROUND)))[:, :N].contiguous()
+
+
+def _linear_in_order(x, weight):
+    return _bmm_in_order(x[None], weight.T[None])[0]
+
+
+def _agrees(multiply, N, D, dtype, device, sizes, pack=torch.clone):
+    """Does a row get the same bits wherever it stands among any of `sizes` rows, and wherever the weight lies, packed or not?
+    Nobody promises that, so it is tried: with tiles whose rows are all the same one. A few numbers may agree by luck, so of
+    a narrow weight more rows are tried."""
+    g = torch.Generator().manual_seed(0)                  # float64 has products that round only of numbers that fill it
+    x, weight = (torch.randn(n, D, generator=g, dtype=torch.float64).to(device, dtype) for n in (1 + 64 // N, N))
+    elsewhere, packed = torch.empty(1 + N * D, device=device, dtype=dtype)[1:].view(N, D).copy_(weight), pack(weight)
+    packed = weight if packed is None else packed
+    cases = [(size, w) for size in sizes for w in (weight, packed)] + [(size, elsewhere) for size in {sizes[0], sizes[-1]}]
+    for row in x:
+        found = [multiply(row.expand(size, D).contiguous(), w) for size, w in cases]
+        if not all(torch.equal(y, found[0][:1].expand_as(y)) for y in found):
+            return False
+    return True
+
+
+class _Linear(torch.autograd.Function):
+    """The product above; its gradient needs no fixed order."""
+
+    @staticmethod
+    def forward(ctx, x, weight):
+        ctx.save_for_backward(x, weight)
+        return product(x, weight)
+
+    @staticmethod
+    def backward(ctx, g):
+        x, weight = ctx.saved_tensors
+        d_x = fast.input_gradient(g.contiguous(), weight) if ctx.needs_input_grad[0] else None
+        return d_x, g.T @ x if ctx.needs_input_grad[1] else None
+
+
+def linear(x, weight, bias=None, packed=None):
+    """x (..., D) @ weight (N, D).T + bias -> (..., N). packed: as for `product`; then there is no gradient."""
+    rows = x.reshape(-1, x.shape[-1]).contiguous()
+    y = _Linear.apply(rows, weight) if torch.is_grad_enabled() else product(rows, weight, packed)
+    y = y.view(*x.shape[:-1], weight.shape[0])
+    return y if bias is None else y + bias
+
+
+def rms_norm(x, weight, eps):
+    """x (..., D) / root mean square * weight: the fast form is a sum along each row already."""
+    return fast.rms_norm(x, weight, eps)
+
+
+class _Rotate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, cos, sin):
+        ctx.save_for_backward(cos, sin)
+        out = torch.empty_like(x)
+        (a, b), (to_a, to_b) = x.chunk(2, dim=-1), out.chunk(2, dim=-1)
+        torch.mul(a, cos, out=to_a).sub_(b * sin)
+        torch.mul(b, cos, out=to_b).add_(a * sin)
+        return out
+
+    @staticmethod
+    def backward(ctx, g):
+        cos, sin = ctx.saved_tensors
+        return fast.rotate(g, cos, -sin), None, None
+
+
+def rotate(x, cos, sin):
+    """Rotary position embedding: x (B, T, heads, hd), cos and sin (B, T, 1, hd/2) -> like x."""
+    return _Rotate.apply(x.to(cos.dtype), cos, sin).to(x.dtype)
+
+
+class _Swiglu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, gate, up):
+        ctx.save_for_backward(gate, up)
+        below = (-gate).exp_().add_(1)
+        return torch.div(gate, below, out=below).mul_(up)
+
+    @staticmethod
+    def backward(ctx, g):
+        gate, up = ctx.saved_tensors
+        if processor.able(processor.silu_gradient, gate.dtype):
+            return processor.silu_gradient(g * up, gate), F.silu(gate).mul_(g)
+        s = gate.sigmoid()
+        return g * up * s * (1 + gate * (1 - s)), gate * s * g
+
+
+def swiglu(gate, up):
+    """silu(gate) * up, arXiv 2002.05202."""
+    return _Swiglu.apply(gate, up)
+
+
+@functools.cache
+def _query_tiles(hd, dtype, threads):
+    """How attention multiplies at this head size: the head size to fill up to; those of QUERIES whose products with KEYS keys
+    give a row the bits that it has in tiles of QUERIES[0], at every place and in any number of tiles (rising); the product."""
+    for wide, multiply in ((hd, torch.bmm), (hd + -hd % ROUND, torch.bmm), (hd, _bmm_in_order)):
+        wanted = [x[:, :1] for x in _tiles_of_one_row(multiply, wide, dtype, QUERIES[0], 8)]
+        sizes = [size for size in sorted(QUERIES) if all(
+            torch.equal(ours, theirs[torch.arange(count) % 8].expand_as(ours)) for count in (1, 3, 8, 20)
+            for ours, theirs in zip(_tiles_of_one_row(multiply, wide, dtype, size, count), wanted, strict=True))]
+        if QUERIES[0] in sizes:                                               # as it is in the last way
+            return wide, sizes, multiply
+
+
+def _tiles_of_one_row(multiply, hd, dtype, size, count):
+    """The two products of attention in `count` tiles, each of which holds one of eight random rows over and over."""
+    g, which = torch.Generator().manual_seed(0), torch.arange(count) % 8
+    q, p, k = (torch.randn(*shape, generator=g, dtype=torch.float64).to(dtype) for shape in ((8, hd), (8, KEYS), (1, KEYS, hd)))
+    q, p, k = *(x[which, None].repeat(1, size, 1) for x in (q, p)), k.repeat(count, 1, 1)
+    return multiply(q, k.transpose(1, 2)), multiply(p, k)
+
+
+def _bmm_in_order(x, y):
+    """x (n, M, D) @ y (n, D, N), added up from the first to the last: slow, but there is one way only. Half types in float32."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    out = x.new_zeros(x.shape[0], x.shape[1], y.shape[2], dtype=wide)
+    for i in range(x.shape[2]):
+        out += x[:, :, i:i + 1].to(wide) * y[:, i:i + 1].to(wide)
+    return out.to(x.dtype)
+
+
+def attend_tiles(q, K, blocks, first, window=0):
+    """q (n, R, H, hd) against blocks of KEYS keys: blocks(j) -> k and v of block j, each (n, K, KEYS, hd) -> (n, R, H, hd).
+
+    Query r of row i stands at position first[i] + r of its document (first (n,) of int) and sees the keys up to its own
+    position; window > 0: the last `window` of them. Slots that no query sees may hold anything finite.
+    """
+    n, R, H, hd = q.shape
+    G = H // K                                                                # query heads that share a key head
+    wide, sizes, multiply = _query_tiles(hd, q.dtype, torch.get_num_threads())
+    size = max((size for size in sizes if size <= R * G), default=QUERIES[0])
+    tiles = -(-R * G // size)
+    q = q.reshape(n, R, K, G, hd).transpose(1, 2).reshape(n * K, R * G, hd) * hd ** -0.5
+    q = F.pad(q, (0, wide - hd, 0, tiles * size - R * G)).view(n * K, tiles, size, wide)
+    earliest, latest = int(first.min()), int(first.max())
+    token = torch.arange(tiles * size).div(G, rounding_mode="floor")          # of each row of the tiles
+    positions = (first[:1] if earliest == latest else first)[:, None] + token # (n or 1, rows)
+    positions = positions.view(-1, 1, tiles, size, 1)
+    best = q.new_full((n * K, tiles, size, 1), -1e30)                         # not -inf, whose difference with itself is nan
+    total, out = torch.zeros_like(best), torch.zeros_like(q)
+    for j in range(0, latest + R, KEYS):
+        # tiles from here on reach position j, and those up to there have not lost sight of the block
+        start = max(0, j - latest) * G // size
+        end = tiles if not window else min(tiles, -(-max(0, j + KEYS + window - 1 - earliest) * G // size))
+        if start >= end:
+            continue
+        part, some = slice(start, end), end - start
+        kb, vb = (_fill_up(x, wide).reshape(n * K, 1, KEYS, wide).expand(-1, some, -1, -1).flatten(0, 1)
+                  for x in blocks(j // KEYS))                                 # (n K some, KEYS, wide)
+        scores = multiply(q[:, part].flatten(0, 1), kb.transpose(1, 2))       # (n K some, size, KEYS)
+        behind = positions[:, :, part] - torch.arange(j, j + KEYS)            # how far the key lies behind the query
+        hidden = behind < 0 if not window else (behind < 0) | (behind >= window)
+        veil = torch.zeros(hidden.shape, dtype=q.dtype).masked_fill_(hidden, float("-inf"))
+        scores = scores.view(n, K, some, size, KEYS).add_(veil).view(n * K, some, size, KEYS)
+        higher = torch.maximum(best[:, part], scores.amax(dim=-1, keepdim=True))
+        shrink = (best[:, part] - higher).exp_()
+        p = scores.sub_(higher).exp_()                                        # (n K, some, size, KEYS)
+        total[:, part] = total[:, part].mul(shrink).add_(p.sum(dim=-1, keepdim=True))
+        more = multiply(p.flatten(0, 1), vb).view(n * K, some, size, wide)
+        out[:, part] = out[:, part].mul(shrink).add_(more)
+        best[:, part] = higher
+    out = (out / total).flatten(1, 2)[:, :R * G, :hd]                         # (n K, R G, hd)
+    return out.reshape(n, K, R, G, hd).transpose(1, 2).reshape(n, R, H, hd)
+
+
+def _fill_up(x, wide):
+    """x (..., hd) with zeros behind: (..., wide)."""
+    return x if x.shape[-1] == wide else F.pad(x, (0, wide - x.shape[-1]))
+
+
+def _attend_rows(q, k, v, window):
+    """Rows of one document each: q (n, L, H, hd), k and v (n, L, K, hd) -> (n, L, H, hd)."""
+    k, v = (F.pad(x.transpose(1, 2), (0, 0, 0, -x.shape[1] % KEYS)).contiguous() for x in (k, v))       # (n, K, S, hd)
+
+    def blocks(j):
+        return (x[:, :, j * KEYS:(j + 1) * KEYS] for x in (k, v))
+    return attend_tiles(q, k.shape[1], blocks, torch.zeros(q.shape[0], dtype=torch.long), window)
+
+
+class _Attend(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q, k, v, packing, window):
+        ctx.save_for_backward(q, k, v)
+        ctx.packing, ctx.window = packing, window
+        if packing.buckets is None:
+            return _attend_rows(q, k, v, window)
+        B, T = q.shape[:2]
+        q, k, v = (x.flatten(0, 1)[packing.gather] for x in (q, k, v))        # (slots, heads, hd), see Packing
+        out, at = [], 0
+        for n, L in packing.buckets:
+            part = slice(at, at + n * L)
+            out.append(_attend_rows(*(x[part].view(n, L, *x.shape[1:]) for x in (q, k, v)), window).flatten(0, 1))
+            at += n * L
+        return torch.cat(out)[packing.scatter].view(B, T, *q.shape[1:])
+
+    @staticmethod
+    def backward(ctx, g):
+        with torch.enable_grad():
+            inputs = [x.detach().requires_grad_() for x in ctx.saved_tensors]
+            out = fast.attend(*inputs, ctx.packing, ctx.window)
+        return (*torch.autograd.grad(out, inputs, g), None, None)
+
+
+def attend(q, k, v, packing, window=0):
+    """Causal attention inside each document: q (B, T, H, hd), k and v (B, T, K, hd) -> (B, T, H, hd)."""
+    return _Attend.apply(q, k, v, packing, window)
+
+
+def attend_cached(q, cache, layer, window=0):
+    """New tokens of each row against its pages (engine/cache.py), each of which is a block of keys: q (B, R, H, hd) -> like q."""
+    B, R, H, hd = q.shape
+    K = cache.k.shape[2]
+    wide, sizes, multiply = _query_tiles(hd, q.dtype, torch.get_num_threads())
+    tile = next((size for size in sizes if size >= H // K), None)
+    if R == 1 and tile:
+        return _attend_pages(q, cache, layer, window, tile, wide, multiply)
+
+    def blocks(j):
+        return (x[layer][cache.table[:B, j]] for x in (cache.k, cache.v))
+    return attend_tiles(q, K, blocks, cache.lengths[:B], window)
+
+
+def _attend_pages(q, cache, layer, window, tile, wide, multiply):
+    """attend_tiles for one token of each row, with the same additions in the same order: but products are taken of all pages
+    in use at once, as they lie in the pool, so that no key is copied, and block j is looked at by those rows alone that
+    have one. With the longest rows first these are the first n of them."""
+    (B, _, H, hd), (P, K) = q.shape, (cache.used, cache.k.shape[2])
+    G = H // K
+    if ("blocks", window) not in cache.memo:                                  # the same for all layers of a step
+        cache.memo["blocks", window] = _blocks_in_use(cache, B, q.dtype, window)
+    owner, veil, order, rank, parts = cache.memo["blocks", window]
+    k, v = (_fill_up(x[layer][:P].flatten(0, 1), wide) for x in (cache.k, cache.v))                    # (P K, KEYS, wide)
+    q = F.pad(q.view(B, K, G, hd) * hd ** -0.5, (0, wide - hd, 0, tile - G))[owner].flatten(0, 1)      # (P K, tile, wide)
+    scores = multiply(q, k.transpose(1, 2)).view(P, K, tile, KEYS)[order, :, :G].add_(veil)           # block after block
+    top, best, highest, shrink = scores.amax(dim=-1, keepdim=True), q.new_full((B, K, G, 1), -1e30), [], []
+    for part, n in parts:
+        highest.append(torch.maximum(best[:n], top[part]))
+        shrink.append(best[:n] - highest[-1])
+        best = highest[-1]
+    shrink = torch.cat(shrink).exp_()
+    p = scores.sub_(torch.cat(highest)).exp_()                                # (P, K, G, KEYS)
+    sums, rows = p.sum(dim=-1, keepdim=True), p.new_zeros(P, K, tile, KEYS)
+    rows[order, :, :G] = p
+    more = multiply(rows.flatten(0, 1), v).view(P, K, tile, wide)[order, :, :G, :hd]
+    total, out = q.new_zeros(B, K, G, 1), q.new_zeros(B, K, G, hd)
+    for part, n in parts:
+        total[:n].mul_(shrink[part]).add_(sums[part])
+        out[:n].mul_(shrink[part]).add_(more[part])
+    return (out / total)[rank].view(B, 1, H, hd)
+
+
+def _blocks_in_use(cache, B, dtype, window):
+    """The row of each page (P,); then of the pages in the order block 0 of all rows, block 1 of those that have one, ...:
+    what is added to scores (P, 1, 1, KEYS), 0 for keys that the row's next token sees and -inf for the others; and the
+    numbers of the pages (P,). The place of each row among them (B,), the longest first. For each block the slice of its
+    pages, and how many they are."""
+    owner, _, veil = pages_in_use(cache, B, dtype, window)
+    mine = (cache.owner[:cache.used] < B).nonzero().flatten()
+    block = cache.start[mine] // KEYS
+    rank = torch.bincount(owner[mine], minlength=B).argsort(descending=True, stable=True).argsort()
+    order = mine[(block * B + rank[owner[mine]]).argsort()]
+    counts = torch.bincount(block).tolist()
+    return owner, veil[order], order, rank, [(slice(sum(counts[:j]), sum(counts[:j + 1])), n) for j, n in enumerate(counts)]
+
+
+def token_logprobs(hidden, weight, targets, temperature=1.0, entropy=False, absent=()):
+    """Log-probability of each target, and on request the entropy: as fast.token_logprobs, from this file's product."""
+    return fast.token_logprobs(hidden, weight, targets, temperature, entropy, absent, product=_Linear.apply)

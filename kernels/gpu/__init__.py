@@ -1,0 +1,1 @@
+"""The blocks of kernels/ in Triton, for a GPU."""

@@ -1,0 +1,1 @@
+"""What grpo.py stands on: rollouts, batches, the critic, asynchronous rollouts."""

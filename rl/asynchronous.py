@@ -1,0 +1,298 @@
+"""Rollouts that run ahead of training, in one process or on ranks of their own.
+
+With --async-steps K a completion may have been drawn by weights up to K updates old (OLMo 3's "async steps", arXiv
+2512.13961): generation does not wait for the slowest answer, or, on ranks of its own, for the trainer. The engine keeps
+(K + 1) steps' worth of groups in flight, and new weights reach it between two tokens.
+
+- Every group has a number, and groups are consumed in that order and no other. Whoever takes what is finished first fills
+  its batches with short answers, and the policy is trained on lengths it did not choose.
+- A group with a token more than K versions old is dropped, and another one takes its place in the batch: the number of
+  groups that may be begun counts from those that were consumed, the dropped ones included.
+- K = 0 is on-policy: no group begins before the weights that it is meant for are there.
+
+Without ranks that only sample, learners share the groups by their numbers, and drop and replace them alike, so their place in
+the prompts is one. A resume goes on from there: no prompt is lost and none comes twice, but groups that were in flight are
+begun anew, by newer weights. So with K = 0 a resumed run goes on bit for bit, and with K > 0 it is another draw.
+
+With `torchrun --nproc_per_node=N grpo.py --rollout-ranks R` the last R ranks sample and the others learn. A rollout rank
+knows by itself which problems are its own (every R-th). Finished groups travel through torchrun's TCPStore, as JSON;
+weights by broadcast from rank 0, announced in the store, which a rollout rank looks at between two steps of its engine.
+A rank that dies makes torchrun end the others; the learner then saves what it has and says so.
+
+Simpler than OlmoRL: whole weights go to every rollout rank, in one piece.
+"""
+
+import copy
+import json
+import time
+
+import torch.distributed as dist
+from torch.distributed.tensor import DTensor
+
+from rl.rollouts import Rollouts, cap_at, has_spread, question_ids
+from sampler import Completion, Sampler
+
+FIELDS = ("prompt", "tokens", "logprobs", "finish", "versions", "forced")
+PATIENCE = 20.0                       # seconds that a rank which was told to stop waits for the others
+
+
+class Maker:
+    """Makes one of every `every` blocks of groups, the one at `place`, with an engine of its own."""
+
+    def __init__(self, rollouts, model, version, place, every, block=1):
+        self.rollouts, self.place, self.every, self.block = rollouts, place, every, block
+        self.prompts = copy.copy(rollouts.prompts)
+        self.prompts.given = list(rollouts.prompts.given)
+        self.next, self.flying, self.ready = sum(self.prompts.given), {}, {}
+        self.sampler = Sampler(model, rollouts.tokenizer, rows=rollouts.rows, dtype=rollouts.dtype, version=version)
+        longest = rollouts.window or 256 + max(cap for _, cap in rollouts.caps)
+        self.sampler.start(longest, rollouts.temperature, seed=rollouts.seed * 1_000_003)
+        self.busy = self.slots = 0
+
+    def makes(self, g):
+        return g // self.block % self.every == self.place
+
+    def feed(self, allowed):
+        """Begins its groups with numbers below `allowed`."""
+        r = self.rollouts
+        while self.next < allowed:
+            g, self.next, problem = self.next, self.next + 1, self.prompts.next()
+            if not self.makes(g):
+                continue
+            cap, ids = cap_at(r.caps, self.sampler.version), question_ids(r.tokenizer, problem, r.mode)
+            r.check_window(problem, ids, cap)
+            requests = self.sampler.submit(ids, cap, r.G, g * r.G, r.think_budget)
+            self.flying[g] = [cap, requests, {request.number for request in requests}]
+
+    def work(self):
+        """One step of the engine; finished groups go to `ready`, {number: (cap, completions)}. False with nothing to do."""
+        if not self.flying:
+            return False
+        done = {request.number for request in self.sampler.step()}
+        self.busy, self.slots = self.busy + len(self.sampler.running) + len(done), self.slots + self.sampler.hidden.shape[0]
+        for g in list(self.flying) if done else ():
+            cap, requests, left = self.flying[g]
+            left -= done
+            if not left:
+                self.ready[g] = cap, [request.completion for request in requests]
+                del self.flying[g]
+        return True
+
+    def spent(self):
+        """Decode slots that were busy, and that there were, since this was last asked."""
+        found, self.busy, self.slots = (self.busy, self.slots), 0, 0
+        return found
+
+
+class AsyncRollouts(Rollouts):
+    """What Rollouts is, for groups that were begun earlier. ahead: K. run.rollout_ranks > 0: others make the groups."""
+
+    def __init__(self, run, *args, ahead, recompute=False, **options):
+        super().__init__(*args, rank=run.rank, ranks=run.ranks, group=run.group, **options)
+        self.run, self.ahead, self.recompute = run, ahead, recompute
+        self.apart, self.maker, self.sending = run.rollout_ranks > 0, None, []
+        self.ages, self.stale = [], 0
+
+    def begin(self, model, version):
+        """Once the weights and the place in the prompts are those to start from."""
+        if not self.apart:
+            self.maker = Maker(self, model, version, self.rank, self.ranks, self.P // self.ranks)
+        elif self.run.main:
+            self.version = version
+            self._tell(0)
+            post(self.run, "start", self.prompts.state() | {"version": version})
+
+    def collect(self, model, step):
+        """As Rollouts.collect; (None, ...) if the run is told to stop meanwhile. Then no prompts count as used."""
+        self.ages, self.stale, self.version, before = [], 0, step, list(self.prompts.given)
+        found = self._collect_from_others(step) if self.apart else self._collect_own(step)
+        if found is None:
+            self.prompts.given = before
+            return None, None, 0, 0
+        return found
+
+    def _collect_own(self, step):
+        """Takes groups in the order of their numbers, as many at a time as are missing on all ranks together."""
+        owners, made, problems, sampled, spare = {}, {}, {}, [], self.P * self.replace
+        while len(owners) < self.P:
+            first = sum(self.prompts.given)
+            numbers, states = range(first, first + self.P - len(owners)), {}
+            problems |= {g: self.prompts.next() for g in numbers}
+            for g in filter(self.maker.makes, numbers):
+                while g not in self.maker.ready:
+                    if self.run.stopping and self.ranks == 1:
+                        return None
+                    self.maker.feed(numbers.stop + self.P * self.ahead)
+                    self.maker.work()
+                group = self._take(problems[g], g, *self.maker.ready.pop(g), step)
+                states[g] = self.rank, group and has_spread(group)
+                if group:
+                    made[g] = group
+                    sampled.append(group)
+            for g, (rank, spread) in sorted(self.joined(states).items()):
+                if spread is False and spare:             # without spread it may be replaced
+                    spare -= 1
+                elif spread is not None:                  # not too old
+                    owners[g] = rank
+        return self.share_out(owners, made, problems), sampled, *self.maker.spent()
+
+    def _take(self, problem, g, cap, completions, step):
+        """The scored group, or None if it is too old."""
+        age = step - min(v for c in completions for v in c.versions)
+        if age > self.ahead:
+            self.stale += 1
+            return None
+        self.ages.append(age)
+        return self.score(problem, g, completions, cap, self.seed * 1_000_003)
+
+    def updated(self, model, step):
+        """The weights have changed: `step` updates were made."""
+        if self.maker:
+            state = None if self.maker.sampler.model is model else {n: whole(w) for n, w in model.state_dict().items()}
+            self.maker.sampler.update_weights(state, step, self.recompute)
+        elif self.apart:
+            weights = []
+            for w in model.state_dict().values():         # all learners gather a shard, rank 0 keeps what it will send
+                w = whole(w)
+                weights += [w] * self.run.main
+            if self.run.main:
+                for handle in self.sending:
+                    handle.wait()
+                self.version = step
+                self._tell(0)
+                self.sending = [dist.broadcast(w, 0, group=self.run.sync_group, async_op=True) for w in weights]
+
+    def notes(self):
+        """For the log."""
+        ages, stale = self.run.sum(sum(self.ages), self.stale)
+        count = max(1, self.run.sum(len(self.ages))[0])
+        return {"staleness_mean": round(ages / count, 4), "staleness_max": self.run.most(max(self.ages, default=0)),
+                "stale_groups": int(stale)}
+
+    def finish(self):
+        """Lets the rollout ranks go."""
+        if self.apart and self.run.main:
+            post(self.run, "news", {"version": self.version, "allowed": 0, "stop": True})
+
+    # rollouts on ranks of their own
+
+    def _tell(self, missing):
+        """Tells the rollout ranks which weights there are, and which groups may be begun."""
+        allowed = sum(self.prompts.given) + missing + self.P * self.ahead
+        post(self.run, "news", {"version": self.version, "allowed": allowed, "stop": False})
+
+    def _collect_from_others(self, step):
+        """Rank 0 takes the groups in order and gives every learner its share."""
+        batch = [self._gather(step)] if self.run.main else [None]
+        if self.ranks > 1:
+            dist.broadcast_object_list(batch, 0, group=self.run.group)
+        if batch[0] is None:
+            return None
+        numbers, busy, slots = batch[0]
+        share, kept, sampled = self.P // self.ranks, [], []
+        if not self.run.main:                             # rank 0 has gone through them already
+            self.problems = {g: self.prompts.next() for g in range(sum(self.prompts.given), numbers["end"])}
+        for place, (g, cap, completions) in enumerate(numbers["kept"]):
+            if place // share == self.rank:
+                group = self._take(self.problems[g], g, cap, [Completion(**c) for c in completions], step)
+                kept.append(group)
+                sampled.append(group)
+        if self.run.main:
+            sampled += self.dropped
+        return kept, sampled, busy / self.ranks, slots / self.ranks
+
+    def _gather(self, step):
+        kept, busy, slots, spare = [], 0, 0, self.P * self.replace
+        self.problems, self.dropped, stale = {}, [], 0
+        while len(kept) < self.P:
+            self._tell(self.P - len(kept))
+            g = sum(self.prompts.given)
+            message = take(self.run, f"group/{g}")
+            if message is None:
+                return None
+            problem, completions = self.prompts.next(), [Completion(**c) for c in message["completions"]]
+            busy, slots = busy + message["busy"], slots + message["slots"]
+            if step - min(v for c in completions for v in c.versions) > self.ahead:
+                stale += 1
+                continue
+            if spare:
+                group = self.score(problem, g, completions, message["cap"], self.seed * 1_000_003)
+                if not has_spread(group):
+                    spare -= 1
+                    self.dropped.append(group)
+                    continue
+            self.problems[g] = problem
+            kept.append((g, message["cap"], message["completions"]))
+        self._tell(0)
+        self.stale = stale
+        return {"kept": kept, "end": sum(self.prompts.given)}, busy, slots
+
+
+def serve(run, rollouts, model):
+    """The life of a rollout rank: groups out, weights in, until the learners say stop."""
+    start = take(run, "start", keep=True)
+    if start is None:
+        return
+    version = start.pop("version")
+    rollouts.prompts.restore(start)
+    place = run.rank - run.ranks
+    maker, told, news = Maker(rollouts, model, version, place, run.rollout_ranks), None, None
+    while True:
+        news = look(run, "news") or news
+        if news and news["stop"]:
+            break
+        if run.stopping:                                  # the learners finish their step first, if they still can
+            told = told or time.monotonic()
+            if time.monotonic() - told > PATIENCE:
+                break
+        while news and maker.sampler.version < news["version"]:
+            for weight in model.state_dict().values():
+                dist.broadcast(weight.detach(), 0, group=run.sync_group)
+            maker.sampler.update_weights(None, maker.sampler.version + 1, rollouts.recompute)
+        if news:
+            maker.feed(news["allowed"])
+        if not maker.work():
+            time.sleep(0.002)
+        for g in sorted(maker.ready):
+            cap, completions = maker.ready.pop(g)
+            busy, slots = maker.spent()
+            post(run, f"group/{g}", {"cap": cap, "busy": busy, "slots": slots,
+                                     "completions": [{f: getattr(c, f) for f in FIELDS} for c in completions]})
+
+
+# the store that torchrun brings along
+
+def post(run, key, value):
+    run.store.set(key, json.dumps(value))
+
+
+def look(run, key):
+    return json.loads(run.store.get(key)) if run.store.check([key]) else None
+
+
+def take(run, key, keep=False):
+    """Waits for a key, and takes it away; None when the run is told to stop meanwhile."""
+    while not run.store.check([key]):
+        if run.stopping:
+            return None
+        time.sleep(0.002)
+    value = look(run, key)
+    if not keep:
+        run.store.delete_key(key)
+    return value
+
+
+def whole(weight):
+    """A copy of a weight, gathered if it is sharded (all learners must call this together), where it lies."""
+    weight = weight.full_tensor() if isinstance(weight, DTensor) else weight
+    return weight.detach().clone()
+
+
+def check(args, ranks):
+    """ValueError for flags that do not go together; ranks: of the whole world."""
+    for wrong, fix in (
+        (args.rollout_ranks >= max(1, ranks), f"--rollout-ranks {args.rollout_ranks}: of {ranks} "
+         "ranks one at least must learn; start more of them with torchrun --nproc_per_node"),
+    ):
+        if wrong:
+            raise ValueError(fix)

@@ -1,0 +1,320 @@
+"""Conversations as training documents: what sft.py learns from, and the preference pairs of dpo.py.
+
+A SPEC of conversations is one of:
+
+    conversations.jsonl    rows of {"messages": [{"role": "user", "content": ...}, {"role": "assistant", ...}, ...]}
+    gsm8k/train.jsonl      rows with a question and an answer: GSM8K, MATH, or any other that tasks/problems.py reads
+    world:ops=1-4,...      problems of the reasoning world
+
+and one of preference pairs a file of rows in either form, the two answers alike but for the last turn:
+
+    {"prompt": text or messages, "chosen": text, "rejected": text}          {"chosen": messages, "rejected": messages}
+
+A "system" text of a row becomes its first turn. A question or an answer beside messages must repeat what these say. An
+assistant's message may have its "reasoning" apart (also called "reasoning_content" or "thinking"), or begin with a <think>
+block, which then becomes its reasoning. "weight": 0 or "train": false keeps a turn out of the loss. Content may come in
+parts, {"type": "text", "text": ...}. Calls of tools, and every other key that is not metadata (sources/texts.py), are refused.
+
+All files may also be .jsonl.gz or .parquet. Every conversation is one document, so packed neighbours never see each
+other. Loss falls on what an assistant says alone, and in a pair on the last turn alone.
+
+Simpler than it could be: every rank holds all files, tokenised, in memory.
+"""
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from data import Batch, batch_from
+from sources.documents import Documents
+from sources.texts import given, read_rows, refuse_unknown, text_at
+from tasks.problems import load_problems
+from tasks.world import World
+from tokenizer import END_THINK, THINK, split_thinking
+
+ROLES = ("system", "user", "assistant", "tool")
+REASONING = ("reasoning", "reasoning_content", "thinking")
+ABOUT_PAIRS = ("score_chosen", "score_rejected", "chosen_score", "rejected_score", "chosen_right", "rejected_right")
+# what some data sets repeat beside the messages: (the first of these turns or the last, whose, how to call it)
+ASKED, ANSWERED = (True, "user", "the first thing that the user says"), (False, "assistant", "the last thing that is answered")
+REPEATED = {"prompt": ASKED, "question": ASKED, "problem": ASKED, "solution": ANSWERED, "answer": ANSWERED}
+
+
+# messages
+
+def assistant(text, reasoning, where):
+    """An assistant's turn. A think block at the head of the text becomes its reasoning, unless the reasoning is given
+    separately (not None)."""
+    inside, said = split_thinking(text)
+    if reasoning is None and THINK in text and END_THINK not in text:
+        raise ValueError(f"{where}: {THINK} is never closed, so everything behind it would be reasoning; add {END_THINK}")
+    if reasoning is not None and inside is not None:
+        raise ValueError(f"{where}: the reasoning is given twice, apart and as a block in the content; keep one")
+    reasoning = inside if reasoning is None else reasoning
+    if reasoning is not None and any(mark in part for mark in (THINK, END_THINK) for part in (reasoning, said)):
+        raise ValueError(f"{where}: a think block must stand alone, at the head of the content; found {THINK} or {END_THINK} "
+                         "elsewhere as well")
+    if not said.strip() and not (reasoning or "").strip():
+        raise ValueError(f'{where}: the assistant says nothing ("content" is empty), and that would be learned; remove the turn')
+    return {"role": "assistant", "content": said, "reasoning": reasoning}
+
+
+def content_of(message, where):
+    """The text of a message: "content", as text or as a list of text parts, joined."""
+    content = message.get("content")
+    if not isinstance(content, list):
+        text = text_at(message, "content", where)
+        if text is None:
+            raise ValueError(f'{where} must have "role" and "content"; its content is null or missing')
+        return text
+    for part in content:
+        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+            raise ValueError(f'{where}: "content" must be text, or parts of {{"type": "text", "text": ...}}; got {str(part):.60}')
+        refuse_unknown(part, ("type", "text"), where, "a part of the content", metadata=False)
+    return "".join(part["text"] for part in content)
+
+
+def reasoning_of(message, where):
+    """The reasoning that a message gives apart from its content, under any of its usual names; None where it gives none."""
+    found = {key: text for key in REASONING if (text := text_at(message, key, where)) is not None}
+    if len(set(found.values())) > 1:
+        raise ValueError(f"{where}: {' and '.join(found)} differ; keep one")
+    return next(iter(found.values()), None)
+
+
+def weight_of(message, where):
+    """The weight of a turn's loss from "weight" (0 or 1) or "train" (true or false): 0.0, 1.0, or None where neither is given."""
+    weight, train = message.get("weight"), message.get("train")
+    if weight is not None and (isinstance(weight, bool) or weight not in (0, 1)):
+        raise ValueError(f'{where}: "weight" must be 0 or 1; it is {str(weight):.60}')
+    if train is not None and not isinstance(train, bool):
+        raise ValueError(f'{where}: "train" must be true or false; it is {str(train):.60}')
+    if weight is not None and train is not None and weight != train:
+        raise ValueError(f'{where}: "weight" and "train" contradict each other; keep one')
+    said = weight if train is None else train
+    return None if said is None else float(said)
+
+
+def read_messages(messages, where):
+    """Messages of a file as encode_chat wants them, with "weight" where that is given. `where` names file and line."""
+    if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
+        raise ValueError(f"{where}: the messages must be a list of {{\"role\", \"content\"}}")
+    told = []
+    for number, m in enumerate(messages):
+        here = f"{where}: message {number}"
+        if m.get("role") not in ROLES:
+            raise ValueError(f"{where}: unknown role {m.get('role')!r}; use one of {', '.join(ROLES)}")
+        refuse_unknown(m, ("role", "content", *REASONING, "weight", "train"), here, "a message", metadata=False)
+        reasoning, weight = reasoning_of(m, here), weight_of(m, here)
+        if m["role"] == "assistant":
+            turn = assistant(content_of(m, here), reasoning, here)
+        elif reasoning is not None or weight:
+            what = "reasoning" if reasoning is not None else '"weight" or "train"'
+            raise ValueError(f"{here}: {what} belongs to an assistant's turn, and the role is {m['role']}")
+        else:
+            turn = {"role": m["role"], "content": content_of(m, here)}
+        told.append(turn if weight is None else turn | {"weight": weight})
+    return told
+
+
+def with_system(row, messages, where):
+    """The messages behind a system turn, where the row has a "system" text."""
+    system = text_at(row, "system", where)
+    if system and messages and messages[0]["role"] == "system":
+        raise ValueError(f'{where}: "system" is given twice, beside the messages and among them; keep one')
+    return [{"role": "system", "content": system}, *messages] if system else messages
+
+
+def read_conversation(row, where):
+    """The turns of a row of {"messages"}, of which at least one is to be learned."""
+    if not isinstance(row, dict) or not given(row.get("messages")):
+        raise ValueError(f"{where}: the messages must be a list of {{\"role\", \"content\"}}")
+    refuse_unknown(row, ("messages", "system", *REPEATED), where, "a row of messages")
+    messages = read_messages(row["messages"], where)
+    for key, (first, role, says) in REPEATED.items():
+        said = [content_of(m, where) for m in row["messages"] if m["role"] == role]
+        if given(row.get(key)) and text_at(row, key, where) not in (said[:1] if first else said[-1:]):
+            raise ValueError(f'{where}: "{key}" is not {says} in the messages; remove it')
+    if not any(m["role"] == "assistant" and m.get("weight") != 0 for m in messages):
+        raise ValueError(f"{where}: no turn of an assistant (or none with a weight above 0), so there is nothing to learn; add "
+                         "one or remove it")
+    return with_system(row, messages, where)
+
+
+def encode(tokenizer, messages, where):
+    """Token ids (n,) int32 and loss weights (n,) float32 of a conversation."""
+    try:
+        ids, mask = tokenizer.encode_chat(messages)
+        for n, m in enumerate(messages):                  # the ids of the turns before are a prefix of those of all
+            if m.get("weight") == 0 and m["role"] == "assistant":
+                start, end = (len(tokenizer.encode_chat(messages[:k])[0]) for k in (n, n + 1))
+                mask[start:end] = [0.0] * (end - start)
+    except ValueError as e:
+        raise ValueError(f"{where}: {e}") from None
+    return np.array(ids, np.int32), np.array(mask, np.float32)
+
+
+def tell(problem, i, no_think=0.0, unflagged=0.0):
+    """Problem number i as a user's turn and an assistant's, which thinks (its block holds the working) or does not.
+
+    With no_think above 0 that share of the problems is told in Qwen3's second mode (arXiv 2505.09388, section 4.3): the
+    question ends in " /no_think" and the block is empty, kept but masked from the loss. The others end in " /think",
+    but for a share `unflagged` of them: to think is the default. Which is which is a function of i alone, an even
+    sprinkling by the golden ratio. A problem without working can only be told without thinking.
+    """
+    working = re.sub(r"(####|^Answer: ).*\s*\Z", "", problem.solution, flags=re.M).strip()      # without its last line
+    if not no_think:
+        flag, reasoning = "", working or None
+    elif not working or i * 0.6180339887 % 1 < no_think:
+        flag, reasoning = " /no_think", ""
+    else:
+        flag, reasoning = "" if i * 0.4142135624 % 1 < unflagged else " /think", working
+    return [{"role": "user", "content": problem.question + flag},
+            {"role": "assistant", "content": f"Answer: {problem.answer}", "reasoning": reasoning}]
+
+
+# conversations
+
+class WorldChats:
+    """Problems of the world as conversations, endless: document i is problem i."""
+
+    count = None
+
+    def __init__(self, name, tokenizer, T, no_think=0.0, unflagged=0.0, look=200):
+        self.world, self.tokenizer, self.T = World.from_spec(name.removeprefix("world:")), tokenizer, T
+        self.modes = no_think, unflagged
+        longest = max(len(self._encode(i)[0]) - 1 for i in range(look))
+        if longest > T:
+            raise ValueError(f"{name}: a conversation takes {longest} tokens, --seq-len is {T}; raise --seq-len, "
+                             "or lower ops")
+
+    def _encode(self, i):
+        return encode(self.tokenizer, tell(self.world.problem(i), i, *self.modes), f"problem {i}")
+
+    def get(self, i):
+        """Document i: tokens (n,) and loss weights (n,). One too long for the window, rare as none was found among the
+        first, is drawn again."""
+        ids, weights = self._encode(i)
+        return (ids, weights) if len(ids) - 1 <= self.T else self.get(i + 2 ** 36)
+
+
+def open_conversations(name, tokenizer, T, no_think=0.0, unflagged=0.0):
+    """A SPEC of conversations without its weight -> a source with .get(i) and .count, as in sources/documents.py."""
+    tokenizer.encode_chat([])                             # a tokenizer without ChatML's tokens is refused here
+    if name.startswith("world:"):
+        return WorldChats(name, tokenizer, T, no_think, unflagged)
+    rows = list(read_rows(name))
+    where, row = rows[0]
+    if isinstance(row, dict) and not any(given(row.get(key)) for key in ("messages", "question", "problem")):
+        raise ValueError(f'{where}: no field "messages", "question" or "problem" (found: {", ".join(row)})')
+    if any(given(row.get("messages")) for _, row in rows if isinstance(row, dict)):
+        told = ((where, read_conversation(row, where)) for where, row in rows)
+    else:
+        told = ((where, tell(problem, i, no_think, unflagged))
+                for i, ((where, _), problem) in enumerate(zip(rows, load_problems(name), strict=True)))
+    documents = []
+    for where, messages in tqdm(told, desc=f"tokenise {name}", total=len(rows), unit=" conversations", leave=False):
+        documents.append(encode(tokenizer, messages, where))
+        check_length(len(documents[-1][0]) - 1, T, where, "conversation")
+    ids, weights = zip(*documents)
+    return Documents([(np.concatenate(ids), np.cumsum([0] + [len(d) for d in ids]), np.concatenate(weights))])
+
+
+def check_length(slots, T, where, what):
+    if slots > T:
+        raise ValueError(f"{where}: the {what} takes {slots} tokens, --seq-len is {T}; raise --seq-len to at least "
+                         f"{slots}, or remove the line")
+
+
+# preference pairs
+
+class Pairs:
+    """The preference pairs of a file. Each comes as a list of documents that stay together in a row: the chosen answer,
+    the rejected one and, where KTO asks for it, a mismatched one, the chosen answer of the next pair to this prompt."""
+
+    def __init__(self, name, tokenizer, T, mismatched=False):
+        if name.startswith("world:"):
+            raise ValueError(f"{name}: pairs come from a file; make one with python augment.py pairs")
+        tokenizer.encode_chat([])
+        self.name, self.size, self.pairs = name, 3 if mismatched else 2, []
+        rows = list(read_rows(name))
+        for where, row in tqdm(rows, desc=f"tokenise {name}", unit=" pairs", leave=False):
+            self.pairs.append(read_pair(row, tokenizer, where))
+        self.count = len(self.pairs)
+        if self.count < self.size - 1:
+            raise ValueError(f"{name}: holds {self.count} pairs; --loss kto needs at least two, others one")
+        self.reference = torch.zeros(self.count, self.size, dtype=torch.float64)              # dpo.py fills it in
+        self.slots = [sum(len(ids) - 1 for ids, *_ in self.get(i)) for i in range(self.count)]
+        for slots, (where, _) in zip(self.slots, rows):
+            check_length(slots, T, where, f"pair, {self.size} answers each with their prompt,")
+        self.tokens = sum(self.slots) + self.size * self.count
+
+    def get(self, i):
+        """Pair i: [(tokens (n,), loss weights (n,), log-probability under the reference), ...]."""
+        chosen, rejected, prompt = self.pairs[i]
+        answers = [chosen, rejected]
+        if self.size == 3:
+            (ids, weights), _, start = self.pairs[(i + 1) % self.count]
+            answers.append((np.concatenate([chosen[0][:prompt], ids[start:]]),
+                            np.concatenate([chosen[1][:prompt], weights[start:]])))
+        return [(*answer, float(known)) for answer, known in zip(answers, self.reference[i])]
+
+
+def read_pair(row, tokenizer, where):
+    """A row of a file of pairs -> (ids, weights) of the chosen answer, the same of the rejected one, and the number of
+    tokens of their prompt."""
+    if not isinstance(row, dict) or row.get("chosen") is None or row.get("rejected") is None:
+        raise ValueError(f'{where}: a pair needs the fields "chosen" and "rejected", and "prompt" unless they are '
+                         "lists of messages")
+    repeated = ("messages",) if row.get("messages") == row["chosen"] else ()      # as in UltraFeedback
+    refuse_unknown(row, ("prompt", "chosen", "rejected", "system", *ABOUT_PAIRS, *repeated), where, "a pair")
+    prompt, told = row.get("prompt"), []
+    if isinstance(prompt, str):
+        prompt = [{"role": "user", "content": prompt}]
+    elif prompt is not None:
+        prompt = read_messages(prompt, where)
+    for key in ("chosen", "rejected"):
+        here = f"{where}, {key}"
+        turns = [assistant(row[key], None, here)] if isinstance(row[key], str) else read_messages(row[key], here)
+        brings_prompt = len(turns) > 1
+        if brings_prompt and prompt and turns[:len(prompt)] != prompt:
+            raise ValueError(f"{here}: the messages begin in another way than \"prompt\" does; remove one of them")
+        whole = with_system(row, turns if brings_prompt else [*(prompt or []), *turns], where)
+        if len(whole) < 2 or whole[-1]["role"] != "assistant":
+            raise ValueError(f"{where}: chosen and rejected must each end a conversation with an assistant's turn")
+        if any(m.get("weight", m is whole[-1]) != (m is whole[-1]) for m in whole):
+            raise ValueError(f'{here}: in a pair the loss falls on the last turn alone, and "weight" or "train" says otherwise; '
+                             "remove them")
+        told.append([{k: v for k, v in m.items() if k != "weight"} for m in whole])
+    if told[0][:-1] != told[1][:-1]:
+        raise ValueError(f"{where}: chosen and rejected answer different prompts; only their last turns may differ")
+    try:
+        start = len(tokenizer.encode_chat(told[0][:-1], add_generation_prompt=True)[0])
+    except ValueError as e:
+        raise ValueError(f"{where}: {e}") from None
+    encoded = []
+    for whole in told:
+        ids, weights = encode(tokenizer, whole, where)
+        weights[:start] = 0                                                   # earlier answers are part of the prompt
+        encoded.append((ids, weights))
+    if np.array_equal(encoded[0][0], encoded[1][0]):
+        raise ValueError(f"{where}: chosen equals rejected, so there is nothing to prefer; remove the line")
+    return *encoded, start
+
+
+@dataclass
+class PairBatch(Batch):
+    """A packed batch of pairs. Numbered within a row, the even documents are chosen answers and the odd ones rejected
+    (for KTO they come in threes, the third being the mismatched one)."""
+    reference: torch.Tensor          # (B, M) log-probability of each document under the reference; 0 for none
+
+
+def pair_batch(rows, T):
+    """As data.batch_from, for rows of (tokens, weights, log-probability under the reference)."""
+    known = np.zeros((len(rows), max(map(len, rows))))
+    for b, row in enumerate(rows):
+        known[b, :len(row)] = [reference for *_, reference in row]
+    return PairBatch(*vars(batch_from(rows, T)).values(), torch.from_numpy(known))

@@ -1,0 +1,1 @@
+"""What can be asked and checked: the reasoning world, question files, the answer check, rewards."""

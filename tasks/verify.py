@@ -1,0 +1,115 @@
+"""Checks a completion against a problem of the reasoning world, step by step.
+
+A gold step counts when the text has a line for the same quantity with the same parents and operation, the right values
+beside their names and the right result (the s(v) of arXiv 2512.07783, made stricter by the last three). Lines for
+quantities that the gold solution lacks are ignored. Where a quantity is computed twice, the lines must agree. Steps
+count anywhere, inside a think block and behind it; the answer counts only outside of one.
+"""
+
+import re
+from dataclasses import dataclass
+
+from tasks.answers import after_thinking
+
+MAX_TEXT = 100_000   # characters that are read: of the steps from the front, of the answers from the end
+
+
+@dataclass(frozen=True)
+class Step:
+    """One line of a solution: left op right = target value. An operand is a quantity's name or an int constant."""
+    target: str
+    op: str
+    left: str | int
+    right: str | int
+    value: int
+
+    def normal(self):
+        """The step without its value, the same for a + b and b + a."""
+        pair = (str(self.left), str(self.right))
+        return self.op, pair if self.op == "-" else tuple(sorted(pair))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    answer_ok: bool                  # the final answer is right
+    process_ok: bool                 # every gold step is there and right
+    steps_ok: float                  # share of the gold steps that are there and right
+    reason: str                      # "ok", or the first thing that is wrong
+
+    @property
+    def ok(self):
+        return self.answer_ok and self.process_ok
+
+
+# A line may share its row with a thinking mark: "<think>lions 3 + 4 = owls 7</think>".
+_NAME, _NUMBER = r"([a-z][A-Za-z ]{0,60}?)", r"(-?\d{1,9})"
+_OPEN, _CLOSE = r"^(?:</?think>)?[ \t]*", r"[ \t.]*(?=</think>|$)"
+LINE = re.compile(rf"{_OPEN}(?:{_NAME} )?{_NUMBER} ([-+*]) (?:{_NAME} )?{_NUMBER} = {_NAME} {_NUMBER}{_CLOSE}", re.M)
+ANSWER = re.compile(rf"{_OPEN}Answer: {_NUMBER}{_CLOSE}", re.M)
+
+
+def verify(problem, text):
+    """Whether the text solves the problem (world.Problem): Verdict."""
+    found, twice = {}, set()
+    for parts in LINE.findall(text[:MAX_TEXT]):
+        line = _read(parts)
+        target = line[0].target
+        if found.setdefault(target, line) != line:
+            twice.add(target)
+    right, reason = 0, ""
+    for gold in problem.steps:
+        if gold.target not in found:
+            why = "missing"
+        elif gold.target in twice:
+            why = "computed twice, with two results"
+        else:
+            why = _fault(problem, gold, *found[gold.target])
+        right += not why
+        if why and not reason:
+            reason = f"{gold.target}: {why}"
+    answer = final_answer(text)
+    answer_ok = answer is not None and int(answer) == int(problem.answer)
+    if not reason and not answer_ok:
+        reason = "no answer" if answer is None else f"answer {answer}, it is {problem.answer}"
+    return Verdict(answer_ok, right == len(problem.steps), right / len(problem.steps), reason or "ok")
+
+
+def mark_lines(problem, text):
+    """Each line of the text with True (a gold step or the answer, and right), False (wrong) or None (neither)."""
+    gold_steps = {step.target: step for step in problem.steps}
+    lines, said = text.split("\n"), after_thinking(text)
+    first_said = len(lines) if said is None else len(lines) - 1 - said.count("\n")
+    marked = []
+    for number, line in enumerate(lines):
+        step, answer, mark = LINE.search(line), ANSWER.search(line), None
+        if step:
+            step, stated = _read(step.groups(default=""))
+            mark = not _fault(problem, gold_steps[step.target], step, stated) if step.target in gold_steps else None
+        elif answer and number >= first_said:
+            mark = int(answer[1]) == int(problem.answer)
+        marked.append((line, mark))
+    return marked
+
+
+def final_answer(text):
+    """The number on the last "Answer:" line outside of thinking, as text; None where there is none."""
+    answers = ANSWER.findall((after_thinking(text) or "")[-MAX_TEXT:])
+    return answers[-1] if answers else None
+
+
+def _read(parts):
+    """The groups of LINE -> (Step, {operand's name: the value stated beside it})."""
+    a, a_value, op, b, b_value, target, value = parts
+    return Step(target, op, a or int(a_value), b or int(b_value), int(value)), {a: int(a_value), b: int(b_value)}
+
+
+def _fault(problem, gold, step, stated):
+    """What is wrong with a step that computes the gold step's quantity; "" where nothing is."""
+    wrong = [name for name, value in stated.items() if name and problem.values.get(name) != value]
+    if {step.left, step.right} != {gold.left, gold.right}:
+        return f"computed from {step.left} and {step.right}, not from {gold.left} and {gold.right}"
+    if step.normal() != gold.normal():
+        return f"operation {step.left} {step.op} {step.right}, not {gold.left} {gold.op} {gold.right}"
+    if wrong:
+        return f"takes {wrong[0]} for {stated[wrong[0]]}, it is {problem.values[wrong[0]]}"
+    return "" if step.value == gold.value else f"result {step.value}, it is {gold.value}"

@@ -1,0 +1,127 @@
+"""Rollouts of one step on any number of ranks: which prompts are taken, which groups are kept, and where they go."""
+
+import copy
+import json
+import os
+import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from helpers import run_main
+
+import grpo
+from model import Config, Transformer
+from rl.rollouts import Prompts, Rollout, Rollouts, pack
+from sampler import Completion
+from tasks.problems import Group, Reply, Score, parse_rewards, random_reward
+from training import common
+
+
+def by_ranks(tokenizer, tiny, ranks, specs, replace=0):
+    """Rollouts of so many ranks with one model; threads stand for processes."""
+    barrier, held, found = threading.Barrier(ranks), {}, []
+    for rank in range(ranks):
+        rollouts = Rollouts(Prompts(specs), tokenizer, parse_rewards("random"), P=8, G=2, mode="plain", caps=[(0, 4)],
+                            rank=rank, ranks=ranks, replace=replace)
+
+        def joined(mine, rank=rank):
+            held[rank] = mine
+            barrier.wait()
+            everything = {k: v for r in range(ranks) for k, v in held[r].items()}
+            barrier.wait()
+            return everything
+        rollouts.joined = joined if ranks > 1 else rollouts.joined
+        rollouts.sampled, sample = 0, rollouts.sample
+
+        def counted(model, problems, *more, rollouts=rollouts, sample=sample):
+            rollouts.sampled += len(problems)
+            return sample(model, problems, *more)
+        rollouts.sample = counted
+        found.append((rollouts, copy.deepcopy(tiny)))
+    return found
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_replacing_takes_as_many_prompts_as_are_missing(tokenizer, tiny, ranks):
+    """A coin decides the rewards, so about half of the groups have no spread: the first P that have some are kept, in the
+    order of the prompts, and what is left after the last time stays."""
+    specs, prompts = ["world:ops=1-2"], Prompts(["world:ops=1-2"])
+    found = by_ranks(tokenizer, tiny, ranks, specs=specs, replace=2)
+    for step in range(4):
+        kept = []                                         # what it must be, from the coins alone
+        for attempt in range(3):
+            for n in range(attempt * 8, attempt * 8 + 8 - len(kept)):
+                problem = prompts.next()
+                group = Group(problem, [Reply("", sample=i) for i in range(2)], step + n)
+                coins = {random_reward(problem, reply, group) for reply in group.replies}
+                kept += [problem.question] * (len(coins) > 1 or attempt == 2)
+            if len(kept) == 8:
+                break
+        with ThreadPoolExecutor(ranks) as pool:
+            parts = list(pool.map(lambda both, step=step: both[0].collect(both[1], step)[0], found))
+        assert [g[0].problem.question for part in parts for g in part] == kept and {len(part) for part in parts} == {8 // ranks}
+        assert {sum(rollouts.prompts.given) for rollouts, _ in found} == {sum(prompts.given)}
+    assert sum(rollouts.sampled for rollouts, _ in found) == sum(prompts.given) < 4 * 8 * 3
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_pass_rates_ask_each_question_once_and_ranks_share_them(tmp_path, tokenizer, tiny, ranks):
+    rows = [{"question": f"What is {i % 9} + 1?", "answer": f"#### {i % 9 + 1}"} for i in range(12)]        # 9 questions
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = by_ranks(tokenizer, tiny, ranks, specs=[str(tmp_path / "q.jsonl")])
+    with ThreadPoolExecutor(ranks) as pool:
+        rates = list(pool.map(lambda both: both[0].pass_rates(both[1], 30, 2), found))
+    assert all(list(r.items()) == list(rates[0].items()) for r in rates)      # the same pool on all, in the same order
+    questions = [found[0][0].prompts.problem(*key).question for key in rates[0]]
+    assert len(questions) == len(set(questions)) == 9 and [rollouts.sampled for rollouts, _ in found] == [9 // ranks] * ranks
+    few = Prompts([str(tmp_path / "q.jsonl"), "world:ops=1-2"]).candidates(7)
+    assert len(few) == 7 and {source for source, _ in few} == {0, 1}
+
+
+def test_candidates_beyond_the_questions_there_are_are_told(able, tmp_path):
+    rows = [{"question": f"What is {i} + 1?", "answer": f"#### {i + 1}"} for i in range(5)]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = ["--init", able, "--out", tmp_path / "run", "--steps", 1, "--mode", "plain", "--keep-rate",
+             0, 1, "--data", tmp_path / "q.jsonl", "--prompts", 2, "--group", 2, "--max-new-tokens", 4]
+    code, _, err = run_main(grpo, *flags)
+    assert code == 0 and "--candidates 256: there are 5 different questions" in err
+    assert json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[0])["pool"] == 5
+
+
+def test_few_shapes_whatever_the_lengths():
+    """oneDNN keeps code for each number of rows that it multiplied, and the heap is in pieces between blocks of many sizes: a
+    rank's memory grew by a third within 150 steps."""
+    dice, shapes = random.Random(0), set()
+    for longest in (150, 150, 150, 700, 2000):
+        for _ in range(100):
+            chosen = [rollout_of(dice.randrange(60, 140), dice.randrange(1, longest)) for _ in range(dice.randrange(1, 80))]
+            shapes |= {tuple(b.tokens.shape) for b in pack(chosen, 0, grpo.MICRO_TOKENS["cpu"])}
+        if longest == 150:
+            assert shapes <= {(rows, 512) for rows in range(1, 9)}
+    assert all(rows * T <= 4096 and T % 256 == 0 for rows, T in shapes) and len(shapes) <= 30
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="measures its memory where Linux tells it")
+def test_memory_of_a_long_run_comes_to_rest(tokenizer, tmp_path, monkeypatch):
+    """What a rank holds after its first steps it holds after many: of code for new shapes, of pieces of the heap, of anything."""
+    Transformer(Config(vocab_size=len(tokenizer), layers=4, width=128, heads=4, kv_heads=2)).save(tmp_path / "init", tokenizer)
+    sizes, real = [], common.give_back_memory
+
+    def measured():
+        real()
+        sizes.append(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2 ** 20)
+    monkeypatch.setattr(common, "give_back_memory", measured)                 # every 10 steps
+    flags = ["--init", tmp_path / "init", "--out", tmp_path / "run", "--data", "world:ops=1-3", "--mode", "plain", "--reward",
+             "random", "--prompts", 8, "--group", 8, "--max-new-tokens", *[f"{20 + 7 * i % 100}@{i}" for i in range(160)],
+             "--steps", 160]
+    code, _, err = run_main(grpo, *flags)
+    assert code == 0 and len(sizes) == 16, err[-2000:]
+    assert max(sizes[8:]) - max(sizes[2:8]) < 40, sizes                       # MiB, after it has warmed up
+
+
+def rollout_of(prompt, n):
+    c = Completion([1] * prompt, [2] * n, [-1.0] * n, "stop", [0] * n, [False] * n)
+    return Rollout(None, c, None, Score(1.0, {}, True, None, None, "ok"))

@@ -1,0 +1,1 @@
+"""What the stages share: flags, run folder, ranks, checkpoints, guards, progress, optimisers."""
