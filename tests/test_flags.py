@@ -243,7 +243,8 @@ def test_documented_commands_give_no_idle_flag(where, command):
     script, words = ("plan", words[1:]) if script == "bench" and words[:1] == ["plan"] else (script, words)
     lines = [words]
     if not re.search(r"bench\.py (pipeline|rl|spurious|largest|readme)", command):        # test_commands.py runs the others
-        lines.append(shlex.split(re.sub(r"^(python -m tasks\.|python|torchrun \S+) ?", "", toy(command)))[1 + (script == "plan"):])
+        small = re.sub(r"^(python -m tasks\.|python|torchrun \S+) ?", "", toy(command))
+        lines.append(shlex.split(small)[1 + (script == "plan"):])
     for line in lines:
         told = parse(script, f"{shlex.join(line)} ranks={8 if 'torchrun' in command else 1}")
         assert not isinstance(told, str), told
