@@ -32,10 +32,10 @@ from pathlib import Path
 
 import torch
 
-from evaluate import interval
 from formats.huggingface import write_atomically
 from model import load
 from sampler import Sampler
+from tasks.accuracy import interval
 from tasks.problems import grade, load_problems
 from tokenizer import END_THINK, THINK, split_thinking
 from training import cli

@@ -46,7 +46,7 @@ from benchmarks.async_rl import bench_async, bench_learn
 from benchmarks.blocks import bench_exact, bench_kernels, probe
 from benchmarks.launches import bench_launches, launches_table
 from benchmarks.peers import bench_rl, bench_sampler, bench_train
-from evaluate import gain
+from tasks.accuracy import gain
 from training import cli
 
 HERE = Path(__file__).parent

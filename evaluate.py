@@ -9,13 +9,11 @@
 pass@1 of k=1 alone is greedy. With a larger k, n >= k samples are drawn for each problem, and pass@k is the unbiased
 estimate 1 - C(n-c, k) / C(n, k) from the c right ones (arXiv 2107.03374, equation 1). A world answer counts twice: by
 the answer alone, and only if every step is right. Intervals are 95% bootstrap intervals over problems; the gain from
-one checkpoint to the next is a mean over the problems that both were asked, and its interval pairs them.
+one checkpoint to the next is a mean over the problems that both of them answered, and its interval pairs them.
 """
 
 import contextlib
-import itertools
 import math
-import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +22,12 @@ import numpy as np
 import torch
 
 from data import batch_from
+from formats.files import write_atomically
 from model import load
 from sampler import Sampler, parse_think
 from sources.texts import read_texts
 from tasks import problems as questions
+from tasks.accuracy import gains, parse_band, print_comparison, print_world, rate_text, rates, without_problems
 from tasks.problems import Reply
 from tasks.verify import mark_lines
 from tasks.world import Problem, World
@@ -35,31 +35,17 @@ from tokenizer import split_thinking
 from training import cli
 
 
-def pass_at_k(n, c, k):
-    """Unbiased estimate of the chance that at least one of k samples is right, from c right ones among n >= k."""
-    return 1.0 - math.comb(n - c, k) / math.comb(n, k)
+def replies_to(model, tokenizer, texts: list[str], limits: list[int], chat=False, think=None, think_budget=None, user_suffix="",
+               ks=(1,), samples=0, temperature=1.0, rows=64, seed=0, dtype=None, progress="") -> list[list[Reply]]:
+    """The model's replies to each question.
 
-
-def interval(values, resamples=2000, seed=0):
-    """Mean of the values and its 95% bootstrap interval: (mean, low, high)."""
-    values = np.asarray(values, float)
-    draws = np.random.default_rng(seed).integers(0, len(values), (resamples, len(values)))
-    low, high = np.percentile(values[draws].mean(axis=1), [2.5, 97.5])
-    return round(float(values.mean()), 4), round(float(low), 4), round(float(high), 4)
-
-
-def rates(right, ks):
-    """right: for each problem a list of bool, one per sample -> {"pass@k": (mean, low, high)}."""
-    return {f"pass@{k}": interval([pass_at_k(len(r), sum(r), k) for r in right]) for k in ks}
-
-
-def ask(model, tokenizer, texts, limits, chat=False, think=None, think_budget=None, user_suffix="", ks=(1,), samples=0,
-        temperature=1.0, rows=64, seed=0, dtype=None, progress=""):
-    """Completions of questions: for each text a list of problems.Reply, of at most limits tokens.
-
-    chat: as the user's turn in ChatML, with user_suffix behind it; think None lets a flag there decide, else on or off
-    (Tokenizer.chat_prompt). think_budget: tokens of a think block. ks (1,) decodes greedily; otherwise `samples`
-    (default the largest k) draws per question at the temperature.
+    limits         the most tokens of a reply, for each question
+    chat           put the question as the user's turn in ChatML, with user_suffix behind it
+    think          in a chat: True, False, or None, which lets a flag in the question decide (Tokenizer.chat_prompt)
+    think_budget   the most tokens of a think block
+    ks, samples    ks of (1,) decodes greedily; else there are `samples` draws for a question, or as many as the largest k
+    temperature    of the draws
+    rows           how many replies are decoded at once
     """
     if chat:
         prompts = [tokenizer.chat_prompt([{"role": "user", "content": text + user_suffix}], think) for text in texts]
@@ -72,9 +58,9 @@ def ask(model, tokenizer, texts, limits, chat=False, think=None, think_budget=No
     return [[Reply.of(c, tokenizer, limit) for c in completions] for completions, limit in zip(done, limits)]
 
 
-def manner(groups):
-    """How replies are given, apart from right and wrong: mean tokens, and the shares that have reasoning in a think
-    block, that say nothing outside of one, and that were cut off at their limit."""
+def reply_style(groups: list[list[Reply]]) -> dict:
+    """What replies look like, right or wrong: their mean length in tokens, and the shares that have reasoning in a think block,
+    that say nothing outside of one, and that were cut off at their limit."""
     replies = [reply for group in groups for reply in group]
     split = [split_thinking(reply.text) for reply in replies]
 
@@ -87,15 +73,16 @@ def manner(groups):
 
 
 @dataclass
-class Asked:
-    """A problem of the world, its replies, and what verify says on each of them."""
+class Graded:
+    """A problem of the world, the replies to it, and what verify says about each of them."""
     problem: Problem
     replies: list
     verdicts: list
 
 
-def ask_world(model, tokenizer, spec, count=100, chat=False, progress=False, **how):
-    """The first `count` problems of each number of operations in the spec, asked as `ask` does: list of Asked."""
+def grade_world(model, tokenizer, spec: str, count=100, chat=False, progress=False, **how) -> list[Graded]:
+    """Puts the first `count` problems of each number of operations in the spec to the model, and grades its replies.
+    how: the other options of `replies_to`."""
     found = []
     for ops in World.from_spec(spec).ops:
         world = World.from_spec(spec)
@@ -104,21 +91,26 @@ def ask_world(model, tokenizer, spec, count=100, chat=False, progress=False, **h
         texts = [p.question if chat else p.question + "\n" for p in todo]
         # twice the gold solution; in a chat there are thinking marks as well, and maybe a hand-over to the answer
         limits = [2 * len(tokenizer.encode(p.solution)) + (40 if chat else 8) for p in todo]
-        drawn = ask(model, tokenizer, texts, limits, chat, progress=f"{ops} operations" if progress else "", **how)
-        found += [Asked(p, replies, [world.verify(p, r.text) for r in replies]) for p, replies in zip(todo, drawn)]
+        drawn = replies_to(model, tokenizer, texts, limits, chat, progress=f"{ops} operations" if progress else "", **how)
+        found += [Graded(p, replies, [world.verify(p, r.text) for r in replies]) for p, replies in zip(todo, drawn)]
     return found
 
 
-def world_table(asked, ks=(1,)):
-    """A list of rows (dict), one per number of operations, then one per context.
+def world_table(graded: list[Graded], ks=(1,)) -> list[dict]:
+    """One row for each number of operations, then one for each context:
 
-    Each holds "answer" and "process" rates, the share of right "steps", what `manner` tells, and "why", the most common
-    first error. Rows by operations also have "right": [process-verified samples, samples] of each problem in order.
+    ops or context   what the row is for
+    problems         how many
+    answer, process  pass@k where the answer counts alone, and where every step must be right as well
+    steps            the share of steps that are right
+    why              the most common first error
+    right            rows by operations: [samples with every step right, samples] of each problem, in order
+    and what `reply_style` finds
     """
     table = []
     for field in ("ops", "context"):
-        for value in sorted({getattr(a.problem, field) for a in asked}):
-            part = [a for a in asked if getattr(a.problem, field) == value]
+        for value in sorted({getattr(a.problem, field) for a in graded}):
+            part = [a for a in graded if getattr(a.problem, field) == value]
             verdicts = [v for a in part for v in a.verdicts]
             reasons = [v.reason.partition(": ")[2] or v.reason for v in verdicts if not v.ok]
             kinds = [" ".join(word for word in reason.split()[:2]) for reason in reasons]
@@ -126,7 +118,7 @@ def world_table(asked, ks=(1,)):
                    "answer": rates([[v.answer_ok for v in a.verdicts] for a in part], ks),
                    "process": rates([[v.ok for v in a.verdicts] for a in part], ks),
                    "steps": round(float(np.mean([v.steps_ok for v in verdicts])), 4),
-                   **manner([a.replies for a in part]),
+                   **reply_style([a.replies for a in part]),
                    "why": max(set(kinds), key=kinds.count) if kinds else ""}
             if field == "ops":
                 row["right"] = [[sum(v.ok for v in a.verdicts), len(a.verdicts)] for a in part]
@@ -134,11 +126,11 @@ def world_table(asked, ks=(1,)):
     return table
 
 
-def world_samples(asked, keep):
+def world_samples(graded: list[Graded], keep: int) -> list[dict]:
     """The first completion of the first `keep` problems of each number of operations, each line marked right (True),
     wrong (False) or neither (None)."""
     samples, seen = [], Counter()
-    for a in asked:
+    for a in graded:
         seen[a.problem.ops] += 1
         if seen[a.problem.ops] <= keep:
             p, text, verdict = a.problem, a.replies[0].text, a.verdicts[0]
@@ -147,24 +139,20 @@ def world_samples(asked, keep):
     return samples
 
 
-def world_accuracy(model, tokenizer, spec, count=100, ks=(1,), **how):
-    """Accuracy on problems of the world: world_table of ask_world; how: chat, think and the other options of `ask`."""
-    return world_table(ask_world(model, tokenizer, spec, count, ks=ks, **how), ks)
+def world_accuracy(model, tokenizer, spec: str, count=100, ks=(1,), **how) -> list[dict]:
+    """The table of accuracy on problems of the world; how: the options of `replies_to`."""
+    return world_table(grade_world(model, tokenizer, spec, count, ks=ks, **how), ks)
 
 
-def gain(before, after, ops):
-    """How much pass@1 on these numbers of operations grew from one table of the same problems to another: (mean, low,
-    high), the mean difference over problems and its paired bootstrap interval (process-verified)."""
-    pairs = [[pair for row in table if row.get("ops") in ops for pair in row["right"]] for table in (before, after)]
-    return interval([c / n - b / m for (b, m), (c, n) in zip(*pairs, strict=True)])
+def file_accuracy(model, tokenizer, spec: str, limit=0, shots=0, chat=False, ks=(1,), max_new_tokens=400, seed=0,
+                  progress=False, on_answer=None, **how) -> dict:
+    """Accuracy of the final answers on a file of questions: {"problems", "accuracy": rates, and what `reply_style` finds}.
 
-
-def file_accuracy(model, tokenizer, spec, limit=0, shots=0, chat=False, ks=(1,), max_new_tokens=400, seed=0,
-                  progress=False, on_answer=None, **how):
-    """Accuracy of final answers on a file of questions: {"problems", "accuracy": rates, and what `manner` tells}.
-
-    chat asks in ChatML; else the question stands behind `shots` solved ones of the same file, which are then left out, or
-    with shots None alone on its line, as pretrain.py tells it. how: the other options of `ask`.
+    limit      how many questions to draw from the file; 0: all
+    shots      without chat: so many solved questions of the file stand before each question, and are not asked themselves.
+               None: the question stands alone on its line, as in pre-training
+    on_answer  called with (problem, text of the first reply, whether it is right)
+    how        the other options of `replies_to`
     """
     everything = questions.load_problems(str(spec))
     shown, todo = everything[:shots or 0], everything[shots or 0:]
@@ -178,7 +166,7 @@ def file_accuracy(model, tokenizer, spec, limit=0, shots=0, chat=False, ks=(1,),
         texts = [p.question + "\n" * (not chat) for p in todo]
     else:
         texts = [questions.format_question(p, shown) for p in todo]
-    drawn = ask(model, tokenizer, texts, [max_new_tokens] * len(todo), chat, ks=ks, seed=seed,
+    drawn = replies_to(model, tokenizer, texts, [max_new_tokens] * len(todo), chat, ks=ks, seed=seed,
                 progress=str(spec) if progress else "", **how)
     right = []
     for problem, replies in zip(todo, drawn):
@@ -186,11 +174,11 @@ def file_accuracy(model, tokenizer, spec, limit=0, shots=0, chat=False, ks=(1,),
         right.append([questions.check_answer(text, problem.answer) for text in said])
         if on_answer:
             on_answer(problem, said[0], right[-1][0])
-    return {"data": str(spec), "problems": len(todo), "accuracy": rates(right, ks), **manner(drawn)}
+    return {"data": str(spec), "problems": len(todo), "accuracy": rates(right, ks), **reply_style(drawn)}
 
 
 @torch.no_grad()
-def bits_per_byte(model, tokenizer, texts, T=256, rows=16, max_tokens=0, autocast=None):
+def bits_per_byte(model, tokenizer, texts, T=256, rows=16, max_tokens=0, autocast=None) -> dict:
     """Cross entropy of texts in bits per byte of UTF-8: {"bits_per_byte", "loss" (nats per token), "tokens", "bytes"}.
 
     A text is cut into pieces of T slots; every token is predicted from the tokens before it in its piece, but for the
@@ -222,7 +210,7 @@ def bits_per_byte(model, tokenizer, texts, T=256, rows=16, max_tokens=0, autocas
             "bytes": size}
 
 
-def check_specs(specs, tokenizer):
+def check_specs(specs: list[str], tokenizer) -> None:
     """ValueError for an --eval-data that cannot be measured; called before training, which may take days."""
     for spec in specs:
         kind = questions.kind_of(spec)
@@ -237,7 +225,7 @@ def check_specs(specs, tokenizer):
             check_text(spec, tokenizer)
 
 
-def check_text(path, tokenizer):
+def check_text(path: str, tokenizer) -> None:
     """ValueError for a file of text of which bits per byte cannot be measured. Reads it whole: its last line may be broken."""
     if not [text for text in read_texts(path) if len(tokenizer.encode_document(text[:1000])) > 1]:
         raise ValueError(f"{path}: bits per byte needs a text of at least two tokens, and there is none")
@@ -247,12 +235,12 @@ CHAT = dict(chat=True)
 PLAIN = {"": dict(chat=False)}
 
 
-def evaluate_all(model, tokenizer, specs, modes, problems=100, T=256, autocast=None, max_new_tokens=400):
+def evaluate_all(model, tokenizer, specs: list[str], modes: dict, problems=100, T=256, autocast=None, max_new_tokens=400) -> dict:
     """What training scripts report on --eval-data: of a world its accuracy table, of a file of questions the accuracy of the
     answers, both greedy and on that many problems; of text its bits per byte, in pieces of T tokens.
 
-    modes: how the run puts its own questions, so that it is measured on what it learns: {name: options of `ask`}. The first
-    is called "" and its result stands under the spec; a second one's stands under the spec and its name.
+    modes: how the run puts its own questions, so that it is measured on what it learns: {name: options of `replies_to`}. The
+    first is called "" and its result stands under the spec; a second one's stands under the spec and its name.
     """
     found, dtype = {}, torch.bfloat16 if model.head.is_cuda else None
     for spec in specs:
@@ -262,7 +250,7 @@ def evaluate_all(model, tokenizer, specs, modes, problems=100, T=256, autocast=N
             continue
         for name, how in modes.items():
             if kind == "world":
-                found[spec + name] = brief(world_accuracy(model, tokenizer, spec, problems, dtype=dtype, **how))
+                found[spec + name] = without_problems(world_accuracy(model, tokenizer, spec, problems, dtype=dtype, **how))
             else:
                 found[spec + name] = file_accuracy(model, tokenizer, spec, problems, None, max_new_tokens=max_new_tokens,
                                                    dtype=dtype, **how)
@@ -282,82 +270,22 @@ def print_evaluation(found):
             print(name)
             print_world(result, [1])
         else:
-            print(told(name, result))
+            print(file_line(name, result))
 
 
-def told(name, result):
+def file_line(name, result):
     """One line on a file: of file_accuracy or bits_per_byte."""
     if "bits_per_byte" in result:
         return f"{name}: {result['bits_per_byte']:.4f} bits per byte over {result['bytes']:,} bytes"
-    rates = ", ".join(f"{k} {_show(rate)}" for k, rate in result["accuracy"].items())
+    rates = ", ".join(f"{k} {rate_text(rate)}" for k, rate in result["accuracy"].items())
     return (f"{name}: {result['problems']} questions, {rates}; {result['tokens']} tokens, thinking {result['thinking']:.3f}, "
             f"empty {result['empty']:.3f}, cut off {result['cut_off']:.3f}")
 
 
-def brief(table):
-    """The table without its rates problem by problem."""
-    return [{key: value for key, value in row.items() if key != "right"} for row in table]
-
-
-def print_world(table, ks):
-    head = "".join(f" {f'answer pass@{k}':>24} {f'process pass@{k}':>24}" for k in ks)
-    for field, title in (("ops", "operations"), ("context", "context")):
-        print(f"{title:<12}{'problems':>9}{head} {'steps':>7} {'tokens':>7} {'thinking':>8} {'empty':>6}  common error")
-        for row in (r for r in table if field in r):
-            cells = "".join(f" {_show(row[part][f'pass@{k}']):>24}" for k in ks for part in ("answer", "process"))
-            print(f"{row[field]!s:<12}{row['problems']:>9}{cells} {row['steps']:>7.3f} {row['tokens']:>7.1f} "
-                  f"{row['thinking']:>8.3f} {row['empty']:>6.3f}  {row['why']}")
-
-
-def _show(rate):
-    return f"{rate[0]:.3f} [{rate[1]:.3f}, {rate[2]:.3f}]"
-
-
-def gains(measured, bands):
-    """From each checkpoint to the next, the gain in each band of each world: list of dict.
-
-    measured: {folder: {spec: {"rows"}}}; bands: {name: numbers of operations}."""
-    found = []
-    for before, after in itertools.pairwise(measured):
-        for spec in (s for s in measured[before] if s.startswith("world:")):
-            tables = [measured[folder][spec]["rows"] for folder in (before, after)]
-            for name, ops in bands.items():
-                if any(row.get("ops") in ops for row in tables[0]):
-                    found.append({"data": spec, "band": name, "ops": [min(ops), max(ops)], "before": before,
-                                  "after": after, "gain": gain(*tables, ops)})
-    return found
-
-
-def print_comparison(measured, ks, found_gains=()):
-    """Verified accuracy by operations, a column for each checkpoint and k, for every world; and the gains in bands."""
-    folders = list(measured)
-    for spec in [s for s in measured[folders[0]] if s.startswith("world:")]:
-        print(f"\nverified accuracy on {spec}")
-        print("operations  " + "".join(f" {f'{f[-18:]} pass@{k}':>26}" for k in ks for f in folders))
-        for rows in zip(*(measured[f][spec]["rows"] for f in folders), strict=True):
-            if "ops" in rows[0]:
-                cells = [f" {_show(row['process'][f'pass@{k}']):>26}" for k in ks for row in rows]
-                print(f"{rows[0]['ops']:<12}{''.join(cells)}")
-        for g in (g for g in found_gains if g["data"] == spec):
-            mean, low, high = g["gain"]
-            print(f"gain in pass@1 on {g['ops'][0]}-{g['ops'][1]} operations ({g['band']}), {g['before'][-18:]} to "
-                  f"{g['after'][-18:]}: {mean:+.3f} [{low:+.3f}, {high:+.3f}]")
-
-
-def parse_band(flag, text):
-    """"4-6" -> range(4, 7)."""
-    low, dash, high = text.partition("-")
-    if not low.isdecimal() or (dash and not high.isdecimal()) or not 1 <= int(low) <= int(high or low):
-        raise ValueError(f"{flag} {text}: use a number of operations, or a range such as 4-6")
-    return range(int(low), int(high or low) + 1)
-
-
-def write_json(path, value):
-    """The file appears whole or not at all."""
+def write_json(path, value) -> None:
+    """The file appears whole or not at all; its folder is made where it is missing."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(f"{path}.{os.getpid()}")
-    temporary.write_text(cli.to_json(value) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_atomically(path, lambda temporary: temporary.write_text(cli.to_json(value) + "\n", encoding="utf-8"))
 
 
 def has(args, world):
@@ -420,8 +348,8 @@ def main():
     if len(args.init) > 1:
         print_comparison(measured, args.k, found)
     cli.finish({"k": args.k, "gain": found} | {
-        folder: {name: brief(value["rows"]) if name.startswith("world:") else value for name, value in results.items()}
-        for folder, results in measured.items()})
+        folder: {name: without_problems(value["rows"]) if name.startswith("world:") else value
+                 for name, value in results.items()} for folder, results in measured.items()})
 
 
 def check(args):
@@ -459,8 +387,8 @@ def measure(folder, args):
     found = {}
     for spec in args.data:
         if spec.startswith("world:"):
-            asked = ask_world(model, tokenizer, spec, args.problems, **how)
-            found[spec] = {"rows": world_table(asked, args.k), "samples": world_samples(asked, args.keep)}
+            graded = grade_world(model, tokenizer, spec, args.problems, **how)
+            found[spec] = {"rows": world_table(graded, args.k), "samples": world_samples(graded, args.keep)}
             print_world(found[spec]["rows"], args.k)
             continue
         left = [args.show]
@@ -471,14 +399,14 @@ def measure(folder, args):
                 left[0] -= 1
         found[spec] = file_accuracy(model, tokenizer, spec, args.limit, args.shots, max_new_tokens=args.max_new_tokens,
                                     on_answer=show, **how)
-        print(told(spec, found[spec]))
+        print(file_line(spec, found[spec]))
     for path in args.text:
         check_text(path, tokenizer)
         found[path] = bits_per_byte(model, tokenizer, read_texts(path), args.seq_len)
         if not math.isfinite(found[path]["loss"]):
             raise ValueError(f"--init {folder}: its log-probabilities of {path} are not numbers (NaN or infinite); its weights "
                              "are damaged, or too large for --dtype")
-        print(told(path, found[path]))
+        print(file_line(path, found[path]))
     return found
 
 

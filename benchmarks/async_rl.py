@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from evaluate import gain, interval
+from tasks.accuracy import gain, interval
 
 HERE = Path(__file__).parent.parent
 APART = ["--rollout-ranks", 1, "--async-steps"]

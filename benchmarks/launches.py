@@ -231,7 +231,7 @@ def compile_all(capability, parts=PARTS, short=False):
     capability. In a process of its own: it leaves the modules of kernels/ with recorders in them."""
     from triton.runtime.jit import JITFunction
     launches, seen = [], set()
-    modules = [importlib.import_module(f"kernels.{name}") for name in MODULES]
+    modules = [importlib.import_module(f"kernels.gpu.{name}") for name in MODULES]
     for module in modules:
         for name, kernel in list(vars(module).items()):
             if isinstance(kernel, JITFunction):
@@ -240,7 +240,7 @@ def compile_all(capability, parts=PARTS, short=False):
             module.device_kind = lambda device: TARGETS[capability]
     inner = {"_pair": "norm", "_pair_mean": "norm"}       # called by kernels, not launched
     for name, module in inner.items():
-        module = importlib.import_module(f"kernels.{module}")
+        module = importlib.import_module(f"kernels.gpu.{module}")
         setattr(module, name, getattr(module, name).kernel)
     for part in parts:
         for about in PARTS[part](launches, short):

@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("mean", [0, 4])
 def test_rows_of_ours_run_our_attention(monkeypatch, mean):
     """With one document in each row as well, where torch's own attention would do."""
-    flash = pytest.importorskip("kernels.attention")
+    flash = pytest.importorskip("kernels.gpu.attention")
     monkeypatch.setattr(kernels, "_form", lambda x, exact: "triton")
     ran, current, attention = {}, [], flash.attention
 

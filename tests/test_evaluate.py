@@ -11,22 +11,9 @@ import pytest
 import torch
 from conftest import script
 
-from evaluate import (
-    ask_world,
-    bits_per_byte,
-    evaluate_all,
-    file_accuracy,
-    gain,
-    gains,
-    interval,
-    parse_band,
-    pass_at_k,
-    rates,
-    world_accuracy,
-    world_samples,
-    write_json,
-)
+from evaluate import bits_per_byte, evaluate_all, file_accuracy, grade_world, world_accuracy, world_samples, write_json
 from sampler import Completion, Sampler
+from tasks.accuracy import gain, gains, interval, parse_band, pass_at_k, rates
 from tasks.verify import mark_lines
 from tasks.world import World
 
@@ -77,16 +64,16 @@ def test_a_uniform_model_needs_log_of_the_vocabulary(tiny, tokenizer):
 def answer_with(monkeypatch, tokenizer, reply):
     """Lets every sampler answer prompt i with reply(text of the prompt, sample index)."""
     def generate(self, prompts, n=1, limits=0, *_, **options):
-        asked.append(options | {"limits": limits})
+        graded.append(options | {"limits": limits})
         return [[Completion(p, ids(reply(tokenizer.decode(p), j)), finish="stop") for j in range(n)] for p in prompts]
     def ids(text):
         """Thinking marks in the text become the special tokens."""
         parts = re.split("(</?think>)", text)
         return [i for part in parts for i in ([tokenizer.special[part]] if part in tokenizer.special
                                               else tokenizer.encode(part))]
-    asked = []
+    graded = []
     monkeypatch.setattr(Sampler, "generate", generate)
-    return asked
+    return graded
 
 
 def known_problems(spec="ops=1-3,split=test", count=40):
@@ -129,7 +116,7 @@ def test_the_world_in_a_chat(tiny, tokenizer, monkeypatch):
         p = known[question_of(prompt)]
         opened = "" if prompt.endswith("<think>\n") else "<think>\n"
         return p.solution if "</think>" in prompt else f"{opened}{p.reasoning}\n</think>\n\nAnswer: {p.answer}"
-    asked = answer_with(monkeypatch, tokenizer, reply)
+    graded = answer_with(monkeypatch, tokenizer, reply)
     spec = "world:ops=1-3,split=test"
     for options, end, thinking in (
             ({}, "assistant\n", 1), ({"think": True}, "<think>\n", 1), ({"think": False}, "</think>\n\n", 0),
@@ -139,8 +126,8 @@ def test_the_world_in_a_chat(tiny, tokenizer, monkeypatch):
         suffix = options.get("user_suffix", "")
         assert prompts[-1].endswith(end) and f"{suffix}<|im_end|>\n<|im_start|>assistant\n" in prompts[-1]
     world_accuracy(tiny, tokenizer, spec, 40, chat=True, think=True, think_budget=17)
-    assert asked[-1]["think_budget"] == 17
-    for limit, problem in zip(asked[-1]["limits"], list(known.values())[80:]):
+    assert graded[-1]["think_budget"] == 17
+    for limit, problem in zip(graded[-1]["limits"], list(known.values())[80:]):
         assert limit >= 2 * len(tokenizer.encode(problem.solution)) + 30
 
 
@@ -166,8 +153,8 @@ def test_samples_say_which_lines_are_right(tiny, tokenizer, monkeypatch):
         thought = ["<think>", wrong, "unicorns 3 + 4 = dragons 7", "hm", *lines[1:], "Answer: 77", "</think>"]
         return "\n".join([*thought, "", f"Answer: {p.answer}"])
     answer_with(monkeypatch, tokenizer, reply)
-    asked = ask_world(tiny, tokenizer, "world:ops=1-3,split=test", 8, chat=True)
-    samples = world_samples(asked, 2)
+    graded = grade_world(tiny, tokenizer, "world:ops=1-3,split=test", 8, chat=True)
+    samples = world_samples(graded, 2)
     assert [s["ops"] for s in samples] == [1, 1, 2, 2, 3, 3]
     for s in samples:
         right = [True] * (s["ops"] - 1)

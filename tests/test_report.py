@@ -14,8 +14,9 @@ from conftest import HANG, script
 from helpers import run_main
 
 import report
-from page import plots
-from report import Stage
+from page import numbers, plots, sections
+from page import stages as reading
+from page.stages import Stage
 
 SPEC = "world:ops=1-3,split=test"
 EVIL = "<script>alert('&')</script>"
@@ -121,27 +122,27 @@ def check(page):
 
 def test_rates_and_gains_by_hand():
     before, after = {2: row(2, [0, 1, 2, 1])}, {2: row(2, [2, 3, 4, 3])}
-    assert report.rate_of(before, [2])[0] == pytest.approx(0.25)
+    assert numbers.rate_of(before, [2])[0] == pytest.approx(0.25)
     # pass@2 of c right ones among 4: 1 - C(4-c, 2) / 6
-    assert report.per_problem(before, [2], 2) == pytest.approx([0, 1 - 3 / 6, 1 - 1 / 6, 1 - 3 / 6])
-    assert report.per_problem(before, [2], 8) == []
+    assert numbers.per_problem(before, [2], 2) == pytest.approx([0, 1 - 3 / 6, 1 - 1 / 6, 1 - 3 / 6])
+    assert numbers.per_problem(before, [2], 8) == []
     # every problem gains exactly two of four, so resampling problems moves nothing
-    assert report.paired_gain(before, after, [2]) == [0.5, 0.5, 0.5]
-    assert report.paired_gain(before, {2: row(2, [1])}, [2]) == []
+    assert numbers.paired_gain(before, after, [2]) == [0.5, 0.5, 0.5]
+    assert numbers.paired_gain(before, {2: row(2, [1])}, [2]) == []
 
 
 def test_rates_without_per_problem_results():
     old = {1: row(1, [4, 4]), 2: row(2, [0, 0, 4, 0])}
     del old[1]["right"], old[2]["right"]
-    assert report.rate_of(old, [2]) == [0.25, 0.15, 0.35]                     # one row: its own interval
-    assert report.rate_of(old, [1, 2]) == [pytest.approx((2 * 1 + 4 * 0.25) / 6)]
-    assert report.rate_of(old, [1, 2], 8) == [] and report.paired_gain(old, old, [1, 2]) == []
+    assert numbers.rate_of(old, [2]) == [0.25, 0.15, 0.35]                     # one row: its own interval
+    assert numbers.rate_of(old, [1, 2]) == [pytest.approx((2 * 1 + 4 * 0.25) / 6)]
+    assert numbers.rate_of(old, [1, 2], 8) == [] and numbers.paired_gain(old, old, [1, 2]) == []
 
 
 def test_the_interval_covers_the_mean_of_many_problems():
     rng = np.random.default_rng(0)
     before, after = rng.binomial(8, 0.4, 300), rng.binomial(8, 0.6, 300)
-    mean, low, high = report.paired_gain({1: row(1, before.tolist(), 8)}, {1: row(1, after.tolist(), 8)}, [1])
+    mean, low, high = numbers.paired_gain({1: row(1, before.tolist(), 8)}, {1: row(1, after.tolist(), 8)}, [1])
     assert mean == pytest.approx((after - before).mean() / 8, abs=1e-4)
     error = 1.96 * ((after - before) / 8).std() / math.sqrt(300)
     assert (mean - low, high - mean) == pytest.approx((error, error), rel=0.15)
@@ -152,17 +153,17 @@ def test_the_interval_covers_the_mean_of_many_problems():
     (["world:ops=5"], [5]), (["world:ops=20-30"], [1, 2, 3, 4, 5, 6, 7]), (["gsm8k.jsonl"], [1, 2, 3, 4, 5, 6, 7])])
 def test_band(data, band):
     stage = Stage(Path("x"), {"flags": {"data": data}})
-    assert report.band_of(stage, range(1, 8)) == band and report.band_of(stage, range(1, 8), "2-3") == [2, 3]
+    assert numbers.band_of(stage, range(1, 8)) == band and numbers.band_of(stage, range(1, 8), "2-3") == [2, 3]
 
 
 def test_before_and_after_is_the_last_rl_and_what_it_started_from():
     stages = [Stage(Path(n), {"script": s, "flags": {"init": i}}) for n, s, i in (
         ("base", "pretrain.py", ""), ("sft", "sft.py", "base"), ("dpo", "dpo.py", "sft"), ("rl", "grpo.py", "sft"))]
-    assert [s.name for s in report.before_and_after(stages)] == ["sft", "rl"]
-    assert [s.name for s in report.before_and_after(stages[:3])] == ["sft", "dpo"]
+    assert [s.name for s in reading.before_and_after(stages)] == ["sft", "rl"]
+    assert [s.name for s in reading.before_and_after(stages[:3])] == ["sft", "dpo"]
     stages[3].about["flags"]["init"] = "elsewhere"
-    assert [s.name for s in report.before_and_after(stages)] == ["dpo", "rl"]
-    assert report.before_and_after(stages[:1]) == (None, stages[0])
+    assert [s.name for s in reading.before_and_after(stages)] == ["dpo", "rl"]
+    assert reading.before_and_after(stages[:1]) == (None, stages[0])
 
 
 def test_running_mean():
@@ -211,8 +212,8 @@ def test_the_whole_page(pipeline, tmp_path):
         assert expected in text.replace("\xa0", " "), expected
     assert EVIL not in page and EVIL in text and "\x00" not in page and "␀" in text
     # RL: 60 steps of 2 s, half of each in rollouts, 300 tokens/s
-    stages = [report.read_stage(f) for f in folders]
-    assert report.used(stages[4]) == (120, 18_000) and report.used(stages[0]) == (100, 60 * 1024)
+    stages = [reading.read_stage(f) for f in folders]
+    assert numbers.used(stages[4]) == (120, 18_000) and numbers.used(stages[0]) == (100, 60 * 1024)
     # a bar's height is its rate
     bars = [float(h) for h in re.findall(r'<rect [^>]*height="([\d.]+)"', page)]
     assert max(bars) == 260 - 42 and round((260 - 42) * 0.75, 1) in bars
@@ -249,7 +250,7 @@ def test_missing_pieces(pipeline, tmp_path):
 def test_values_that_are_no_numbers_are_not_drawn(tmp_path):
     stage = Stage(tmp_path, records=[{"step": 1, "loss": math.nan}, {"step": 2, "loss": 1.0}, {"step": 3, "loss": None},
                                      {"step": 4, "loss": math.inf}, {"step": 5}])
-    assert stage.curve("loss") == [(2, 1.0)] and "nan" not in report.training([stage])
+    assert stage.curve("loss") == [(2, 1.0)] and "nan" not in sections.training([stage])
 
 
 def test_runs_that_were_moved_keep_their_evaluation(pipeline, tmp_path):
@@ -259,9 +260,9 @@ def test_runs_that_were_moved_keep_their_evaluation(pipeline, tmp_path):
     assert make(tmp_path, moved, "--evaluation", evaluation)[1]["gain"] == [0.5, 0.5, 0.5]
     other = tmp_path / "other" / "base"                                       # the same last name as one that is there
     shutil.copytree(moved[0], other)
-    stages = [report.read_stage(f) for f in (moved[0], other)]
+    stages = [reading.read_stage(f) for f in (moved[0], other)]
     evaluation.write_text(json.dumps({"results": {str(moved[0]): measured([1, 1], True)}}))
-    report.read_evaluation(evaluation, stages)
+    reading.read_evaluation(evaluation, stages)
     assert stages[0].tables and not stages[1].tables
 
 

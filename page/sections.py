@@ -1,0 +1,162 @@
+"""The sections of the page, as HTML; each is "" where there is nothing to show."""
+
+import math
+import re
+from html import escape
+from pathlib import Path
+
+from page.numbers import band_of, common_specs, rate_of, span, used
+from page.panels import PANELS
+from page.plots import Plot, bar_plot, clock, figure, line_plot, rate_text, short
+
+
+def section(title, body, lead=""):
+    return f"<section><h2>{title}</h2><p class=lead>{lead}</p>{body}</section>" if body or lead else ""
+
+
+def table(head, rows):
+    """The first column holds names; everything is escaped here."""
+    def cells(row, kind=""):
+        first, *rest = (re.sub(r"([/,])(?!\s)", r"\1<wbr>", escape(str(c))) for c in row)
+        tag = "th scope=col" if kind else "td"
+        rest = "".join(f"<{tag}>{c}</{tag[:2]}>" for c in rest)
+        return f"<tr><th scope={kind or 'row'}>{first}</th>{rest}</tr>"
+    return ('<div class="scroll" role="region" aria-label="table" tabindex="0"><table><thead>' + cells(head, "col")
+            + "</thead><tbody>" + "".join(map(cells, rows)) + "</tbody></table></div>")
+
+
+def shown(text):
+    """Text from a model, escaped; control characters, which HTML does not allow, as the signs for them."""
+    return escape(text.translate({c: 0x2400 + c for c in range(32) if chr(c) not in "\t\n"}))
+
+
+def stage_cards(stages):
+    cards, total, partly = "", 0, False
+    for s in stages:
+        seconds, tokens = used(s)
+        resumed = any("resumed" in note for note in s.notes) and not s.curve("rollout_share")
+        total, partly = total + (seconds or 0), partly or resumed or seconds is None
+        facts = {"time since resume" if resumed else "time": clock(seconds) if seconds else "–",
+                 "tokens": short(tokens) if tokens else "–", "steps": f"{s.steps:,}",
+                 "parameters": short(s.about["parameters"]) if "parameters" in s.about else "–",
+                 "starts from": Path(s.flags["init"]).name if s.flags.get("init") else "random weights"}
+        if s.ended_by:
+            facts["ended by"] = f"{s.ended_by} {s.flags.get(s.ended_by[2:].replace('-', '_'), '')}"
+        cards += (f'<li style="--c:var(--{s.colour})"><h3>{escape(s.name)}</h3><code>{escape(s.script)}</code><dl>'
+                  + "".join(f"<dt>{k}</dt><dd>{escape(v)}</dd>" for k, v in facts.items()) + "</dl>"
+                  + "".join(f"<p class=note>▲ {escape(note)}</p>" for note in s.notes) + "</li>")
+    lead = f"{'At least ' * partly}{clock(total)} of training in all."
+    return section("Stages", f'<ol class="stages">{cards}</ol>', lead)
+
+
+def pass_curves(stages, spec, band):
+    """Verified pass@k over the band against k, for the stages before and after."""
+    curves = {s: {k: r for k in (2 ** i for i in range(14)) if (r := rate_of(s.tables[spec], band, k))} for s in stages}
+    ks = sorted({k for found in curves.values() for k in found})
+    if len(ks) < 2:
+        return ""
+    plot = Plot((0, math.log2(ks[-1])), (0, 1), "k, samples for a problem", [(math.log2(k), k) for k in ks], height=260)
+    legend = []
+    for (s, found), kind in zip(curves.items(), ("line dash", "line")):
+        low, high = ([(math.log2(k), rate[i]) for k, rate in found.items() if len(rate) == 3] for i in (1, 2))
+        if low:
+            plot.line(low + high[::-1], "band", s.colour)
+        plot.line([(math.log2(k), rate[0]) for k, rate in found.items()], kind, s.colour)
+        ends = " → ".join(f"{found[k][0]:.2f}" for k in (min(found), max(found)))
+        legend.append((s.name, s.colour, kind, ends))
+    return figure(f"Verified pass@k at {span(band)} operations", legend, plot)
+
+
+def accuracy(stages, before, after, chosen):
+    """By operations after every stage and, for the stages of the headline, by k: for each world that was measured."""
+    body = ""
+    for spec in dict.fromkeys(spec for s in stages for spec in s.tables):
+        measured = [s for s in stages if spec in s.tables]
+        groups, last = sorted({ops for s in measured for ops in s.tables[spec]}), measured[-1].tables[spec]
+        bars = {(s.name, s.colour): {ops: rate_of(s.tables[spec], [ops]) for ops in s.tables[spec]} for s in measured}
+        drawn = bar_plot(bars, groups, 740, "wide") + bar_plot(bars, groups, 360, "narrow")
+        plots = figure("Verified pass@1 by operations", [(*bar, "box", "") for bar in bars], drawn, kind="double")
+        if spec in common_specs(before, after):
+            plots += pass_curves([before, after], spec, band_of(after, groups, chosen))
+        body += (f"<p class=lead>On <code>{escape(spec)}</code>, {max(row['problems'] for row in last.values())} "
+                 f"problems for each number of operations.</p><div class=charts>{plots}</div>"
+                 + table(["operations", *(s.name for s in measured), f"most common error of {measured[-1].name}"],
+                         [[ops, *(rate_text(rates.get(ops)) for rates in bars.values()),
+                           last.get(ops, {}).get("why", "")] for ops in groups]))
+    if names := dict.fromkeys(name for s in stages for name in s.others):
+        rows = [[name, *(rate_text(s.others.get(name)) for s in stages)] for name in names]
+        body += table(["", *(s.name for s in stages)], rows)
+    return section("Accuracy", body, "A solution counts only if every step of it is right. Whiskers, bands and "
+                   "brackets are 95% bootstrap intervals over problems." if body else
+                   "Nothing was measured: there is no --evaluation, and no run evaluated itself (--eval-data).")
+
+
+def completion(title, text, reason, ok, lines, stage):
+    """One completion, its lines marked as right, wrong or no step; the reason stands at the line that it is about."""
+    lines, about = lines or [[line, None] for line in text.split("\n")], f"= {reason.partition(':')[0]} "
+    wrong = [i for i, (_, good) in enumerate(lines) if good is False]
+    to_blame = [i for i in wrong if about in lines[i][0] or reason.startswith("answer")]
+    body = ""
+    for i, (line, good) in enumerate(lines):
+        sign, kind = {True: ("✓", "right"), False: ("✗", "wrong")}.get(good, ("", ""))
+        why = f" <em>← {shown(reason)}</em>" if i in to_blame[:1] else ""
+        mark = f'<i role=img aria-label="{kind}">{sign}</i>' if sign else "<i></i>"
+        body += f'<div class="{kind}">{mark}<span>{shown(line)}{why}</span></div>'
+    verdict = "✓ right" if ok else "✗ wrong" if to_blame else f"✗ {reason}"
+    return (f'<div class="completion" style="--c:var(--{stage.colour})"><h4>{escape(title)} '
+            f'<b class="{"right" if ok else "wrong"}">{shown(verdict)}</b></h4><div class=text>{body}</div></div>')
+
+
+def completions(before, after, chosen, most=4):
+    """The same questions before and after, the first of each number of operations; and early and late rollouts."""
+    theirs, body = {s["question"]: s for s in (before.samples if before else [])}, ""
+    both = [s for s in after.samples if s["question"] in theirs]
+    band = band_of(after, {s["ops"] for s in both}, chosen)
+    firsts = {s["ops"]: s for s in reversed(both) if s["ops"] in band}
+    for ops, mine in sorted(firsts.items())[:most]:
+        body += f"<article><p><b>{ops} operations.</b> {shown(mine['question'])}</p><div class=pair>" + "".join(
+            completion(stage.name, s["text"], s.get("reason", ""), s.get("ok"), s.get("lines"), stage)
+            for stage, s in ((before, theirs[mine["question"]]), (after, mine))) + "</div></article>"
+    if rollouts := [r for r in after.records if r.get("samples")]:
+        body += f"<h3>Rollouts of {escape(after.name)}, early and late</h3><div class=pair>"
+        for r in rollouts[:1] + rollouts[1:][-1:]:
+            body += "<div>" + "".join(f"<article><p>{shown(s['question'])}</p>" + completion(
+                f"step {r['step']}, reward {s['reward']:.2f}", s["text"], s["reason"], s["reason"] == "ok", None, after)
+                + "</article>" for s in r["samples"][:2]) + "</div>"
+        body += "</div>"
+    lead = "The first of their kind, not chosen. ✓ a right step, ✗ a wrong one."
+    return section("Completions", body, lead if body else "")
+
+
+def training(stages):
+    body = ""
+    for s in stages:
+        charts = "".join(line_plot(title, {label: s.curve(name) for name, label in fields.items()}, note)
+                         for title, fields, note in PANELS)
+        notes = dict.fromkeys(r["note"] for r in s.records if "note" in r)
+        body += (f"<h3>{escape(s.name)} <code>{escape(s.script)}</code></h3>"
+                 + "".join(f"<p class=lead>{escape(note)}</p>" for note in notes)
+                 + (f"<div class=charts>{charts}</div>" if charts else "<p class=lead>No step was logged.</p>"))
+    return section("Training", body, "Thin lines are single records; the thick line over them is their running mean "
+                   "over a twentieth of the run. Numbers: where a line starts and ends.")
+
+
+def settings(stages):
+    """Flags and versions: a table of those that differ between stages; in lines, the common and the lonely ones."""
+    columns = []
+    for s in stages:
+        facts = {k: s.about.get(k) for k in ("script", "commit", "device", "ranks")} | s.about.get("versions", {}) | {
+            "--" + k.replace("_", "-"): " ".join(map(str, v)) if isinstance(v, list) else v for k, v in s.flags.items()}
+        columns.append({k: str(v) for k, v in facts.items() if v not in ("", None) and v is not False})
+    lines, rows = {}, []
+    for n in dict.fromkeys(n for column in columns for n in column):
+        having = [s.name for s, column in zip(stages, columns) if n in column]
+        values = [column.get(n, "–") for column in columns]
+        if len(having) > 1 and len(set(values)) > 1:
+            rows.append([n, *values])
+        else:
+            found = next(v for v in values if v != "–")
+            lines.setdefault("All stages" if len(having) > 1 else f"Only {having[0]}", []).append(f"{n} {found}")
+    return section("Settings and versions", (table(["", *(s.name for s in stages)], rows) if rows else "") + "".join(
+        f"<p class=same><b>{escape(who)}:</b> " + " ".join(f"<code>{escape(x)}</code>" for x in what) + "</p>"
+        for who, what in lines.items()), "Flags that are off or empty are left out.")

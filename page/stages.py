@@ -1,0 +1,127 @@
+"""Reads what the scripts wrote: log.jsonl in each run folder, and the file of evaluate.py --out.
+
+Nothing else in this room knows how these files are laid out.
+"""
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+RL = "grpo.py"
+
+
+@dataclass(eq=False)
+class Stage:
+    """One run folder, and what was measured of it."""
+    folder: Path
+    about: dict = field(default_factory=dict)              # the log's first record: flags, script, versions, ...
+    records: list = field(default_factory=list)
+    result: dict = field(default_factory=dict)             # empty where the run did not come to its end
+    notes: list = field(default_factory=list)
+    tables: dict = field(default_factory=dict)             # {world spec: {operations: evaluate.py's row}}
+    others: dict = field(default_factory=dict)             # {other measurement: [mean, low, high] or [number]}
+    samples: list = field(default_factory=list)            # evaluate.py's completions
+    colour: str = "one"                                    # a variable of the page's style
+
+    @property
+    def name(self):
+        return self.folder.resolve().name
+
+    @property
+    def flags(self):
+        return self.about.get("flags", {})
+
+    @property
+    def script(self):
+        return self.about.get("script", "")
+
+    @property
+    def ended_by(self):
+        """The flag by which the stage ended before --steps, as it was meant to; "" for one that was interrupted."""
+        return self.result.get("ended_by", "")
+
+    @property
+    def steps(self):
+        return max([0, *(r.get("step", 0) for r in self.records), self.result.get("steps", 0)])
+
+    def curve(self, name):
+        """[(step, value)] of a field, where it is a finite number."""
+        return [(r["step"], float(r[name])) for r in self.records
+                if "step" in r and isinstance(r.get(name), int | float) and math.isfinite(r[name])]
+
+    def add(self, name, found):
+        """Files one measurement, of evaluate.py or of the training script itself."""
+        if "rows" in found:
+            self.samples += found["samples"]
+            found = found["rows"]
+        if isinstance(found, list):
+            self.tables[name] = {row["ops"]: row for row in found if "ops" in row}
+        elif "accuracy" in found:
+            self.others |= {f"{name}: {k}": rate for k, rate in found["accuracy"].items()}
+        elif "bits_per_byte" in found:
+            self.others[f"{name}: bits per byte"] = [found["bits_per_byte"]]
+
+
+def read_stage(folder):
+    """A run folder's log: Stage. A last line that was cut off is dropped and noted; any other bad line is an error."""
+    stage, path = Stage(Path(folder)), Path(folder) / "log.jsonl"
+    if not path.is_file():
+        raise ValueError(f"--runs {folder}: " + ("has no log.jsonl; give a folder that a training script wrote to"
+                                                 if path.parent.is_dir() else "no such folder"))
+    lines, wanted = path.read_text(errors="replace").strip().split("\n"), 0
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        if not isinstance(record, dict) or not all(isinstance(record.get(key, {}), dict) for key in ("flags", "result")):
+            if number < len(lines):
+                raise ValueError(f"{path}: line {number} is not a JSON object; fix it, or leave the run out")
+            stage.notes.append("the log's last line is cut off" if line else "the log is empty")
+        elif "flags" in record:
+            stage.about = record
+            wanted = stage.flags.get("steps", 0)
+        elif "result" in record:
+            stage.result = record["result"]
+        elif "resumed_at" in record:
+            stage.notes.append(f"resumed at step {record['resumed_at']:,}")
+            wanted = record.get("steps", wanted)          # --steps may be raised
+        else:
+            stage.records.append(record)
+    if not stage.result or (stage.steps < wanted and not stage.ended_by):
+        stage.notes.append(f"not finished: step {stage.steps:,} of {wanted:,}")
+    for name, found in stage.result.get("eval", {}).items():
+        stage.add(name, found)
+    return stage
+
+
+def read_evaluation(path, stages):
+    """Gives each stage what evaluate.py measured of it, instead of its own evaluations; returns evaluate.py's flags.
+
+    Reads what its --out wrote, and also its last line of output, which has no rates by problem and no completions."""
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        folders = found.get("results") or {name: value for name, value in found.items() if isinstance(value, dict)}
+        if not all(isinstance(measured, dict) for measured in folders.values()):
+            raise TypeError
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        raise ValueError(f"--evaluation {path}: is not the JSON object that evaluate.py --out writes") from None
+    # runs that were moved since are known by their last names
+    moved = {s.folder.resolve() for s in stages}.isdisjoint(Path(name).resolve() for name in folders)
+    key = (lambda path: path.resolve().name) if moved else Path.resolve
+    named = {key(Path(name)): measured for name, measured in folders.items()}
+    if named.keys().isdisjoint(key(s.folder) for s in stages):
+        raise ValueError(f"--evaluation {path}: measures {', '.join(folders) or 'nothing'}, which is not in --runs")
+    for stage in stages:
+        stage.tables = {}                                  # greedy and sampled accuracies must not stand side by side
+        for name, value in named.get(key(stage.folder), {}).items():
+            stage.add(name, value)
+    return found.get("flags", {"k": found.get("k", [1])})
+
+
+def before_and_after(stages):
+    """The stage that the headline is about, the last RL or else the last one, and the stage that it started from."""
+    i = max([i for i, s in enumerate(stages) if s.script == RL], default=len(stages) - 1)
+    start = Path(stages[i].flags.get("init") or ".").resolve()
+    return next((s for s in stages[:i] if s.folder.resolve() == start), stages[i - 1] if i else None), stages[i]

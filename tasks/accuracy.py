@@ -1,0 +1,99 @@
+"""Accuracy with its error bar: pass@k, bootstrap intervals, the gain between two checkpoints, and their tables as text.
+
+A rate is (mean, low, high): the mean over problems and its 95% bootstrap interval. A table is a list of rows (dict), one for each
+number of operations ("ops") and one for each context; evaluate.world_table says what a row holds.
+"""
+
+import itertools
+import math
+
+import numpy as np
+
+Rate = tuple[float, float, float]                         # mean, low, high
+
+
+def pass_at_k(n: int, c: int, k: int) -> float:
+    """Unbiased estimate of the chance that at least one of k samples is right, from c right ones among n >= k
+    (arXiv 2107.03374, equation 1)."""
+    return 1.0 - math.comb(n - c, k) / math.comb(n, k)
+
+
+def interval(values, resamples: int = 2000, seed: int = 0) -> Rate:
+    """Mean of the values and its 95% bootstrap interval."""
+    values = np.asarray(values, float)
+    draws = np.random.default_rng(seed).integers(0, len(values), (resamples, len(values)))
+    low, high = np.percentile(values[draws].mean(axis=1), [2.5, 97.5])
+    return round(float(values.mean()), 4), round(float(low), 4), round(float(high), 4)
+
+
+def rates(right: list[list[bool]], ks) -> dict[str, Rate]:
+    """right: for each problem whether each of its samples is right -> {"pass@k": rate}."""
+    return {f"pass@{k}": interval([pass_at_k(len(r), sum(r), k) for r in right]) for k in ks}
+
+
+def gain(before: list[dict], after: list[dict], ops) -> Rate:
+    """How much pass@1 (every step right) grew from one table to another of the same problems, on these numbers of operations:
+    the mean difference over problems, with its paired bootstrap interval."""
+    pairs = [[pair for row in table if row.get("ops") in ops for pair in row["right"]] for table in (before, after)]
+    return interval([c / n - b / m for (b, m), (c, n) in zip(*pairs, strict=True)])
+
+
+def gains(measured: dict, bands: dict) -> list[dict]:
+    """From each checkpoint to the next, the gain in each band of each world.
+
+    measured: {folder: {spec: {"rows"}}}; bands: {name: numbers of operations}."""
+    found = []
+    for before, after in itertools.pairwise(measured):
+        for spec in (s for s in measured[before] if s.startswith("world:")):
+            tables = [measured[folder][spec]["rows"] for folder in (before, after)]
+            for name, ops in bands.items():
+                if any(row.get("ops") in ops for row in tables[0]):
+                    found.append({"data": spec, "band": name, "ops": [min(ops), max(ops)], "before": before,
+                                  "after": after, "gain": gain(*tables, ops)})
+    return found
+
+
+def parse_band(flag: str, text: str) -> range:
+    """"4-6" -> range(4, 7)."""
+    low, dash, high = text.partition("-")
+    if not low.isdecimal() or (dash and not high.isdecimal()) or not 1 <= int(low) <= int(high or low):
+        raise ValueError(f"{flag} {text}: use a number of operations, or a range such as 4-6")
+    return range(int(low), int(high or low) + 1)
+
+
+# tables as text
+
+def without_problems(table: list[dict]) -> list[dict]:
+    """The table without its rates problem by problem."""
+    return [{key: value for key, value in row.items() if key != "right"} for row in table]
+
+
+def print_world(table: list[dict], ks) -> None:
+    """A table of one checkpoint, first by operations and then by context."""
+    head = "".join(f" {f'answer pass@{k}':>24} {f'process pass@{k}':>24}" for k in ks)
+    for field, title in (("ops", "operations"), ("context", "context")):
+        print(f"{title:<12}{'problems':>9}{head} {'steps':>7} {'tokens':>7} {'thinking':>8} {'empty':>6}  common error")
+        for row in (r for r in table if field in r):
+            cells = "".join(f" {rate_text(row[part][f'pass@{k}']):>24}" for k in ks for part in ("answer", "process"))
+            print(f"{row[field]!s:<12}{row['problems']:>9}{cells} {row['steps']:>7.3f} {row['tokens']:>7.1f} "
+                  f"{row['thinking']:>8.3f} {row['empty']:>6.3f}  {row['why']}")
+
+
+def rate_text(rate: Rate) -> str:
+    return f"{rate[0]:.3f} [{rate[1]:.3f}, {rate[2]:.3f}]"
+
+
+def print_comparison(measured: dict, ks, found_gains=()) -> None:
+    """Verified accuracy by operations, a column for each checkpoint and k, for every world; and the gains in bands."""
+    folders = list(measured)
+    for spec in [s for s in measured[folders[0]] if s.startswith("world:")]:
+        print(f"\nverified accuracy on {spec}")
+        print("operations  " + "".join(f" {f'{f[-18:]} pass@{k}':>26}" for k in ks for f in folders))
+        for rows in zip(*(measured[f][spec]["rows"] for f in folders), strict=True):
+            if "ops" in rows[0]:
+                cells = [f" {rate_text(row['process'][f'pass@{k}']):>26}" for k in ks for row in rows]
+                print(f"{rows[0]['ops']:<12}{''.join(cells)}")
+        for g in (g for g in found_gains if g["data"] == spec):
+            mean, low, high = g["gain"]
+            print(f"gain in pass@1 on {g['ops'][0]}-{g['ops'][1]} operations ({g['band']}), {g['before'][-18:]} to "
+                  f"{g['after'][-18:]}: {mean:+.3f} [{low:+.3f}, {high:+.3f}]")
