@@ -22,9 +22,10 @@ import numpy as np
 import torch
 
 from data import batch_from
+from engine.thinking import parse_think
 from formats.files import write_atomically
 from model import load
-from sampler import Sampler, parse_think
+from sampler import Sampler
 from sources.texts import read_texts
 from tasks import problems as questions
 from tasks.accuracy import gains, parse_band, print_comparison, print_world, rate_text, rates, without_problems

@@ -2,9 +2,7 @@
 log-probability is reported.
 
     python sampler.py --init runs/base --prompt "Zoo, mod 10. The lions number 3. How many lions?"
-    python sampler.py --init smollm2/ --chat
-    python sampler.py --init smollm2/ --chat --prompt "Why is the sky blue?" --colors
-    python sampler.py --init smollm2/ --chat --think off
+    python sampler.py --init smollm2/ --prompt "The sky is" --max-new-tokens 40 --temperature 0.8 --colors
 
 `Sampler.generate` answers a list of prompts. Beneath it is an engine with four verbs: `submit` a prompt whenever there is
 one, `step` to draw one token for every running request, `update_weights` between two steps, `abort`. Each step
@@ -27,69 +25,23 @@ import contextlib
 import itertools
 import math
 import os
-import sys
 from collections import deque
-from dataclasses import dataclass, field
 
 import torch
 from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 
+from engine import conversation
 from engine.cache import PAGE, KVCache, pages_of, upload
 from engine.draws import draw, uniform
-from engine.thinking import ThinkBudget, keep_budgets
+from engine.requests import Completion, Drawn, Prefill, Request
+from engine.thinking import ThinkBudget, keep_budgets, parse_think
 from kernels import HAS_TRITON, exclude, pack
-from model import Linear, load
-from tokenizer import Tokenizer, split_thinking
+from model import Linear
+from tokenizer import Tokenizer
 from training import cli
 
 PREFILL_TOKENS = 8192                 # prompts are prefilled in packs of about this many tokens
-
-
-@dataclass
-class Completion:
-    prompt: list                      # token ids
-    tokens: list = field(default_factory=list)      # what was drawn, the end token included when it was drawn
-    logprobs: list = field(default_factory=list)    # one per token, under the distribution that it was drawn from
-    finish: str = ""                  # "stop" (an end token), "length" or "aborted"
-    versions: list = field(default_factory=list)    # which weights drew each token
-    forced: list = field(default_factory=list)      # whether each token was put there by a thinking budget, not drawn
-
-
-@dataclass
-class Prefill:
-    """What is computed once for all requests that begin with these ids."""
-    ids: list
-    version: int = -1                 # of the weights that computed it
-    hidden: torch.Tensor | None = None              # (D,) behind the last id
-    k: torch.Tensor | None = None     # (L, T, K, hd)
-    v: torch.Tensor | None = None
-    scratch: KVCache | None = None    # the pieces so far
-    begun: int = 0                    # how often it was begun in pieces: new weights throw away those of the old
-
-
-@dataclass
-class Drawn:
-    """The tokens of one step, on their way to the host."""
-    running: list                     # Requests, one per row
-    tokens: torch.Tensor              # (B,)
-    logprobs: torch.Tensor            # (B,)
-    arrived: torch.cuda.Event | None
-    forced: set                       # rows
-    version: int
-    queue: bool                       # whether somebody waited meanwhile
-
-
-@dataclass
-class Request:
-    """One completion to make."""
-    number: int                       # of the request, in the order of submission
-    key: int                          # of its randomness
-    limit: int                        # tokens
-    completion: Completion
-    thinking: ThinkBudget | None
-    prefill: Prefill | None           # while it waits for a row
-    drawn: int = 0                    # tokens, those included that the host has not read yet
 
 
 def _for_each(option, prompts):
@@ -512,110 +464,30 @@ class Sampler:
         return piece.shape[1]
 
 
-# the chat command
-
-def color(text, logprob):
-    """The text on a terminal background from green (certain) over yellow to red (a surprise)."""
-    shade = 22 if logprob > -0.1 else 58 if logprob > -1 else 94 if logprob > -3 else 88
-    return f"\x1b[48;5;{shade}m{text}\x1b[0m"
-
-
-def answer(sampler, ids, args, think_budget=None, out=None):
-    """Streams one completion of the ids to `out`, or standard output; returns it. A character cut over tokens is held until it
-    is whole."""
-    out = out or sys.stdout
-    tokenizer, held = sampler.tokenizer, []
-    opening = tokenizer.decode_reply(ids, [])             # <think>, where the prompt has it
-
-    def show(_, token, logprob):
-        nonlocal opening
-        held.append(token)
-        text = tokenizer.decode(held, skip_special=True)
-        if not text.endswith("\ufffd"):
-            out.write(opening + (color(text, logprob) if args.colors else text))
-            out.flush()
-            held.clear()
-            opening = ""
-    [[completion]] = sampler.generate([ids], max_new_tokens=args.max_new_tokens, temperature=args.temperature,
-                                      top_p=args.top_p, top_k=args.top_k, seed=args.seed, on_token=show,
-                                      think_budget=think_budget)
-    out.write("\n")
-    return completion
-
-
-def parse_think(text):
-    """--think on|off|auto|N -> (think as Tokenizer.chat_prompt takes it, think_budget)."""
-    modes = {"on": True, "off": False, "auto": None}
-    if text not in modes and not text.isdecimal():
-        raise ValueError(f"--think {text}: use on, off, auto or a number of tokens")
-    return (modes[text], None) if text in modes else (True, int(text))
-
-
-def ask():
-    """The next line of the conversation; "" at its end."""
-    try:
-        return input("> ")
-    except EOFError:
-        print()
-        return ""
-
+# the command
 
 # when a flag has an effect (see cli.Parser)
-NEEDS = (
-    ("--system --think", lambda a: a.chat, "without --chat"),
-    ("--top-p --top-k --seed", lambda a: a.temperature, "without --temperature above 0"),
-)
+NEEDS = (("--system --think", lambda a: a.chat, "without --chat"), *conversation.NEEDS)
 
 
 def main():
     p = cli.Parser(__doc__, NEEDS)
-    p.add_argument("--init", metavar="FOLDER", required=True, help="checkpoint, ours or Hugging Face's")
-    p.add_argument("--prompt", default="", help="text to continue, or with --chat the user's question; answers once")
+    conversation.add_flags(p, "text to continue, or with --chat the user's question; answers once")
     p.add_argument("--chat", action="store_true",
-                   help="ChatML turns; without --prompt a conversation (an empty line ends it)")
-    p.add_argument("--system", default="", help="system message of the chat")
-    p.add_argument("--think", metavar="on|off|auto|N", default="auto",
-                   help="thinking in a chat; N: on, for at most N tokens; auto: by /think or /no_think in your turn")
-    p.add_argument("--max-new-tokens", type=cli.count, default=256, help="tokens")
-    p.add_argument("--temperature", type=cli.not_negative, default=0.0, help="0: always the most likely token")
-    p.add_argument("--top-p", type=cli.part, default=1.0, help="probability mass to draw from")
-    p.add_argument("--top-k", type=cli.whole, default=0, help="tokens to draw from; 0: all")
-    p.add_argument("--seed", type=cli.seed, default=0, help="of the draws")
-    p.add_argument("--colors", action="store_true", help="colour each token by its log-probability")
-    p.add_argument("--device", type=cli.device, default="cpu", help="cpu or cuda")
-    p.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of weights and cache")
+                   help="turns of a chat, as chat.py; without --prompt a conversation (an empty line ends it)")
     args = p.parse_args()
     with cli.bad_input():
         if not (args.prompt or args.chat):
             raise ValueError("give --prompt TEXT, or --chat")
-        think, budget = parse_think(args.think)
-        model, tokenizer = load(args.init, args.device, getattr(torch, args.dtype))
-        if tokenizer is None:
-            raise ValueError(f"--init {args.init}: the folder has no tokenizer.json")
+        parse_think(args.think)                           # a bad value is refused before the checkpoint is read
+        model, tokenizer = conversation.open_checkpoint(args)
         sampler = Sampler(model, tokenizer, rows=1)
-        messages = [{"role": "system", "content": args.system}] if args.system else []
-        turns = 0
-        while True:
-            if args.chat:
-                text = args.prompt or ask()
-                if not text:
-                    break
-                messages.append({"role": "user", "content": text})
-                ids = tokenizer.chat_prompt(messages, think)
-            else:
-                ids = tokenizer.encode_document(args.prompt)
-            completion = answer(sampler, ids, args, budget)
-            turns += 1
-            reasoning, said = split_thinking(tokenizer.decode_reply(ids, completion.tokens))
-            empty = tokenizer.thinking_in(ids) is False                       # the block that the prompt has
-            messages.append({"role": "assistant", "content": said, "reasoning": "" if empty else reasoning})
-            if args.prompt:
-                break
-    if not turns:
-        return cli.finish({"turns": 0})
-    drawn = [logprob for logprob, forced in zip(completion.logprobs, completion.forced) if not forced]
-    cli.finish({"turns": turns, "tokens": len(completion.tokens), "finish": completion.finish,
-                "mean_logprob": round(sum(drawn) / max(1, len(drawn)), 4)})
+        if args.chat:
+            result = conversation.converse(sampler, args)
+        else:
+            ids = tokenizer.encode_document(args.prompt)
+            result = conversation.summary(1, conversation.stream(sampler, ids, args))
+    cli.finish(result)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""What sampler.py stands on: cache pages, drawing a token, thinking budgets."""
+"""What sampler.py stands on: requests, cache pages, drawing a token, thinking budgets, and a conversation in a terminal."""

@@ -78,3 +78,11 @@ def keep_budgets(running, logits, tokens, logprobs, u, stop, how):
         if request.thinking:
             request.thinking.take(token)
     return {*forced, *again}
+
+
+def parse_think(text: str) -> tuple[bool | None, int | None]:
+    """--think on|off|auto|N -> (think as Tokenizer.chat_prompt takes it, the budget of a think block in tokens)."""
+    modes = {"on": True, "off": False, "auto": None}
+    if text not in modes and not text.isdecimal():
+        raise ValueError(f"--think {text}: use on, off, auto or a number of tokens")
+    return (modes[text], None) if text in modes else (True, int(text))

@@ -293,6 +293,7 @@ for name, flags in (("pretrain", "--lr nan --steps 0 --steps -3 --batch-tokens -
                      "--band 1 --k 0"),
                     ("sampler.py --init INIT --prompt x", "--temperature nan --top-p 2 --top-k -1 --think x --system x "
                      "--max-new-tokens 0"),
+                    ("chat.py --init INIT --prompt x", "--temperature nan --top-p 2 --think x --max-new-tokens 0 --chat"),
                     ("augment", "--temperature inf --samples 0 --keep -1 --count -1 --rows 0 --mode x --top-p 0"),
                     ("prepare", "--workers 0 --shard-tokens 0 --tokens -1 --shard-dtype int8"),
                     ("table", "--seq-len 0 --tokens -1"),

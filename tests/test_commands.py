@@ -29,7 +29,7 @@ TOY_ROWS = "--seq-len 64 --batch-tokens 256 --micro-tokens 0 --steps 2 --device 
 TOY_CHATS = "--seq-len 512 --batch-tokens 1024 --micro-tokens 0 --steps 2 --device cpu"
 TOY = (  # flags put behind the commands that match (the last one wins), so that they end in seconds on a CPU
     (r"pretrain\.py", TOY_ROWS), (r"pretrain\.py(?!.*--init)", TOY_MODEL),
-    (r"pretrain\.py(?!.*--(init|tokenizer))", "--vocab-size 400"), (r"sampler\.py", "--max-new-tokens 40"),
+    (r"pretrain\.py(?!.*--(init|tokenizer))", "--vocab-size 400"), (r"(sampler|chat)\.py", "--max-new-tokens 40"),
     (r"evaluate\.py.*--data world", "--problems 2"), (r"evaluate\.py.*--data (?!world)", "--limit 2 --max-new-tokens 4"),
     (r"tokenizer\.py train", "--vocab-size 400 --overwrite"), (r"data\.py prepare", "--workers 1 --tokens 3000"),
     (r"data\.py table", "--tokens 3000"), (r"(sft|dpo)\.py", TOY_CHATS),

@@ -39,6 +39,7 @@ ALWAYS = {
     "grpo": f"""{TRAINING} loss group mode reward max-new-tokens temperature rows updates minibatches kl entropy exact async-steps
         rollout-ranks replace mask-truncated overlong-buffer keep-rate show-every""",
     "sampler": "init prompt chat max-new-tokens temperature colors device dtype",
+    "chat": "init prompt system think max-new-tokens temperature colors device dtype",
     "evaluate": "init data text exact out device dtype",
     "augment pairs": """strong strong-plain weak weak-plain data count out mode max-new-tokens temperature rows seed device
         dtype""",
@@ -95,6 +96,7 @@ CASES = {
         "--candidates 8": [("", "--keep-rate 0 1")], "--curriculum": [("", "--keep-rate 0 1")]}),
     "sampler": ("--init i --prompt x", DRAWS | {
         "--system s": [("", "--chat")], "--think on": [("", "--chat")], "--seed 3": [("", "--temperature 1")]}),
+    "chat": ("--init i", DRAWS | {"--seed 3": [("", "--temperature 1")]}),
     "evaluate": ("--init i", {
         "--problems 3": [("--data f.jsonl", "--data world:ops=1")], "--limit 3": ON_A_FILE, "--max-new-tokens 3": ON_A_FILE,
         "--show 3": ON_A_FILE, "--shots 2": [*ON_A_FILE, ("--data f.jsonl --chat", "--data f.jsonl --chat --plain i")],
@@ -131,7 +133,7 @@ class Built(Exception):
 def parsers():
     """{script, and subcommand: its parser}, without running more of the scripts than what builds them."""
     found = {}
-    for module in (*"pretrain sft dpo grpo sampler evaluate augment report tokenizer data bench plan world".split(),):
+    for module in (*"pretrain sft dpo grpo sampler chat evaluate augment report tokenizer data bench plan world".split(),):
         made, init = [], cli.Parser.__init__
 
         def note(self, *args, made=made, init=init, **options):

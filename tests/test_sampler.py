@@ -1,9 +1,11 @@
 """Generation: what a request yields depends on nothing but itself, and its log-probabilities are the model's."""
 
 import io
+import json
 import math
 from collections import Counter
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch
@@ -11,8 +13,9 @@ from conftest import script
 
 import sampler as sampling
 from engine import thinking
+from engine.conversation import stream
 from engine.draws import draw, truncate, uniform
-from engine.thinking import HAND_OVER
+from engine.thinking import HAND_OVER, parse_think
 from sampler import Sampler
 from tokenizer import split_thinking
 
@@ -163,10 +166,10 @@ def test_streaming_holds_back_half_a_character(tiny, tokenizer, monkeypatch):
     monkeypatch.setattr(Sampler, "generate", generate)
     args = SimpleNamespace(max_new_tokens=9, temperature=0, top_p=1, top_k=0, seed=0, colors=False)
     out = io.StringIO()
-    sampling.answer(Sampler(tiny, tokenizer), [1], args, None, out)
+    stream(Sampler(tiny, tokenizer), [1], args, None, out)
     assert out.getvalue() == "aé€b\n"
     args.colors, out = True, io.StringIO()
-    sampling.answer(Sampler(tiny, tokenizer), [1], args, None, out)
+    stream(Sampler(tiny, tokenizer), [1], args, None, out)
     assert out.getvalue().count("\x1b[48;5;94m") >= 3
 
 
@@ -183,6 +186,27 @@ def test_commands(toy_run):
     assert "--think has no effect without --chat" in script("sampler.py", "--init", toy_run, "--prompt", "hello", "--think", "on",
                                     ok=False).stderr
     assert "give --prompt" in script("sampler.py", "--init", toy_run, ok=False).stderr
+
+
+def test_chat_and_the_chat_of_the_sampler_are_one(toy_run):
+    """The same reply by both commands; and a conversation whose second turn sees the first, until an empty line."""
+    flags = ("--init", toy_run, "--prompt", "hello", "--max-new-tokens", 12, "--temperature", 1, "--seed", 3, "--think", "off",
+             "--system", "Be brief.")
+    one, other = (script(*command, *flags).stdout for command in (["chat.py"], ["sampler.py", "--chat"]))
+    assert one == other and json.loads(one.splitlines()[-1])["turns"] == 1
+    flags = ("chat.py", "--init", toy_run, "--max-new-tokens", 6)
+    prompts, usual = [], Sampler.generate
+
+    def generate(self, ids, **how):
+        prompts.append(self.tokenizer.decode(ids[0]))
+        return usual(self, ids, **how)
+    with mock.patch("builtins.input", side_effect=["How many lions?", "And owls?", ""]), \
+            mock.patch.object(Sampler, "generate", generate):
+        assert script(*flags).json["turns"] == 2
+    assert prompts[1].startswith(prompts[0]) and "And owls?" in prompts[1]
+    with mock.patch("builtins.input", side_effect=EOFError):
+        assert script(*flags).json == {"turns": 0}
+    assert "use on, off" in script(*flags, "--think", "so", ok=False).stderr
 
 
 def test_frequencies_of_whole_texts(tiny, tokenizer):
@@ -354,8 +378,8 @@ def test_bad_budgets(tiny, tokenizer):
 
 
 def test_parse_think():
-    assert [sampling.parse_think(t) for t in ("on", "off", "auto", "0", "12")] == [
+    assert [parse_think(t) for t in ("on", "off", "auto", "0", "12")] == [
         (True, None), (False, None), (None, None), (True, 0), (True, 12)]
     for bad in ("yes", "-3", "1.5", ""):
         with pytest.raises(ValueError, match="use on, off, auto or a number"):
-            sampling.parse_think(bad)
+            parse_think(bad)

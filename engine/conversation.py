@@ -1,0 +1,106 @@
+"""Talking to a checkpoint in a terminal: each reply is shown while it is drawn. What chat.py and `sampler.py --chat` share."""
+
+import argparse
+import sys
+
+import torch
+
+from engine.requests import Completion
+from engine.thinking import parse_think
+from model import Transformer, load
+from tokenizer import Tokenizer, split_thinking
+from training import cli
+
+# when a flag has an effect (see cli.Parser)
+NEEDS = (("--top-p --top-k --seed", lambda a: a.temperature, "without --temperature above 0"),)
+
+
+def add_flags(p: cli.Parser, prompt_help: str):
+    """The flags of both commands."""
+    p.add_argument("--init", metavar="FOLDER", required=True, help="checkpoint, ours or Hugging Face's")
+    p.add_argument("--prompt", default="", help=prompt_help)
+    p.add_argument("--system", default="", help="system message of the chat")
+    p.add_argument("--think", metavar="on|off|auto|N", default="auto",
+                   help="thinking in a chat; N: on, for at most N tokens; auto: by /think or /no_think in your turn")
+    p.add_argument("--max-new-tokens", type=cli.count, default=256, help="tokens")
+    p.add_argument("--temperature", type=cli.not_negative, default=0.0, help="0: always the most likely token")
+    p.add_argument("--top-p", type=cli.part, default=1.0, help="probability mass to draw from")
+    p.add_argument("--top-k", type=cli.whole, default=0, help="tokens to draw from; 0: all")
+    p.add_argument("--seed", type=cli.seed, default=0, help="of the draws")
+    p.add_argument("--colors", action="store_true", help="colour each token by its log-probability")
+    p.add_argument("--device", type=cli.device, default="cpu", help="cpu or cuda")
+    p.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of weights and cache")
+
+
+def open_checkpoint(args: argparse.Namespace) -> tuple[Transformer, Tokenizer]:
+    """The model and the tokenizer of --init. ValueError where it has no tokenizer."""
+    model, tokenizer = load(args.init, args.device, getattr(torch, args.dtype))
+    if tokenizer is None:
+        raise ValueError(f"--init {args.init}: the folder has no tokenizer.json")
+    return model, tokenizer
+
+
+def converse(sampler, args: argparse.Namespace):
+    """A chat in the terminal: one turn about args.prompt, or as many as the user wants. Returns the JSON object for the last
+    line of standard output."""
+    tokenizer, (think, budget) = sampler.tokenizer, parse_think(args.think)
+    messages = [{"role": "system", "content": args.system}] if args.system else []
+    turns, completion = 0, None
+    while text := args.prompt or read_turn():
+        messages.append({"role": "user", "content": text})
+        ids = tokenizer.chat_prompt(messages, think)
+        completion = stream(sampler, ids, args, budget)
+        turns += 1
+        reasoning, said = split_thinking(tokenizer.decode_reply(ids, completion.tokens))
+        empty = tokenizer.thinking_in(ids) is False       # the prompt holds the block already, with nothing in it
+        messages.append({"role": "assistant", "content": said, "reasoning": "" if empty else reasoning})
+        if args.prompt:
+            break
+    return summary(turns, completion)
+
+
+def read_turn() -> str:
+    """The user's next turn; "" ends the conversation."""
+    try:
+        return input("> ")
+    except EOFError:
+        print()
+        return ""
+
+
+def stream(sampler, ids: list[int], args: argparse.Namespace, think_budget=None, out=None) -> Completion:
+    """Shows one completion of the ids while it is drawn, on standard output or `out`, and returns it. A character whose bytes
+    are spread over several tokens is shown once it is whole."""
+    out = out or sys.stdout
+    tokenizer, held = sampler.tokenizer, []
+    opening = tokenizer.decode_reply(ids, [])             # <think>, where the prompt ends with it
+
+    def show(_, token, logprob):
+        nonlocal opening
+        held.append(token)
+        text = tokenizer.decode(held, skip_special=True)
+        if not text.endswith("\ufffd"):
+            out.write(opening + (color(text, logprob) if args.colors else text))
+            out.flush()
+            held.clear()
+            opening = ""
+    [[completion]] = sampler.generate([ids], max_new_tokens=args.max_new_tokens, temperature=args.temperature,
+                                      top_p=args.top_p, top_k=args.top_k, seed=args.seed, on_token=show,
+                                      think_budget=think_budget)
+    out.write("\n")
+    return completion
+
+
+def color(text: str, logprob: float) -> str:
+    """The text on a terminal background from green (certain) over yellow to red (a surprise)."""
+    shade = 22 if logprob > -0.1 else 58 if logprob > -1 else 94 if logprob > -3 else 88
+    return f"\x1b[48;5;{shade}m{text}\x1b[0m"
+
+
+def summary(turns: int, completion: Completion | None) -> dict:
+    """What is reported at the end: of the last reply its length, its end, and the mean log-probability of its drawn tokens."""
+    if completion is None:
+        return {"turns": turns}
+    drawn = [logprob for logprob, forced in zip(completion.logprobs, completion.forced) if not forced]
+    return {"turns": turns, "tokens": len(completion.tokens), "finish": completion.finish,
+            "mean_logprob": round(sum(drawn) / max(1, len(drawn)), 4)}
