@@ -50,6 +50,7 @@ TILES = {
 # Other GPUs give a program 99 KB of fast memory (Ada, consumer Ampere and Blackwell) where Hopper gives 227.
 TILES_OTHER = TILES | {
     "forward": {64: (128, 64, 4, 3), 128: (128, 64, 8, 2), 256: (64, 32, 8, 2)},
+    "decode": {64: (16, 64, 4, 3), 128: (16, 64, 4, 3), 256: (16, 32, 4, 2)},
     "backward_q": {64: (128, 64, 8, 3), 128: (64, 32, 4, 2), 256: (32, 32, 4, 2)},
     "backward_kv": {64: (64, 128, 8, 3), 128: (32, 64, 8, 2), 256: (32, 32, 4, 2)},
 }

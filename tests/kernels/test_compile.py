@@ -73,6 +73,11 @@ def test_element_by_element_loads_are_wide(few):
     assert all(set(r["loads"]) == {"128"} for r in found), found
 
 
+def test_attention_fits_where_fast_memory_is_small():
+    rows = bench_launches.rows_of(89, ["attention"], short=True)
+    assert not [r for r in rows if "error" in r or r["shared_kb"] > FAST_MEMORY[89]]
+
+
 @pytest.mark.slow
 def test_all_launches_on_hopper():
     rows = bench_launches.rows_of(90)
