@@ -27,7 +27,8 @@ A step samples --prompts x --group completions, then makes --updates passes over
     reinforce++  token returns, whitened over the whole batch                                  arXiv 2501.03262
     ppo          a value head and GAE                                                          arXiv 1707.06347
 
-A loss chosen by name has its paper's settings (the table LOSSES below); flags change them. What a paper has beside its loss
+A loss chosen by name has its paper's settings (the table LOSSES of rl/losses.py, where one more is one entry); flags change
+them. What a paper has beside its loss
 is a flag: DAPO's dynamic sampling is --replace, its length penalty --overlong-buffer; GRPO's KL term --kl 0.04 --kl-kind k3.
 
 Sampling and training take turns, or with --async-steps and --rollout-ranks overlap (rl/asynchronous.py).
@@ -41,54 +42,29 @@ import copy
 import os
 import sys
 import time
-from dataclasses import dataclass
 
 import torch
 
-from data import document_sums, split_spec
+from data import split_spec
 from engine.thinking import ThinkBudget
 from evaluate import CHAT, PLAIN, check_specs, evaluate_all, print_evaluation
 from model import load
-from rl import asynchronous
-from rl.critic import ActorCritic, gae, moments, value_loss, whiten
-from rl.rollouts import FLAGS, Prompts, Rollouts, deal, fill, hide, nothing_to_learn, pack, stages, summary
+from rl import asynchronous, metrics
+from rl.correction import CORRECTIONS
+from rl.critic import ActorCritic
+from rl.diagnosis import Diagnosis, nothing_to_learn
+from rl.divergence import KL_KINDS
+from rl.lengths import longest_cap, parse_caps, shortest_cap
+from rl.losses import LOSSES, NO_CLIP
+from rl.prompts import SWITCHES, Prompts
+from rl.rollouts import Rollouts
+from rl.update import PolicyUpdate
 from tasks.problems import parse_rewards
 from training import cli, common, optim
 
-
-@dataclass(frozen=True)
-class Loss:
-    """What tells one loss from another. The first three are the loss itself, flags of the same name change the others."""
-    # r of each "token"; or one for the whole completion, the geometric "mean" of its tokens' or their "product"
-    ratio: str = "token"
-    # over the tokens of each "completion", then over completions; over every "token"; or by a "constant" length
-    mean: str = "completion"
-    returns: bool = False            # A is a token's return (or GAE), whitened; else a reward compared in its group
-    clip_low: float = 0.2            # r is clipped at 1 - this; 1: it is not
-    clip_high: float = 0.2           # and at 1 + this; NO_CLIP: it is not
-    scale: str | None = "group"      # what A is divided by; None with returns
-
-
-NO_CLIP = 1e9                        # more than any ratio here, which is at most exp(20)
-LOSSES = {
-    "grpo": Loss(),
-    "dr_grpo": Loss(mean="constant", scale="none"),
-    "dapo": Loss(mean="token", clip_high=0.28),
-    "gspo": Loss(ratio="mean", clip_low=3e-4, clip_high=4e-4),
-    # the paper has no lower clip and leaves the upper one to be tuned; a weight of at most 5 is that of TRL's recipe for ScaleRL
-    "cispo": Loss(mean="token", clip_low=1.0, clip_high=4.0),
-    "rloo": Loss(ratio="product", clip_low=1.0, clip_high=NO_CLIP, scale="none"),
-    "reinforce++": Loss(mean="token", returns=True, scale=None),
-    "ppo": Loss(mean="token", returns=True, scale=None),
-}
 DUAL = cli.number("0, or a number above 1", float, lambda x: x == 0 or x > 1)
 CAP = cli.number("a number of at least 1", float, lambda x: x >= 1)
 VETO = cli.number("a number from 0 to less than 1", float, lambda x: 0 <= x < 1)
-MICRO_TOKENS = {"cpu": 4096, "cuda": 16384}              # without --micro-tokens; few and whole micro-batches are few shapes
-CORRECTIONS = ("none", "tis", "mis", "seq-tis", "seq-mis", "geo-mis")
-ADVICE = ("take prompts at the edge of competence (--keep-rate 0.1 0.9), a larger --group, a longer --max-new-tokens, or "
-          "another --reward")
-KL_KINDS = {"loss": "k2", "reward": "k1"}                 # where the KL counts: the estimator with the right gradient there
 
 
 def by_loss(name):
@@ -161,113 +137,37 @@ def flags():
 
 def ratio_moves(args):
     """False where pi is pi_old at every update, so that no clip ever acts."""
-    runs_ahead = args.async_steps or (args.rollout_ranks and args.async_steps is None)
-    return args.updates * args.minibatches > 1 or args.old == "sampler" or (args.exact and runs_ahead)
+    return args.updates * args.minibatches > 1 or args.old == "sampler" or (args.exact and runs_ahead(args))
+
+
+def runs_ahead(args):
+    return args.async_steps or (args.rollout_ranks and args.async_steps is None)
+
+
+def reads(name):
+    """The condition that the loss has a use for this setting."""
+    return lambda args: name in LOSSES[args.loss].reads
 
 
 # when a flag has an effect (see cli.Parser)
 NEEDS = (
     ("--prompts", lambda a: not a.batch_tokens, "with --batch-tokens, from which the number of prompts follows"),
     ("--think-budget", lambda a: a.mode not in ("plain", "no_think"), "with --mode {mode}"),
-    ("--dual-clip", lambda a: a.loss != "cispo", "with --loss {loss}"),
+    ("--clip-low", reads("clip_low"), "with --loss {loss}"),
+    ("--clip-high", reads("clip_high"), "with --loss {loss}"),
+    ("--dual-clip", reads("dual_clip"), "with --loss {loss}"),
     ("--clip-low --clip-high --dual-clip", ratio_moves, "where pi / pi_old is always 1 (--updates 1 --minibatches 1)"),
-    ("--scale", lambda a: not LOSSES[a.loss].returns, "with --loss {loss}"),
-    ("--gamma", lambda a: LOSSES[a.loss].returns, "with --loss {loss}"),
-    ("--lam --value-weight", lambda a: a.loss == "ppo", "with --loss {loss}"),
+    ("--scale", lambda a: not LOSSES[a.loss].advantages.by_token, "with --loss {loss}"),
+    ("--gamma", lambda a: LOSSES[a.loss].advantages.by_token, "with --loss {loss}"),
+    ("--lam --value-weight", lambda a: LOSSES[a.loss].advantages.value_head, "with --loss {loss}"),
     ("--kl-kind --kl-in", lambda a: a.kl, "without --kl"),
     ("--correction", lambda a: a.correction == "none" or not a.exact, "with --exact, where sampler and trainer agree"),
     ("--veto", lambda a: not a.exact, "with --exact, where sampler and trainer agree"),
     ("--old", lambda a: a.old == "sampler" or not a.exact, "with --exact, where pi_old is the sampler's"),
     ("--cap", lambda a: a.correction != "none", "without a --correction"),
-    ("--recompute", lambda a: a.async_steps or (a.rollout_ranks and a.async_steps is None), "without --async-steps above 0"),
+    ("--recompute", runs_ahead, "without --async-steps above 0"),
     ("--candidates --curriculum", lambda a: a.keep_rate, "without --keep-rate"),
 )
-
-
-# The algorithm: three pure functions, and two helpers.
-
-def group_advantages(rewards, loss, scale=None, batch_deviation=None):
-    """A of each completion from the rewards of its group: (P, G) -> (P, G).
-
-    GRPO divides by the group's standard deviation (n - 1); Dr. GRPO and the centred kind of OlmoRL do not; RLOO compares
-    with the mean of the others, which is G / (G - 1) times the centred reward. scale "batch" divides by that of all."""
-    centred = rewards - rewards.mean(dim=1, keepdim=True)
-    scale = scale or LOSSES[loss].scale
-    if loss == "rloo":
-        centred = centred * (rewards.shape[1] / max(1, rewards.shape[1] - 1))
-    if scale == "none":
-        return centred
-    return centred / ((rewards.std(dim=1, keepdim=True) if scale == "group" else batch_deviation) + 1e-6)
-
-
-def surrogate(loss, logprobs, old_logprobs, advantages, mask, documents, clip_low=0.2, clip_high=0.2, dual_clip=0.0):
-    """The loss of each token, and where the clip acts below and above: all (B, T). mask is 1 on the tokens that count."""
-    log_ratio = (logprobs - old_logprobs) * mask
-    if LOSSES[loss].ratio != "token":                     # one ratio for the whole completion
-        total = document_sums(log_ratio, documents)
-        if LOSSES[loss].ratio == "mean":
-            total = total / document_sums(mask, documents).clamp(min=1)
-        log_ratio = total.gather(1, documents.clamp(min=0)) * mask
-    ratio = log_ratio.clamp(-20, 20).exp()
-    clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
-    low, high = (ratio < 1 - clip_low) & (advantages < 0), (ratio > 1 + clip_high) & (advantages > 0)
-    if loss == "cispo":
-        return -clipped.detach() * advantages * logprobs, low, high
-    gain = torch.minimum(ratio * advantages, clipped * advantages)
-    if dual_clip:
-        gain = torch.where(advantages < 0, torch.maximum(gain, dual_clip * advantages), gain)
-    return -gain, low, high
-
-
-def correction(kind, old_logprobs, sampler_logprobs, mask, documents, cap=2.0, veto=0.0):
-    """Weight of each token that turns an expectation under the sampler into one under pi_old: (B, T), without gradient.
-
-    rho = pi_old / pi_sampler, both of the weights that sampled. tis: min(rho, C); mis: rho where rho <= C, else 0; seq-:
-    the same with the product over the completion, which is unbiased but varies more; geo-mis: its geometric mean, kept
-    within [1/C, C]. veto drops a completion with any rho below it. This corrects from the sampler to pi_old only; the
-    step from pi_old to pi is the ratio's. To take the recomputed pi_old for the policy that sampled is the common bug."""
-    log_rho = (old_logprobs - sampler_logprobs).detach() * mask
-    rho, allowed = log_rho.clamp(-20, 20).exp(), torch.ones_like(mask)
-    if kind.startswith(("seq", "geo")):
-        total = document_sums(log_rho, documents)
-        if kind == "geo-mis":
-            total = total / document_sums(mask, documents).clamp(min=1)
-        rho_of = total.clamp(-20, 20).exp().gather(1, documents.clamp(min=0))
-    else:
-        rho_of = rho
-    if veto:
-        vetoed = document_sums((rho < veto).to(mask.dtype) * mask, documents).gather(1, documents.clamp(min=0)) > 0
-        allowed = torch.where(vetoed, 0.0, allowed)
-    if kind == "none":
-        return allowed
-    if kind.endswith("tis"):
-        return rho_of.clamp(max=cap) * allowed
-    inside = rho_of <= cap
-    if kind == "geo-mis":
-        inside &= rho_of >= 1 / cap
-    return torch.where(inside, rho_of, 0.0) * allowed
-
-
-def kl_estimate(kind, logprobs, ref_logprobs):
-    """KL(pi || pi_ref) from sampled tokens (Schulman, "Approximating KL divergence"): k1 unbiased and noisy; k2 half the
-    square; k3 = e^d - d - 1 unbiased and never negative. A good value need not have a good gradient: over what pi draws,
-    that of k2 is the reverse KL's, that of k3 the forward KL(pi_ref || pi)'s, and that of k1 is zero. In the reward, where
-    the value multiplies the gradient of log pi, k1 is the right one.
-
-    Beyond d = 10 (a token 22,000 times likelier under pi_ref) k3 goes on along its tangent, so that it cannot overflow."""
-    d = ref_logprobs - logprobs
-    if kind == "k3":
-        near = d.clamp(max=10.0)
-        return torch.expm1(near) + near.exp() * (d - near) - d
-    return {"k1": -d, "k2": 0.5 * d ** 2}[kind]
-
-
-def token_weights(loss, mask, documents, longest):
-    """The weight of each token's loss (B, T). The weighted sum is then divided by the number of tokens of a minibatch if the loss
-    is a mean over tokens, else by that of its completions. longest: the largest cap, tokens."""
-    if LOSSES[loss].mean == "completion":
-        return mask / document_sums(mask, documents).clamp(min=1).gather(1, documents.clamp(min=0))
-    return mask / longest if LOSSES[loss].mean == "constant" else mask
 
 
 def check(args):
@@ -275,25 +175,22 @@ def check(args):
     for wrong, fix in (
         (not args.init, "--init is needed: the checkpoint to train"),
         (args.exact and args.compile, "--exact computes without --compile, which joins operations and rounds less often"),
-        (args.group < 2 and not LOSSES[args.loss].returns, "--group must be at least 2: a completion is compared with the others "
-         "of its group"),
         (args.minibatches > args.prompts * args.group, f"--minibatches {args.minibatches}: more parts than completions "
          f"({args.prompts} prompts x --group {args.group})"),
         (args.kl and args.kl_in == "loss" and args.kl_kind == "k1", "--kl-kind k1 in the loss has no gradient but noise; use k2, "
          "whose gradient is the KL divergence's, or --kl-in reward"),
         (args.kl and args.kl_in == "reward" and args.kl_kind in ("k2", "k3"), f"--kl-kind {args.kl_kind} in the reward has a "
          "gradient that is not the KL divergence's; use k1 there, or --kl-in loss"),
-        (LOSSES[args.loss].ratio != "token" and args.correction in ("tis", "mis"), f"--correction {args.correction} weighs each "
-         f"token, and --loss {args.loss} has one ratio for the whole completion; use seq-tis, seq-mis or geo-mis"),
-        (args.overlong_buffer > min(tokens for _, tokens in stages(args.max_new_tokens)), f"--overlong-buffer "
+        (args.overlong_buffer > shortest_cap(parse_caps(args.max_new_tokens)), f"--overlong-buffer "
          f"{args.overlong_buffer} is longer than the smallest cap of --max-new-tokens"),
         (args.old == "sampler" and (args.correction != "none" or args.veto), "--old sampler has the mismatch in its ratio "
          "already; leave --correction and --veto out"),
-        (args.loss == "ppo" and args.shard, "--loss ppo needs whole weights; leave --shard out"),
         (args.keep_rate and args.keep_rate[0] > args.keep_rate[1], "--keep-rate LOW HIGH: LOW must not be above HIGH"),
     ):
         if wrong:
             raise ValueError(fix)
+    for fix in LOSSES[args.loss].refusals(args):
+        raise ValueError(fix)
 
 
 def resolve(args, caps):
@@ -307,7 +204,7 @@ def resolve(args, caps):
     if args.rollout_ranks and args.async_steps is None:
         args.async_steps = 1
     if args.batch_tokens:                                 # as many prompts as can fill so many tokens of responses
-        args.prompts = max(1, args.batch_tokens // (args.group * max(c for _, c in caps)))
+        args.prompts = max(1, args.batch_tokens // (args.group * longest_cap(caps)))
     if args.exact:
         args.old = "sampler"
 
@@ -316,7 +213,7 @@ def main():
     args = flags().parse_args()
     with cli.bad_input():
         asynchronous.check(args, int(os.environ.get("WORLD_SIZE", 1)))
-        caps, rewards = stages(args.max_new_tokens), parse_rewards(args.reward, *(split_spec(d)[0] for d in args.data))
+        caps, rewards = parse_caps(args.max_new_tokens), parse_rewards(args.reward, *(split_spec(d)[0] for d in args.data))
         resolve(args, caps)
         check(args)
         run = common.Run(args)
@@ -325,7 +222,7 @@ def main():
             raise ValueError(f"--init {args.init}: the folder has no tokenizer.json; copy the model's tokenizer there")
         check_specs(args.eval_data, tokenizer)
         if args.think_budget is not None:                 # refused here, before there is a folder, where it does not fit
-            ThinkBudget(tokenizer, [], args.think_budget, min(cap for _, cap in caps), answer_tokens=0)
+            ThinkBudget(tokenizer, [], args.think_budget, shortest_cap(caps), answer_tokens=0)
         if args.prompts % run.ranks:
             raise ValueError(f"--prompts {args.prompts} must be a multiple of the number of ranks (= {run.ranks}); with "
                              "--batch-tokens it follows from that, --group and --max-new-tokens")
@@ -358,7 +255,7 @@ def main():
     reference = copy.deepcopy(model).requires_grad_(False) if args.kl else None
     # what samples: whole weights; none is needed where other ranks do that
     sampling = copy.deepcopy(model).requires_grad_(False) if args.shard and not run.rollout_ranks else model
-    policy = ActorCritic(model) if args.loss == "ppo" else model
+    policy = ActorCritic(model) if LOSSES[args.loss].advantages.value_head else model
     wrapped = run.distribute(policy)
     model.checkpointing = args.checkpointing
     optimizers = optim.build(policy, args.optimizer, args.lr, args.adam_lr, args.weight_decay)
@@ -374,137 +271,36 @@ def main():
     run.catch_interrupts()
     rollouts.begin(sampling, run.step)
 
-    updates = args.updates * args.minibatches
-    by_return = LOSSES[args.loss].returns                 # an advantage for each token
-    # a pass without gradient before the updates
-    looks_first = by_return or args.kl > 0 or (updates > 1 and not args.exact)
-    kl_reward = args.kl if args.kl_in == "reward" else 0.0
-    seen = {}
-
-    def forward(b):
-        """Log-probabilities, entropies and values of the targets, each (B, T)."""
-        with run.autocast():
-            found = wrapped(b.tokens, b.documents, b.targets, args.temperature, True)
-        return found if args.loss == "ppo" else (*found, b.values)
-
-    def compare(logprobs, b):
-        """Notes how far the trainer's log-probabilities lie from the sampler's, both of the weights that sampled."""
-        apart = (logprobs - b.sampler_logprobs).abs() * b.loss_mask
-        seen["diff"] += float(apart.sum())
-        seen["diff_max"] = max(seen["diff_max"], float(apart.max()))
-        seen["compared"] += float(b.loss_mask.sum())
-        if args.exact and seen["diff_max"] and not args.async_steps:
-            cli.fail(f"step {run.step}: in exact mode sampler and trainer differ by {seen['diff_max']}; the last checkpoint is "
-                     "unharmed. tests/engine/test_exact.py tells which block is not invariant; without --exact the run goes on")
-
-    def packed(chosen):
-        """Micro-batches of completions, as many on each rank; with what the weights as they sampled have to say."""
-        micro = pack(chosen, args.seq_len, args.micro_tokens or MICRO_TOKENS[run.device.type], run.weight_dtype)
-        micro += pack([], dtype=run.weight_dtype) * (run.most(len(micro)) - len(micro))
-        if looks_first:
-            with torch.no_grad():
-                for b in micro:
-                    look(b, b.to(run.device))
-        return micro
-
-    def look(b, on):
-        logprobs, _, values = forward(on)
-        b.old_logprobs, b.values = logprobs.to(b.values).cpu(), values.to(b.values).cpu()
-        if reference is not None:
-            with run.autocast():
-                b.ref_logprobs = reference(on.tokens, on.documents, on.targets, args.temperature).to(b.values).cpu()
-
-    def teaches(r):
-        return not (args.mask_truncated and r.cut_off)
-
-    def pay(part, micro):
-        """Subtracts the KL divergence from the reward of each token, and their sum from the completion's."""
-        for r in part:
-            b, here = r.slots(micro)
-            penalty = kl_reward * kl_estimate(args.kl_kind, b.old_logprobs[here], b.ref_logprobs[here]) * b.loss_mask[here]
-            b.rewards[here] -= penalty
-            r.kl_penalty = -float(penalty.sum())
-
-    def set_advantages(groups):
-        """The advantage of each completion, from the rewards of its group."""
-        table = torch.tensor([[r.reward for r in g] for g in groups], dtype=torch.float64).view(-1, args.group)
-        deviation = moments(run, [table], [torch.ones_like(table)])[1] if args.scale == "batch" else None
-        for g, advantages in zip(groups, group_advantages(table, args.loss, args.scale, deviation).tolist(), strict=True):
-            for r, advantage in zip(g, advantages, strict=True):
-                r.advantage = advantage
-
-    def whiten_returns(batches):
-        """The advantage of each token: its return, or with ppo GAE; whitened over the whole batch, the minibatches of all
-        ranks together."""
-        lam, use = (args.lam, 1.0) if args.loss == "ppo" else (1.0, 0.0)
-        raw = [gae(b.rewards, b.values * use, b.loss_mask, b.documents, args.gamma, lam) for b in batches]
-        for b, a, white in zip(batches, raw, whiten(run, raw, [b.loss_mask for b in batches]), strict=True):
-            b.returns, b.advantages = a + b.values, white
-
-    def loss_of(b):
-        logprobs, entropies, values = forward(b)
-        mask = b.loss_mask.to(logprobs.dtype)
-        old = b.sampler_logprobs if args.old == "sampler" else b.old_logprobs if looks_first else logprobs.detach()
-        if not seen["updates"]:
-            compare(b.old_logprobs if looks_first else logprobs.detach(), b)
-        loss, low, high = surrogate(args.loss, logprobs, old, b.advantages, mask, b.documents, args.clip_low, args.clip_high,
-                                    args.dual_clip)
-        loss = loss * correction(args.correction, old, b.sampler_logprobs, mask, b.documents, args.cap, args.veto)
-        kl = kl_estimate(args.kl_kind, logprobs, b.ref_logprobs) if args.kl else torch.zeros_like(loss)
-        loss = loss + (args.kl - kl_reward) * kl - args.entropy * entropies
-        if args.loss == "ppo":
-            loss = loss + args.value_weight * value_loss(values, b.values, b.returns)
-        with torch.no_grad():
-            for name, x in (("tokens", mask), ("entropy", entropies), ("clip_low", low), ("clip_high", high), ("kl", kl)):
-                seen[name] += float((x * mask).sum())
-            seen["packed"] += int((b.documents >= 0).sum())
-        return (loss * token_weights(args.loss, mask, b.documents, max(c for _, c in caps))).sum()
+    update, diagnosis = PolicyUpdate(run, args, wrapped, reference), Diagnosis(args.steps)
 
     # --eval-data is asked as the prompts are, and answered greedily
-    modes = PLAIN if args.mode == "plain" else {"": CHAT | {"user_suffix": FLAGS[args.mode], "think_budget": args.think_budget}}
+    chat = CHAT | {"user_suffix": SWITCHES.get(args.mode, ""), "think_budget": args.think_budget}
+    modes = PLAIN if args.mode == "plain" else {"": chat}
 
     def evaluate():
         with common.gathered(model):
             return evaluate_all(model, tokenizer, args.eval_data, modes, args.eval_problems, autocast=run.autocast(),
-                                max_new_tokens=max(c for _, c in caps))
+                                max_new_tokens=longest_cap(caps))
 
     progress, start = common.Progress(run, "grpo"), time.perf_counter()
-    record, sampling_seconds, in_vain, learned, warned = {}, 0.0, 0, False, ""
+    record, sampling_seconds = {}, 0.0
     while run.step < args.steps and not run.stopping:
-        began = time.perf_counter()
-        seen = dict.fromkeys(("tokens", "entropy", "clip_low", "clip_high", "kl", "diff", "diff_max", "compared", "packed",
-                              "updates"), 0.0)
+        began, found = time.perf_counter(), {}
         with cli.bad_input():
-            groups, sampled, busy, slots = rollouts.collect(sampling, run.step)
-        if groups is None:
-            progress.say("told to stop while waiting for rollouts (Ctrl-C, or another rank died)")
+            collected = rollouts.collect(sampling, run.step)
+        if collected is None:
+            progress.say("the run must stop while it waits for rollouts (Ctrl-C, or another rank died)")
             break
-        rolled = time.perf_counter() - began
-
-        parts = deal(groups, rollouts.places(len(groups)), args.prompts, args.minibatches, args.seed * 7919 + run.step)
-        if kl_reward:                                     # before any rewards are compared, and where there is no loss, too
-            micros = [packed(part) for part in parts]
-            for part, micro in zip(parts, micros, strict=True):
-                pay(part, micro)
-                hide([r for r in part if not teaches(r)], micro)
-        if not by_return:
-            set_advantages(groups)
-        parts = [[r for r in part if teaches(r)] for part in parts]
-        if not kl_reward:                                 # completions with A = 0 change nothing, unless a term beside A does
-            all_count = by_return or args.kl or args.entropy
-            micros = [packed([r for r in part if all_count or abs(r.advantage) > 1e-9]) for part in parts]
-        if by_return:
-            whiten_returns([b for micro in micros for b in micro])
-        else:
-            for part, micro in zip(parts, micros, strict=True):
-                fill(part, micro)
+        rolled, groups = time.perf_counter() - began, collected.groups
+        minibatches = update.prepare(groups, rollouts.places(len(groups)), run.step)
 
         lr = optim.set_lr(optimizers, optim.schedule(run.step, args.steps, args.schedule, args.warmup, args.decay, args.floor))
-        for update in range(updates):
-            part, micro = parts[update % args.minibatches], micros[update % args.minibatches]
-            weight = sum(r.drawn for r in part) if LOSSES[args.loss].mean == "token" else len(part)
-            loss, _ = run.backward(wrapped, micro, loss_of, weight)
-            seen["updates"] += update + 1 >= args.minibatches or not looks_first      # from here on the weights are others
+        for minibatch, policy_loss in update.passes(minibatches):
+            def loss_of(b, policy_loss=policy_loss, found=found):
+                loss, more = policy_loss(b)
+                metrics.add(found, more)
+                return loss
+            loss, _ = run.backward(wrapped, minibatch.micro, loss_of, minibatch.divisor)
             grad_norm = common.clip_gradients(policy, args.clip)
             try:
                 why = guard.check(loss, grad_norm)
@@ -520,32 +316,32 @@ def main():
         if sampling is not model:
             common.restore_weights(sampling, common.full_weights(model))
         run.step += 1
-        rollouts.updated(sampling, run.step)
+        rollouts.publish(sampling, run.step)
         if run.step % 10 == 0:
             common.give_back_memory()
 
         seconds = time.perf_counter() - began
         sampling_seconds += rolled
         record = {"step": run.step, "loss": loss, "grad_norm": grad_norm, "lr": lr, "seconds": round(seconds, 3)}
-        record |= summary(run, sampled, seen, busy, slots, rolled, seconds - rolled) | rollouts.notes()
-        why = nothing_to_learn(run, sampled, by_return, args.mask_truncated)
-        in_vain, learned = in_vain + 1 if why else 0, learned or not why
+        trained = args.updates * sum(minibatch.slots for minibatch in minibatches)
+        metrics.add(found, metrics.of_rollouts(collected))
+        metrics.add(found, metrics.of_time(collected, rolled, trained, seconds - rolled, run.ranks))
+        record |= {k: float(f"{v:.6g}") for k, v in metrics.means(found, run).items()} | rollouts.notes()
+        why = nothing_to_learn(run, collected.sampled, update.loss.advantages.by_token, args.mask_truncated)
         if why:
             record["note"] = why
-        elif abs(loss) < 1e-6 and updates == 1:
+        elif abs(loss) < 1e-6 and args.updates * args.minibatches == 1:
             record["note"] = "the loss is zero because it must be: r = 1 and the advantages cancel; see grad_norm"
-        if in_vain in (5, 50) or (why and not learned and run.step == args.steps and in_vain < 5):
-            warned = f"nothing can be learned from the rewards of the last {in_vain} steps: {why}; {ADVICE}"
-            if run.main:
-                progress.say(warned)
+        if (warning := diagnosis.note(run.step, why)) and run.main:
+            progress.say(warning)
         for name, text, error in rollouts.failures:
             progress.say(f"step {run.step}: reward {name} failed on a completion, counted as 0: {error}: {text[:200]!r}")
             record.setdefault("failed_rewards", []).append([name, str(error), text[:2000]])
         rollouts.failures.clear()
         if args.show_every and (run.step % args.show_every == 0 or run.step == 1):
             record["samples"] = [{"question": r.problem.question, "text": r.reply.text, "reward": round(r.score.reward, 4),
-                                  "reason": r.score.reason} for g in sampled[:3] for r in g[:1]]
-        progress.update(int(seen["packed"]), reward=f"{record['reward']:.3f}", process=f"{record['process']:.3f}")
+                                  "reason": r.score.reason} for g in collected.sampled[:3] for r in g[:1]]
+        progress.update(trained, reward=f"{record['reward']:.3f}", process=f"{record['process']:.3f}")
         if run.step % args.log_every == 0:
             run.log(record)
         if args.eval_every and run.step % args.eval_every == 0 and run.step < args.steps:
@@ -558,8 +354,8 @@ def main():
     kept = ("reward", "answer", "process", "length_mean", "entropy", "zero_spread", "logprob_diff_mean", "logprob_diff_max")
     result = {"out": args.out, "steps": run.step, "seconds": round(seconds, 1),
               "rollout_share": round(sampling_seconds / max(seconds, 1e-9), 3)} | {k: record[k] for k in kept if k in record}
-    if warned:
-        result["warning"] = warned
+    if diagnosis.warning:
+        result["warning"] = diagnosis.warning
     if run.step == args.steps and args.eval_data:
         result["eval"] = evaluate()
         if run.main:

@@ -21,7 +21,7 @@ from benchmarks import plan
 from benchmarks.blocks import clock, training_step
 from benchmarks.peers import QWEN, SHAPE, in_turns, pair, rows_of_one_document
 from model import Config, Transformer
-from rl.rollouts import pack
+from rl.batches import pack
 from sampler import Sampler
 
 VOCABULARY = 32_768

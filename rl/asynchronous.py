@@ -1,22 +1,22 @@
 """Rollouts that run ahead of training, in one process or on ranks of their own.
 
 With --async-steps K a completion may have been drawn by weights up to K updates old (OLMo 3's "async steps", arXiv
-2512.13961): generation does not wait for the slowest answer, or, on ranks of its own, for the trainer. The engine keeps
+2512.13961). Then generation does not wait for the slowest answer, or, on ranks of its own, for the trainer. The engine keeps
 (K + 1) steps' worth of groups in flight, and new weights reach it between two tokens.
 
-- Every group has a number, and groups are consumed in that order and no other. Whoever takes what is finished first fills
-  its batches with short answers, and the policy is trained on lengths it did not choose.
+- Every group has a number, and groups are consumed in this order and no other. Whoever takes what is finished first fills the
+  batches with short answers, and the policy is trained on lengths that it did not choose.
 - A group with a token more than K versions old is dropped, and another one takes its place in the batch: the number of
   groups that may be begun counts from those that were consumed, the dropped ones included.
 - K = 0 is on-policy: no group begins before the weights that it is meant for are there.
 
-Without ranks that only sample, learners share the groups by their numbers, and drop and replace them alike, so their place in
-the prompts is one. A resume goes on from there: no prompt is lost and none comes twice, but groups that were in flight are
-begun anew, by newer weights. So with K = 0 a resumed run goes on bit for bit, and with K > 0 it is another draw.
+Resume. Without ranks that only sample, learners share the groups by their numbers, and drop and replace them alike, so there is
+one place in the prompts. A resumed run goes on from there: no prompt is lost and none comes twice. Groups that were in flight
+are begun again, by newer weights. So with K = 0 a resumed run goes on bit for bit; with K > 0 it draws other completions.
 
 With `torchrun --nproc_per_node=N grpo.py --rollout-ranks R` the last R ranks sample and the others learn. A rollout rank
-knows by itself which problems are its own (every R-th). Finished groups travel through torchrun's TCPStore, as JSON;
-weights by broadcast from rank 0, announced in the store, which a rollout rank looks at between two steps of its engine.
+knows by itself which problems are its own (every R-th). Finished groups travel through torchrun's TCPStore, as JSON. Weights
+travel by broadcast from rank 0. They are announced in the store, where a rollout rank looks between two steps of its engine.
 A rank that dies makes torchrun end the others; the learner then saves what it has and says so.
 
 Simpler than OlmoRL: whole weights go to every rollout rank, in one piece.
@@ -29,23 +29,27 @@ import time
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
-from rl.rollouts import Rollouts, cap_at, has_spread, question_ids
+from rl.lengths import cap_at, longest_cap
+from rl.prompts import question_ids
+from rl.rollouts import Collected, Rollouts, has_spread
 from sampler import Completion, Sampler
 
 FIELDS = ("prompt", "tokens", "logprobs", "finish", "versions", "forced")
-PATIENCE = 20.0                       # seconds that a rank which was told to stop waits for the others
+PATIENCE = 20.0                       # seconds that a rank which must stop waits for the others
 
 
 class Maker:
-    """Makes one of every `every` blocks of groups, the one at `place`, with an engine of its own."""
+    """Makes groups with an engine of its own: of every `every` blocks of `block` groups the one at `place`.
+
+    in_flight: {number: [cap, requests, numbers of the unfinished requests]}; ready: {number: (cap, completions)}."""
 
     def __init__(self, rollouts, model, version, place, every, block=1):
         self.rollouts, self.place, self.every, self.block = rollouts, place, every, block
         self.prompts = copy.copy(rollouts.prompts)
         self.prompts.given = list(rollouts.prompts.given)
-        self.next, self.flying, self.ready = sum(self.prompts.given), {}, {}
+        self.next, self.in_flight, self.ready = sum(self.prompts.given), {}, {}
         self.sampler = Sampler(model, rollouts.tokenizer, rows=rollouts.rows, dtype=rollouts.dtype, version=version)
-        longest = rollouts.window or 256 + max(cap for _, cap in rollouts.caps)
+        longest = rollouts.window or 256 + longest_cap(rollouts.caps)
         self.sampler.start(longest, rollouts.temperature, seed=rollouts.seed * 1_000_003)
         self.busy = self.slots = 0
 
@@ -62,24 +66,24 @@ class Maker:
             cap, ids = cap_at(r.caps, self.sampler.version), question_ids(r.tokenizer, problem, r.mode)
             r.check_window(problem, ids, cap)
             requests = self.sampler.submit(ids, cap, r.G, g * r.G, r.think_budget)
-            self.flying[g] = [cap, requests, {request.number for request in requests}]
+            self.in_flight[g] = [cap, requests, {request.number for request in requests}]
 
     def work(self):
         """One step of the engine; finished groups go to `ready`, {number: (cap, completions)}. False with nothing to do."""
-        if not self.flying:
+        if not self.in_flight:
             return False
         done = {request.number for request in self.sampler.step()}
         self.busy, self.slots = self.busy + len(self.sampler.running) + len(done), self.slots + self.sampler.hidden.shape[0]
-        for g in list(self.flying) if done else ():
-            cap, requests, left = self.flying[g]
+        for g in list(self.in_flight) if done else ():
+            cap, requests, left = self.in_flight[g]
             left -= done
             if not left:
                 self.ready[g] = cap, [request.completion for request in requests]
-                del self.flying[g]
+                del self.in_flight[g]
         return True
 
-    def spent(self):
-        """Decode slots that were busy, and that there were, since this was last asked."""
+    def take_slots(self):
+        """Decode slots that were busy, and that there were, since the last call."""
         found, self.busy, self.slots = (self.busy, self.slots), 0, 0
         return found
 
@@ -99,16 +103,15 @@ class AsyncRollouts(Rollouts):
             self.maker = Maker(self, model, version, self.rank, self.ranks, self.P // self.ranks)
         elif self.run.main:
             self.version = version
-            self._tell(0)
+            self._announce()
             post(self.run, "start", self.prompts.state() | {"version": version})
 
     def collect(self, model, step):
-        """As Rollouts.collect; (None, ...) if the run is told to stop meanwhile. Then no prompts count as used."""
+        """As Rollouts.collect; None if the run must stop meanwhile. Then no prompts count as used."""
         self.ages, self.stale, self.version, before = [], 0, step, list(self.prompts.given)
         found = self._collect_from_others(step) if self.apart else self._collect_own(step)
         if found is None:
             self.prompts.given = before
-            return None, None, 0, 0
         return found
 
     def _collect_own(self, step):
@@ -134,7 +137,7 @@ class AsyncRollouts(Rollouts):
                     spare -= 1
                 elif spread is not None:                  # not too old
                     owners[g] = rank
-        return self.share_out(owners, made, problems), sampled, *self.maker.spent()
+        return Collected(self.share_out(owners, made, problems), sampled, *self.maker.take_slots())
 
     def _take(self, problem, g, cap, completions, step):
         """The scored group, or None if it is too old."""
@@ -145,8 +148,8 @@ class AsyncRollouts(Rollouts):
         self.ages.append(age)
         return self.score(problem, g, completions, cap, self.seed * 1_000_003)
 
-    def updated(self, model, step):
-        """The weights have changed: `step` updates were made."""
+    def publish(self, model, step):
+        """New weights for the engine, here or on the ranks that sample: `step` updates were made."""
         if self.maker:
             state = None if self.maker.sampler.model is model else {n: whole(w) for n, w in model.state_dict().items()}
             self.maker.sampler.update_weights(state, step, self.recompute)
@@ -159,7 +162,7 @@ class AsyncRollouts(Rollouts):
                 for handle in self.sending:
                     handle.wait()
                 self.version = step
-                self._tell(0)
+                self._announce()
                 self.sending = [dist.broadcast(w, 0, group=self.run.sync_group, async_op=True) for w in weights]
 
     def notes(self):
@@ -176,8 +179,8 @@ class AsyncRollouts(Rollouts):
 
     # rollouts on ranks of their own
 
-    def _tell(self, missing):
-        """Tells the rollout ranks which weights there are, and which groups may be begun."""
+    def _announce(self, missing=0):
+        """Lets the rollout ranks know which weights there are, and which groups may be begun."""
         allowed = sum(self.prompts.given) + missing + self.P * self.ahead
         post(self.run, "news", {"version": self.version, "allowed": allowed, "stop": False})
 
@@ -199,13 +202,13 @@ class AsyncRollouts(Rollouts):
                 sampled.append(group)
         if self.run.main:
             sampled += self.dropped
-        return kept, sampled, busy / self.ranks, slots / self.ranks
+        return Collected(kept, sampled, busy / self.ranks, slots / self.ranks)
 
     def _gather(self, step):
         kept, busy, slots, spare = [], 0, 0, self.P * self.replace
         self.problems, self.dropped, stale = {}, [], 0
         while len(kept) < self.P:
-            self._tell(self.P - len(kept))
+            self._announce(self.P - len(kept))
             g = sum(self.prompts.given)
             message = take(self.run, f"group/{g}")
             if message is None:
@@ -223,27 +226,27 @@ class AsyncRollouts(Rollouts):
                     continue
             self.problems[g] = problem
             kept.append((g, message["cap"], message["completions"]))
-        self._tell(0)
+        self._announce()
         self.stale = stale
         return {"kept": kept, "end": sum(self.prompts.given)}, busy, slots
 
 
 def serve(run, rollouts, model):
-    """The life of a rollout rank: groups out, weights in, until the learners say stop."""
+    """The life of a rollout rank: groups out, weights in, until the learners stop it."""
     start = take(run, "start", keep=True)
     if start is None:
         return
     version = start.pop("version")
     rollouts.prompts.restore(start)
     place = run.rank - run.ranks
-    maker, told, news = Maker(rollouts, model, version, place, run.rollout_ranks), None, None
+    maker, stopped_at, news = Maker(rollouts, model, version, place, run.rollout_ranks), None, None
     while True:
         news = look(run, "news") or news
         if news and news["stop"]:
             break
         if run.stopping:                                  # the learners finish their step first, if they still can
-            told = told or time.monotonic()
-            if time.monotonic() - told > PATIENCE:
+            stopped_at = stopped_at or time.monotonic()
+            if time.monotonic() - stopped_at > PATIENCE:
                 break
         while news and maker.sampler.version < news["version"]:
             for weight in model.state_dict().values():
@@ -255,7 +258,7 @@ def serve(run, rollouts, model):
             time.sleep(0.002)
         for g in sorted(maker.ready):
             cap, completions = maker.ready.pop(g)
-            busy, slots = maker.spent()
+            busy, slots = maker.take_slots()
             post(run, f"group/{g}", {"cap": cap, "busy": busy, "slots": slots,
                                      "completions": [{f: getattr(c, f) for f in FIELDS} for c in completions]})
 
@@ -271,7 +274,7 @@ def look(run, key):
 
 
 def take(run, key, keep=False):
-    """Waits for a key, and takes it away; None when the run is told to stop meanwhile."""
+    """Waits for a key, and removes it; None when the run must stop meanwhile."""
     while not run.store.check([key]):
         if run.stopping:
             return None
@@ -290,9 +293,6 @@ def whole(weight):
 
 def check(args, ranks):
     """ValueError for flags that do not go together; ranks: of the whole world."""
-    for wrong, fix in (
-        (args.rollout_ranks >= max(1, ranks), f"--rollout-ranks {args.rollout_ranks}: of {ranks} "
-         "ranks one at least must learn; start more of them with torchrun --nproc_per_node"),
-    ):
-        if wrong:
-            raise ValueError(fix)
+    if args.rollout_ranks >= max(1, ranks):
+        raise ValueError(f"--rollout-ranks {args.rollout_ranks}: of {ranks} ranks one at least must learn; start more of them "
+                         "with torchrun --nproc_per_node")

@@ -22,7 +22,8 @@ import pretrain
 import report
 import sft
 from data import split_spec
-from rl.rollouts import question_ids
+from rl.lengths import parse_caps
+from rl.prompts import question_ids
 from sources.conversations import tell
 from sources.documents import open_shards, prepare
 from tasks.problems import kind_of
@@ -279,10 +280,10 @@ def test_recipes_give_no_idle_flag(name, tmp_path):
 
 
 def test_stages_of_a_cap():
-    assert grpo.stages(["64", "128@200"]) == [(0, 64), (200, 128)]
+    assert parse_caps(["64", "128@200"]) == [(0, 64), (200, 128)]
     for bad in (["64", "32"], ["64", "9@5", "8@5"], ["64@"], ["6\u00b2"], ["64@-1"], ["0"], ["64@1"], ["1e3"]):
         with pytest.raises(ValueError, match="--max-new-tokens"):
-            grpo.stages(bad)
+            parse_caps(bad)
 
 
 def test_whole_names_come_before_weights(tmp_path, monkeypatch):

@@ -18,10 +18,17 @@ from helpers import a_run, run_main, tiny_checkpoint
 
 import grpo
 import kernels
-from grpo import LOSSES, correction, group_advantages, kl_estimate, surrogate, token_weights
 from model import load
-from rl.critic import ActorCritic, gae, value_loss
-from rl.rollouts import Prompts, Rollout, cap_at, deal, nothing_to_learn, overlong_penalty
+from rl.advantages import above_group_mean, above_the_others, discounted_returns, gae, group_advantages
+from rl.batches import deal
+from rl.correction import correction
+from rl.critic import ActorCritic, value_loss
+from rl.diagnosis import nothing_to_learn
+from rl.divergence import kl_estimate
+from rl.lengths import cap_at, overlong_penalty, parse_caps
+from rl.losses import LOSSES, Clip
+from rl.prompts import Prompts
+from rl.rollouts import Rollout
 from sampler import Completion
 from tasks.problems import Problem, Reply, Score
 from training import common
@@ -77,10 +84,10 @@ def reference(loss, logprobs, old, places, A):
     return total
 
 
-def ours(loss, logprobs, old, advantages, mask, documents, **options):
-    per_token, low, high = surrogate(loss, logprobs, old, advantages, mask, documents, LOW, HIGH, **options)
+def ours(loss, logprobs, old, advantages, mask, documents):
+    per_token, _ = LOSSES[loss].of_tokens(logprobs, old, advantages, mask, documents, Clip(LOW, HIGH))
     weight = mask.sum() if loss in ("dapo", "cispo", "reinforce++", "ppo") else 5
-    return (per_token * token_weights(loss, mask, documents, LONGEST)).sum() / weight
+    return (per_token * LOSSES[loss].token_weights(mask, documents, LONGEST)).sum() / weight
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -95,12 +102,12 @@ def test_losses_and_gradients_equal_the_papers(loss, seed):
 
 def test_dual_clip_bounds_the_loss_of_bad_tokens():
     logprobs, old, advantages, mask, documents, *_ = ragged(spread=2.0)
-    per_token, *_ = surrogate("grpo", logprobs, old, advantages, mask, documents, LOW, HIGH, dual_clip=3.0)
+    per_token, _ = LOSSES["grpo"].of_tokens(logprobs, old, advantages, mask, documents, Clip(LOW, HIGH, dual=3.0))
     r = (logprobs - old).exp()
     bad = (advantages < 0) & (mask > 0)
     expected = torch.min(-3.0 * advantages, torch.max(-r * advantages, -r.clamp(1 - LOW, 1 + HIGH) * advantages))
     torch.testing.assert_close(per_token[bad], expected[bad])                 # PPO's loss there, at most 3 |A|
-    plain, *_ = surrogate("grpo", logprobs, old, advantages, mask, documents, LOW, HIGH)
+    plain, _ = LOSSES["grpo"].of_tokens(logprobs, old, advantages, mask, documents, Clip(LOW, HIGH))
     torch.testing.assert_close(per_token[~bad], plain[~bad])
     assert (plain[bad] > per_token[bad]).any()
 
@@ -121,8 +128,8 @@ def test_on_policy_the_losses_agree():
 @pytest.mark.parametrize("loss", LOSSES)
 def test_with_ratio_one_the_clip_never_acts(loss):
     logprobs, _, advantages, mask, documents, *_ = ragged()
-    _, low, high = surrogate(loss, logprobs, logprobs.detach(), advantages, mask, documents, 0.0, 0.0)
-    assert not low.any() and not high.any()
+    _, metrics = LOSSES[loss].of_tokens(logprobs, logprobs.detach(), advantages, mask, documents, Clip(0.0, 0.0))
+    assert not metrics["clip_low"].any() and not metrics["clip_high"].any()
 
 
 def test_cispo_keeps_the_gradient_of_every_token_and_grpo_does_not():
@@ -141,12 +148,14 @@ def test_group_advantages():
         others = [float(R[i, k]) for k in range(n) if k != j]
         mean = float(R[i].mean())
         deviation = math.sqrt(sum((float(r) - mean) ** 2 for r in R[i]) / (n - 1))
-        assert group_advantages(R, "rloo")[i, j] == pytest.approx(float(R[i, j]) - sum(others) / len(others), abs=1e-12)
-        assert group_advantages(R, "dr_grpo")[i, j] == pytest.approx(float(R[i, j]) - mean, abs=1e-12)
-        assert group_advantages(R, "grpo")[i, j] == pytest.approx((float(R[i, j]) - mean) / (deviation + 1e-6), abs=1e-12)
-    torch.testing.assert_close(group_advantages(R, "rloo"), n / (n - 1) * group_advantages(R, "grpo", "none"))
-    torch.testing.assert_close(group_advantages(R, "grpo", "batch", 2.0), group_advantages(R, "grpo", "none") / (2 + 1e-6))
-    assert (group_advantages(torch.ones(3, 4, dtype=D), "grpo") == 0).all()
+        wanted = float(R[i, j]) - sum(others) / len(others)
+        assert group_advantages(above_the_others, R, "none")[i, j] == pytest.approx(wanted, abs=1e-12)
+        assert group_advantages(above_group_mean, R, "none")[i, j] == pytest.approx(float(R[i, j]) - mean, abs=1e-12)
+        assert group_advantages(above_group_mean, R, "group")[i, j] == pytest.approx((float(R[i, j]) - mean) / (deviation + 1e-6),
+                                                                                     abs=1e-12)
+    torch.testing.assert_close(above_the_others(R), n / (n - 1) * above_group_mean(R))
+    torch.testing.assert_close(group_advantages(above_group_mean, R, "batch", 2.0), above_group_mean(R) / (2 + 1e-6))
+    assert (group_advantages(above_group_mean, torch.ones(3, 4, dtype=D), "group") == 0).all()
 
 
 def test_gae_and_the_value_loss_equal_the_definition():
@@ -161,7 +170,7 @@ def test_gae_and_the_value_loss_equal_the_definition():
             expected = sum((0.9 * 0.8) ** (k - t) * deltas[k] for k in range(t, len(r)))
             assert found[b, part][t] == pytest.approx(expected, abs=1e-10)
     assert (found * (1 - mask) == 0).all()
-    returns = gae(rewards * mask, torch.zeros_like(values), mask, documents, 0.9, 1.0)      # REINFORCE++
+    returns = discounted_returns(rewards * mask, values, mask, documents, 0.9, 0.8)         # REINFORCE++
     b, part = places[1]
     assert returns[b, part][2] == pytest.approx(sum(0.9 ** (k - 2) * rewards[b, part][k].item() for k in range(2, 9)), abs=1e-10)
     v, was, to = torch.tensor([1.0, 0.0, 3.0]), torch.tensor([0.5, 0.0, 0.0]), torch.tensor([2.0, 1.0, 0.1])
@@ -218,9 +227,9 @@ def outcomes(sampler, old, new, reward, kind="tis", cap=1e9, loss="grpo", as_beh
             return torch.stack([p[0, x], p[1 + x, y]])[None]
         q = of(sampler).sum().exp().detach()
         A = torch.full((1, 2), reward[x][y], dtype=D)
-        per_token, *_ = surrogate(loss, of(new), of(old), A, mask, documents, 1e9, 1e9)
+        per_token, _ = LOSSES[loss].of_tokens(of(new), of(old), A, mask, documents, Clip(1e9, 1e9))
         rho = 1.0 if as_behaviour else correction(kind, of(old), of(sampler), mask, documents, cap)
-        total = total + q * (per_token * rho * token_weights(loss, mask, documents, 2)).sum()
+        total = total + q * (per_token * rho * LOSSES[loss].token_weights(mask, documents, 2)).sum()
     return total
 
 
@@ -287,11 +296,11 @@ def test_prompts_keep_their_shares_their_order_and_their_place():
 
 
 def test_caps_in_stages_and_the_soft_penalty():
-    caps = grpo.stages(["32", "64@10", "128@20"])
+    caps = parse_caps(["32", "64@10", "128@20"])
     assert [cap_at(caps, s) for s in (0, 9, 10, 19, 20, 99)] == [32, 32, 64, 64, 128, 128]
     for bad in (["0"], ["a"], ["32@5"], ["32@-1"]):
         with pytest.raises(ValueError, match="max-new-tokens"):
-            grpo.stages(bad)
+            parse_caps(bad)
     assert [overlong_penalty(n, 100, 20) for n in (10, 80, 90, 100)] == [0, 0, -0.5, -1]
     assert overlong_penalty(100, 100, 0) == 0
 

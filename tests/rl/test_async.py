@@ -18,11 +18,13 @@ import torch
 from conftest import HANG, ROOT, script
 from helpers import a_run
 
-import grpo
 from model import Config, Transformer, load
 from rl import asynchronous
 from rl.asynchronous import AsyncRollouts
-from rl.rollouts import Prompts, Rollouts
+from rl.correction import correction
+from rl.losses import LOSSES, Clip
+from rl.prompts import Prompts
+from rl.rollouts import Rollouts
 from sampler import Completion, Sampler
 from tasks.problems import Group, Problem, Reply, parse_rewards, random_reward
 
@@ -50,11 +52,11 @@ def test_groups_are_consumed_in_their_order_whatever_their_length(able):
     ahead.begin(model, 0)
     prompts, lengths, out_of_order = Prompts([DATA], 0), [], False
     for step in range(5):
-        groups, sampled, busy, slots = ahead.collect(model, step)
+        found = ahead.collect(model, step)
         ready = sorted(ahead.maker.ready)
         out_of_order |= bool(ready) and ready[0] > sum(ahead.prompts.given)
-        assert len(groups) == len(sampled) == 4 and 0 <= busy <= slots
-        for g, group in zip(range(4 * step, 4 * step + 4), groups, strict=True):
+        assert len(found.groups) == len(found.sampled) == 4 and 0 <= found.busy <= found.slots
+        for g, group in zip(range(4 * step, 4 * step + 4), found.groups, strict=True):
             problem = prompts.next()
             assert [r.problem.question for r in group] == [problem.question] * 2
             _, slow = rollouts_of(able, Rollouts)
@@ -62,7 +64,7 @@ def test_groups_are_consumed_in_their_order_whatever_their_length(able):
             assert [r.completion.tokens for r in group] == [r.completion.tokens for r in wanted]
             assert [r.completion.logprobs for r in group] == [r.completion.logprobs for r in wanted]
             lengths += [len(r.completion.tokens) for r in group]
-        ahead.updated(model, step + 1)                    # to the same weights
+        ahead.publish(model, step + 1)                    # to the same weights
     assert len(set(lengths)) > 5 and out_of_order         # short ones did finish before longer ones that came earlier
 
 
@@ -72,16 +74,16 @@ def test_nothing_older_than_it_may_be_is_trained_on_and_batches_stay_full(able, 
     rollouts.begin(model, 0)
     ages = []
     for step in range(8):
-        groups, *_ = rollouts.collect(model, step)
+        groups = rollouts.collect(model, step).groups
         assert len(groups) == 4 and rollouts.notes()["stale_groups"] == 0
         ages.append(max(step - v for g in groups for r in g for v in r.completion.versions))
-        rollouts.updated(model, step + 1)
+        rollouts.publish(model, step + 1)
     assert max(ages) <= ahead and (max(ages) > 0) == (ahead > 0) and ages[0] == 0
     # three updates during which nobody collected: what was in flight is too old, is dropped, and replaced
     for version in range(9, 12):
-        rollouts.updated(model, version)
+        rollouts.publish(model, version)
     before = sum(rollouts.prompts.given)
-    groups, *_ = rollouts.collect(model, 11)
+    groups = rollouts.collect(model, 11).groups
     notes = rollouts.notes()
     assert len(groups) == 4 and notes["staleness_max"] <= ahead
     assert sum(rollouts.prompts.given) - before == 4 + notes["stale_groups"] and (notes["stale_groups"] > 0 or ahead != 1)
@@ -113,11 +115,11 @@ def steps_with(learners, steps, versions=1):
     """Collects these steps on all learners; the groups of each, by rank. versions: weights go on by so many a step."""
     with ThreadPoolExecutor(len(learners)) as pool:
         for step in steps:
-            yield [groups for groups, *_ in pool.map(lambda both, step=step: both[1].collect(both[0], step), learners)]
+            yield [found.groups for found in pool.map(lambda both, step=step: both[1].collect(both[0], step), learners)]
             assert len({str(rollouts.prompts.state()) for _, rollouts in learners}) == 1      # one place
             for version in range(step + 1, step + 1 + versions):
                 for model, rollouts in learners:
-                    rollouts.updated(model, version)
+                    rollouts.publish(model, version)
 
 
 @pytest.mark.parametrize("ahead, before, after, versions", [(0, 2, 2, 1), (1, 2, 2, 1), (1, 2, 1, 2), (2, 1, 4, 3), (1, 4, 2, 1)])
@@ -166,11 +168,11 @@ def test_a_stop_while_waiting_gives_the_prompts_back(able, monkeypatch):
     def stop_soon():
         rollouts.run.stopping = len(rollouts.maker.ready) >= 2
         return work()
-    rollouts.updated(model, 1)
+    rollouts.publish(model, 1)
     rollouts.maker.ready.clear()
     monkeypatch.setattr(rollouts.maker, "work", stop_soon)
-    rollouts.maker.flying = dict(list(rollouts.maker.flying.items())[:4])
-    assert rollouts.collect(model, 1)[0] is None and rollouts.prompts.state() == place
+    rollouts.maker.in_flight = dict(list(rollouts.maker.in_flight.items())[:4])
+    assert rollouts.collect(model, 1) is None and rollouts.prompts.state() == place
     # and where other ranks make the groups: two have come when it is told to stop
     run = a_run()
     run.rollout_ranks, run.stopping = 1, False
@@ -181,7 +183,7 @@ def test_a_stop_while_waiting_gives_the_prompts_back(able, monkeypatch):
     monkeypatch.setattr(asynchronous, "take", lambda *a: next(messages))
     model, rollouts = rollouts_of(able, lambda *a, **o: AsyncRollouts(run, *a, ahead=1, **o))
     rollouts.prompts.restore(place)
-    assert rollouts.collect(model, 1)[0] is None and rollouts.prompts.state() == place
+    assert rollouts.collect(model, 1) is None and rollouts.prompts.state() == place
 
 
 def test_one_process_interleaves_and_on_policy_stays_exact_through_updates(able, tmp_path):
@@ -219,7 +221,7 @@ def test_the_corrected_gradient_is_that_of_the_weights_that_learn(recompute):
         sampler = torch.cat([behind, torch.tensor([c.logprobs for c in completions], dtype=D)], dim=1)
         logprobs = model(rows[:, :-1], documents, rows[:, 1:])
         A = torch.stack([reward[tuple(c.tokens)] for c in completions])[:, None].expand_as(logprobs)
-        loss, _, _ = grpo.surrogate("grpo", logprobs, logprobs.detach(), A, mask, documents)
+        loss, _ = LOSSES["grpo"].of_tokens(logprobs, logprobs.detach(), A, mask, documents, Clip())
         model.zero_grad()
         (loss * weights_of(logprobs.detach(), sampler, mask, documents) * mask).sum().backward()
         return torch.cat([w.grad.flatten() for w in model.parameters()])
@@ -240,7 +242,7 @@ def test_the_corrected_gradient_is_that_of_the_weights_that_learn(recompute):
         drawn = [r.completion for r in requests]
         assert all(c.versions == [0, 1, 1] for c in drawn)
         for kind in found:
-            weights_of = functools.partial(grpo.correction, kind, cap=1e9)
+            weights_of = functools.partial(correction, kind, cap=1e9)
             found[kind].append(gradient(drawn, weights_of) / each)
 
     def apart(kind):
@@ -325,7 +327,7 @@ def test_faults_end_the_run_or_go_by(able, tmp_path, what):
         if "rollout" in what or what == "Ctrl-C":         # the learner lived to save and to tell
             assert saved >= steps_of(out)[-1]["step"]
             said = (tmp_path / "err").read_text()
-            assert "told to stop" in said or "stopping after this step" in said
+            assert "the run must stop" in said or "stopping after this step" in said
     finally:
         for pid in [*processes(out).values(), agent.pid]:
             try:

@@ -18,10 +18,11 @@ from helpers import tiny_checkpoint, write_rows
 import dpo
 import grpo
 from rl import asynchronous
-from rl.rollouts import stages
+from rl.lengths import parse_caps
+from rl.losses import LOSSES
 
 FACTORS = [
-    [["--loss", loss] for loss in grpo.LOSSES],
+    [["--loss", loss] for loss in LOSSES],
     [[], ["--minibatches", 2], ["--minibatches", 3, "--updates", 2], ["--updates", 2]],
     [[], ["--replace", 1], ["--replace", 3]],
     [[], ["--scale", "batch"], ["--scale", "none"], ["--scale", "group"]],
@@ -46,7 +47,7 @@ def allowed(row):
         args = parser.parse_args([*map(str, BASE), "--out", "x", *flags])
         grpo.check(args)
         asynchronous.check(args, 1)
-        grpo.resolve(args, stages(args.max_new_tokens))
+        grpo.resolve(args, parse_caps(args.max_new_tokens))
     except (ValueError, SystemExit):
         return False
     return True

@@ -13,7 +13,10 @@ from helpers import run_main
 
 import grpo
 from model import Config, Transformer
-from rl.rollouts import Prompts, Rollout, Rollouts, pack
+from rl.batches import pack
+from rl.prompts import Prompts
+from rl.rollouts import Rollout, Rollouts
+from rl.update import MICRO_TOKENS
 from sampler import Completion
 from tasks.problems import Group, Reply, Score, parse_rewards, random_reward
 from training import common
@@ -60,7 +63,7 @@ def test_replacing_takes_as_many_prompts_as_are_missing(tokenizer, tiny, ranks):
             if len(kept) == 8:
                 break
         with ThreadPoolExecutor(ranks) as pool:
-            parts = list(pool.map(lambda both, step=step: both[0].collect(both[1], step)[0], found))
+            parts = list(pool.map(lambda both, step=step: both[0].collect(both[1], step).groups, found))
         assert [g[0].problem.question for part in parts for g in part] == kept and {len(part) for part in parts} == {8 // ranks}
         assert {sum(rollouts.prompts.given) for rollouts, _ in found} == {sum(prompts.given)}
     assert sum(rollouts.sampled for rollouts, _ in found) == sum(prompts.given) < 4 * 8 * 3
@@ -97,7 +100,7 @@ def test_few_shapes_whatever_the_lengths():
     for longest in (150, 150, 150, 700, 2000):
         for _ in range(100):
             chosen = [rollout_of(dice.randrange(60, 140), dice.randrange(1, longest)) for _ in range(dice.randrange(1, 80))]
-            shapes |= {tuple(b.tokens.shape) for b in pack(chosen, 0, grpo.MICRO_TOKENS["cpu"])}
+            shapes |= {tuple(b.tokens.shape) for b in pack(chosen, 0, MICRO_TOKENS["cpu"])}
         if longest == 150:
             assert shapes <= {(rows, 512) for rows in range(1, 9)}
     assert all(rows * T <= 4096 and T % 256 == 0 for rows, T in shapes) and len(shapes) <= 30

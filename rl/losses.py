@@ -1,0 +1,144 @@
+"""Policy losses. Each is one entry of LOSSES, which says everything about it; nothing else in the code knows their names.
+
+With advantages A and the ratio r = pi / pi_old, a token of the sampled completions costs
+
+    surrogate(r, log pi, A, clip)          for example -min(r A, clip(r) A)
+
+and the loss is a mean of that. To add a loss, write its surrogate, if it is a new one, and an entry:
+
+    def masked(ratio, logprobs, advantages, clip):
+        inside = (ratio >= 1 - clip.low) & (ratio <= 1 + clip.high)
+        return torch.where(inside, -ratio * advantages, 0.0)
+
+    LOSSES["masked"] = PolicyLoss(surrogate=masked, mean="token", reads=("clip_low", "clip_high"))
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from data import document_sums
+from rl.advantages import GAE, GROUP_MEAN, LEAVE_ONE_OUT, RETURNS, Advantages
+from rl.rollouts import Rollout
+
+NO_CLIP = 1e9                        # more than any ratio here, which is at most exp(20)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """The bounds of the ratio: 1 - low and 1 + high; and where A < 0 also `dual`, if it is not 0."""
+    low: float = 0.2
+    high: float = 0.2
+    dual: float = 0.0
+
+
+# Surrogates: ratio, logprobs, advantages (B, T) -> the loss of each token (B, T)
+
+def clipped(ratio, logprobs, advantages, clip: Clip) -> torch.Tensor:
+    """PPO's: -min(r A, clip(r) A) (arXiv 1707.06347, equation 7). It gives no gradient to a token that has gone far enough. With
+    the dual clip a bad token costs at most dual |A| (arXiv 1912.09729)."""
+    bounded = ratio.clamp(1 - clip.low, 1 + clip.high)
+    gain = torch.minimum(ratio * advantages, bounded * advantages)
+    if clip.dual:
+        gain = torch.where(advantages < 0, torch.maximum(gain, clip.dual * advantages), gain)
+    return -gain
+
+
+def clipped_weight(ratio, logprobs, advantages, clip: Clip) -> torch.Tensor:
+    """CISPO's: -sg(clip(r)) A log pi (arXiv 2506.13585). The ratio is only a weight, so every token keeps its gradient."""
+    bounded = ratio.clamp(1 - clip.low, 1 + clip.high)
+    return -bounded.detach() * advantages * logprobs
+
+
+# Metrics: ratio, advantages (B, T) -> {name: value of each token (B, T)}, logged as means over tokens
+
+def clip_shares(ratio, advantages, clip: Clip) -> dict[str, torch.Tensor]:
+    """Where the clip acts below and above."""
+    return {"clip_low": (ratio < 1 - clip.low) & (advantages < 0), "clip_high": (ratio > 1 + clip.high) & (advantages > 0)}
+
+
+@dataclass(frozen=True)
+class PolicyLoss:
+    """What tells one loss from another.
+
+    - ratio: r of each "token"; or one for the whole completion, the geometric "mean" of its tokens' or their "product"
+    - surrogate: what clips, masks or weighs it: the loss of a token, a function as above
+    - mean: over the tokens of each "completion", then over completions; over every "token" of the minibatch; or divided by a
+      "constant" length, the largest cap, then a mean over completions
+    - advantages: how they are made, one of rl/advantages.py
+    - scale: what a completion's advantage is divided by, unless --scale says it: the deviation of its "group" or of the
+      "batch", or "none"; None where advantages are of tokens, which are whitened
+    - clip_low, clip_high: its clip, unless the flags of these names say it (1 and NO_CLIP: it has none)
+    - reads: which of the flags clip_low, clip_high and dual_clip have an effect on it
+    - metrics: what it adds to the log, a function as above
+    - refuses: flags that do not go with it, beside those that `refusals` knows: ((condition(args), how to fix it), ...)
+    """
+    ratio: str = "token"
+    surrogate: Callable = clipped
+    mean: str = "completion"
+    advantages: Advantages = GROUP_MEAN
+    scale: str | None = "group"
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    reads: tuple[str, ...] = ("clip_low", "clip_high", "dual_clip")
+    metrics: Callable = clip_shares
+    refuses: tuple[tuple[Callable, str], ...] = ()
+
+    def __post_init__(self):
+        for value, allowed in ((self.ratio, ("token", "mean", "product")), (self.mean, ("completion", "token", "constant")),
+                               (self.scale, (None,) if self.advantages.by_token else ("group", "batch", "none"))):
+            if value not in allowed:
+                raise ValueError(f"a policy loss says {value!r} where it must be one of {allowed}")
+
+    def ratios(self, logprobs, old_logprobs, mask, documents) -> torch.Tensor:
+        """r of each token, (B, T); the same for all tokens of a completion unless it is a token's own."""
+        log_ratio = (logprobs - old_logprobs) * mask
+        if self.ratio != "token":
+            total = document_sums(log_ratio, documents)                       # (B, M), M completions in a row
+            if self.ratio == "mean":
+                total = total / document_sums(mask, documents).clamp(min=1)
+            log_ratio = total.gather(1, documents.clamp(min=0)) * mask        # (B, T)
+        return log_ratio.clamp(-20, 20).exp()
+
+    def of_tokens(self, logprobs, old_logprobs, advantages, mask, documents,
+                  clip: Clip) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The loss of each token and its metrics: all (B, T). mask is 1 on the tokens that count."""
+        ratio = self.ratios(logprobs, old_logprobs, mask, documents)
+        with torch.no_grad():
+            metrics = self.metrics(ratio, advantages, clip)
+        return self.surrogate(ratio, logprobs, advantages, clip), metrics
+
+    def token_weights(self, mask, documents, longest: int) -> torch.Tensor:
+        """The weight of each token's loss (B, T); the weighted sum is then divided by `divisor`. longest: largest cap, tokens."""
+        if self.mean == "completion":
+            return mask / document_sums(mask, documents).clamp(min=1).gather(1, documents.clamp(min=0))
+        return mask / longest if self.mean == "constant" else mask
+
+    def divisor(self, rollouts: list[Rollout]) -> int:
+        """What the weights of a minibatch sum up to on this rank: its tokens if the mean is over tokens, else its completions."""
+        return sum(r.drawn for r in rollouts) if self.mean == "token" else len(rollouts)
+
+    def refusals(self, args) -> list[str]:
+        """Why these flags do not go with the loss, and how to fix that: one line for each."""
+        rules = (
+            (self.ratio != "token" and args.correction in ("tis", "mis"), f"--correction {args.correction} weighs each token, "
+             f"and --loss {args.loss} has one ratio for the whole completion; use seq-tis, seq-mis or geo-mis"),
+            (not self.advantages.by_token and args.group < 2, "--group must be at least 2: a completion is compared with the "
+             "others of its group"),
+            (self.advantages.value_head and args.shard, f"--loss {args.loss} needs whole weights; leave --shard out"),
+        )
+        return [fix for wrong, fix in rules if wrong] + [fix for wrong, fix in self.refuses if wrong(args)]
+
+
+LOSSES = {
+    "grpo": PolicyLoss(),
+    "dr_grpo": PolicyLoss(mean="constant", scale="none"),
+    "dapo": PolicyLoss(mean="token", clip_high=0.28),
+    "gspo": PolicyLoss(ratio="mean", clip_low=3e-4, clip_high=4e-4),
+    # the paper has no lower clip and leaves the upper one to be tuned; a weight of at most 5 is that of TRL's recipe for ScaleRL
+    "cispo": PolicyLoss(surrogate=clipped_weight, mean="token", clip_low=1.0, clip_high=4.0, reads=("clip_low", "clip_high")),
+    "rloo": PolicyLoss(ratio="product", advantages=LEAVE_ONE_OUT, scale="none", clip_low=1.0, clip_high=NO_CLIP),
+    "reinforce++": PolicyLoss(mean="token", advantages=RETURNS, scale=None),
+    "ppo": PolicyLoss(mean="token", advantages=GAE, scale=None),
+}

@@ -1,0 +1,164 @@
+"""From scored groups to the loss of a minibatch.
+
+    minibatches = update.prepare(groups, places, step)
+    for minibatch, policy_loss in update.passes(minibatches):
+        run.backward(policy, minibatch.micro, policy_loss, minibatch.divisor)
+
+`prepare` cuts the completions into minibatches and packs them. Where they are needed, one pass without gradient gives pi_old, the
+reference's log-probabilities and the values, all by the weights that sampled. Then come the advantages. `policy_loss` puts the
+terms together: surrogate, correction, KL, entropy, value loss.
+"""
+
+import argparse
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from model import Transformer
+from rl.advantages import compare_groups, compare_tokens
+from rl.batches import RolloutBatch, deal, fill_advantages, find, mask_out, pack
+from rl.correction import correction
+from rl.critic import value_loss
+from rl.divergence import kl_estimate
+from rl.lengths import longest_cap, parse_caps
+from rl.losses import LOSSES, Clip
+from rl.metrics import Largest
+from rl.rollouts import Group, Rollout
+from training import cli
+
+MICRO_TOKENS = {"cpu": 4096, "cuda": 16384}              # without --micro-tokens; few and whole micro-batches are few shapes
+
+
+@dataclass
+class Minibatch:
+    """What one optimiser step learns from, on this rank."""
+    micro: list[RolloutBatch]        # at least one, and as many on each rank
+    divisor: int                     # of the sum of its token losses: see PolicyLoss.divisor
+    slots: int                       # that hold tokens, the prompts included
+
+
+class PolicyUpdate:
+    """The arithmetic of an update under the flags `args` of grpo.py.
+
+    policy: what training calls: (tokens, documents, targets, temperature, True) -> log-probabilities and entropies of the
+    targets (and values, with a value head), each (B, T). reference: the weights from which the KL divergence is taken, or
+    None."""
+
+    def __init__(self, run, args: argparse.Namespace, policy: torch.nn.Module, reference: Transformer | None = None):
+        self.run, self.args, self.policy, self.reference = run, args, policy, reference
+        self.loss = LOSSES[args.loss]
+        self.clip = Clip(args.clip_low, args.clip_high, args.dual_clip)
+        self.longest = longest_cap(parse_caps(args.max_new_tokens))
+        self.kl_in_loss, self.kl_in_reward = (args.kl, 0.0) if args.kl_in == "loss" else (0.0, args.kl)
+        # is there a pass without gradient before the updates?
+        several = args.updates * args.minibatches > 1
+        self.looks_first = self.loss.advantages.by_token or args.kl > 0 or (several and not args.exact)
+
+    # before the updates
+
+    def prepare(self, groups: list[Group], places: range, step: int) -> list[Minibatch]:
+        """The minibatches of a step, of which each has its advantages. places: see batches.deal."""
+        args, by_token = self.args, self.loss.advantages.by_token
+        parts = deal(groups, places, args.prompts, args.minibatches, args.seed * 7919 + step)
+        if self.kl_in_reward:                             # paid before rewards are compared, by masked completions as well
+            micros = [self.packed(part) for part in parts]
+            for part, micro in zip(parts, micros, strict=True):
+                self.pay_kl(part, micro)
+                mask_out([r for r in part if not self.teaches(r)], micro)
+        if not by_token:
+            compare_groups(self.run, self.loss.advantages, groups, args.group, args.scale)
+        parts = [[r for r in part if self.teaches(r)] for part in parts]
+        if not self.kl_in_reward:
+            micros = [self.packed([r for r in part if self.counts(r)]) for part in parts]
+        if by_token:
+            compare_tokens(self.run, self.loss.advantages, [b for micro in micros for b in micro], args.gamma, args.lam)
+        else:
+            for part, micro in zip(parts, micros, strict=True):
+                fill_advantages(part, micro)
+        return [Minibatch(micro, self.loss.divisor(part), sum(int((b.documents >= 0).sum()) for b in micro))
+                for part, micro in zip(parts, micros, strict=True)]
+
+    def teaches(self, r: Rollout) -> bool:
+        """Is it in the loss?"""
+        return not (self.args.mask_truncated and r.cut_off)
+
+    def counts(self, r: Rollout) -> bool:
+        """Does it change anything? A completion with A = 0 does not, unless there is a term beside A."""
+        return self.loss.advantages.by_token or self.args.kl > 0 or self.args.entropy > 0 or abs(r.advantage) > 1e-9
+
+    def packed(self, chosen: list[Rollout]) -> list[RolloutBatch]:
+        """Micro-batches of completions, as many on each rank; with what the weights that sampled say about them."""
+        args, dtype = self.args, self.run.weight_dtype
+        micro = pack(chosen, args.seq_len, args.micro_tokens or MICRO_TOKENS[self.run.device.type], dtype)
+        micro += pack([], dtype=dtype) * (self.run.most(len(micro)) - len(micro))
+        if self.looks_first:
+            for b in micro:
+                self.look(b)
+        return micro
+
+    @torch.no_grad()
+    def look(self, b: RolloutBatch) -> None:
+        """Fills in pi_old, the values and the reference's log-probabilities."""
+        on_device = b.to(self.run.device)
+        logprobs, _, values = self.forward(on_device)
+        b.old_logprobs, b.values = logprobs.to(b.values).cpu(), values.to(b.values).cpu()
+        if self.reference is not None:
+            with self.run.autocast():
+                ref_logprobs = self.reference(on_device.tokens, on_device.documents, on_device.targets, self.args.temperature)
+            b.ref_logprobs = ref_logprobs.to(b.values).cpu()
+
+    def pay_kl(self, part: list[Rollout], micro: list[RolloutBatch]) -> None:
+        """Subtracts the KL divergence from the reward of each token, and their sum from the completion's."""
+        for r in part:
+            b, here = find(r, micro)
+            kl = kl_estimate(self.args.kl_kind, b.old_logprobs[here], b.ref_logprobs[here])
+            penalty = self.kl_in_reward * kl * b.loss_mask[here]
+            b.rewards[here] -= penalty
+            r.kl_penalty = -float(penalty.sum())
+
+    # in an update
+
+    def passes(self, minibatches: list[Minibatch]) -> Iterator[tuple[Minibatch, Callable]]:
+        """The minibatches one after the other, --updates times over, each with its loss function."""
+        for i in range(self.args.updates * len(minibatches)):
+            unmoved = i < len(minibatches) if self.looks_first else i == 0
+            yield minibatches[i % len(minibatches)], functools.partial(self.policy_loss, unmoved=unmoved)
+
+    def forward(self, b: RolloutBatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Log-probabilities, entropies and values of the targets, each (B, T)."""
+        with self.run.autocast():
+            found = self.policy(b.tokens, b.documents, b.targets, self.args.temperature, True)
+        return found if self.loss.advantages.value_head else (*found, b.values)
+
+    def compare_with_sampler(self, logprobs: torch.Tensor, b: RolloutBatch) -> dict:
+        """How far the trainer's log-probabilities are from the sampler's, both of the weights that sampled: metrics."""
+        apart = (logprobs - b.sampler_logprobs).abs() * b.loss_mask
+        largest = float(apart.max())
+        if self.args.exact and largest and not self.args.async_steps:
+            cli.fail(f"step {self.run.step}: in exact mode sampler and trainer differ by {largest}; the last checkpoint is "
+                     "unharmed. tests/engine/test_exact.py tells which block is not invariant; without --exact the run goes on")
+        return {"logprob_diff_mean": (float(apart.sum()), float(b.loss_mask.sum())), "logprob_diff_max": Largest(largest)}
+
+    def policy_loss(self, b: RolloutBatch, unmoved: bool) -> tuple[torch.Tensor, dict]:
+        """The sum of the weighted token losses of a micro-batch, and its metrics {name: (sum, divisor)}.
+
+        unmoved: the log-probabilities that are taken for pi_old are still those of the weights that sampled."""
+        args = self.args
+        logprobs, entropies, values = self.forward(b)
+        mask = b.loss_mask.to(logprobs.dtype)
+        recomputed = b.old_logprobs if self.looks_first else logprobs.detach()
+        old = b.sampler_logprobs if args.old == "sampler" else recomputed
+        loss, noted = self.loss.of_tokens(logprobs, old, b.advantages, mask, b.documents, self.clip)          # (B, T)
+        loss = loss * correction(args.correction, old, b.sampler_logprobs, mask, b.documents, args.cap, args.veto)
+        kl = kl_estimate(args.kl_kind, logprobs, b.ref_logprobs) if args.kl else torch.zeros_like(loss)
+        loss = loss + self.kl_in_loss * kl - args.entropy * entropies
+        if self.loss.advantages.value_head:
+            loss = loss + args.value_weight * value_loss(values, b.values, b.returns)
+        with torch.no_grad():
+            noted = {"entropy": entropies, "kl": kl} | noted
+            metrics = {name: (float((x * mask).sum()), float(mask.sum())) for name, x in noted.items()}
+        if unmoved:
+            metrics |= self.compare_with_sampler(recomputed, b)
+        return (loss * self.loss.token_weights(mask, b.documents, self.longest)).sum(), metrics
