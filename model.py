@@ -21,8 +21,9 @@ import torch
 import torch.nn as nn
 from torch.utils.checkpoint import checkpoint
 
+import kernels
 from formats import huggingface as hf
-from kernels import Packing, attend, attend_cached, head_logits, norm_rotate, prepare, project, rms_norm, swiglu, token_logprobs
+from kernels import Packing
 from tokenizer import Tokenizer
 
 
@@ -137,29 +138,34 @@ def rope_frequencies(config, scaled=True):
     return frequencies / factor * slow + frequencies * (1 - slow), growth
 
 
-class RMSNorm(nn.Module):
-    exact = False                            # which form of the kernels; set for all modules by Transformer.exact
+@dataclass
+class Shared:
+    """What all layers of one forward pass share, made once before the first."""
+    exact: bool                              # which form of the kernels computes
+    angles: dict                             # {kind of layer: (cos, sin)}, see Transformer.angles
+    packing: Packing | None = None           # where the documents lie; None where the past comes from a cache
+    cache: object = None                     # engine.cache.KVCache: keys and values of past tokens
+    plan: object = None                      # of attention, see kernels.plan_attention and kernels.plan_decoding
+    kept: list | None = None                 # where it is a list, each layer adds its keys and values (k, v)
 
+
+class RMSNorm(nn.Module):
     def __init__(self, width, eps):
         super().__init__()
         self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
 
-    def forward(self, x):
-        return rms_norm(x, self.weight, self.eps, self.exact)
+    def forward(self, x, exact):
+        return kernels.rms_norm(x, self.weight, self.eps, exact)
 
 
 class Linear(nn.Linear):
-    exact = False
-    lent = None                              # by an engine while it decodes: the weight in its type, and as kernels.pack has it
+    reordered = None                         # the weight by kernels.reorder, in a copy for sampling (engine/weights.py)
 
-    def forward(self, x):
-        weight, packed = self.lent or (self.weight, None)
-        return project(x, weight, self.bias, self.exact, packed)
+    def forward(self, x, exact):
+        return kernels.project(x, self.weight, self.bias, exact, self.reordered)
 
 
 class Attention(nn.Module):
-    exact = False
-
     def __init__(self, c, layer):
         super().__init__()
         self.layer, self.kind, self.window = layer, c.attention[layer], c.window if c.attention[layer] == "window" else 0
@@ -174,38 +180,37 @@ class Attention(nn.Module):
             self.q_norm = RMSNorm(c.head_size * (c.heads if full else 1), c.eps)
             self.k_norm = RMSNorm(c.head_size * (c.kv_heads if full else 1), c.eps)
 
-    def forward(self, x, angles, packing, cache=None, kept=None):
+    def forward(self, x, shared):                                             # (B, T, D) -> (B, T, D)
         B, T, _ = x.shape
-        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        exact, cache = shared.exact, shared.cache
+        q, k, v = self.q_proj(x, exact), self.k_proj(x, exact), self.v_proj(x, exact)
         if self.qk_norm == "full":
-            q, k = self.q_norm(q), self.k_norm(k)
+            q, k = self.q_norm(q, exact), self.k_norm(k, exact)
         q = q.view(B, T, self.heads, self.head_size)                          # (B, T, H, hd)
         k = k.view(B, T, self.kv_heads, self.head_size)                       # (B, T, K, hd)
         v = v.view(B, T, self.kv_heads, self.head_size)                       # (B, T, K, hd)
         weights = (self.q_norm.weight, self.k_norm.weight) if self.qk_norm == "head" else (None, None)
-        cos, sin = (None, None) if self.kind == "nope" else angles[self.kind]
-        q, k = (norm_rotate(x, weight, cos, sin, self.eps, self.exact) for x, weight in zip((q, k), weights, strict=True))
-        if kept is not None:
-            kept.append((k, v))
+        cos, sin = (None, None) if self.kind == "nope" else shared.angles[self.kind]
+        q, k = (kernels.norm_rotate(x, weight, cos, sin, self.eps, exact) for x, weight in zip((q, k), weights, strict=True))
+        if shared.kept is not None:
+            shared.kept.append((k, v))
         if cache is None:
-            y = attend(q, k, v, packing, self.window, self.exact)             # (B, T, H, hd)
+            y = kernels.attend(q, k, v, shared.packing, self.window, exact, shared.plan)                  # (B, T, H, hd)
         else:
             cache.write(self.layer, k, v)
-            y = attend_cached(q, cache, self.layer, self.window, self.exact)  # (B, T, H, hd)
-        return self.o_proj(y.reshape(B, T, self.heads * self.head_size))
+            y = kernels.attend_cached(q, cache, self.layer, self.window, exact, shared.plan)              # (B, T, H, hd)
+        return self.o_proj(y.reshape(B, T, self.heads * self.head_size), exact)
 
 
 class MLP(nn.Module):
-    exact = False
-
     def __init__(self, c):
         super().__init__()
         self.gate_proj = Linear(c.width, c.ff, bias=False)
         self.up_proj = Linear(c.width, c.ff, bias=False)
         self.down_proj = Linear(c.ff, c.width, bias=False)
 
-    def forward(self, x):
-        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x), self.exact))
+    def forward(self, x, exact):                                              # (B, T, D) -> (B, T, D)
+        return self.down_proj(kernels.swiglu(self.gate_proj(x, exact), self.up_proj(x, exact), exact), exact)
 
 
 class Block(nn.Module):
@@ -222,48 +227,32 @@ class Block(nn.Module):
         else:
             self.input_layernorm = RMSNorm(c.width, c.eps)
 
-    def forward(self, x, *where):                                             # (B, T, D) -> (B, T, D)
+    def forward(self, x, shared):                                             # (B, T, D) -> (B, T, D)
+        exact = shared.exact
         if self.norm_after:
-            x = x + self.post_attention_layernorm(self.self_attn(x, *where))
-            return x + self.post_feedforward_layernorm(self.mlp(x))
-        x = x + self.self_attn(self.input_layernorm(x), *where)
-        return x + self.mlp(self.post_attention_layernorm(x))
+            x = x + self.post_attention_layernorm(self.self_attn(x, shared), exact)
+            return x + self.post_feedforward_layernorm(self.mlp(x, exact), exact)
+        x = x + self.self_attn(self.input_layernorm(x, exact), shared)
+        return x + self.mlp(self.post_attention_layernorm(x, exact), exact)
 
 
 class Transformer(nn.Module):
-    lent = None                                   # as to a Linear, for the head
     compiled = False                              # its layers, by compile_layers
 
     def __init__(self, config):
         super().__init__()
         self.config = config
+        # True: the forward pass gives a token the same bits in any batch, packing, prefill or decode (kernels/)
+        self.exact = False
         self.absent = ()                          # ranges of ids that the tokenizer does not have: no word, no probability
         self.checkpointing = False                # recompute activations in the backward pass, to save memory
         self._frequencies = {}                    # of the rotary embedding, on each device
         self.embed_tokens = nn.Embedding(config.vocab_size, config.width)
         self.layers = nn.ModuleList([Block(config, i) for i in range(config.layers)])
         self.norm = RMSNorm(config.width, config.eps)
-        if not config.tied:
-            self.lm_head = Linear(config.width, config.vocab_size, bias=False)
+        self.lm_head = None if config.tied else Linear(config.width, config.vocab_size, bias=False)
         if not self.embed_tokens.weight.is_meta:  # `load` brings the weights
             self.apply(self._init)
-        self.exact = False
-
-    @property
-    def exact(self):
-        """True: the forward pass gives a token the same bits in any batch, packing, prefill or decode (kernels/)."""
-        return self._exact
-
-    @exact.setter
-    def exact(self, value):
-        if getattr(self, "_exact", None) is value:
-            return
-        self._exact = value
-        for module in self.layers.modules():
-            module.exact = self._exact
-        for module in (self.norm, getattr(self, "lm_head", None)):
-            if module is not None:
-                module.exact = self._exact
 
     def compile_layers(self, **options):
         """torch.compile for each layer. To the compiler all layers are the same code, and it keeps at most 8 graphs of it. Each
@@ -290,7 +279,7 @@ class Transformer(nn.Module):
     @property
     def head(self):
         """The output weights (V, D)."""
-        return self.embed_tokens.weight if self.config.tied else self.lm_head.weight
+        return self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
 
     def angles(self, positions):
         """positions (B, T) -> {kind of layer: (cos, sin)}, each (B, T, 1, hd/2) of float32, shared by all layers.
@@ -313,15 +302,15 @@ class Transformer(nn.Module):
     def hidden(self, tokens, documents=None, kept=None):
         """The last hidden states, normed: tokens (B, T) -> (B, T, D). `kept` (a list) receives each layer's (k, v)."""
         packing = Packing(*tokens.shape, tokens.device, documents)
-        angles = self.angles(packing.positions)
         x = self.embed_tokens(tokens)                                         # (B, T, D)
-        prepare(packing, x, self.config, self.exact)
+        plan = kernels.plan_attention(packing, x, self.config, self.exact)
+        shared = Shared(self.exact, self.angles(packing.positions), packing, plan=plan, kept=kept)
         for layer in self.layers:
             if self.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(layer, x, angles, packing, use_reentrant=False)
+                x = checkpoint(layer, x, shared, use_reentrant=False)
             else:
-                x = layer(x, angles, packing, None, kept)
-        return self.norm(x)
+                x = layer(x, shared)
+        return self.norm(x, self.exact)
 
     def forward(self, tokens, documents=None, targets=None, temperature=1.0, entropy=False):
         """Logits (B, T, V); or, with targets (B, T), the log-probability of each target (B, T), which needs no logits;
@@ -338,12 +327,11 @@ class Transformer(nn.Module):
     def scores(self, hidden, targets, temperature=1.0, entropy=False):
         """Log-probabilities of targets (..., ) given hidden (..., D), as `forward` has them. Ids that the tokenizer does not
         have count out of the distribution, here as where a token is drawn."""
-        return token_logprobs(hidden, self.head, targets, temperature, entropy, self.exact, self.absent)
+        return kernels.token_logprobs(hidden, self.head, targets, temperature, entropy, self.exact, self.absent)
 
     def logits(self, hidden):
         """hidden (..., D) -> (..., V)."""
-        weight, packed = self.lent or (self.head, None)
-        return head_logits(hidden, weight, self.exact, packed)
+        return kernels.head_logits(hidden, self.head, self.exact, None if self.lm_head is None else self.lm_head.reordered)
 
     def logprobs(self, tokens, documents=None, temperature=1.0):
         """Log-probability of each next token, by the code path that training uses: (B, T) -> (B, T-1)."""
@@ -358,13 +346,13 @@ class Transformer(nn.Module):
         """More tokens for each of the first B rows of the cache, which has reserved their place: tokens (B, R) -> hidden
         states (B, R, D)."""
         B, R = tokens.shape
-        cache.memo.clear()
         angles = self.angles(cache.lengths[:B, None] + torch.arange(R, device=tokens.device))
         x = self.embed_tokens(tokens)                                         # (B, R, D)
+        shared = Shared(self.exact, angles, cache=cache, plan=kernels.plan_decoding(cache, x, self.config, self.exact))
         for layer in self.layers:
-            x = layer(x, angles, None, cache)
+            x = layer(x, shared)
         cache.lengths[:B] += R
-        return self.norm(x)                                                   # (B, R, D)
+        return self.norm(x, self.exact)                                       # (B, R, D)
 
     def flops_per_token(self, T):
         """Training FLOPs per token by the usual convention: 6 N + 12 L H hd T, causality not halved (N: all weights

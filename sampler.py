@@ -28,7 +28,6 @@ import os
 from collections import deque
 
 import torch
-from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 
 from engine import conversation
@@ -36,8 +35,8 @@ from engine.cache import PAGE, KVCache, pages_of, upload
 from engine.draws import draw, uniform
 from engine.requests import Completion, Drawn, Prefill, Request
 from engine.thinking import ThinkBudget, keep_budgets, parse_think
-from kernels import HAS_TRITON, exclude, pack
-from model import Linear
+from engine.weights import SamplingCopy
+from kernels import HAS_TRITON, exclude
 from tokenizer import Tokenizer
 from training import cli
 
@@ -93,7 +92,8 @@ class Sampler:
         self.graphs = able if graphs is None else graphs
         self.captured, self.pool, self.cache, self.logits = {}, None, None, None
         self.running, self.waiting, self.unread, self.outdated = [], deque(), deque(), False
-        self.lent = {}                                    # module: [weight, packed]
+        self.copies = SamplingCopy(model, self.dtype if self.half else None)
+        self.decoder = None                               # the copy that decodes, as of `start`
 
     def generate(self, prompts, n=1, max_new_tokens=256, temperature=1.0, top_p=1.0, top_k=0, seed=0, stop=None,
                  on_token=None, progress="", numbers=None, think_budget=None, answer_tokens=64):
@@ -128,7 +128,7 @@ class Sampler:
         if temperature < 0 or not 0 < top_p <= 1 or top_k < 0:
             raise ValueError("use temperature >= 0, 0 < top_p <= 1 and top_k >= 0")
         rows, each = rows or self.rows, KVCache.page_bytes(self.model.config, self.dtype)
-        self._copy_weights()
+        self.decoder = self.copies.refresh()
         pages, free, held = rows * pages_of(longest), free_bytes(self.device), self.cache.size * each if self.cache else 0
         if self.pool_tokens:
             pages = min(pages, pages_of(self.pool_tokens))
@@ -186,7 +186,7 @@ class Sampler:
             with torch.no_grad():
                 for name, weight in self.model.state_dict().items():
                     weight.copy_(state[name])
-        self._copy_weights()
+        self.decoder = self.copies.refresh()
         self.version = self.version + 1 if version is None else version
         self.outdated = self.outdated or recompute
 
@@ -199,43 +199,16 @@ class Sampler:
             else:
                 self._leave([self.running.index(r)])
 
-    def _copy_weights(self):
-        """Every matrix as decoding wants it: in the engine's type, where that is not its own, since autocast would cast it anew
-        for each token, and read three times as many bytes; and on a CPU in the layout of the library that multiplies. A shard
-        is left as it is."""
-        head = self.model.head
-        matrices = {m: m.weight for m in self.model.modules() if isinstance(m, Linear) and m.weight is not head}
-        for module, weight in (matrices | {self.model: head}).items():
-            if isinstance(weight, DTensor):
-                continue
-            copies = self.lent.setdefault(module, [None, None])
-            with torch.no_grad():
-                if not self.half:
-                    copies[0] = weight
-                elif copies[0] is None:
-                    copies[0] = weight.to(self.dtype)
-                else:
-                    copies[0].copy_(weight)               # where it lies: graphs read it there
-                copies[1] = pack(copies[0])
-
     @contextlib.contextmanager
     def _mode(self):
         """How the model computes for the engine: without gradients, exact or not, in the engine's type."""
-        was_exact = self.model.exact
-        self.model.exact = was_exact if self.exact is None else self.exact
-        for module, copies in self.lent.items():
-            module.lent = copies
-        try:
-            # a graph must not keep autocast's copies of weights, which live as long as this block
-            with (torch.no_grad(), self.model.uncompiled(),
-                  torch.autocast(self.device.type, self.dtype, enabled=self.half, cache_enabled=not self.graphs)):
-                yield
-        finally:
-            self.model.exact = was_exact
-            for module in self.lent:
-                del module.lent                           # as it was before, to the compiler's guards as well
+        # a graph must not keep autocast's copies of weights, which live as long as this block
+        with (torch.no_grad(), self.model.uncompiled(),
+              torch.autocast(self.device.type, self.dtype, enabled=self.half, cache_enabled=not self.graphs)):
+            yield
 
     def _step(self):
+        self.decoder.exact = self.model.exact if self.exact is None else self.exact
         done = []
         if self.outdated or not self._make_room():
             done = self._read(0)                          # what follows needs all tokens
@@ -246,7 +219,7 @@ class Sampler:
             self.steps += 1
         self._admit()
         if B := len(self.running):
-            how, forced, watched = (*self.how, self.model.exact), set(), any(r.thinking for r in self.running)
+            how, forced, watched = (*self.how, self.decoder.exact), set(), any(r.thinking for r in self.running)
             logits, tokens, logprobs = self._draw(B, how, watched)            # (B, V), (B,), (B,)
             if watched:
                 again = uniform(self.seed, self.keys[:B], self.positions[:B] + 2 ** 32)   # for a second draw at a position
@@ -299,8 +272,8 @@ class Sampler:
         rows = self._bucket(B)
 
         def work():
-            self.hidden[:rows] = self.model.decode(self.pending[:rows, None], self.cache)[:, 0]
-        self._replay(("decode", rows, self.model.exact), work)
+            self.hidden[:rows] = self.decoder.decode(self.pending[:rows, None], self.cache)[:, 0]
+        self._replay(("decode", rows, self.decoder.exact), work)
         self.cache.lengths[B:rows] = 0                    # those that filled up the bucket
 
     def _draw(self, B, how, watched):
@@ -308,7 +281,7 @@ class Sampler:
         rows = self._bucket(B) if self.graphs else B
 
         def work():
-            logits = exclude(self.model.logits(self.hidden[:rows]), self.model.absent)
+            logits = exclude(self.decoder.logits(self.hidden[:rows]), self.model.absent)
             drawn = draw(logits, uniform(self.seed, self.keys[:rows], self.positions[:rows]), *how)
             if self.graphs and watched:                   # one place for the graphs of all buckets: each would keep its own
                 if self.logits is None:
@@ -440,7 +413,7 @@ class Sampler:
             part, at = chosen[at:end], end
             tokens = upload([t for p in part for t in p.ids], self.device)[None]                              # (1, T)
             documents = upload([d for d, p in enumerate(part) for _ in p.ids], self.device)[None]             # (1, T)
-            hidden, kv = self.model.prefill(tokens, documents)
+            hidden, kv = self.decoder.prefill(tokens, documents)
             first = 0
             for p in part:
                 here = slice(first, first + len(p.ids))
@@ -455,7 +428,7 @@ class Sampler:
             p.scratch.reserve(0, len(p.ids))
         done = int(p.scratch.lengths[0])
         piece = torch.tensor(p.ids[done:done + self.prefill_chunk], device=self.device)[None]                 # (1, R)
-        hidden = self.model.decode(piece, p.scratch)
+        hidden = self.decoder.decode(piece, p.scratch)
         if done + piece.shape[1] == len(p.ids):
             pages = p.scratch.pages[0]
             p.k, p.v = (x[:, pages].transpose(2, 3).flatten(1, 2)[:, :len(p.ids)] for x in (p.scratch.k, p.scratch.v))

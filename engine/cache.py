@@ -12,8 +12,7 @@ import heapq
 
 import torch
 
-PAGE = 64                            # tokens; the block of keys of the exact attention (kernels/exact.py) as well
-NOWHERE = 2 ** 30                    # where the tokens of a free page stand: behind the end of every row
+from kernels import NOWHERE, PAGE
 
 
 class KVCache:
@@ -27,7 +26,6 @@ class KVCache:
     def __init__(self, config, rows, pages, longest, device="cpu", dtype=torch.float32):
         shape = (config.layers, pages + 1, config.kv_heads, PAGE, config.head_size)
         self.size = self.spare = pages
-        self.memo = {}               # what the attention of one step computes for all layers
         self.k, self.v = torch.zeros(shape, device=device, dtype=dtype), torch.zeros(shape, device=device, dtype=dtype)
         self.lengths = torch.zeros(rows, dtype=torch.long, device=device)
         self.table = torch.full((rows, pages_of(longest)), self.spare, dtype=torch.long, device=device)

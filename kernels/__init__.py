@@ -18,13 +18,14 @@ import torch
 
 from . import exact as exact_form
 from . import fast
-from .fast import exclude, pack
-from .fast_attention import Packing
+from .exact import PAGE
+from .fast import exclude, reorder
+from .fast_attention import NOWHERE, Packing
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 
-__all__ = ["HAS_TRITON", "Packing", "attend", "attend_cached", "exclude", "head_logits", "norm_rotate", "pack", "prepare",
-           "project", "rms_norm", "row_logprobs", "swiglu", "token_logprobs"]
+__all__ = ["HAS_TRITON", "NOWHERE", "PAGE", "Packing", "attend", "attend_cached", "exclude", "head_logits", "norm_rotate",
+           "plan_attention", "plan_decoding", "project", "rms_norm", "reorder", "row_logprobs", "swiglu", "token_logprobs"]
 
 
 def _form(x, exact):
@@ -42,15 +43,15 @@ def _half(x, *others):
     return tuple(None if t is None else t.to(dtype) for t in (x, *others))
 
 
-def project(x, weight, bias=None, exact=False, packed=None):
-    """x (..., D) @ weight (N, D).T + bias -> (..., N). packed: fast.pack of the weight, where there is no gradient."""
+def project(x, weight, bias=None, exact=False, reordered=None):
+    """x (..., D) @ weight (N, D).T + bias -> (..., N). reordered: fast.reorder of the weight, where there is no gradient."""
     if not exact:
-        return fast.linear(x, weight, bias, packed)
+        return fast.linear(x, weight, bias, reordered)
     x, weight, bias = _half(x, weight, bias)
     if _form(x, exact) == "triton":
         from .gpu.linear import linear as invariant
         return invariant(x, weight, bias)
-    return exact_form.linear(x, weight, bias, packed)
+    return exact_form.linear(x, weight, bias, reordered)
 
 
 def rms_norm(x, weight, eps, exact=False):
@@ -82,50 +83,70 @@ def swiglu(gate, up, exact=False):
 
 
 def _spans(packing, device):
-    """Where the documents lie, as Triton's attention goes by it; made once."""
+    """Where the documents lie, as Triton's attention goes by it."""
     from .gpu.attention import Spans
-    if packing.spans is None:
-        B, T = packing.B, packing.T
-        packing.spans = Spans.of_rows(B, T, device) if packing.documents is None else Spans.of_documents(packing.documents)
-    return packing.spans
+    return Spans.of_rows(packing.B, packing.T, device) if packing.documents is None else Spans.of_documents(packing.documents)
 
 
-def prepare(packing, x, config, exact=False):
-    """Makes what the attention of all layers needs to know of a packing, given the hidden states x (B, T, D) of the first and
-    the model's Config: outside of the layers, since its shapes depend on the documents, which torch.compile does not take."""
-    if _form(x, exact) == "triton" and (exact or packing.documents is not None):
-        dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
-        _spans(packing, x.device).lists("exact" if exact else "forward", torch.is_grad_enabled(), config.head_size, dtype,
-                                        config.heads // config.kv_heads, x.device)
+def _type_of_queries(x):
+    """The type in which attention computes in a model whose hidden states are x."""
+    return torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
 
 
-def attend(q, k, v, packing, window=0, exact=False):
-    """Causal attention inside each document: q (B, T, H, hd), k and v (B, T, K, hd) -> (B, T, H, hd)."""
+def plan_attention(packing, x, config, exact=False):
+    """What the attention of all layers goes by in one pass over packed documents; x (B, T, D): the hidden states before the
+    first layer, config: of the model. On a GPU the tiles that Triton's programs compute, else None: a Packing says enough.
+
+    Made outside of the layers, since its shapes depend on the documents: a layer that torch.compile compiles gets it as
+    an input, and stays one graph."""
+    if _form(x, exact) != "triton" or not exact and packing.documents is None:
+        return None
+    from .gpu.attention import make_tiles
+    return make_tiles(_spans(packing, x.device), _type_of_queries(x), config.head_size, config.heads // config.kv_heads, exact,
+                      torch.is_grad_enabled())
+
+
+def plan_decoding(cache, x, config, exact=False):
+    """The same for R new tokens of each of the first B rows of a cache; x (B, R, D): their hidden states before the first
+    layer. On a GPU tiles; on a CPU {window: the pages in use}, where R is 1."""
+    B, R, _ = x.shape
+    form = _form(x, exact)
+    if form == "triton":
+        from .gpu.attention import Spans, make_tiles
+        return make_tiles(Spans.of_cache(cache.lengths[:B], R), _type_of_queries(x), config.head_size,
+                          config.heads // config.kv_heads, exact)
+    windows = {config.window if kind == "window" else 0 for kind in config.attention} if R == 1 else ()
+    return {window: form.find_pages(cache, B, x.dtype, window) for window in windows}
+
+
+def attend(q, k, v, packing, window=0, exact=False, plan=None):
+    """Causal attention inside each document: q (B, T, H, hd), k and v (B, T, K, hd) -> (B, T, H, hd). plan: of
+    plan_attention, which is otherwise made here."""
     form = _form(q, exact)
     if form == "triton" and (exact or packing.documents is not None):
         from .gpu.attention import attention
-        spans = _spans(packing, q.device)
-        return attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), spans, window, exact).view(q.shape)
+        plan = _spans(packing, q.device) if plan is None else plan
+        return attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), plan, window, exact).view(q.shape)
     return (fast if form == "triton" else form).attend(q, k, v, packing, window)
 
 
-def attend_cached(q, cache, layer, window=0, exact=False):
+def attend_cached(q, cache, layer, window=0, exact=False, plan=None):
     """New tokens of each row against its pages (engine/cache.py), where their keys are written already: q (B, R, H, hd) -> like
-    q. Row b held cache.lengths[b] tokens before them."""
+    q. Row b held cache.lengths[b] tokens before them. plan: of plan_decoding, which is otherwise made here."""
     form = _form(q, exact)
     if form == "triton":
         from .gpu.attention import Spans, attention
-        spans = Spans.of_cache(cache.lengths[:q.shape[0]], q.shape[1])
-        return attention(q.flatten(0, 1), cache.k[layer], cache.v[layer], spans, window, exact, cache.table).view(q.shape)
-    return form.attend_cached(q, cache, layer, window)
+        plan = Spans.of_cache(cache.lengths[:q.shape[0]], q.shape[1]) if plan is None else plan
+        return attention(q.flatten(0, 1), cache.k[layer], cache.v[layer], plan, window, exact, cache.table).view(q.shape)
+    return form.attend_cached(q, cache, layer, window, (plan or {}).get(window))
 
 
-def head_logits(hidden, weight, exact=False, packed=None):
-    """hidden (..., D), weight (V, D) -> logits (..., V), those of token_logprobs. packed: as for `project`."""
+def head_logits(hidden, weight, exact=False, reordered=None):
+    """hidden (..., D), weight (V, D) -> logits (..., V), those of token_logprobs. reordered: as for `project`."""
     if exact and _form(hidden, exact) == "triton":
         from .gpu.linear import linear as invariant
         return invariant(*_half(hidden, weight), out_dtype=torch.float32)
-    return project(hidden, weight, None, exact, packed)
+    return project(hidden, weight, None, exact, reordered)
 
 
 def row_logprobs(logits, targets, temperature=1.0, exact=False):

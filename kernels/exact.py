@@ -5,7 +5,7 @@ are computed at once, on the row it lies in, or on whether its past comes from a
 
 1. A matrix product always has the same shape, or one of a few that are known to agree. Libraries choose their order of
    additions by the shape; a product of one row has other bits than the same row among a hundred. So rows are cut into tiles
-   of a fixed number, the last one filled up with zeros, and attention goes over blocks of KEYS keys counted from the
+   of a fixed number, the last one filled up with zeros, and attention goes over blocks of PAGE keys counted from the
    document's start, with an online softmax (arXiv 2205.14135). A block that a row does not see is an exact no-op for it:
    its maximum stays, exp(0) = 1, and 0 is added. In some shapes a library also adds up a row by its place in the tile (the
    product of 64 probabilities with keys of head size 6 or 10, for one). So each shape is tried once; where it fails, the
@@ -22,36 +22,36 @@ Letters as in model.py: B rows, T tokens in a row, H query heads, K key/value he
 """
 
 import functools
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
-from . import fast, processor
-from .fast_attention import pages_in_use
+from . import fast, fast_attention, processor
 
 TILE = 32                                 # rows of a matrix product
 SIZES = 16, 32, 48, 64, 128, 256, 512     # the same, where oneDNN gives a row the same bits in all of them
 QUERIES = 8, 4, 32, 64                    # query rows of a tile of attention, tokens times the heads that share a key head; all
                                           # but the first only where a row has the same bits in them as there
-KEYS = 64                                 # of a block of attention, and in a page of the cache
+PAGE = 64                                 # keys of a block of attention; as many tokens are in a page of the cache
 ALIGNED = 64                              # bytes; whatever torch makes begins at a multiple of it
 ROUND = 16                                # numbers in a vector register: shapes without a remainder have one way to add up
 
 
-def product(x, weight, packed=None):
+def product(x, weight, reordered=None):
     """x (M, D) @ weight (N, D).T, in the first of three ways that gives a row the same bits at any place in any batch.
-    packed: the weight as fast.pack lays it out."""
+    reordered: the weight as fast.reorder lays it out."""
     N, D = weight.shape
     x = x if x.data_ptr() % ALIGNED == 0 else x.clone()   # some libraries begin a sum at a round address
     if fast.has_onednn(x, weight) and _onednn_agrees(N, D, torch.get_num_threads()):
-        return fast.in_parts(fast.onednn, x, weight if packed is None else packed, SIZES)
+        return fast.in_parts(fast.onednn, x, weight if reordered is None else reordered, SIZES)
     return fast.in_parts(_tile_product(N, D, weight.dtype, weight.device, torch.get_num_threads()), x, weight, (TILE,))
 
 
 @functools.cache
 def _onednn_agrees(N, D, threads):
-    """Does a row get the same bits at any place of oneDNN's product of any of SIZES rows with a weight (N, D), packed or not?"""
-    return _agrees(fast.onednn, N, D, torch.float32, "cpu", SIZES, fast.pack)
+    """Does a row get the same bits at any place of oneDNN's product of SIZES rows with a weight (N, D), reordered or not?"""
+    return _agrees(fast.onednn, N, D, torch.float32, "cpu", SIZES, fast.reorder)
 
 
 @functools.cache
@@ -71,15 +71,15 @@ def _linear_in_order(x, weight):
     return _bmm_in_order(x[None], weight.T[None])[0]
 
 
-def _agrees(multiply, N, D, dtype, device, sizes, pack=torch.clone):
-    """Does a row get the same bits wherever it stands among any of `sizes` rows, and wherever the weight lies, packed or not?
+def _agrees(multiply, N, D, dtype, device, sizes, reorder=torch.clone):
+    """Does a row get the same bits wherever it stands among any of `sizes` rows, and wherever the weight lies, reordered or not?
     Nobody promises that, so it is tried: with tiles whose rows are all the same one. A few numbers may agree by luck, so of
     a narrow weight more rows are tried."""
     g = torch.Generator().manual_seed(0)                  # float64 has products that round only of numbers that fill it
     x, weight = (torch.randn(n, D, generator=g, dtype=torch.float64).to(device, dtype) for n in (1 + 64 // N, N))
-    elsewhere, packed = torch.empty(1 + N * D, device=device, dtype=dtype)[1:].view(N, D).copy_(weight), pack(weight)
-    packed = weight if packed is None else packed
-    cases = [(size, w) for size in sizes for w in (weight, packed)] + [(size, elsewhere) for size in {sizes[0], sizes[-1]}]
+    elsewhere, reordered = torch.empty(1 + N * D, device=device, dtype=dtype)[1:].view(N, D).copy_(weight), reorder(weight)
+    reordered = weight if reordered is None else reordered
+    cases = [(size, w) for size in sizes for w in (weight, reordered)] + [(size, elsewhere) for size in {sizes[0], sizes[-1]}]
     for row in x:
         found = [multiply(row.expand(size, D).contiguous(), w) for size, w in cases]
         if not all(torch.equal(y, found[0][:1].expand_as(y)) for y in found):
@@ -102,10 +102,10 @@ class _Linear(torch.autograd.Function):
         return d_x, g.T @ x if ctx.needs_input_grad[1] else None
 
 
-def linear(x, weight, bias=None, packed=None):
-    """x (..., D) @ weight (N, D).T + bias -> (..., N). packed: as for `product`; then there is no gradient."""
+def linear(x, weight, bias=None, reordered=None):
+    """x (..., D) @ weight (N, D).T + bias -> (..., N). reordered: as for `product`; then there is no gradient."""
     rows = x.reshape(-1, x.shape[-1]).contiguous()
-    y = _Linear.apply(rows, weight) if torch.is_grad_enabled() else product(rows, weight, packed)
+    y = _Linear.apply(rows, weight) if torch.is_grad_enabled() else product(rows, weight, reordered)
     y = y.view(*x.shape[:-1], weight.shape[0])
     return y if bias is None else y + bias
 
@@ -159,7 +159,7 @@ def swiglu(gate, up):
 
 @functools.cache
 def _query_tiles(hd, dtype, threads):
-    """How attention multiplies at this head size: the head size to fill up to; those of QUERIES whose products with KEYS keys
+    """How attention multiplies at this head size: the head size to fill up to; those of QUERIES whose products with PAGE keys
     give a row the bits that it has in tiles of QUERIES[0], at every place and in any number of tiles (rising); the product."""
     for wide, multiply in ((hd, torch.bmm), (hd + -hd % ROUND, torch.bmm), (hd, _bmm_in_order)):
         wanted = [x[:, :1] for x in _tiles_of_one_row(multiply, wide, dtype, QUERIES[0], 8)]
@@ -173,7 +173,7 @@ def _query_tiles(hd, dtype, threads):
 def _tiles_of_one_row(multiply, hd, dtype, size, count):
     """The two products of attention in `count` tiles, each of which holds one of eight random rows over and over."""
     g, which = torch.Generator().manual_seed(0), torch.arange(count) % 8
-    q, p, k = (torch.randn(*shape, generator=g, dtype=torch.float64).to(dtype) for shape in ((8, hd), (8, KEYS), (1, KEYS, hd)))
+    q, p, k = (torch.randn(*shape, generator=g, dtype=torch.float64).to(dtype) for shape in ((8, hd), (8, PAGE), (1, PAGE, hd)))
     q, p, k = *(x[which, None].repeat(1, size, 1) for x in (q, p)), k.repeat(count, 1, 1)
     return multiply(q, k.transpose(1, 2)), multiply(p, k)
 
@@ -188,7 +188,7 @@ def _bmm_in_order(x, y):
 
 
 def attend_tiles(q, K, blocks, first, window=0):
-    """q (n, R, H, hd) against blocks of KEYS keys: blocks(j) -> k and v of block j, each (n, K, KEYS, hd) -> (n, R, H, hd).
+    """q (n, R, H, hd) against blocks of PAGE keys: blocks(j) -> k and v of block j, each (n, K, PAGE, hd) -> (n, R, H, hd).
 
     Query r of row i stands at position first[i] + r of its document (first (n,) of int) and sees the keys up to its own
     position; window > 0: the last `window` of them. Slots that no query sees may hold anything finite.
@@ -206,23 +206,23 @@ def attend_tiles(q, K, blocks, first, window=0):
     positions = positions.view(-1, 1, tiles, size, 1)
     best = q.new_full((n * K, tiles, size, 1), -1e30)                         # not -inf, whose difference with itself is nan
     total, out = torch.zeros_like(best), torch.zeros_like(q)
-    for j in range(0, latest + R, KEYS):
+    for j in range(0, latest + R, PAGE):
         # tiles from here on reach position j, and those up to there have not lost sight of the block
         start = max(0, j - latest) * G // size
-        end = tiles if not window else min(tiles, -(-max(0, j + KEYS + window - 1 - earliest) * G // size))
+        end = tiles if not window else min(tiles, -(-max(0, j + PAGE + window - 1 - earliest) * G // size))
         if start >= end:
             continue
         part, some = slice(start, end), end - start
-        kb, vb = (_fill_up(x, wide).reshape(n * K, 1, KEYS, wide).expand(-1, some, -1, -1).flatten(0, 1)
-                  for x in blocks(j // KEYS))                                 # (n K some, KEYS, wide)
-        scores = multiply(q[:, part].flatten(0, 1), kb.transpose(1, 2))       # (n K some, size, KEYS)
-        behind = positions[:, :, part] - torch.arange(j, j + KEYS)            # how far the key lies behind the query
+        kb, vb = (_fill_up(x, wide).reshape(n * K, 1, PAGE, wide).expand(-1, some, -1, -1).flatten(0, 1)
+                  for x in blocks(j // PAGE))                                 # (n K some, PAGE, wide)
+        scores = multiply(q[:, part].flatten(0, 1), kb.transpose(1, 2))       # (n K some, size, PAGE)
+        behind = positions[:, :, part] - torch.arange(j, j + PAGE)            # how far the key lies behind the query
         hidden = behind < 0 if not window else (behind < 0) | (behind >= window)
-        veil = torch.zeros(hidden.shape, dtype=q.dtype).masked_fill_(hidden, float("-inf"))
-        scores = scores.view(n, K, some, size, KEYS).add_(veil).view(n * K, some, size, KEYS)
+        mask = torch.zeros(hidden.shape, dtype=q.dtype).masked_fill_(hidden, float("-inf"))
+        scores = scores.view(n, K, some, size, PAGE).add_(mask).view(n * K, some, size, PAGE)
         higher = torch.maximum(best[:, part], scores.amax(dim=-1, keepdim=True))
         shrink = (best[:, part] - higher).exp_()
-        p = scores.sub_(higher).exp_()                                        # (n K, some, size, KEYS)
+        p = scores.sub_(higher).exp_()                                        # (n K, some, size, PAGE)
         total[:, part] = total[:, part].mul(shrink).add_(p.sum(dim=-1, keepdim=True))
         more = multiply(p.flatten(0, 1), vb).view(n * K, some, size, wide)
         out[:, part] = out[:, part].mul(shrink).add_(more)
@@ -238,10 +238,10 @@ def _fill_up(x, wide):
 
 def _attend_rows(q, k, v, window):
     """Rows of one document each: q (n, L, H, hd), k and v (n, L, K, hd) -> (n, L, H, hd)."""
-    k, v = (F.pad(x.transpose(1, 2), (0, 0, 0, -x.shape[1] % KEYS)).contiguous() for x in (k, v))       # (n, K, S, hd)
+    k, v = (F.pad(x.transpose(1, 2), (0, 0, 0, -x.shape[1] % PAGE)).contiguous() for x in (k, v))       # (n, K, S, hd)
 
     def blocks(j):
-        return (x[:, :, j * KEYS:(j + 1) * KEYS] for x in (k, v))
+        return (x[:, :, j * PAGE:(j + 1) * PAGE] for x in (k, v))
     return attend_tiles(q, k.shape[1], blocks, torch.zeros(q.shape[0], dtype=torch.long), window)
 
 
@@ -274,40 +274,39 @@ def attend(q, k, v, packing, window=0):
     return _Attend.apply(q, k, v, packing, window)
 
 
-def attend_cached(q, cache, layer, window=0):
-    """New tokens of each row against its pages (engine/cache.py), each of which is a block of keys: q (B, R, H, hd) -> like q."""
+def attend_cached(q, cache, layer, window=0, pages=None):
+    """New tokens of each row against its pages (engine/cache.py), each of which is a block of keys: q (B, R, H, hd) -> like q.
+    pages: of find_pages, where they are known already."""
     B, R, H, hd = q.shape
     K = cache.k.shape[2]
     wide, sizes, multiply = _query_tiles(hd, q.dtype, torch.get_num_threads())
     tile = next((size for size in sizes if size >= H // K), None)
     if R == 1 and tile:
-        return _attend_pages(q, cache, layer, window, tile, wide, multiply)
+        return _attend_pages(q, cache, layer, pages or find_pages(cache, B, q.dtype, window), tile, wide, multiply)
 
     def blocks(j):
         return (x[layer][cache.table[:B, j]] for x in (cache.k, cache.v))
     return attend_tiles(q, K, blocks, cache.lengths[:B], window)
 
 
-def _attend_pages(q, cache, layer, window, tile, wide, multiply):
-    """attend_tiles for one token of each row, with the same additions in the same order: but products are taken of all pages
-    in use at once, as they lie in the pool, so that no key is copied, and block j is looked at by those rows alone that
-    have one. With the longest rows first these are the first n of them."""
+def _attend_pages(q, cache, layer, pages, tile, wide, multiply):
+    """attend_tiles for one token of each row, with the same additions in the same order. But products are taken of all pages
+    in use at once, as they lie in the pool, so that no key is copied; and only the rows that have a block j read it. With the
+    longest rows first these are the first n of them."""
     (B, _, H, hd), (P, K) = q.shape, (cache.used, cache.k.shape[2])
     G = H // K
-    if ("blocks", window) not in cache.memo:                                  # the same for all layers of a step
-        cache.memo["blocks", window] = _blocks_in_use(cache, B, q.dtype, window)
-    owner, veil, order, rank, parts = cache.memo["blocks", window]
-    k, v = (_fill_up(x[layer][:P].flatten(0, 1), wide) for x in (cache.k, cache.v))                    # (P K, KEYS, wide)
+    owner, mask, order, rank, parts = pages
+    k, v = (_fill_up(x[layer][:P].flatten(0, 1), wide) for x in (cache.k, cache.v))                    # (P K, PAGE, wide)
     q = F.pad(q.view(B, K, G, hd) * hd ** -0.5, (0, wide - hd, 0, tile - G))[owner].flatten(0, 1)      # (P K, tile, wide)
-    scores = multiply(q, k.transpose(1, 2)).view(P, K, tile, KEYS)[order, :, :G].add_(veil)           # block after block
+    scores = multiply(q, k.transpose(1, 2)).view(P, K, tile, PAGE)[order, :, :G].add_(mask)           # block after block
     top, best, highest, shrink = scores.amax(dim=-1, keepdim=True), q.new_full((B, K, G, 1), -1e30), [], []
     for part, n in parts:
         highest.append(torch.maximum(best[:n], top[part]))
         shrink.append(best[:n] - highest[-1])
         best = highest[-1]
     shrink = torch.cat(shrink).exp_()
-    p = scores.sub_(torch.cat(highest)).exp_()                                # (P, K, G, KEYS)
-    sums, rows = p.sum(dim=-1, keepdim=True), p.new_zeros(P, K, tile, KEYS)
+    p = scores.sub_(torch.cat(highest)).exp_()                                # (P, K, G, PAGE)
+    sums, rows = p.sum(dim=-1, keepdim=True), p.new_zeros(P, K, tile, PAGE)
     rows[order, :, :G] = p
     more = multiply(rows.flatten(0, 1), v).view(P, K, tile, wide)[order, :, :G, :hd]
     total, out = q.new_zeros(B, K, G, 1), q.new_zeros(B, K, G, hd)
@@ -317,18 +316,25 @@ def _attend_pages(q, cache, layer, window, tile, wide, multiply):
     return (out / total)[rank].view(B, 1, H, hd)
 
 
-def _blocks_in_use(cache, B, dtype, window):
-    """The row of each page (P,); then of the pages in the order block 0 of all rows, block 1 of those that have one, ...:
-    what is added to scores (P, 1, 1, KEYS), 0 for keys that the row's next token sees and -inf for the others; and the
-    numbers of the pages (P,). The place of each row among them (B,), the longest first. For each block the slice of its
-    pages, and how many they are."""
-    owner, _, veil = pages_in_use(cache, B, dtype, window)
+class Pages(NamedTuple):
+    """The P pages in use in one step of decoding. All layers with the same window need the same."""
+    owner: torch.Tensor                   # (P,) the row of each, in the order of the pool
+    mask: torch.Tensor                    # (P, 1, 1, PAGE) added to scores, in the order below
+    order: torch.Tensor                   # (P,) the pages' numbers: block 0 of all rows, block 1 of those that have one, ...
+    rank: torch.Tensor                    # (B,) the place of each row, the longest first
+    parts: list[tuple[slice, int]]        # of each block: where its pages stand in `order`, and how many they are
+
+
+def find_pages(cache, B, dtype, window):
+    """The Pages that B rows of a cache read for their next token, in a model of this type."""
+    owner, _, mask = fast_attention.find_pages(cache, B, dtype, window)
     mine = (cache.owner[:cache.used] < B).nonzero().flatten()
-    block = cache.start[mine] // KEYS
+    block = cache.start[mine] // PAGE
     rank = torch.bincount(owner[mine], minlength=B).argsort(descending=True, stable=True).argsort()
     order = mine[(block * B + rank[owner[mine]]).argsort()]
     counts = torch.bincount(block).tolist()
-    return owner, veil[order], order, rank, [(slice(sum(counts[:j]), sum(counts[:j + 1])), n) for j, n in enumerate(counts)]
+    parts = [(slice(sum(counts[:j]), sum(counts[:j + 1])), n) for j, n in enumerate(counts)]
+    return Pages(owner, mask[order], order, rank, parts)
 
 
 def token_logprobs(hidden, weight, targets, temperature=1.0, entropy=False, absent=()):

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from . import processor
-from .fast_attention import Packing, attend, attend_cached  # noqa: F401
+from .fast_attention import Packing, attend, attend_cached, find_pages  # noqa: F401
 
 
 def has_onednn(*tensors):
@@ -23,11 +23,11 @@ def onednn(x, weight, bias=None):
     return processor.linear(x, weight, bias)
 
 
-def pack(weight):
+def reorder(weight):
     """A weight (N, D) in oneDNN's own layout, for many products with it: each one would otherwise lay it out anew, a good part
     of its time where rows are few (results/tried.jsonl). None where oneDNN cannot use it."""
     wanted = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)
-    return processor.pack(weight) if wanted and processor.able(processor.pack, weight.dtype) else None
+    return processor.reorder(weight) if wanted and processor.able(processor.reorder, weight.dtype) else None
 
 
 def input_gradient(g, weight):
@@ -66,17 +66,17 @@ SIZES = 1, *range(16, 513, 16)                           # rows of a product wit
 SMALL = 2 ** 21                                          # multiplications up to which F.linear's library has begun sooner
 
 
-def linear(x, weight, bias=None, packed=None):
-    """x (..., D) @ weight (N, D).T + bias -> (..., N). packed: the weight as `pack` lays it out; then there is no gradient."""
-    if packed is None and (not has_onednn(x, weight) or torch.is_autocast_enabled("cpu")):
+def linear(x, weight, bias=None, reordered=None):
+    """x (..., D) @ weight (N, D).T + bias -> (..., N). reordered: the weight by `reorder`; then there is no gradient."""
+    if reordered is None and (not has_onednn(x, weight) or torch.is_autocast_enabled("cpu")):
         return F.linear(x, weight, bias)
-    if packed is None and torch.is_grad_enabled():
+    if reordered is None and torch.is_grad_enabled():
         return _Linear.apply(x, weight, bias)
     rows = x.reshape(-1, x.shape[-1]).to(weight.dtype)
     if rows.shape[0] * weight.numel() <= SMALL:
         return F.linear(x, weight, bias)
     bias = bias if bias is None else bias.to(weight.dtype)
-    y = in_parts(lambda rows, weight: onednn(rows, weight, bias), rows, weight if packed is None else packed, SIZES)
+    y = in_parts(lambda rows, weight: onednn(rows, weight, bias), rows, weight if reordered is None else reordered, SIZES)
     return y.view(*x.shape[:-1], weight.shape[0])
 
 

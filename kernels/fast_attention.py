@@ -4,11 +4,14 @@ Letters as in model.py: B rows, T tokens in a row, H query heads, K key/value he
 """
 
 import functools
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
 from . import processor
+
+NOWHERE = 2 ** 30                    # where the tokens of a free page stand: behind the end of every row
 
 
 class Packing:
@@ -25,7 +28,7 @@ class Packing:
     """
 
     def __init__(self, B, T, device, documents=None):
-        self.B, self.T, self.documents, self.buckets, self.spans, self._new = B, T, documents, None, None, None
+        self.B, self.T, self.documents, self.buckets, self._new = B, T, documents, None, None
         index = torch.arange(T, device=device).expand(B, T)
         self.positions = index                                                # (B, T), restart at each document
         if documents is None:
@@ -108,25 +111,23 @@ def attend(q, k, v, packing, window=0):
     return out.view(B, T, H, hd)
 
 
-def attend_cached(q, cache, layer, window=0):
+def attend_cached(q, cache, layer, window=0, pages=None):
     """New tokens of each row against its pages (engine/cache.py), where their keys are written already: q (B, R, H, hd) -> (B, R,
-    H, hd). Row b held cache.lengths[b] tokens before them.
+    H, hd). Row b held cache.lengths[b] tokens before them. pages: of find_pages, where they are known already.
 
-    A single token per row is asked of all pages in use at once, in the order of the pool, so no key is copied; maxima, sums
+    A single token per row is compared with all pages in use at once, in the order of the pool, so no key is copied; maxima, sums
     and results of a row's pages are then joined.
     """
     B, R, H, hd = q.shape
     K, G = cache.k.shape[2], H // cache.k.shape[2]
     if R > 1:
         return _attend_gathered(q, cache, layer, window)
-    if ("pages", window) not in cache.memo:                                   # the same for all layers of a step
-        cache.memo["pages", window] = pages_in_use(cache, B, q.dtype, window)
-    owner, at, veil = cache.memo["pages", window]
+    owner, at, mask = pages or find_pages(cache, B, q.dtype, window)
     k, v = cache.k[layer][:len(owner)], cache.v[layer][:len(owner)]           # (P, K, page, hd)
     scores = (q.view(B, K, G, hd) * hd ** -0.5)[owner].to(k.dtype) @ k.transpose(2, 3)        # (P, K, G, page)
     if scores.dtype in (torch.bfloat16, torch.float16):
         scores = scores.float()
-    top = scores.add_(veil).amax(dim=-1, keepdim=True)                        # of each page, then of each row
+    top = scores.add_(mask).amax(dim=-1, keepdim=True)                        # of each page, then of each row
     best = top.new_full((B, K, G, 1), -1e30).scatter_reduce_(0, at.expand_as(top), top, "amax")
     p = scores.sub_(best[owner]).exp_()
     total = torch.zeros_like(best).index_add_(0, owner, p.sum(dim=-1, keepdim=True))
@@ -134,15 +135,21 @@ def attend_cached(q, cache, layer, window=0):
     return out.div_(total).to(q.dtype).view(B, 1, H, hd)
 
 
-def pages_in_use(cache, B, dtype, window):
-    """The row of each page (P,), the same as (P, 1, 1, 1), and what is added to scores (P, 1, 1, page): 0 for keys that the
-    row's next token sees, -inf for the others."""
+class Pages(NamedTuple):
+    """The P pages in use in one step of decoding, in the order of the pool. All layers with the same window need the same."""
+    owner: torch.Tensor              # (P,) the row of each
+    index: torch.Tensor              # (P, 1, 1, 1) the same
+    mask: torch.Tensor               # (P, 1, 1, page) added to scores: 0 for keys that the row's next token sees, else -inf
+
+
+def find_pages(cache, B, dtype, window):
+    """The Pages that B rows of a cache read for their next token, in a model of this type."""
     owner, start = cache.owner[:cache.used], cache.start[:cache.used]
-    start, owner = torch.where(owner < B, start, 2 ** 30), owner.clamp(max=B - 1)     # other rows' pages show nothing
+    start, owner = torch.where(owner < B, start, NOWHERE), owner.clamp(max=B - 1)     # other rows' pages show nothing
     behind = cache.lengths[owner, None] - start[:, None] - torch.arange(cache.k.shape[3], device=owner.device)      # (P, page)
     hidden = behind < 0 if not window else (behind < 0) | (behind >= window)
-    veil = torch.zeros(hidden.shape, dtype=torch.promote_types(dtype, torch.float32), device=owner.device)
-    return owner, owner[:, None, None, None], veil.masked_fill_(hidden, float("-inf"))[:, None, None]
+    mask = torch.zeros(hidden.shape, dtype=torch.promote_types(dtype, torch.float32), device=owner.device)
+    return Pages(owner, owner[:, None, None, None], mask.masked_fill_(hidden, float("-inf"))[:, None, None])
 
 
 def _attend_gathered(q, cache, layer, window):

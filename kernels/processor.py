@@ -11,11 +11,11 @@ import torch
 
 
 def linear(x, weight, bias=None):
-    """x (..., D) @ weight (N, D).T + bias by oneDNN; weight may be packed."""
+    """x (..., D) @ weight (N, D).T + bias by oneDNN; weight may be reordered."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
-def pack(weight):
+def reorder(weight):
     """A weight (N, D) in oneDNN's own layout."""
     return torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), 64)
 
@@ -34,8 +34,8 @@ def _try(operator, x, y):
     """What an operator makes of x (6, 16) and y (6, 16), and what it should: of matrices (6, 6), else (6, 16)."""
     if operator is linear:
         return linear(x, y, x[0, :6]), x.double() @ y.double().T + x[0, :6].double()
-    if operator is pack:
-        return linear(x, pack(y)), x.double() @ y.double().T
+    if operator is reorder:
+        return linear(x, reorder(y)), x.double() @ y.double().T
     if operator is softmax_gradient:
         p, g = x.double().softmax(-1), y.double()
         return softmax_gradient(y.clone(), p.to(x.dtype)), p * (g - (p * g).sum(-1, keepdim=True))

@@ -22,11 +22,12 @@ The rules by which the bits of a row depend only on its query and on the keys th
 The last rule costs speed in decoding, so it holds only where `exact` asks for it: that is all that `exact` does.
 
 B rows, T tokens in a row, N tokens in all, H query heads, K key/value heads, G = H / K, hd head size. A key cache is
-(P, K, PAGE, hd): P pages of PAGE tokens, and `table` (B, most) tells the pages of each row; without a table a page is a
+(P, K, PAGE, hd): P pages of PAGE tokens, and `table` (B, most) holds the pages of each row; without a table a page is a
 row. A block of keys never crosses the end of a page.
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 import triton
@@ -76,14 +77,13 @@ class Spans:
     first: index of its first query token among the N flattened query tokens; length: its query tokens (0 allowed);
     offset: in-document position of that first query token (0 in training, cached length in decode or chunked prefill);
     base: where its keys begin: with packed keys (N, K, hd) the index of the document's token 0; with a cache the row of
-    its page table. tokens: N, a Python int. Made once per forward pass and shared by all layers.
+    its page table. tokens: N, a Python int.
     """
 
     def __init__(self, first, length, offset, base, tokens):
         self.first, self.length, self.offset, self.base, self.tokens = first, length, offset, base, tokens
         self.whole = False                        # known to cover all the tokens?
         self.decode = False                       # one token each?
-        self._kept = {}                           # what was made already, for all layers of a pass
 
     @staticmethod
     def of_documents(documents, device=None):
@@ -118,17 +118,6 @@ class Spans:
                       lengths.shape[0] * tokens)
         spans.whole, spans.decode = True, tokens == 1
         return spans
-
-    def lists(self, kind, gradient, hd, dtype, G, device):
-        """What the kernels go by: tiles for the forward pass of a kind, and with gradient=True tiles of queries and of keys
-        for the backward pass, else None twice. A layer that torch.compile compiles finds them made (kernels.prepare)."""
-        key = kind, gradient, hd, dtype, G
-        if key not in self._kept:
-            def size(kind, part):
-                return _config(kind, hd, dtype, G, device)[part]
-            self._kept[key] = (self.tiles(size(kind, 0) // G), self.tiles(size("backward_q", 0) // G) if gradient else None,
-                               self.key_tiles(size("backward_kv", 1)) if gradient else None)
-        return self._kept[key]
 
     def tiles(self, per_tile):
         """Cut into tiles of at most per_tile query tokens -> int32 (n_tiles, 4): first query index, count, in-document
@@ -166,6 +155,28 @@ class Spans:
         within = (pieces[at] - 1 - nth if late_first else nth) * per_tile
         span = order[at]
         return span, within, (self.length[span] - within).clamp(max=per_tile) * used
+
+
+@dataclass
+class Tiles:
+    """Spans, cut into what one program computes. They fit one type of the queries, one head size and one G."""
+    kind: str                         # of the forward pass, a key of TILES: "exact", "forward" or "decode"
+    dtype: torch.dtype                # of the queries
+    forward: torch.Tensor             # Spans.tiles, int32 (n_tiles, 4)
+    backward_q: torch.Tensor | None   # the same for the backward pass: tiles of queries; None without a gradient
+    backward_kv: torch.Tensor | None  # and tiles of keys, Spans.key_tiles, int32 (n_tiles, 5)
+    whole: bool                       # do the spans cover all the tokens?
+
+
+def make_tiles(spans, dtype, hd, G, exact=False, gradient=False):
+    """Cuts spans into Tiles for queries of a type, of head size hd, with G query heads for each key head. All layers of a pass
+    need the same ones. gradient: those of the backward pass as well."""
+    kind = "exact" if exact else "decode" if spans.decode else "forward"
+
+    def size(kind, part):
+        return _config(kind, hd, dtype, G, spans.first.device)[part]
+    return Tiles(kind, dtype, spans.tiles(size(kind, 0) // G), spans.tiles(size("backward_q", 0) // G) if gradient else None,
+                 spans.key_tiles(size("backward_kv", 1)) if gradient else None, spans.whole)
 
 
 @triton.jit
@@ -324,7 +335,7 @@ def _attend_backward_kv(q, k, v, do, lse, delta, dk, dv, tiles, q_token, q_head,
 
 
 def _sizes(q, k, window, config):
-    """What all kernels are told at compile time; the launch must not let the compiler fuse multiply and add."""
+    """What all kernels know at compile time; the launch must not let the compiler fuse multiply and add."""
     block_m, block_n, block_d, warps, stages = config
     return dict(K=k.shape[1], G=q.shape[1] // k.shape[1], HD=q.shape[2], BLOCK_M=block_m, BLOCK_N=block_n,
                 BLOCK_D=block_d, WINDOWED=window > 0, num_warps=warps, num_stages=stages, enable_fp_fusion=False)
@@ -399,6 +410,7 @@ def attention(q, k, v, spans, window=0, exact=False, table=None):
     the table (B, most) of the rows that own them; any strides with a contiguous last dim -> (N, H, hd); query tokens
     in no span give zeros.
 
+    spans: Spans, or the Tiles that make_tiles made of them, which then know about `exact`.
     window > 0: a token sees itself and the window - 1 tokens before it. exact: a row's bits do not depend on whether
     it is computed in training, prefill or decode. The gradient needs packed keys and spans that begin their documents.
     """
@@ -411,9 +423,11 @@ def attention(q, k, v, spans, window=0, exact=False, table=None):
     H, K, hd = q.shape[1], k.shape[1], q.shape[2]
     if H % K:
         raise ValueError(f"heads={H} must be a multiple of kv_heads={K}")
-    kind = "exact" if exact else "decode" if spans.decode else "forward"
     gradient = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     if gradient and k.ndim == 4:
         raise ValueError("attention over a cache has no gradient: run it under torch.no_grad()")
-    tiles, query_tiles, key_tiles = spans.lists(kind, gradient, hd, q.dtype, H // K, q.device)
-    return _attention(q, k, v, tiles, query_tiles, key_tiles, window, kind, spans.whole, table)[0]
+    tiles = make_tiles(spans, q.dtype, hd, H // K, exact, gradient) if isinstance(spans, Spans) else spans
+    if tiles.dtype != q.dtype or gradient and tiles.backward_q is None:
+        raise ValueError(f"these tiles are for {tiles.dtype} with{'out' * (tiles.backward_q is None)} a gradient, not for "
+                         f"{q.dtype} with{'out' * (not gradient)} one")
+    return _attention(q, k, v, tiles.forward, tiles.backward_q, tiles.backward_kv, window, tiles.kind, tiles.whole, table)[0]

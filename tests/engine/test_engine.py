@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import sampler as sampling
+from engine.weights import SamplingCopy
 from kernels import processor
 from model import Config, Linear, Transformer
 from sampler import Sampler
@@ -166,7 +167,7 @@ def test_copies_in_half_precision_give_the_bits_of_autocast(model, monkeypatch, 
     """And follow the weights. Without oneDNN's product of few rows, which is of float32 alone and so not autocast's."""
     monkeypatch.setattr(processor, "able", lambda operator, dtype: False)
     prompts, limits = load_of(12)
-    old = {name: w.clone() for name, w in model.state_dict().items()}
+    before, old = model.exact, {name: w.clone() for name, w in model.state_dict().items()}
     new = {name: 1.3 * w for name, w in old.items()}
 
     def drawn():
@@ -177,13 +178,14 @@ def test_copies_in_half_precision_give_the_bits_of_autocast(model, monkeypatch, 
             found.append(run(engine, prompts, limits))
         return found
     try:
-        lent = drawn()
-        assert all(m.lent is None for m in model.modules() if isinstance(m, (Linear, Transformer)))
-        monkeypatch.setattr(Sampler, "_copy_weights", lambda self: None)
+        copies = drawn()
+        assert all(m.weight.dtype == torch.float32 and m.reordered is None for m in model.modules() if isinstance(m, Linear))
+        monkeypatch.setattr(SamplingCopy, "refresh", lambda self: self.model)
         autocast = drawn()
-        assert all(same(*pair) for pair in zip(lent, autocast, strict=True)) and not same(*lent)
+        assert all(same(*pair) for pair in zip(copies, autocast, strict=True)) and not same(*copies)
     finally:
         model.load_state_dict(old)
+        model.exact = before
 
 
 @pytest.mark.parametrize("graphs", [False, True])

@@ -209,6 +209,6 @@ def test_packed_weights(dtype, rows):
     for bias in (b, None):
         wanted = F.linear(x.to(dtype).double(), w.double(), None if bias is None else bias.to(dtype).double()).to(dtype)
         with torch.no_grad(), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            torch.testing.assert_close(linear(x, w, bias, fast.pack(w)), wanted, rtol=1e-2 if dtype != torch.float32 else 1e-5,
+            torch.testing.assert_close(linear(x, w, bias, fast.reorder(w)), wanted, rtol=1e-2 if dtype != torch.float32 else 1e-5,
                                        atol=1e-4)
-    assert fast.pack(w.double()) is None
+    assert fast.reorder(w.double()) is None

@@ -11,7 +11,7 @@ from model import Config, Transformer
 from sampler import Sampler
 
 OPERATORS = {processor.linear: (torch.ops.mkldnn, "_linear_pointwise"),
-             processor.pack: (torch.ops.mkldnn, "_reorder_linear_weight"),
+             processor.reorder: (torch.ops.mkldnn, "_reorder_linear_weight"),
              processor.softmax_gradient: (torch, "_softmax_backward_data"),
              processor.silu_gradient: (torch.ops.aten, "silu_backward")}
 CACHES = processor.able, reference._onednn_agrees
@@ -71,14 +71,14 @@ def test_without_an_operator_everything_stays_right(model, monkeypatch, operator
 
 @pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize("dtypes", [(torch.bfloat16,), (torch.bfloat16, torch.float32)])
-@pytest.mark.parametrize("operator", [processor.pack, processor.linear], ids=lambda operator: operator.__name__)
+@pytest.mark.parametrize("operator", [processor.reorder, processor.linear], ids=lambda operator: operator.__name__)
 def test_sampling_without_oneDNN(model, monkeypatch, operator, dtypes, exact):
     monkeypatch.setattr(fast, "SMALL", 0)
     refusing(monkeypatch, operator, dtypes)
     model.exact = exact
     for dtype in (torch.bfloat16, torch.float32):
         done = Sampler(model, rows=3, dtype=dtype).generate([[1, 2, 3], [4] * 70, [5], [6, 7]], max_new_tokens=6, stop=set())
-        assert (fast.pack(torch.ones(4, 4, dtype=dtype)) is None) == (dtype in dtypes)
+        assert (fast.reorder(torch.ones(4, 4, dtype=dtype)) is None) == (dtype in dtypes)
         for [c] in done:
             tokens = torch.tensor([c.prompt + c.tokens])
             with torch.no_grad(), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
@@ -94,7 +94,7 @@ def test_what_computes_something_else_is_not_used(monkeypatch, operator):
     processor.able.cache_clear()
     namespace, name = OPERATORS[operator]
     usual = getattr(namespace, name)
-    wrong = (lambda w, *_: usual(-w, 64)) if operator is processor.pack else lambda *args, **more: usual(*args, **more) + 0.01
+    wrong = (lambda w, *_: usual(-w, 64)) if operator is processor.reorder else lambda *args, **more: usual(*args, **more) + 0.01
     monkeypatch.setattr(namespace, name, wrong)
     assert not processor.able(operator, torch.float32)
 
@@ -103,7 +103,7 @@ def test_a_type_is_asked_once(monkeypatch):
     asked = []
     monkeypatch.setattr(processor, "_try", lambda operator, x, y: asked.append(x.dtype) or (x, x.double()))
     for _ in range(3):
-        assert processor.able(processor.pack, torch.bfloat16) and processor.able(processor.pack, torch.float32)
+        assert processor.able(processor.reorder, torch.bfloat16) and processor.able(processor.reorder, torch.float32)
     assert asked == [torch.bfloat16, torch.float32]
 
 
@@ -120,11 +120,11 @@ def test_attention_of_any_back_end_of_torch(dtype, G):
         torch.testing.assert_close(found.double(), wanted, rtol=0, atol=0.05 if dtype == torch.bfloat16 else 1e-5)
 
 
-def test_linear_and_pack_are_asked_by_what_uses_them(monkeypatch):
+def test_linear_and_reorder_are_asked_by_what_uses_them(monkeypatch):
     """Not a type more than is needed: float64 has no form in oneDNN and nobody asks for it."""
     asked = []
     monkeypatch.setattr(processor, "able", lambda operator, dtype: asked.append((operator, dtype)) or False)
     x, w = torch.randn(5, 8), torch.randn(6, 8)
     torch.testing.assert_close(fast.linear(x, w), F.linear(x, w))
-    assert fast.pack(w.double()) is None and fast.pack(w) is None
-    assert set(asked) == {(processor.linear, torch.float32), (processor.pack, torch.float32)}
+    assert fast.reorder(w.double()) is None and fast.reorder(w) is None
+    assert set(asked) == {(processor.linear, torch.float32), (processor.reorder, torch.float32)}
