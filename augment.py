@@ -36,11 +36,10 @@ from formats.huggingface import write_atomically
 from model import load
 from sampler import Sampler
 from tasks.accuracy import interval
-from tasks.problems import grade, load_problems
+from tasks.problems import add_task_flag, join_tasks, open_task, problems_of
+from tasks.task import SWITCHES, Problem, Reply
 from tokenizer import END_THINK, THINK, split_thinking
 from training import cli
-
-FLAGS = {"": "", "think": " /think", "no_think": " /no_think"}
 
 
 def flags():
@@ -53,15 +52,17 @@ def flags():
         for side in ("strong", "weak") if name == "pairs" else ("init",):
             plain = "--plain" if side == "init" else f"--{side}-plain"
             p.add_argument(f"--{side}", metavar="FOLDER", required=True, help="checkpoint, ours or Hugging Face's")
-            p.add_argument(plain, action="store_true", help="ask it in plain text: it never learned the chat format")
-        p.add_argument("--data", metavar="SPEC", nargs="+", required=True, help="questions: world:... or files")
+            p.add_argument(plain, action="store_true", help="put the questions in plain text: it never learned the chat format")
+        p.add_argument("--data", metavar="SPEC", nargs="+", default=[], help="questions: world:... or files")
+        add_task_flag(p)
         p.add_argument("--count", type=cli.whole, default=0, help="questions from each source; 0: all of a file")
         p.add_argument("--out", type=cli.out_file, metavar="FILE", required=True, help=".jsonl to write; must not exist")
         if name != "pairs":
             p.add_argument("--samples", type=cli.count, default=8 if name == "reject" else 1, help="answers to each question")
         if name == "reject":
             p.add_argument("--keep", type=cli.whole, default=0, help="most answers kept to one question; 0: all")
-        p.add_argument("--mode", default="", choices=list(FLAGS), help="flag behind the questions (dual-mode models)")
+        p.add_argument("--mode", default="", choices=["" if mode == "chat" else mode for mode in SWITCHES],
+                       help="flag behind the questions (dual-mode models)")
         p.add_argument("--max-new-tokens", type=cli.count, default=400, help="tokens of an answer")
         p.add_argument("--temperature", type=cli.not_negative, default=0.7, help="0: always the most likely token")
         p.add_argument("--top-p", type=cli.part, default=1.0, help="probability mass to draw from")
@@ -80,12 +81,12 @@ NEEDS = (
 )
 
 
-def ask(problem, mode=""):
-    """What the user says."""
-    return problem.question + FLAGS[mode]
+def turns_before(problem: Problem, mode: str) -> list[dict]:
+    """The messages that put a problem in a chat."""
+    return problem.task.prompt(problem, mode or "chat")
 
 
-def turn_of(text, plain):
+def turn_of(text: str, plain: bool) -> tuple[str | None, str]:
     """(reasoning or None, answer) of a completion's text; of plain text the last line is the answer."""
     if plain:
         reasoning, _, answer = text.strip().rpartition("\n")
@@ -94,13 +95,13 @@ def turn_of(text, plain):
     return reasoning, answer.strip()
 
 
-def text_of(reasoning, answer):
+def text_of(reasoning: str | None, answer: str) -> str:
     """The inverse of split_thinking: an assistant's text with its think block, if there is one."""
     return answer if reasoning is None else f"{THINK}\n{reasoning}\n{END_THINK}\n\n{answer}"
 
 
 def open_checkpoint(side, args):
-    """(model, tokenizer, whether it is asked in plain text, name) of --init, --strong or --weak."""
+    """(model, tokenizer, whether questions are put in plain text, name) of --init, --strong or --weak."""
     folder, plain = getattr(args, side), getattr(args, "plain" if side == "init" else f"{side}_plain")
     model, tokenizer = load(folder, args.device, getattr(torch, args.dtype))
     if tokenizer is None:
@@ -115,25 +116,26 @@ def sample(checkpoint, problems, args, n=1):
     off, is empty or has a thinking mark out of place. `right` is the verdict on the answer and, in the world, on every step."""
     model, tokenizer, plain, name = checkpoint
     if plain:
-        prompts = [tokenizer.encode_document(p.question + "\n") for p in problems]
+        prompts = [tokenizer.encode_document(p.task.prompt(p, "plain")) for p in problems]
     else:
-        prompts = [tokenizer.chat_prompt([{"role": "user", "content": ask(p, args.mode)}]) for p in problems]
+        prompts = [tokenizer.chat_prompt(turns_before(p, args.mode)) for p in problems]
     with cli.bad_input():
         drawn = Sampler(model, tokenizer, args.rows).generate(
             prompts, n, args.max_new_tokens, args.temperature, args.top_p, args.top_k, args.seed, progress=name)
 
     def read(problem, completion):
-        text = tokenizer.decode_reply(completion.prompt, completion.tokens)
-        reasoning, answer = turn_of(text, plain)
+        reply = Reply.of(completion, tokenizer, args.max_new_tokens)
+        reasoning, answer = turn_of(reply.text, plain)
         # a thinking mark elsewhere than in one block at the head: sft.py and dpo.py could not tell what was thought
         stray = any(mark in part for mark in (THINK, END_THINK) for part in (reasoning or "", answer))
         if completion.finish == "length" or not answer or stray:
             return None
         if args.mode == "no_think" and not plain:
             reasoning = ""
-        verdict = grade(problem, text)
-        return reasoning, answer, bool(verdict.answer_ok and verdict.process_ok is not False)
-    return [[read(p, c) for c in completions] for p, completions in zip(problems, drawn)]
+        return reasoning, answer, bool(problem.task.grade(problem, reply).right)
+
+    with cli.bad_input():                                 # a user's task may fail at grading
+        return [[read(p, c) for c in completions] for p, completions in zip(problems, drawn)]
 
 
 def rate(right):
@@ -151,7 +153,9 @@ def make_pairs(problems, strong, weak, args):
         elif chosen[:2] == rejected[:2]:
             equal += 1
         else:
-            rows.append({"prompt": ask(problem, args.mode), "chosen": text_of(*chosen[:2]),
+            before = turns_before(problem, args.mode)
+            prompt = before[0]["content"] if len(before) == 1 else before         # dpo.py reads both forms
+            rows.append({"prompt": prompt, "chosen": text_of(*chosen[:2]),
                          "rejected": text_of(*rejected[:2]), "chosen_right": chosen[2], "rejected_right": rejected[2]})
     # the premise of delta learning: on average the chosen side is better
     found = {"cut_off_or_empty": unusable, "equal": equal,
@@ -175,7 +179,7 @@ def make_conversations(problems, checkpoint, args):
         repeated += len(wanted) - len(different)
         for reasoning, answer, _ in different[:getattr(args, "keep", 0) or None]:
             turn = {"role": "assistant", "content": answer} | ({} if reasoning is None else {"reasoning": reasoning})
-            rows.append({"messages": [{"role": "user", "content": ask(problem, args.mode)}, turn]})
+            rows.append({"messages": [*turns_before(problem, args.mode), turn]})
     return rows, {"cut_off_or_empty": unusable, "repeated": repeated, "verified": rate(right),
                   "problems_solved": round(solved / len(problems), 4)}
 
@@ -185,9 +189,11 @@ def main():
     with cli.bad_input():
         if Path(args.out).exists():
             raise ValueError(f"--out {args.out}: exists already; remove it or choose another file")
-        if not args.count and any(spec.startswith("world:") for spec in args.data):
-            raise ValueError("--count is needed with a world, which is endless")
-        problems = [p for spec in args.data for p in load_problems(spec, args.count or None)]
+        join_tasks(args)
+        tasks = [open_task(spec) for spec in args.data]
+        if not args.count and any(task.count is None for task in tasks):
+            raise ValueError("--count is needed with a world, or another task that never ends")
+        problems = [p for task in tasks for p in problems_of(task, args.count or None)]
         checkpoints = [open_checkpoint(side, args) for side in ("strong", "weak", "init") if hasattr(args, side)]
         plain = [plain for _, _, plain, _ in checkpoints]
         if args.mode and (all(plain) or (any(plain) and args.mode == "no_think")):

@@ -28,7 +28,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from sources.documents import open_source, prepare
+from sources.open import open_source
+from sources.shards import prepare
 from tokenizer import Tokenizer
 from training import cli
 

@@ -15,7 +15,7 @@ one checkpoint to the next is a mean over the problems that both of them answere
 import contextlib
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,34 +27,38 @@ from formats.files import write_atomically
 from model import load
 from sampler import Sampler
 from sources.texts import read_texts
-from tasks import problems as questions
 from tasks.accuracy import gains, parse_band, print_comparison, print_world, rate_text, rates, without_problems
-from tasks.problems import Reply
+from tasks.problems import add_task_flag, kind_of, open_task, problems_of
+from tasks.questions import Questions, format_question
+from tasks.task import Reply
 from tasks.verify import mark_lines
 from tasks.world import Problem, World
 from tokenizer import split_thinking
 from training import cli
 
 
-def replies_to(model, tokenizer, texts: list[str], limits: list[int], chat=False, think=None, think_budget=None, user_suffix="",
-               ks=(1,), samples=0, temperature=1.0, rows=64, seed=0, dtype=None, progress="") -> list[list[Reply]]:
-    """The model's replies to each question.
+def replies_to(model, tokenizer, prompts: list[str | list[dict]], limits: list[int], think=None, think_budget=None,
+               user_suffix="", ks=(1,), samples=0, temperature=1.0, rows=64, seed=0, dtype=None,
+               progress="") -> list[list[Reply]]:
+    """The model's replies to each prompt.
 
-    limits         the most tokens of a reply, for each question
-    chat           put the question as the user's turn in ChatML, with user_suffix behind it
+    prompts        as a task gives them: plain text, or the messages of a chat (tasks/task.py)
+    limits         the most tokens of a reply, for each prompt
     think          in a chat: True, False, or None, which lets a flag in the question decide (Tokenizer.chat_prompt)
     think_budget   the most tokens of a think block
-    ks, samples    ks of (1,) decodes greedily; else there are `samples` draws for a question, or as many as the largest k
+    user_suffix    in a chat: put behind the user's last turn
+    ks, samples    ks of (1,) decodes greedily; else there are `samples` draws for a prompt, or as many as the largest k
     temperature    of the draws
     rows           how many replies are decoded at once
     """
-    if chat:
-        prompts = [tokenizer.chat_prompt([{"role": "user", "content": text + user_suffix}], think) for text in texts]
-    else:
-        prompts = [tokenizer.encode_document(text) for text in texts]
+    def ids(prompt):
+        if isinstance(prompt, str):
+            return tokenizer.encode_document(prompt)
+        *before, last = prompt
+        return tokenizer.chat_prompt([*before, last | {"content": last["content"] + user_suffix}], think)
     sampled = tuple(ks) != (1,)
     done = Sampler(model, tokenizer, rows, dtype).generate(
-        prompts, max(samples, *ks) if sampled else 1, limits, temperature if sampled else 0.0, seed=seed,
+        list(map(ids, prompts)), max(samples, *ks) if sampled else 1, limits, temperature if sampled else 0.0, seed=seed,
         progress=progress, think_budget=think_budget)
     return [[Reply.of(c, tokenizer, limit) for c in completions] for completions, limit in zip(done, limits)]
 
@@ -89,11 +93,11 @@ def grade_world(model, tokenizer, spec: str, count=100, chat=False, progress=Fal
         world = World.from_spec(spec)
         world.ops = [ops]
         todo = [world.problem(i) for i in range(count)]
-        texts = [p.question if chat else p.question + "\n" for p in todo]
+        prompts = [world.prompt(p, "chat" if chat else "plain") for p in todo]
         # twice the gold solution; in a chat there are thinking marks as well, and maybe a hand-over to the answer
         limits = [2 * len(tokenizer.encode(p.solution)) + (40 if chat else 8) for p in todo]
-        drawn = replies_to(model, tokenizer, texts, limits, chat, progress=f"{ops} operations" if progress else "", **how)
-        found += [Graded(p, replies, [world.verify(p, r.text) for r in replies]) for p, replies in zip(todo, drawn)]
+        drawn = replies_to(model, tokenizer, prompts, limits, progress=f"{ops} operations" if progress else "", **how)
+        found += [Graded(p, replies, [world.grade(p, r) for r in replies]) for p, replies in zip(todo, drawn)]
     return found
 
 
@@ -147,15 +151,17 @@ def world_accuracy(model, tokenizer, spec: str, count=100, ks=(1,), **how) -> li
 
 def file_accuracy(model, tokenizer, spec: str, limit=0, shots=0, chat=False, ks=(1,), max_new_tokens=400, seed=0,
                   progress=False, on_answer=None, **how) -> dict:
-    """Accuracy of the final answers on a file of questions: {"problems", "accuracy": rates, and what `reply_style` finds}.
+    """Accuracy of the answers to a file of questions, or to a user's task: {"problems", "accuracy": rates, and what
+    `reply_style` finds}.
 
-    limit      how many questions to draw from the file; 0: all
-    shots      without chat: so many solved questions of the file stand before each question, and are not asked themselves.
-               None: the question stands alone on its line, as in pre-training
+    limit      how many questions to draw from the file; 0: all. A task that never ends gives its first ones
+    shots      of a file, without chat: so many solved questions of the file stand before each question, and are not asked
+               themselves. None: the question stands alone on its line, as in pre-training
     on_answer  called with (problem, text of the first reply, whether it is right)
     how        the other options of `replies_to`
     """
-    everything = questions.load_problems(str(spec))
+    task = open_task(str(spec))
+    everything = problems_of(task, (limit or None) if task.count is None else None)
     shown, todo = everything[:shots or 0], everything[shots or 0:]
     if not todo:
         raise ValueError(f"{spec}: has {len(everything)} questions, and --shots {shots} shows them all, so none is left to ask; "
@@ -163,18 +169,19 @@ def file_accuracy(model, tokenizer, spec: str, limit=0, shots=0, chat=False, ks=
     if limit:
         order = np.random.default_rng(seed).permutation(len(todo))[:limit]
         todo = [todo[i] for i in sorted(order)]
-    if chat or shots is None:
-        texts = [p.question + "\n" * (not chat) for p in todo]
+    if chat or shots is None or not isinstance(task, Questions):
+        prompts = [task.prompt(p, "chat" if chat else "plain") for p in todo]
     else:
-        texts = [questions.format_question(p, shown) for p in todo]
-    drawn = replies_to(model, tokenizer, texts, [max_new_tokens] * len(todo), chat, ks=ks, seed=seed,
-                progress=str(spec) if progress else "", **how)
+        prompts = [format_question(p, shown) for p in todo]
+    drawn = replies_to(model, tokenizer, prompts, [max_new_tokens] * len(todo), ks=ks, seed=seed,
+                       progress=str(spec) if progress else "", **how)
     right = []
     for problem, replies in zip(todo, drawn):
-        said = [reply.text.split("\nQuestion:")[0] for reply in replies]
-        right.append([questions.check_answer(text, problem.answer) for text in said])
+        # a base model goes on with a question of its own; what comes before that is its answer
+        said = [replace(reply, text=reply.text.split("\nQuestion:")[0]) for reply in replies]
+        right.append([task.grade(problem, reply).right for reply in said])
         if on_answer:
-            on_answer(problem, said[0], right[-1][0])
+            on_answer(problem, said[0].text, right[-1][0])
     return {"data": str(spec), "problems": len(todo), "accuracy": rates(right, ks), **reply_style(drawn)}
 
 
@@ -214,14 +221,14 @@ def bits_per_byte(model, tokenizer, texts, T=256, rows=16, max_tokens=0, autocas
 def check_specs(specs: list[str], tokenizer) -> None:
     """ValueError for an --eval-data that cannot be measured; called before training, which may take days."""
     for spec in specs:
-        kind = questions.kind_of(spec)
+        kind = kind_of(spec)
         if kind == "conversations":
             raise ValueError(f"--eval-data {spec}: no answer to a conversation can be checked; give world:..., a file of "
                              "questions with answers, or text")
         if kind == "world":
             World.from_spec(spec)
         elif kind == "questions":
-            questions.load_problems(spec)
+            open_task(spec)
         elif kind == "text":
             check_text(spec, tokenizer)
 
@@ -245,7 +252,7 @@ def evaluate_all(model, tokenizer, specs: list[str], modes: dict, problems=100, 
     """
     found, dtype = {}, torch.bfloat16 if model.head.is_cuda else None
     for spec in specs:
-        kind = questions.kind_of(spec)
+        kind = kind_of(spec)
         if kind == "text":
             found[spec] = bits_per_byte(model, tokenizer, read_texts(spec), T, max_tokens=500_000, autocast=autocast)
             continue
@@ -290,15 +297,15 @@ def write_json(path, value) -> None:
 
 
 def has(args, world):
-    """Whether --data names a world, or a file."""
-    return any(spec.startswith("world:") == world for spec in args.data)
+    """Whether --data names a world, or another task."""
+    return any(spec.startswith("world:") == world for spec in [*args.data, *args.task])
 
 
 # when a flag has an effect (see cli.Parser)
 NEEDS = (
     ("--problems --band --solved", lambda a: has(a, world=True), "without a world in --data"),
     ("--limit --shots --max-new-tokens --show", lambda a: has(a, world=False), "without a file in --data"),
-    ("--k --chat --rows", lambda a: a.data, "without --data"),
+    ("--k --chat --rows", lambda a: a.data or a.task, "without --data or --task"),
     ("--samples --temperature", lambda a: a.k != [1], "with --k 1 alone, which decodes greedily"),
     ("--seed", lambda a: a.k != [1] or (a.limit and has(a, world=False)), "without draws: --k above 1, or --limit on a file"),
     ("--shots", lambda a: not a.chat or a.plain, "with --chat, where a question stands alone"),
@@ -314,9 +321,10 @@ def main():
     p.add_argument("--init", metavar="FOLDER", nargs="+", required=True,
                    help="checkpoints to measure, ours or Hugging Face's")
     p.add_argument("--data", metavar="SPEC", nargs="*", default=[], help="questions: world:... or a .jsonl file")
+    add_task_flag(p)
     p.add_argument("--text", metavar="FILE", nargs="*", default=[], help="text, for bits per byte")
     p.add_argument("--problems", type=cli.count, default=100, help="world problems for each number of operations")
-    p.add_argument("--limit", type=cli.whole, default=0, help="questions to take from a file; 0: all")
+    p.add_argument("--limit", type=cli.whole, default=0, help="questions to take from a file or a task; 0: all")
     p.add_argument("--k", type=cli.count, nargs="+", default=[1], help="the k of pass@k; 1 alone decodes greedily")
     p.add_argument("--samples", type=cli.whole, default=0, help="samples per problem; 0: the largest k")
     p.add_argument("--temperature", type=cli.not_negative, default=0.7, help="of the samples")
@@ -341,6 +349,7 @@ def main():
     p.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of weights and cache")
     args = p.parse_args()
     with cli.bad_input():
+        args.data = [*args.data, *args.task]
         bands = check(args)
         measured = {folder: measure(folder, args) for folder in dict.fromkeys(args.init)}
         found = gains(measured, bands)
@@ -356,7 +365,7 @@ def main():
 def check(args):
     """Refuses flags that do not go together before anything is measured; returns {name: numbers of operations}."""
     if not (args.data or args.text):
-        raise ValueError("give --data or --text: what to measure on")
+        raise ValueError("give --data, --task or --text: what to measure on")
     if unknown := [f for f in args.plain if f not in args.init]:
         raise ValueError(f"--plain {unknown[0]}: not among the checkpoints of --init")
     if 0 < args.samples < max(args.k):

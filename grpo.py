@@ -56,10 +56,12 @@ from rl.diagnosis import Diagnosis, nothing_to_learn
 from rl.divergence import KL_KINDS
 from rl.lengths import longest_cap, parse_caps, shortest_cap
 from rl.losses import LOSSES, NO_CLIP
-from rl.prompts import SWITCHES, Prompts
+from rl.prompts import Prompts
 from rl.rollouts import Rollouts
 from rl.update import PolicyUpdate
-from tasks.problems import parse_rewards
+from tasks.problems import add_task_flag, join_tasks
+from tasks.rewards import REWARDS, parse_rewards
+from tasks.task import MODES, SWITCHES
 from training import cli, common, optim
 
 DUAL = cli.number("0, or a number above 1", float, lambda x: x == 0 or x > 1)
@@ -76,15 +78,16 @@ def by_loss(name):
 
 
 def flags():
-    p = common.training_flags(__doc__, NEEDS)
+    p = common.training_flags(__doc__, NEEDS, data_required=False)
+    add_task_flag(p)
     p.set_defaults(batch_tokens=0, lr=2e-4, adam_lr=2e-4, optimizer="adamw", schedule="constant", warmup=0.0, log_every=1,
                    steps=100, eval_problems=50)
     p.add_argument("--loss", default="grpo", choices=LOSSES, help="see above")
     p.add_argument("--prompts", type=cli.count, default=16, help="P, prompts in a step, over all ranks")
     p.add_argument("--group", type=cli.count, default=8, help="G, completions of a prompt")
-    p.add_argument("--mode", default="chat", choices=["plain", "chat", "think", "no_think"], help="how a question is put")
+    p.add_argument("--mode", default="chat", choices=MODES, help="how a question is put")
     p.add_argument("--reward", default="answer", metavar="NAME[:WEIGHT]+...",
-                   help="answer, process, strict, format, length; for study: random, incorrect, majority")
+                   help=f"{', '.join(REWARDS)} (see tasks/rewards.py), or a function of your own, my_rewards.py:NAME")
     p.add_argument("--max-new-tokens", nargs="+", default=["128"], metavar="CAP[@STEP]",
                    help="response cap, tokens; several are stages, each from its step on")
     p.add_argument("--think-budget", type=cli.whole, default=None, help="tokens of thinking, then it is closed; none: no limit")
@@ -212,6 +215,7 @@ def resolve(args, caps):
 def main():
     args = flags().parse_args()
     with cli.bad_input():
+        join_tasks(args)
         asynchronous.check(args, int(os.environ.get("WORLD_SIZE", 1)))
         caps, rewards = parse_caps(args.max_new_tokens), parse_rewards(args.reward, *(split_spec(d)[0] for d in args.data))
         resolve(args, caps)

@@ -30,9 +30,9 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
 from rl.lengths import cap_at, longest_cap
-from rl.prompts import question_ids
 from rl.rollouts import Collected, Rollouts, has_spread
 from sampler import Completion, Sampler
+from tasks.task import prompt_ids
 
 FIELDS = ("prompt", "tokens", "logprobs", "finish", "versions", "forced")
 PATIENCE = 20.0                       # seconds that a rank which must stop waits for the others
@@ -63,7 +63,7 @@ class Maker:
             g, self.next, problem = self.next, self.next + 1, self.prompts.next()
             if not self.makes(g):
                 continue
-            cap, ids = cap_at(r.caps, self.sampler.version), question_ids(r.tokenizer, problem, r.mode)
+            cap, ids = cap_at(r.caps, self.sampler.version), prompt_ids(r.tokenizer, problem, r.mode)
             r.check_window(problem, ids, cap)
             requests = self.sampler.submit(ids, cap, r.G, g * r.G, r.think_budget)
             self.in_flight[g] = [cap, requests, {request.number for request in requests}]
@@ -150,6 +150,7 @@ class AsyncRollouts(Rollouts):
 
     def publish(self, model, step):
         """New weights for the engine, here or on the ranks that sample: `step` updates were made."""
+        super().publish(model, step)
         if self.maker:
             state = None if self.maker.sampler.model is model else {n: whole(w) for n, w in model.state_dict().items()}
             self.maker.sampler.update_weights(state, step, self.recompute)

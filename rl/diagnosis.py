@@ -3,7 +3,7 @@
 import math
 
 from rl.rollouts import Group, Rollout, has_spread
-from tasks.problems import NEED_STEPS, answer_of
+from tasks.rewards import answer_of
 
 ADVICE = ("take prompts at the edge of competence (--keep-rate 0.1 0.9), a larger --group, a longer --max-new-tokens, or "
           "another --reward")
@@ -47,9 +47,9 @@ def nothing_to_learn(run, groups: list[Group], over_batch: bool, masked: bool = 
 
 def shares(run, groups: list[Group], flat: list[Rollout], alike: int) -> str:
     """What the completions and the groups were like, over all ranks. alike: groups without spread."""
-    def right(r):                                         # looks at the steps only if a reward does
-        return r.right if NEED_STEPS & r.score.parts.keys() else r.score.answer_ok
-    answered = [answer_of(r.problem, r.reply.text) is not None for r in flat]
+    def right(r):                                         # by what the rewards look at
+        return r.score.right
+    answered = [answer_of(r.problem, r.reply) is not None for r in flat]
     endless = sum(r.cut_off and has_answer for r, has_answer in zip(flat, answered, strict=True))
     n, cut, endless, silent = run.sum(len(flat), sum(r.cut_off for r in flat), endless, answered.count(False))
     count, solved, failed, same = run.sum(len(groups), sum(all(map(right, g)) for g in groups),

@@ -1,4 +1,4 @@
-"""Which problems are asked, in which order, and how a question is put.
+"""Which problems are asked, and in which order.
 
 `Prompts` gives out problems from weighted sources. The order depends on the seed alone: it is the same for any number of
 ranks, and a resumed run goes on where it stopped.
@@ -7,29 +7,13 @@ ranks, and a resumed run goes on where it stopped.
 import numpy as np
 
 from data import split_spec
-from tasks.problems import Problem, load_problems
-from tasks.world import World
-from tokenizer import Tokenizer, thinking_mode
-
-SWITCHES = {"chat": "", "think": " /think", "no_think": " /no_think"}         # what --mode puts behind a question
-
-
-def question_ids(tokenizer: Tokenizer, problem: Problem, mode: str) -> list[int]:
-    """The prompt of a problem, as token ids.
-
-    - plain: question and newline, as in pre-training
-    - chat: a user turn
-    - think: a user turn that ends in /think (Qwen3's soft switch)
-    - no_think: a user turn that ends in /no_think, to be answered behind an empty think block
-    """
-    if mode == "plain":
-        return tokenizer.encode_document(problem.question + "\n")
-    messages = [{"role": "user", "content": problem.question + SWITCHES[mode]}]
-    return tokenizer.encode_chat(messages, add_generation_prompt=True, think=thinking_mode(messages))[0]
+from tasks.problems import open_task
+from tasks.task import Problem
 
 
 class Prompts:
-    """Problems from SOURCE[@WEIGHT] specs. A world never ends; a file is read in a new permutation in each epoch.
+    """Problems from SOURCE[@WEIGHT] specs. A world never ends; a file, or another task that ends, is read in a new permutation in
+    each epoch.
 
     given: how many problems each source has given so far, which is the place to resume from.
     pool: keys (source, i) of the only problems to ask, in their order (made by `keep`); empty: all of the sources."""
@@ -38,17 +22,16 @@ class Prompts:
         named = [split_spec(s) for s in specs]
         self.specs, self.seed = [name for name, _ in named], seed
         self.weights = np.array([weight for _, weight in named]) / sum(weight for _, weight in named)
-        self.sources = [World.from_spec(name) if name.startswith("world:") else load_problems(name) for name in self.specs]
+        self.sources = [open_task(name) for name in self.specs]
         self.given, self.pool = [0] * len(named), []
 
     def problem(self, source: int, i: int) -> Problem:
-        """Problem i of a source; of a file, i counts through all epochs."""
-        found = self.sources[source]
-        if isinstance(found, World):
-            p = found.problem(i)
-            return Problem(p.question, p.answer, p.solution, self.specs[source], p.ops, p.context, found, p)
-        epoch, at = divmod(i, len(found))
-        return found[int(np.random.default_rng([self.seed, source, epoch]).permutation(len(found))[at])]
+        """Problem i of a source; of one that ends, i counts through all epochs."""
+        task = self.sources[source]
+        if task.count is None:
+            return task.problem(i)
+        epoch, at = divmod(i, task.count)
+        return task.problem(int(np.random.default_rng([self.seed, source, epoch]).permutation(task.count)[at]))
 
     def next(self) -> Problem:
         """The next problem, from the source that is furthest behind its share; of a pool, the next in its order."""

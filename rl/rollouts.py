@@ -15,10 +15,12 @@ import torch.distributed as dist
 
 from model import Transformer
 from rl.lengths import Caps, cap_at, overlong_penalty
-from rl.prompts import Prompts, question_ids
+from rl.prompts import Prompts
 from sampler import Completion, Sampler
-from tasks.problems import Problem, Reply, Score, score_group
+from tasks.rewards import Score, score_group
+from tasks.task import Problem, Reply, prompt_ids
 from tokenizer import Tokenizer
+from training.plugins import PluginError
 
 
 @dataclass
@@ -98,13 +100,13 @@ class Rollouts:
         self.caps, self.temperature, self.seed, self.rows, self.dtype = caps, temperature, seed, rows, dtype
         self.window, self.think_budget, self.overlong_buffer = window, think_budget, overlong_buffer
         self.replace, self.rank, self.ranks, self.group = replace, rank, ranks, group
-        self.failures, self.sampler = [], None
+        self.failures, self.sampler, self.first_step = [], None, True
 
     def sample(self, model: Transformer, problems: list[Problem], numbers, G: int, cap: int, seed: int,
                version: int = 0) -> tuple[list[Group], int, int]:
         """G scored completions of each problem; decode slots in use, and that there were. numbers: key the randomness of each
         problem, so that it does not depend on which rank draws it."""
-        ids = [question_ids(self.tokenizer, p, self.mode) for p in problems]
+        ids = [prompt_ids(self.tokenizer, p, self.mode) for p in problems]
         for problem, prompt in zip(problems, ids):
             self.check_window(problem, prompt, cap)
         sampler = self.sampler
@@ -127,10 +129,15 @@ class Rollouts:
     def score(self, problem: Problem, number: int, completions: list[Completion], cap: int, seed: int) -> Group:
         """The completions of a problem with their rewards."""
         replies = [Reply.of(c, self.tokenizer, limit=cap, sample=i) for i, c in enumerate(completions)]
-        scores = score_group(problem, replies, self.rewards, seed=seed + number,
-                             on_error=lambda *what: self.failures.append(what))
+        scores = score_group(problem, replies, self.rewards, seed=seed + number, on_error=self.reward_failed)
         return [Rollout(problem, c, reply, s, overlong_penalty(len(c.tokens), cap, self.overlong_buffer))
                 for c, reply, s in zip(completions, replies, scores, strict=True)]
+
+    def reward_failed(self, name: str, text: str, error: Exception) -> None:
+        """Notes it. At the first step an error in a user's own file ends the run: most likely it would fail at every step."""
+        if self.first_step and isinstance(error, PluginError):
+            raise error
+        self.failures.append((name, text, error))
 
     def collect(self, model: Transformer, step: int) -> Collected | None:
         """This rank's groups of one step. None if the run was told to stop meanwhile (rl/asynchronous.py).
@@ -200,6 +207,7 @@ class Rollouts:
 
     def publish(self, model: Transformer, step: int) -> None:
         """After each update: these are the weights to sample with from now on."""
+        self.first_step = False
 
     def notes(self) -> dict:
         """What to add to the record of a step."""

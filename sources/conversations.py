@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from data import Batch, batch_from
 from sources.documents import Documents
-from sources.texts import given, read_rows, refuse_unknown, text_at
+from sources.rows import given, read_rows, refuse_unknown, text_at
 from tasks.problems import load_problems
 from tasks.world import World
 from tokenizer import END_THINK, THINK, split_thinking

@@ -1,94 +1,37 @@
-"""Sources of documents: each gives document i as token ids and loss weights, and knows how many documents an epoch has.
+"""Documents in memory: each is token ids and loss weights.
 
-Text files are tokenised into memory; folders of shards, which `prepare` writes in parallel processes, are mapped into
-memory; problems of the world are made when they are asked for; data sets of the Hugging Face hub are streamed.
+A source of documents is any object with `get(i)`, which gives document i as (tokens (n,), loss weights (n,)), and `count`, the
+documents of an epoch (None: it never ends). sources/open.py opens one by its SPEC.
 """
 
-import itertools
-import json
-import os
-import shutil
 import sys
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
-from pathlib import Path
+from collections.abc import Iterable
 
 import numpy as np
 from tqdm import tqdm
 
-from sources.texts import parse_json, read_texts, row_text, world_of
 from tokenizer import Tokenizer
 
 
 class Documents:
     """Documents held as one array of tokens and the offsets where each begins; weights is None (all 1) or like tokens."""
 
-    def __init__(self, parts):
-        # [(tokens, offsets, weights)], memory or mapped
-        self.parts = parts
+    def __init__(self, parts: list[tuple]):
+        self.parts = parts                               # [(tokens, offsets, weights)], in memory or mapped
         self.firsts = np.cumsum([0] + [len(offsets) - 1 for _, offsets, _ in parts])
         self.count = int(self.firsts[-1])
         self.tokens = int(sum(offsets[-1] for _, offsets, _ in parts))
 
-    def get(self, i):
+    def get(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         """Document i: tokens (n,) int64 and loss weights (n,) float32."""
         part = int(np.searchsorted(self.firsts, i, side="right")) - 1
         tokens, offsets, weights = self.parts[part]
         a, b = offsets[i - self.firsts[part]:i - self.firsts[part] + 2]
-        return tokens[a:b].astype(np.int64), np.ones(b - a,
-                                                     np.float32) if weights is None else weights[a:b].astype(np.float32)
+        return tokens[a:b].astype(np.int64), (np.ones(b - a, np.float32) if weights is None else
+                                              weights[a:b].astype(np.float32))
 
 
-class WorldDocuments:
-    """Problems of the world, endless: document i is problem i, told as text or as a chat turn."""
-
-    count = None
-
-    def __init__(self, spec, tokenizer):
-        self.world, self.q_weight, self.chat = world_of(spec)
-        self.tokenizer = tokenizer
-
-    def get(self, i):
-        problem = self.world.problem(i)
-        # an even sprinkling, the same in every run
-        if self.chat and (i * 0.6180339887) % 1 < self.chat:
-            reply = {"role": "assistant", "content": problem.solution.rpartition("\n")[2],
-                     "reasoning": problem.reasoning}
-            ids, mask = self.tokenizer.encode_chat([{"role": "user", "content": problem.question}, reply])
-            return np.array(ids), np.where(np.array(mask) > 0, 1.0, self.q_weight).astype(np.float32)
-        question = self.tokenizer.encode_document(problem.question + "\n")
-        solution = self.tokenizer.encode(problem.solution)
-        weights = np.ones(len(question) + len(solution) + 1, np.float32)
-        weights[:len(question)] = self.q_weight
-        return np.array(question + solution + [self.tokenizer.eot]), weights
-
-
-class HubDocuments:
-    """A data set of the Hugging Face hub, streamed in its own order; an epoch ends when the stream does."""
-
-    count = None
-
-    def __init__(self, name, tokenizer):
-        try:
-            import datasets
-        except ImportError:
-            raise ValueError(f"hf:{name} needs the datasets library; run pip install datasets") from None
-        self.rows = datasets.load_dataset(name, split="train", streaming=True)
-        self.name, self.tokenizer, self.at, self.stream = name, tokenizer, None, None
-
-    def get(self, i):
-        if self.at != i:                                                      # the first time, or after a resume
-            self.stream, self.at = iter(self.rows.skip(i)), i
-        try:
-            row = next(self.stream)
-        except StopIteration:
-            raise IndexError(i) from None
-        self.at += 1
-        where = f"hf:{self.name}, row {i + 1}"
-        ids = document(row_text(row, where), self.tokenizer, where)
-        return ids, np.ones(len(ids), np.float32)
-
-
-def document(text, tokenizer, name):
+def document(text: str, tokenizer: Tokenizer, name: str) -> np.ndarray:
     """The token ids of a text and the end-of-document token, (n + 1,) int32. `name` is for messages."""
     try:
         return np.array(tokenizer.encode_document(text) + [tokenizer.eot], np.int32)
@@ -96,191 +39,23 @@ def document(text, tokenizer, name):
         raise ValueError(f"{name}: {e}") from None
 
 
-def empty_size(tokenizer):
+def empty_size(tokenizer: Tokenizer) -> int:
     """Tokens of a document without text: what the checkpoint's tokenizer puts first, and the end-of-document token."""
     return len(tokenizer.encode_document("")) + 1
 
 
-def tokenise(texts, tokenizer, name):
-    """Strings -> Documents in memory."""
+def tokenise(texts: Iterable[str], tokenizer: Tokenizer, name: str) -> Documents:
+    """Texts as documents in memory. `name` is for messages."""
     ids = [document(text, tokenizer, name) for text in texts]
     full = [d for d in ids if len(d) > empty_size(tokenizer)]
-    tell_empty(name, len(ids) - len(full), len(ids))
+    report_empty(name, len(ids) - len(full), len(ids))
     return Documents([(np.concatenate(full), np.cumsum([0] + [len(d) for d in full]), None)])
 
 
-def tell_empty(name, empty, count):
+def report_empty(name: str, empty: int, count: int) -> None:
     """Reports how many documents of a source are left out because they hold no text. ValueError if all are empty: such a
     source would never fill a row."""
     if empty == count:
         raise ValueError(f"{name}: holds no text, all of its {count} documents are empty")
     if empty:
         tqdm.write(f"{name}: {empty} of {count} documents are empty and left out", file=sys.stderr)
-
-
-def open_source(name, tokenizer):
-    """A SPEC without its weight -> a source with .get(i) and .count (documents in an epoch, None where endless)."""
-    if name.startswith("world:"):
-        return WorldDocuments(name, tokenizer)
-    if name.startswith("hf:"):
-        return HubDocuments(name[3:], tokenizer)
-    if os.path.isdir(name):
-        return open_shards(name, tokenizer)
-    return tokenise(tqdm(read_texts(name), desc=f"tokenise {Path(name).name}", unit=" documents", leave=False),
-                    tokenizer, name)
-
-
-def open_shards(folder, tokenizer):
-    """A folder that `prepare` wrote -> Documents, memory-mapped. tokenizer: that of the model that will read them; shards of
-    another one would be other text to it. (Older folders have no fingerprint; there the vocabulary's size must do.)"""
-    index_file = Path(folder) / "index.json"
-    if not index_file.is_file():
-        raise FileNotFoundError(f"{index_file}: no such file; make the folder with python data.py prepare")
-    index = parse_json(index_file.read_text(encoding="utf-8"), index_file)
-    try:
-        if index["vocab_size"] != len(tokenizer):
-            raise ValueError(f"made with a vocabulary of {index['vocab_size']}, this tokenizer has {len(tokenizer)}")
-        if index.get("tokenizer", tokenizer.fingerprint()) != tokenizer.fingerprint():
-            raise ValueError("made with another tokenizer than this one, though of the same size")
-        found = Documents([_open_shard(Path(folder), shard) for shard in index["shards"]])
-    except (KeyError, TypeError) as e:
-        raise ValueError(f"{index_file}: is not what data.py prepare writes ({e!r}); prepare the folder again") from None
-    except ValueError as e:
-        raise ValueError(f"{folder}: {e}; prepare it again") from None
-    if found.tokens <= found.count * empty_size(tokenizer):
-        raise ValueError(f"{folder}: the shards hold no text; prepare them again")
-    if "tokenizer" not in index:
-        print(f"{folder}: does not say which tokenizer made it; taken to be this one, whose vocabulary is as large",
-              file=sys.stderr)
-    return found
-
-
-def _open_shard(folder, shard):
-    """(tokens, offsets, weights or None) of one entry of index.json."""
-    file, kinds = shard["file"], ("tokens", "offsets", "weights")[:2 + bool(shard["weighted"])]
-    try:
-        tokens, offsets, *weights = (np.load(folder / f"{kind}_{file}.npy", mmap_mode="r") for kind in kinds)
-    except (ValueError, EOFError) as e:                   # EOFError: of an empty file
-        raise ValueError(f"shard {file} is damaged ({e})") from None
-    if (len(tokens) != shard["tokens"] or len(offsets) != shard["documents"] + 1 or offsets[0] != 0 or offsets[-1] != len(tokens)
-            or any(len(w) != len(tokens) for w in weights)):
-        raise ValueError(f"shard {file} does not match index.json")
-    return tokens, offsets, *(weights or [None])
-
-
-def _start_worker(folder):
-    global _tokenizer
-    _tokenizer = Tokenizer.load(folder)
-
-
-def _encode_texts(job):
-    name, texts = job
-    return [(document(text, _tokenizer, name), None) for text in texts]
-
-
-def _encode_world(job):
-    spec, first, last = job
-    source = WorldDocuments(spec, _tokenizer)
-    return [source.get(i) for i in range(first, last)]
-
-
-def _jobs(name):
-    """The work of `prepare` in pieces, as (function, argument)."""
-    if name.startswith("world:"):
-        yield from ((_encode_world, (name, i, i + 1000)) for i in range(0, 2 ** 40, 1000))
-    texts, size = [], 0
-    for text in read_texts(name):
-        # One long text is cut at line ends so that the processes can share it; each piece is then a document.
-        for piece in [text] if len(text) < 1_000_000 else _cut(text, 250_000):
-            texts.append(piece)
-            size += len(piece)
-            if size >= 100_000:
-                yield _encode_texts, (name, texts)
-                texts, size = [], 0
-    if texts:
-        yield _encode_texts, (name, texts)
-
-
-def _cut(text, size):
-    at = 0
-    while at < len(text):
-        end = text.find("\n", at + size)
-        end = len(text) if end < 0 else end + 1
-        yield text[at:end]
-        at = end
-
-
-def prepare(specs, tokenizer_folder, out, workers=2, shard_tokens=100_000_000, max_tokens=None, dtype=""):
-    """Tokenises sources in parallel processes into a folder of shards; returns its index (dict).
-
-    dtype "" takes uint16 where the vocabulary fits, else uint32. World sources are endless and need max_tokens (for each
-    source). The order of documents does not depend on the number of workers. The folder appears only when it is whole.
-    """
-    out, tokenizer = Path(out), Tokenizer.load(tokenizer_folder)
-    vocab = len(tokenizer)
-    dtype = np.dtype(dtype or ("uint16" if vocab <= 2 ** 16 else "uint32"))
-    if vocab > np.iinfo(dtype).max + 1:
-        raise ValueError(f"--shard-dtype {dtype}: cannot hold a vocabulary of {vocab}; use uint32")
-    if out.exists():
-        raise ValueError(f"--out {out}: exists already; remove it or choose another folder")
-    if any(s.startswith("world:") for s in specs) and not max_tokens:
-        raise ValueError("--tokens is needed with a world source, which is endless")
-    pool = ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(str(tokenizer_folder),))
-    temporary = Path(f"{out}.{os.getpid()}.tmp")
-    temporary.mkdir(parents=True)
-    index = {"vocab_size": vocab, "tokenizer": tokenizer.fingerprint(), "dtype": str(dtype),
-             "sources": specs, "tokens": 0, "documents": 0, "shards": []}
-    held, held_tokens = [], 0
-
-    def flush():
-        nonlocal held, held_tokens
-        if not held:
-            return
-        file, weighted = f"{len(index['shards']):05d}", any(w is not None for _, w in held)
-        np.save(temporary / f"tokens_{file}.npy", np.concatenate([t for t, _ in held]).astype(dtype))
-        np.save(temporary / f"offsets_{file}.npy", np.cumsum([0] + [len(t) for t, _ in held]))
-        if weighted:
-            weights = [np.ones(len(t)) if w is None else w for t, w in held]
-            np.save(temporary / f"weights_{file}.npy", np.concatenate(weights).astype(np.float16))
-        index["shards"].append({"file": file, "tokens": held_tokens, "documents": len(held), "weighted": weighted})
-        index["tokens"] += held_tokens
-        index["documents"] += len(held)
-        held, held_tokens = [], 0
-
-    try:
-        with tqdm(unit=" tokens", unit_scale=True, desc="prepare") as bar:
-            for name in specs:
-                taken = empty = count = 0
-                for tokens, weights in itertools.chain.from_iterable(_in_order(pool, _jobs(name), workers * 4)):
-                    count += 1
-                    if len(tokens) == empty_size(tokenizer):
-                        empty += 1
-                        continue
-                    held.append((tokens, weights))
-                    taken, held_tokens = taken + len(tokens), held_tokens + len(tokens)
-                    bar.update(len(tokens))
-                    if held_tokens >= shard_tokens:
-                        flush()
-                    if max_tokens and taken >= max_tokens:
-                        break
-                tell_empty(name, empty, count)
-            flush()
-        (temporary / "index.json").write_text(json.dumps(index, indent=1, allow_nan=False) + "\n")
-        os.replace(temporary, out)
-    except BrokenExecutor:                                # Pool of multiprocessing would wait for its answer for ever
-        raise ValueError("a worker process died (killed, or out of memory); give fewer --workers or smaller documents") from None
-    finally:
-        pool.shutdown(cancel_futures=True)
-        shutil.rmtree(temporary, ignore_errors=True)
-    return index
-
-
-def _in_order(pool, jobs, ahead):
-    """Results of jobs in their order, with at most `ahead` of them under way (map would read the whole input at once)."""
-    waiting = []
-    for function, argument in jobs:
-        waiting.append(pool.submit(function, argument))
-        if len(waiting) >= ahead:
-            yield waiting.pop(0).result()
-    for future in waiting:
-        yield future.result()

@@ -7,39 +7,12 @@ count anywhere, inside a think block and behind it; the answer counts only outsi
 """
 
 import re
-from dataclasses import dataclass
 
 from tasks.answers import after_thinking
+from tasks.facts import Step
+from tasks.task import Verdict
 
 MAX_TEXT = 100_000   # characters that are read: of the steps from the front, of the answers from the end
-
-
-@dataclass(frozen=True)
-class Step:
-    """One line of a solution: left op right = target value. An operand is a quantity's name or an int constant."""
-    target: str
-    op: str
-    left: str | int
-    right: str | int
-    value: int
-
-    def normal(self):
-        """The step without its value, the same for a + b and b + a."""
-        pair = (str(self.left), str(self.right))
-        return self.op, pair if self.op == "-" else tuple(sorted(pair))
-
-
-@dataclass(frozen=True)
-class Verdict:
-    answer_ok: bool                  # the final answer is right
-    process_ok: bool                 # every gold step is there and right
-    steps_ok: float                  # share of the gold steps that are there and right
-    reason: str                      # "ok", or the first thing that is wrong
-
-    @property
-    def ok(self):
-        return self.answer_ok and self.process_ok
-
 
 # A line may share its row with a thinking mark: "<think>lions 3 + 4 = owls 7</think>".
 _NAME, _NUMBER = r"([a-z][A-Za-z ]{0,60}?)", r"(-?\d{1,9})"
@@ -48,8 +21,8 @@ LINE = re.compile(rf"{_OPEN}(?:{_NAME} )?{_NUMBER} ([-+*]) (?:{_NAME} )?{_NUMBER
 ANSWER = re.compile(rf"{_OPEN}Answer: {_NUMBER}{_CLOSE}", re.M)
 
 
-def verify(problem, text):
-    """Whether the text solves the problem (world.Problem): Verdict."""
+def verify(problem, text: str) -> Verdict:
+    """Whether the text solves the problem (a world.Problem)."""
     found, twice = {}, set()
     for parts in LINE.findall(text[:MAX_TEXT]):
         line = _read(parts)
@@ -74,7 +47,7 @@ def verify(problem, text):
     return Verdict(answer_ok, right == len(problem.steps), right / len(problem.steps), reason or "ok")
 
 
-def mark_lines(problem, text):
+def mark_lines(problem, text: str) -> list[tuple[str, bool | None]]:
     """Each line of the text with True (a gold step or the answer, and right), False (wrong) or None (neither)."""
     gold_steps = {step.target: step for step in problem.steps}
     lines, said = text.split("\n"), after_thinking(text)
@@ -91,7 +64,7 @@ def mark_lines(problem, text):
     return marked
 
 
-def final_answer(text):
+def final_answer(text: str) -> str | None:
     """The number on the last "Answer:" line outside of thinking, as text; None where there is none."""
     answers = ANSWER.findall((after_thinking(text) or "")[-MAX_TEXT:])
     return answers[-1] if answers else None

@@ -23,302 +23,155 @@ plus and minus only, and an operation count is exact by construction, so nothing
 import hashlib
 import random
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
 
-from tasks.verify import Step, verify
+from tasks.facts import Step
+from tasks.graph import Graph
+from tasks.task import Problem as AnyProblem
+from tasks.task import Reply, Task, Verdict
+from tasks.verify import ANSWER, LINE, final_answer, verify
+from tasks.words import CONTEXTS, OPERATORS, PLACES, SAY_LEAF, question_text, solution_lines
 from training import cli
-
-CONTEXTS = {  # the words of a context: how it is called, and thirty-two kinds of things to count
-    "zoo": ("Zoo",
-        "lions owls bears foxes wolves zebras otters seals camels hippos rhinos monkeys parrots eagles swans "
-        "cranes turtles snakes frogs lizards tigers pandas koalas lemurs goats sheep horses donkeys deer "
-        "moose geese ducks"),
-    "school": ("School",
-        "painters singers dancers readers writers runners swimmers climbers drummers actors chemists poets "
-        "tutors coaches cooks nurses editors builders farmers pilots sailors bakers lawyers judges guards "
-        "clerks porters tailors weavers potters miners divers"),
-    "festival": ("Film festival",
-        "dramas comedies westerns thrillers musicals cartoons romances epics mysteries satires parodies "
-        "shorts serials sequels remakes tragedies fantasies horrors biopics noirs spoofs sagas farces pilots "
-        "trailers premieres classics debuts revivals anthems ballets operas"),
-    "market": ("Market",
-        "apples pears plums figs dates grapes lemons limes melons peaches cherries mangoes onions carrots "
-        "beans peas leeks beets radishes turnips olives nuts eggs loaves cheeses fishes crabs candles baskets "
-        "flowers roses tulips"),
-}
-PLACES = ["Oak Park", "Elm Yard", "Pine Hall", "Ash Court", "Fir Lane", "Birch Row", "Cedar Gate", "Maple End"]
-OPERATORS = {"+": "plus", "-": "minus", "*": "times"}
-COMPUTE = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b}
-
-# Ways to say the same thing; `paraphrase=n` draws from the first n. The first is the plainest.
-SAY_LEAF = ["The {x} number {v}.", "There are {v} {x}.", "We count {v} {x}.", "Of {x} there are {v}."]
-SAY_STEP = ["The {x} number {e}.", "There are as many {x} as {e}.", "To count the {x}, take {e}.",
-            "Of {x} there are {e}."]
-ASK = ["How many {x}?", "How many {x} are there?", "What is the number of {x}?", "Count the {x}."]
 
 # Shares of all problems, by hash, that belong to each named split: no problem is in two of them.
 SPLITS = {"pretrain": (0, 60), "midtrain": (60, 70), "sft": (70, 75), "rl": (75, 88), "dev": (88, 90), "test": (90, 100)}
 
 
-@dataclass(frozen=True)
-class Problem:
-    question: str
-    solution: str                    # the steps, one a line, then "Answer: N"; only the last line if solution=False
-    answer: str
-    ops: int                         # number of operations = number of steps
-    context: str
+@dataclass
+class Problem(AnyProblem):
+    """A problem of the world. `solution` has the steps, one a line, then "Answer: N" (with solution=0 only that line)."""
+    ops: int = 0                     # number of operations = number of steps
+    context: str = ""
     steps: tuple[Step, ...] = field(repr=False, default=())
-    values: dict = field(repr=False, default_factory=dict)   # the value of every quantity that a right step may name
+    values: dict[str, int] = field(repr=False, default_factory=dict)   # of every quantity that a right step may name
     modulus: int = 0
 
     @property
-    def reasoning(self):
+    def reasoning(self) -> str:
         """The solution without its last line, as it stands in a think block."""
         return self.solution.rpartition("\n")[0]
 
 
-class World:
-    """An endless, seeded source of problems: `world.problem(i)` is a pure function of the options and i.
+@dataclass(eq=False)
+class World(Task):
+    """An endless, seeded source of problems: `world.problem(i)` is a pure function of the options and i. ValueError for options
+    that do not fit. The fields are the options of a SPEC; those with a range or shares are read into lists."""
+    ops: str | list[int] = "1-4"     # depth: "3", or "1-4" (each depth equally often)
+    contexts: str | list[str] = "zoo+school+festival+market"    # with shares: "zoo:3+school:1"
+    operators: str = "+-*"           # any of + - *
+    modulus: int = 10                # numbers are counted modulo this; 0: plain numbers from 0 to max_value
+    max_value: int = 99
+    distractors: str | list[int] = "0"    # facts that the answer does not need: "2", or "0-3"
+    order: str = "given"             # facts as they are needed ("given") or "shuffled"
+    reverse: float = 0.0             # share of problems with one leaf unknown and the last quantity given
+    paraphrase: int = 1              # number of ways in which each fact may be written, 1 to 4
+    branch: float = 0.15             # chance that a step opens a second line of reasoning, to be joined later (0: a chain)
+    places: int = 0                  # 1: quantities have a kind and a place ("lions in Oak Park"), needed beyond 20 operations
+    solution: int = 1                # 0: documents hold the question and the answer alone
+    split: str = ""                  # pretrain, midtrain, sft, rl, dev or test; "" draws from all
+    seed: int = 0                    # another seed, another order of other problems
 
-    ops          depth: "3", or "1-4" (each depth equally often)
-    contexts     "zoo+school", with shares "zoo:3+school:1"
-    operators    any of + - *
-    modulus      numbers are counted modulo this; 0: plain numbers from 0 to max_value
-    distractors  facts that the answer does not need: "2", or "0-3"
-    order        facts as they are needed ("given") or "shuffled"
-    reverse      share of problems with one leaf unknown and the last quantity given
-    paraphrase   number of ways in which each fact may be told, 1 to 4
-    branch       chance that a step opens a second line of reasoning, to be joined later (0: a chain)
-    places       1: quantities are named by kind and place ("lions in Oak Park"), needed beyond about 20 operations
-    solution     0: documents hold the question and the answer alone
-    split        pretrain, midtrain, sft, rl, dev or test; "" draws from all
-    seed         another seed, another order of other problems
-    """
+    count = None
+    has_steps = True
 
-    def __init__(self, ops="1-4", contexts="zoo+school+festival+market", operators="+-*", modulus=10, max_value=99,
-                 distractors="0",
-                 order="given", reverse=0.0, paraphrase=1, branch=0.15, places=0, solution=1, split="", seed=0):
-        self.ops = _range("ops", ops, 1)
-        self.distractors = _range("distractors", distractors, 0)
-        self.contexts, self.shares = _shares(contexts)
-        self.operators, self.modulus, self.max_value = str(operators), int(modulus), int(max_value)
-        self.order, self.reverse, self.paraphrase, self.branch = order, float(reverse), int(paraphrase), float(branch)
-        self.places, self.solution, self.split, self.seed = int(places), int(solution), split, int(seed)
-        _need(self.operators and set(self.operators) <= set(OPERATORS), f"operators={operators}: use any of + - *")
-        _need(self.modulus == 0 or self.modulus >= 2, f"modulus={modulus}: use 0 (none) or at least 2")
-        _need(self.modulus or self.max_value >= 9, f"max_value={max_value}: use at least 9")
-        _need(order in ("given", "shuffled"), f"order={order}: use given or shuffled")
+    def __post_init__(self):
+        ops, distractors = self.ops, self.distractors
+        self.ops, self.distractors = _range("ops", ops, 1), _range("distractors", distractors, 0)
+        self.contexts, self.shares = _shares(self.contexts)
+        _need(self.operators and set(self.operators) <= set(OPERATORS), f"operators={self.operators}: use any of + - *")
+        _need(self.modulus == 0 or self.modulus >= 2, f"modulus={self.modulus}: use 0 (none) or at least 2")
+        _need(self.modulus or self.max_value >= 9, f"max_value={self.max_value}: use at least 9")
+        _need(self.order in ("given", "shuffled"), f"order={self.order}: use given or shuffled")
         _need(0 <= self.reverse <= 1 and 0 <= self.branch <= 1, "reverse and branch are shares: use 0 to 1")
         _need(self.reverse == 0 or set(self.operators) & {"+", "-"},
               "reverse questions need + or - among the operators")
-        _need(1 <= self.paraphrase <= len(SAY_LEAF), f"paraphrase={paraphrase}: use 1 to {len(SAY_LEAF)}")
+        _need(1 <= self.paraphrase <= len(SAY_LEAF), f"paraphrase={self.paraphrase}: use 1 to {len(SAY_LEAF)}")
         _need(self.places in (0, 1) and self.solution in (0, 1), "places and solution: use 0 or 1")
-        _need(split == "" or split in SPLITS, f"split={split}: use one of {', '.join(SPLITS)}")
+        _need(self.split == "" or self.split in SPLITS, f"split={self.split}: use one of {', '.join(SPLITS)}")
         names = 32 * (len(PLACES) if self.places else 1)
         most = 2 * max(self.ops) + 1 + max(self.distractors)
         _need(names >= most, f"ops={ops} with distractors={distractors} may need {most} names, there are {names}: " +
               ("use fewer" if self.places else "use places=1"))
         self.names = {}
-        for c in self.contexts:
-            kinds = CONTEXTS[c][1].split()
-            self.names[c] = [f"{kind} in {place}" for place in PLACES for kind in kinds] if self.places else kinds
-        low, high = SPLITS.get(split, (0, 100))
-        self.low, self.high = low, high
+        for context in self.contexts:
+            kinds = CONTEXTS[context][1].split()
+            self.names[context] = [f"{kind} in {place}" for place in PLACES for kind in kinds] if self.places else kinds
+        self.low, self.high = SPLITS.get(self.split, (0, 100))
 
     @classmethod
-    def from_spec(cls, spec):
+    def from_spec(cls, spec: str) -> "World":
         """World from "ops=1-4,contexts=zoo+school" (a leading "world:" is dropped); ValueError for unknown options."""
-        options = {}
-        for part in filter(None, spec.removeprefix("world:").split(",")):
+        kinds, options = {option.name: type(option.default) for option in fields(cls)}, {}
+        text = spec.removeprefix("world:")
+        for part in filter(None, text.split(",")):
             key, eq, value = part.partition("=")
             _need(key not in options, f"world option {key!r} is given twice")
-            _need(eq and key in cls.__init__.__code__.co_varnames[1:cls.__init__.__code__.co_argcount],
-                  f"world option {part!r} is not known: see the options in tasks/world.py, class World")
+            _need(eq and key in kinds, f"world option {part!r} is not known: see the options in tasks/world.py, class World")
             try:
-                options[key] = type(cls.__init__.__defaults__[cls.__init__.__code__.co_varnames.index(key) - 1])(value)
+                options[key] = kinds[key](value)
             except ValueError:
                 raise ValueError(f"world option {part!r}: {value!r} is not a number") from None
-        return cls(**options)
+        world = cls(**options)
+        world.source = f"world:{text}"
+        return world
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Problem]:
         i = 0
         while True:
             yield self.problem(i)
             i += 1
 
-    def problem(self, i):
-        """The i-th problem of this world: Problem. Problems of another split or of no use are drawn again."""
+    def problem(self, i: int) -> Problem:
+        """The i-th problem of this world. Problems of another split or of no use are drawn again."""
         rng = random.Random((self.seed << 44) ^ i)
-        r = rng.random
-        ops = self.ops[int(r() * len(self.ops))]
+        ops = self.ops[int(rng.random() * len(self.ops))]
         context = rng.choices(self.contexts, self.shares)[0] if len(self.contexts) > 1 else self.contexts[0]
         for _ in range(100_000):
-            drawn = self._graph(rng, r, ops, context)
-            if drawn is not None and self.low <= _bucket(drawn[0]) < self.high:
-                return self._tell(rng, ops, context, *drawn[1:])
+            graph = Graph.draw(self, rng, ops, context)
+            if graph is not None and self.low <= _bucket(graph.key(context, self.modulus)) < self.high:
+                return self._in_words(graph, rng, ops, context)
         raise ValueError(f"world: 100,000 draws gave no problem of {ops} operations; raise max_value, or take other operators, "
                          "fewer distractors or a modulus")
 
-    def _graph(self, rng, r, ops, context):
-        """Draws a graph. Returns (key, facts, steps, values, asked), or None where the draw cannot be used.
-
-        A fact is (name, value) for a leaf and (name, op, left, right) for a step, in an order in which each can be
-        computed from the ones before it. `ends` are the quantities that nothing uses yet: one is left at the end,
-        so the answer needs every step.
-        """
-        m, top = self.modulus, self.max_value
-        extra = self.distractors[int(r() * len(self.distractors))]
-        names = rng.sample(self.names[context], 2 * ops + 1 + extra)
-        facts, values, ends = [], {}, []
-
-        def leaf():
-            name = names.pop()
-            values[name] = int(r() * (m or 10))
-            facts.append((name, values[name]))
-            return name
-
-        def other(used):
-            """The second operand of a step: a constant, a new leaf, or now and then a quantity told before."""
-            x = r()
-            if x < 0.4:
-                return 1 + int(r() * ((m or 10) - 1))
-            if x < 0.55 and len(values) > 1:
-                name = list(values)[int(r() * len(values))]
-                return name if name != used else leaf()
-            return leaf()
-
-        def step(left, right):
-            name, a, b = names.pop(), _value(left, values), _value(right, values)
-            for op in rng.sample(self.operators, len(self.operators)):
-                value = COMPUTE[op](a, b)
-                if m:
-                    value %= m
-                if m or 0 <= value <= top:
-                    values[name] = value
-                    facts.append((name, op, left, right))
-                    return name
-            return None                                   # no operator keeps the number in range
-
-        for left_over in range(ops - 1, -1, -1):          # steps still to come after this one
-            must_join = len(ends) - 1 > left_over
-            x = r()
-            if must_join or (len(ends) > 1 and x < 0.3):
-                a = ends.pop(int(r() * len(ends)))
-                made = step(a, ends.pop(int(r() * len(ends))))
-            elif not ends or (len(ends) <= left_over and x > 1 - self.branch):
-                a = leaf()
-                made = step(a, other(a))
-            else:
-                a = ends.pop(int(r() * len(ends)))
-                made = step(a, other(a))
-            if made is None:
-                return None
-            ends = [e for e in ends if e not in facts[-1]]  # the other operand may have been an open end as well
-            ends.append(made)
-        asked = ends[0]
-        steps = [Step(*f, values[f[0]]) for f in facts if len(f) == 4]
-        if self.reverse and r() < self.reverse:
-            turned = _reverse(rng, facts, steps, values, asked)
-            if turned is None:
-                return None
-            facts, steps, asked = turned
-        needed = [*facts]
-        for _ in range(extra):                            # distractors: a leaf, or a step on something told before
-            if r() < 0.5:
-                leaf()
-            elif step(list(values)[int(r() * len(values))], 1 + int(r() * 8)) is None:
-                return None
-            if facts[-1] is not needed[-1]:
-                needed.insert(1 + int(r() * len(needed)), facts.pop())
-        facts = needed
-        if self.order == "shuffled":
-            rng.shuffle(facts)
-        key = f"{context}|{m}|{asked}|{sorted(map(str, facts))}"
-        return key, facts, steps, values, asked
-
-    def _tell(self, rng, ops, context, facts, steps, values, asked):
-        """Puts a graph into words: Problem."""
+    def _in_words(self, graph: Graph, rng: random.Random, ops: int, context: str) -> Problem:
         pick = (lambda: 0) if self.paraphrase == 1 else (lambda: rng.randrange(self.paraphrase))
-        said = [CONTEXTS[context][0] + (f", mod {self.modulus}." if self.modulus else ".")]
-        for fact in facts:
-            if len(fact) == 2:
-                said.append(SAY_LEAF[pick()].format(x=fact[0], v=fact[1]))
-            else:
-                name, op, left, right = fact
-                e = f"{_the(left)} {OPERATORS[op]} {_the(right)}"
-                said.append(SAY_STEP[pick()].format(x=name, e=e))
-        said.append(ASK[pick()].format(x=asked))
-        lines = [f"{_beside(s.left, values)} {s.op} {_beside(s.right, values)} = {s.target} {s.value}" for s in steps]
-        answer = str(values[asked])
+        question = question_text(graph.facts, graph.asked, context, self.modulus, pick)
+        answer = str(graph.values[graph.asked])
         last = f"Answer: {answer}"
-        solution = "\n".join([*lines, last]) if self.solution else last
-        return Problem(" ".join(said), solution, answer, ops, context, tuple(steps), values, self.modulus)
+        solution = "\n".join([*solution_lines(graph.steps, graph.values), last]) if self.solution else last
+        return Problem(question, answer, solution, self, ops, context, tuple(graph.steps), graph.values, self.modulus)
 
-    def verify(self, problem, text):
-        """Checks a completion against the problem's graph: Verdict (see tasks/verify.py)."""
+    def verify(self, problem: Problem, text: str) -> Verdict:
+        """Checks a completion against the problem's graph (see tasks/verify.py)."""
         return verify(problem, text)
 
+    # as a task (tasks/task.py)
 
-def _reverse(rng, facts, steps, values, asked):
-    """Turns a forward problem round: hides one leaf, tells the last quantity, and solves for the leaf.
+    def grade(self, problem: Problem, reply: Reply) -> Verdict:
+        return verify(problem, reply.text)
 
-    Along the only path from the leaf to the last quantity each step is inverted (d = a + b gives a = d - b), so the
-    number of operations stays the same. Returns (facts, steps, asked), or None if no leaf has such a path.
-    """
-    used_by = {}
-    for s in steps:
-        for operand in (s.left, s.right):
-            used_by.setdefault(operand, []).append(s)
-    leaves = [f[0] for f in facts if len(f) == 2]
-    rng.shuffle(leaves)
-    for hidden in leaves:
-        path, name = [], hidden
-        while name != asked and len(used_by.get(name, ())) == 1 and used_by[name][0].op in "+-":
-            path.append(used_by[name][0])
-            name = path[-1].target
-        if name != asked:
-            continue
-        inverse, known = [], hidden
-        for s in path:                                   # from the leaf up; solved from the top down
-            other = s.right if s.left == known else s.left
-            if s.op == "+":
-                inverse.append(Step(known, "-", s.target, other, values[known]))
-            elif s.left == known:
-                inverse.append(Step(known, "+", s.target, other, values[known]))
-            else:
-                inverse.append(Step(known, "-", other, s.target, values[known]))
-            known = s.target
-        on_path = {s.target for s in path}
-        forward = [s for s in steps if s.target not in on_path]
-        told = [f for f in facts if f[0] != hidden] + [(asked, values[asked])]
-        return told, forward + inverse[::-1], hidden
-    return None
+    def answer_in(self, text: str) -> str | None:
+        """The number on the last "Answer:" line."""
+        return final_answer(text)
+
+    def well_formed(self, text: str, thinking: bool) -> bool:
+        """One "Answer: N" line, at the end; where there was no think block, steps alone may stand before it."""
+        *before, last = [line for line in text.split("\n") if line.strip()] or [""]
+        fits = ANSWER.search(last) and (thinking or all(LINE.search(line) for line in before))
+        return bool(fits) and len(ANSWER.findall(text)) == 1
 
 
-def _value(operand, values):
-    return operand if isinstance(operand, int) else values[operand]
-
-
-def _the(operand):
-    return operand if isinstance(operand, int) else f"the {operand}"
-
-
-def _beside(operand, values):
-    """An operand in a solution. Every name there, the result's too, has its value right behind it: copying the value of
-    an earlier quantity is the skill that forms last, and this is the wording in which it forms soonest."""
-    return operand if isinstance(operand, int) else f"{operand} {values[operand]}"
-
-
-def _bucket(key):
+def _bucket(key: str) -> int:
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") % 100
 
 
-def _need(condition, message):
+def _need(condition, message: str) -> None:
     if not condition:
         raise ValueError(message)
 
 
-def _range(name, text, least):
+def _range(name: str, text: str, least: int) -> list[int]:
     """"3" or "1-4" -> the list of whole numbers."""
     low, dash, high = str(text).partition("-")
     _need(all(part.isdecimal() and len(part) < 5 for part in ([low, high] if dash else [low])),
@@ -328,7 +181,7 @@ def _range(name, text, least):
     return list(range(low, high + 1))
 
 
-def _shares(text):
+def _shares(text: str) -> tuple[list[str], list[float]]:
     """"zoo:3+school" -> (["zoo", "school"], [3.0, 1.0])."""
     names, shares = [], []
     for part in text.split("+"):

@@ -52,7 +52,7 @@ def answers(monkeypatch, tokenizer):
 
 
 def chat(problem, answer=None):
-    return f"<think>\n{problem.world_problem.reasoning}\n</think>\n\nAnswer: {answer or problem.answer}"
+    return f"<think>\n{problem.reasoning}\n</think>\n\nAnswer: {answer or problem.answer}"
 
 
 def read(path):
@@ -110,7 +110,7 @@ def test_rejection_sampling_keeps_the_verified_and_different(folder, answers, tm
     for row in read(out):
         problem = next(p for p in problems if p.question == row["messages"][0]["content"])
         assert row["messages"][1] == {"role": "assistant", "content": f"Answer: {problem.answer}",
-                                      "reasoning": problem.world_problem.reasoning}
+                                      "reasoning": problem.reasoning}
     assert open_conversations(str(out), tokenizer, 512).count == 2
     answers.say = lambda _, i, j: chat(problems[i]) + ("." if j else "")
     assert run_main(augment, *args, "--keep", 1, "--out", tmp_path / "one.jsonl")[1]["written"] == 3

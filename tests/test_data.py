@@ -15,9 +15,10 @@ from helpers import a_run, run_main, state_of
 import data
 from data import Batch, Mixture, Packer, Stream, batch_from
 from kernels import Packing
-from sources import documents as sources
-from sources import texts
-from sources.documents import Documents, open_shards, open_source, prepare
+from sources import shards, texts
+from sources.documents import Documents
+from sources.open import open_source
+from sources.shards import open_shards, prepare
 from tokenizer import GPT2_PATTERN, Tokenizer
 from training import cli
 
@@ -206,7 +207,7 @@ def test_long_text_is_shared_out_and_loses_nothing(tmp_path, saved_tokenizer, to
 
 def test_a_vocabulary_larger_than_the_type_is_refused(tmp_path, saved_tokenizer, monkeypatch):
     (tmp_path / "a.txt").write_text("some text")
-    monkeypatch.setattr(sources.Tokenizer, "__len__", lambda self: 70_000)
+    monkeypatch.setattr(shards.Tokenizer, "__len__", lambda self: 70_000)
     with pytest.raises(ValueError, match="cannot hold a vocabulary of 70000; use uint32"):
         prepare([str(tmp_path / "a.txt")], saved_tokenizer, tmp_path / "shards", 1, dtype="uint16")
     assert not (tmp_path / "shards").exists()
@@ -352,7 +353,7 @@ def panicked(job):
 @pytest.mark.parametrize("worker, error, message", [(killed, ValueError, "a worker process died"), (panicked, Panic, "unwrap")])
 def test_prepare_ends_when_a_worker_does(worker, error, message, tmp_path, saved_tokenizer, monkeypatch):
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": "Three lions. " * 1000}) + "\n" for _ in range(50)))
-    monkeypatch.setattr(sources, "_encode_texts", worker)
+    monkeypatch.setattr(shards, "_encode_texts", worker)
     with pytest.raises(error, match=message):
         prepare([str(tmp_path / "a.jsonl")], saved_tokenizer, tmp_path / "shards", 2)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.jsonl", "tokenizer"]

@@ -23,10 +23,10 @@ import report
 import sft
 from data import split_spec
 from rl.lengths import parse_caps
-from rl.prompts import question_ids
 from sources.conversations import tell
-from sources.documents import open_shards, prepare
+from sources.shards import open_shards, prepare
 from tasks.problems import kind_of
+from tasks.task import prompt_ids
 from tasks.world import World
 from tokenizer import Tokenizer
 from training import cli, common
@@ -37,15 +37,15 @@ TRAINING = """init out data steps batch-tokens micro-tokens lr optimizer schedul
     compile checkpointing resume log-every save-every wandb eval-data seq-len"""
 ALWAYS = {
     "pretrain": f"{TRAINING} until-loss", "sft": f"{TRAINING} until-loss loss", "dpo": f"{TRAINING} loss beta exact",
-    "grpo": f"""{TRAINING} loss group mode reward max-new-tokens temperature rows updates minibatches kl entropy exact async-steps
-        rollout-ranks replace mask-truncated overlong-buffer keep-rate show-every""",
+    "grpo": f"""{TRAINING} task loss group mode reward max-new-tokens temperature rows updates minibatches kl entropy exact
+        async-steps rollout-ranks replace mask-truncated overlong-buffer keep-rate show-every""",
     "sampler": "init prompt chat max-new-tokens temperature colors device dtype",
     "chat": "init prompt system think max-new-tokens temperature colors device dtype",
-    "evaluate": "init data text exact out device dtype",
-    "augment pairs": """strong strong-plain weak weak-plain data count out mode max-new-tokens temperature rows seed device
+    "evaluate": "init data task text exact out device dtype",
+    "augment pairs": """strong strong-plain weak weak-plain data task count out mode max-new-tokens temperature rows seed device
         dtype""",
-    "augment reject": "init plain data count out keep mode max-new-tokens temperature rows seed device dtype",
-    "augment distill": "init plain data count out mode max-new-tokens temperature rows seed device dtype",
+    "augment reject": "init plain data task count out keep mode max-new-tokens temperature rows seed device dtype",
+    "augment distill": "init plain data task count out mode max-new-tokens temperature rows seed device dtype",
     "report": "runs evaluation out overwrite", "tokenizer train": "data vocab-size out overwrite", "tokenizer show": "init text",
     "data prepare": "data tokenizer tokens out workers shard-tokens shard-dtype",
     "data table": "data tokenizer tokens seq-len seed",
@@ -421,7 +421,7 @@ def test_a_policy_is_measured_as_it_is_asked(start, tmp_path, tokenizer, flags, 
                             *flags.split())
     assert list(found) == names_of(start)
     [world, *_], [_, _, limits, *_] = asked
-    assert world == [question_ids(tokenizer, World.from_spec(WORLD).problem(i), mode) for i in range(4)]
+    assert world == [prompt_ids(tokenizer, World.from_spec(WORLD).problem(i), mode) for i in range(4)]
     assert limits == [cap] * 4 and [how[-1] for how in asked] == [budget] * 2
 
 

@@ -30,7 +30,8 @@ from rl.losses import LOSSES, Clip
 from rl.prompts import Prompts
 from rl.rollouts import Rollout
 from sampler import Completion
-from tasks.problems import Problem, Reply, Score
+from tasks.rewards import Score
+from tasks.task import Problem, Reply
 from training import common
 
 D = torch.float64

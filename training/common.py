@@ -34,17 +34,18 @@ from tqdm import tqdm
 
 from data import split_spec
 from formats.huggingface import write_atomically
-from sources.texts import fingerprint
+from sources.fingerprint import fingerprint
 from tasks.problems import kind_of
 from training import cli, optim
 
 
-def training_flags(text, needs=()):
+def training_flags(text, needs=(), data_required=True):
     """The parser with the flags that all training scripts share; a script adds its own, and says when they have an effect."""
     p = cli.Parser(text, NEEDS + needs)
     p.add_argument("--init", metavar="FOLDER", default="", help="checkpoint to start from, ours or Hugging Face's")
     p.add_argument("--out", type=cli.out_folder, metavar="FOLDER", required=True, help="run folder to write")
-    p.add_argument("--data", metavar="SPEC", nargs="+", required=True, help="sources, SOURCE[@WEIGHT] (see data.py)")
+    p.add_argument("--data", metavar="SPEC", nargs="+", required=data_required, default=[],
+                   help="sources, SOURCE[@WEIGHT] (see data.py)")
     p.add_argument("--steps", type=cli.count, default=1000, help="optimiser steps")
     p.add_argument("--batch-tokens", type=cli.whole, default=4096, help="tokens in a global batch")
     p.add_argument("--micro-tokens", type=cli.whole, default=0,
@@ -444,10 +445,12 @@ def spoken(name, value):
 
 
 def fingerprints(args):
-    """{name: fingerprint} of the files that decide what a run learns: the sources of --data, and the checkpoints and the
-    tokenizer that it starts from."""
+    """{name: fingerprint} of the files that decide what a run learns: the sources of --data, the checkpoints and the tokenizer
+    that it starts from, and a user's file with a reward."""
     folders = [getattr(args, name, "") for name in ("init", "reference", "tokenizer")]
     found = {f"--data {name}": fingerprint(name) for name, _ in map(split_spec, getattr(args, "data", []))}
+    rewards = (part.partition(".py:")[0] + ".py" for part in getattr(args, "reward", "").split("+") if ".py:" in part)
+    found |= {f"--reward {file}": fingerprint(file) for file in rewards}
     return found | {folder: fingerprint(folder) for folder in folders if folder and folder != args.out}
 
 

@@ -18,11 +18,13 @@ from engine.draws import draw
 from formats import templates
 from kernels import token_logprobs
 from model import Config, Transformer, load
-from rl import rollouts
 from rl.critic import ActorCritic
 from sampler import Sampler
-from sources import documents as sources
+from sources.documents import tokenise
+from sources.open import open_source
+from sources.shards import prepare
 from tasks.problems import load_problems
+from tasks.task import prompt_ids
 from tokenizer import Tokenizer
 
 transformers = pytest.importorskip("transformers")
@@ -266,14 +268,14 @@ def test_every_way_into_the_model_begins_with_it_once(llama, tmp_path, monkeypat
     [[c]] = Sampler(model, tokenizer).generate(["The zoo"], max_new_tokens=2)
     note(c.prompt, "The zoo")
     [problem] = load_problems("world:ops=2", 1)
-    note(rollouts.question_ids(tokenizer, problem, "plain"), problem.question + "\n")
-    note(rollouts.question_ids(tokenizer, problem, "think"))
-    note(sources.tokenise(["The zoo"], tokenizer, "x").get(0)[0][:-1], "The zoo")
-    world = sources.open_source("world:ops=1", tokenizer)
+    note(prompt_ids(tokenizer, problem, "plain"), problem.question + "\n")
+    note(prompt_ids(tokenizer, problem, "think"))
+    note(tokenise(["The zoo"], tokenizer, "x").get(0)[0][:-1], "The zoo")
+    world = open_source("world:ops=1", tokenizer)
     note(world.get(0)[0])
-    note(sources.open_source("world:ops=1,chat=1", tokenizer).get(0)[0])
-    sources.prepare(["world:ops=1"], llama, tmp_path / "shards", 1, max_tokens=50)
-    note(sources.open_source(str(tmp_path / "shards"), tokenizer).get(0)[0])
+    note(open_source("world:ops=1,chat=1", tokenizer).get(0)[0])
+    prepare(["world:ops=1"], llama, tmp_path / "shards", 1, max_tokens=50)
+    note(open_source(str(tmp_path / "shards"), tokenizer).get(0)[0])
     note(tokenizer.chat_prompt([{"role": "user", "content": f"{BOS} is text"}]))
 
     class Watched(Sampler):
@@ -286,7 +288,8 @@ def test_every_way_into_the_model_begins_with_it_once(llama, tmp_path, monkeypat
     rows = write_rows(tmp_path / "q.jsonl", [{"question": f"{n} + 1?", "answer": str(n + 1)} for n in range(4)])
     before = len(seen)
     for chat in (False, True):
-        evaluate.ask(model, tokenizer, ["How many?"], [3], chat=chat)
+        prompt = [{"role": "user", "content": "How many?"}] if chat else "How many?"
+        evaluate.replies_to(model, tokenizer, [prompt], [3])
         evaluate.file_accuracy(model, tokenizer, rows, shots=0 if chat else 2, chat=chat, max_new_tokens=2)
     augment.sample((model, tokenizer, True, "x"), [problem], augment.flags().parse_args(
         ["reject", "--init", str(llama), "--data", str(rows), "--out", "x", "--max-new-tokens", "2"]))

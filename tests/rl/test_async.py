@@ -26,7 +26,8 @@ from rl.losses import LOSSES, Clip
 from rl.prompts import Prompts
 from rl.rollouts import Rollouts
 from sampler import Completion, Sampler
-from tasks.problems import Group, Problem, Reply, parse_rewards, random_reward
+from tasks.rewards import Group, parse_rewards, random_reward
+from tasks.task import Problem, Reply
 
 DATA = "world:ops=1-3,split=rl"
 TOY = ["--data", DATA, "--mode", "plain", "--reward", "answer", "--prompts", 4, "--group", 4, "--max-new-tokens", 24,

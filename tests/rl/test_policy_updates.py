@@ -24,8 +24,8 @@ from rl.asynchronous import AsyncRollouts
 from rl.critic import ActorCritic
 from rl.rollouts import Rollouts
 from sampler import Sampler
-from tasks import problems
-from tasks.verify import Verdict
+from tasks import rewards as task_rewards
+from tasks.task import Verdict
 from tokenizer import Tokenizer
 
 D = torch.float64
@@ -52,8 +52,8 @@ def coin(tokens):
     return float(tokens % 2)
 
 
-def graded(problem, text):
-    return Verdict(zlib.crc32(text.encode()) % 2 == 0, None, None, "as the dice fall")
+def graded(problem, reply):
+    return Verdict(zlib.crc32(reply.text.encode()) % 2 == 0, None, None, "as the dice fall")
 
 
 def run(monkeypatch, folder, out, flags, noise=0.0, steps=STEPS):
@@ -78,9 +78,9 @@ def run(monkeypatch, folder, out, flags, noise=0.0, steps=STEPS):
     def noted_init(self, model):
         init(self, model)
         biases.append(self.value.bias.detach().clone())
-    monkeypatch.setitem(problems.REWARDS, "paid", lambda p, r, g: paid(r.tokens, r.sample))
-    monkeypatch.setitem(problems.REWARDS, "coin", lambda p, r, g: coin(r.tokens))
-    monkeypatch.setattr(problems, "grade", graded)
+    monkeypatch.setitem(task_rewards.REWARDS, "paid", lambda p, r, g: paid(r.tokens, r.sample))
+    monkeypatch.setitem(task_rewards.REWARDS, "coin", lambda p, r, g: coin(r.tokens))
+    monkeypatch.setattr(task_rewards, "grade", graded)
     with (mock.patch.object(Sampler, "start", ends_early), mock.patch.object(Rollouts, "score", noted),
           mock.patch.object(ActorCritic, "__init__", noted_init)):
         code, _, err = run_main(grpo, "--init", folder, "--out", out, "--data", "world:ops=1-2,split=rl", "--mode", "plain",

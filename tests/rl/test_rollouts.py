@@ -18,7 +18,8 @@ from rl.prompts import Prompts
 from rl.rollouts import Rollout, Rollouts
 from rl.update import MICRO_TOKENS
 from sampler import Completion
-from tasks.problems import Group, Reply, Score, parse_rewards, random_reward
+from tasks.rewards import Group, Score, parse_rewards, random_reward
+from tasks.task import Reply
 from training import common
 
 

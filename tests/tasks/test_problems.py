@@ -5,7 +5,10 @@ import json
 import pytest
 from conftest import real_file
 
-from tasks.problems import Problem, check_answer, format_question, load_problems
+from tasks.answers import check_answer
+from tasks.problems import load_problems
+from tasks.questions import format_question
+from tasks.task import Problem
 
 
 def test_no_calculator_annotation_is_left():
@@ -28,7 +31,7 @@ def test_load_the_three_forms(tmp_path):
     assert (gsm.question, gsm.answer, gsm.solution) == ("How many?", "1200", "It is 2*600=1,200.\n#### 1,200")
     assert (math.question, math.answer, math.solution) == ("What?", r"\frac{1}{2}", r"Easily $\boxed{\frac{1}{2}}$.")
     assert (plain.question, plain.answer, plain.solution) == ("Which?", "7", "")
-    assert plain.ops is None and plain.source.endswith("mixed.jsonl")
+    assert plain.source.endswith("mixed.jsonl")
 
 
 def test_columns_of_public_data_sets_and_long_numbers(tmp_path):
@@ -91,7 +94,7 @@ def test_world_problems():
     assert len(items) == 5 and {item.ops for item in items} == {2} and {item.context for item in items} == {"zoo"}
     for item in items:
         assert check_answer(item.solution, item.answer)
-        verdict = item.world.verify(item.world_problem, item.solution)
+        verdict = item.task.verify(item, item.solution)
         assert verdict.answer_ok and verdict.process_ok
     assert items == load_problems("world:ops=2,contexts=zoo,split=test", limit=5)
     with pytest.raises(ValueError, match="a world is endless; set a limit"):

@@ -7,8 +7,10 @@ import pytest
 from helpers import calls_of
 
 from sampler import Completion
-from tasks import problems
-from tasks.problems import REWARDS, Group, Problem, Reply, grade, load_problems, parse_rewards, score_group
+from tasks import rewards as reward_module
+from tasks.problems import load_problems
+from tasks.rewards import REWARDS, Group, grade, parse_rewards, score_group
+from tasks.task import Problem, Reply
 
 WORLD = load_problems("world:ops=3,split=rl", limit=30)
 FILE = Problem("What is 2 + 3?", "5")
@@ -20,7 +22,7 @@ def said(problem, answer=None):
 
 def chat(problem, answer=None):
     """A whole reply in a chat: steps in a block, the answer behind it."""
-    return f"<think>\n{problem.world_problem.reasoning}\n</think>\n\n{said(problem, answer)}"
+    return f"<think>\n{problem.reasoning}\n</think>\n\n{said(problem, answer)}"
 
 
 def wrong(problem):
@@ -42,7 +44,7 @@ def test_answer_process_and_strict_in_the_world():
         for right in (p.solution, chat(p), chat(p).removeprefix("<think>\n")):
             assert rewards(names, p, right) == [1, 1, 1]
         assert rewards(names, p, said(p)) == [1, 0, 0]                        # a lucky guess
-        assert rewards(names, p, p.world_problem.reasoning) == [0, 1, 0]      # no answer
+        assert rewards(names, p, p.reasoning) == [0, 1, 0]      # no answer
         assert rewards(names, p, chat(p, wrong(p))) == [0, 1, 0]
         first, *rest = p.solution.split("\n")
         assert rewards(names, p, "\n".join(rest)) == [1, pytest.approx(2 / 3), 0]
@@ -51,7 +53,7 @@ def test_answer_process_and_strict_in_the_world():
 
 def test_strict_is_never_above_answer_or_process():
     for p, q in itertools.product(WORLD[:8], WORLD[:8]):
-        for text in (q.solution, chat(q), said(q), q.world_problem.reasoning + "\n" + said(p)):
+        for text in (q.solution, chat(q), said(q), q.reasoning + "\n" + said(p)):
             answer, process, strict = rewards("answer process strict", p, text)
             assert strict <= min(answer, process) and strict == (answer == process == 1)
 
@@ -60,7 +62,7 @@ def test_a_block_that_never_closes_has_no_answer():
     for p in WORLD[:5]:
         text = f"<think>\n{p.solution}"
         assert rewards("answer process strict incorrect majority format", p, text, thinking=True) == [0, 1, 0, 0, 0, 0]
-        assert grade(p, text).reason == "no answer"
+        assert grade(p, Reply(text)).reason == "no answer"
         thought = f"<think>\n{p.solution}\n</think>\n\nDone."                 # an answer only inside of it
         assert rewards("answer process format", p, thought, thinking=True) == [0, 1, 0]
         changed = f"<think>\n{p.solution}\n</think>\n\n{said(p, wrong(p))}"   # what is said counts
@@ -71,8 +73,8 @@ def test_a_block_that_never_closes_has_no_answer():
 
 def test_marks_beside_a_step_do_not_hide_it():
     p = WORLD[0]
-    assert grade(p, f"<think>{p.world_problem.reasoning}</think>{said(p)}").ok
-    assert grade(p, f"<think>{p.world_problem.reasoning} </think>\n{said(p)} ").ok
+    assert grade(p, Reply(f"<think>{p.reasoning}</think>{said(p)}")).ok
+    assert grade(p, Reply(f"<think>{p.reasoning} </think>\n{said(p)} ")).ok
 
 
 def test_format_of_a_reply_that_should_think():
@@ -97,7 +99,7 @@ def test_format_of_plain_text():
     for p in WORLD[:5]:
         for text in (p.solution, said(p), p.solution.replace("\n", "\n\n") + "\n", WORLD[7].solution):
             assert reward("format", p, text) == 1
-        for text in ("", chat(p), p.world_problem.reasoning, f"{p.solution}\nbye", f"Well.\n{p.solution}",
+        for text in ("", chat(p), p.reasoning, f"{p.solution}\nbye", f"Well.\n{p.solution}",
                      f"{said(p)}\n{p.solution}", "Answer:", "Answer: six"):
             assert reward("format", p, text) == 0, text
         assert reward("format", p, p.solution, finish="length") == 0
@@ -185,9 +187,9 @@ def test_a_reward_that_fails_counts_as_zero_and_is_reported(monkeypatch):
 
 
 def test_a_text_that_cannot_be_graded_is_reported(monkeypatch):
-    def fail(problem, text):
+    def fail(problem, reply):
         raise RuntimeError("broken")
-    monkeypatch.setattr(problems, "grade", fail)
+    monkeypatch.setattr(reward_module, "grade", fail)
     seen = []
     [score] = score_group(WORLD[0], [Reply("x")], parse_rewards("random+answer"),
                           on_error=lambda name, text, error: seen.append(name))
@@ -197,7 +199,7 @@ def test_a_text_that_cannot_be_graded_is_reported(monkeypatch):
 def test_reply_of_a_completion(tokenizer):
     p = WORLD[0]
     user = [{"role": "user", "content": p.question}]
-    body = p.world_problem.reasoning
+    body = p.reasoning
     for think, tokens, thinking in (
             (True, [*tokenizer.encode(f"\n{body}\n"), tokenizer.end_think, *tokenizer.encode(f"\n\n{said(p)}")], True),
             (None, [tokenizer.think, *tokenizer.encode(f"\n{body}\n"), tokenizer.end_think,
@@ -210,7 +212,7 @@ def test_reply_of_a_completion(tokenizer):
         [score] = score_group(p, [reply], parse_rewards("strict+format"))
         assert score.parts == {"strict": 1, "format": 1}
     plain = Reply.of(Completion(tokenizer.encode(p.question + "\n"), tokenizer.encode(p.solution)), tokenizer, 200)
-    assert plain.text == p.solution and not plain.thinking and grade(p, plain.text).ok
+    assert plain.text == p.solution and not plain.thinking and grade(p, plain).ok
 
 
 HOSTILE = ["x" * 1_000_000, "{" * 500_000 + "}" * 500_000, "9**9**9", "\\boxed{9**9**9}", "\\boxed{" * 100_000,
@@ -225,7 +227,7 @@ HOSTILE = ["x" * 1_000_000, "{" * 500_000 + "}" * 500_000, "9**9**9", "\\boxed{9
 @pytest.mark.parametrize("problem", [WORLD[0], FILE], ids=["world", "file"])
 def test_hostile_texts_are_quick_and_raise_nothing(number, problem):
     errors = []
-    names = [name for name in REWARDS if problem.world or name not in problems.NEED_STEPS]
+    names = [name for name in REWARDS if problem.task.has_steps or not getattr(REWARDS[name], "checks_steps", False)]
     for name, thinking in itertools.product(names, (False, True)):
         _, calls = calls_of(score_group, problem, [Reply(HOSTILE[number], 10, 20, thinking=thinking)], parse_rewards(name),
                             on_error=lambda *what: errors.append(what))

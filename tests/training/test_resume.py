@@ -13,8 +13,8 @@ import dpo
 import grpo
 import pretrain
 import sft
-from sources.documents import prepare
-from sources.texts import fingerprint
+from sources.fingerprint import fingerprint
+from sources.shards import prepare
 from training import common, optim
 
 

@@ -1,0 +1,33 @@
+"""A hash of what a run reads, to notice at a resume that it has changed."""
+
+import hashlib
+from pathlib import Path
+
+from sources.texts import sample_texts
+from training import plugins
+
+
+def fingerprint(name: str, block: int = 2 ** 20, blocks: int = 64) -> str:
+    """A hash of a source or of a checkpoint's folder, to notice later that it has changed: of the bytes of a file; of the
+    weights, tokenizer or shards of a folder (of large files the size and 64 blocks of 1 MiB, evenly spread); of the first
+    problems of a world; of the file of a user's my_task.py:MyTask. "" if there is no such file, and for a data set of the hub,
+    which is known by its name alone."""
+    h, path = hashlib.blake2b(digest_size=16), Path(plugins.file_of(name) if plugins.is_plugin(name) else name)
+    if name.startswith("world:"):
+        for text in sample_texts(name, problems=16):
+            h.update(text.encode() + b"\0")
+        return h.hexdigest()
+    if not path.exists():
+        return ""
+    files = [path]
+    if path.is_dir():
+        files = sorted(f for f in path.iterdir() if f.name in ("config.json", "tokenizer.json", "index.json")
+                       or f.suffix in (".npy", ".safetensors"))
+    for file in files:
+        size = file.stat().st_size
+        h.update(f"{file.name if path.is_dir() else ''}|{size}|".encode())
+        with open(file, "rb") as f:
+            for at in range(0, size, max(block, size // blocks) if path.is_dir() else block):
+                f.seek(at)
+                h.update(f.read(block))
+    return h.hexdigest()

@@ -1,0 +1,32 @@
+"""Opens a source of documents by its SPEC.
+
+    open_source("notes.txt", tokenizer)       a file, tokenised into memory (sources/rows.py says which kinds)
+    open_source("shards/", tokenizer)         a folder that data.py prepare wrote, mapped into memory (sources/shards.py)
+    open_source("world:ops=1-4", tokenizer)   problems of the world, made when they are asked for (sources/world.py)
+    open_source("hf:org/name", tokenizer)     a data set of the Hugging Face hub, streamed (sources/hf.py)
+
+What stands before a colon names the file of this room that opens it. To read from somewhere else, as in db:..., add a file
+sources/db.py with a function open_documents(spec, tokenizer) that returns such a source (sources/documents.py).
+"""
+
+import os
+from pathlib import Path
+
+from tqdm import tqdm
+
+from sources.documents import tokenise
+from sources.rows import find
+from sources.shards import open_shards
+from sources.texts import read_texts
+from tokenizer import Tokenizer
+
+
+def open_source(name: str, tokenizer: Tokenizer):
+    """A SPEC without its weight -> a source with .get(i) and .count (documents in an epoch, None where endless)."""
+    kind, colon, _ = name.partition(":")
+    if colon and (open_documents := find(kind, "open_documents")):
+        return open_documents(name, tokenizer)
+    if os.path.isdir(name):
+        return open_shards(name, tokenizer)
+    return tokenise(tqdm(read_texts(name), desc=f"tokenise {Path(name).name}", unit=" documents", leave=False),
+                    tokenizer, name)

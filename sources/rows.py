@@ -1,0 +1,86 @@
+"""Rows of files: .jsonl, .jsonl.gz, .parquet, and whatever else a file of this room reads.
+
+    for where, row in read_rows("web.parquet"): ...         `where` names file and line, for error messages
+
+A file is read by the module of this room that its ending names: sources/jsonl.py reads .jsonl (and .jsonl.gz), sources/parquet.py
+reads .parquet. To read .csv, add a file sources/csv.py with a function rows(path) that yields (where, row), a row being a dict:
+texts, questions, conversations and pairs can then all be in .csv.
+
+A key of a row is used or refused, never dropped: what stands in a row may change what should be learned. Only keys that
+say where a row comes from or how it was judged (METADATA, any whose last word is one of these, as in problem_type, and
+any that begins with _) mean nothing, and so does a key whose value is null or empty, which tables put where a row has
+nothing.
+"""
+
+import importlib
+import importlib.util
+import math
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from pathlib import Path
+
+METADATA = {"id", "uuid", "idx", "index", "name", "title", "source", "dataset", "subset", "split", "category", "subject",
+            "topic", "type", "level", "difficulty", "language", "license", "url", "model", "generator", "date", "created",
+            "timestamp", "tags", "score", "quality", "meta", "metadata", "info", "domain", "ability", "year", "turns", "tokens",
+            "count", "rating", "rate"}
+
+
+def find(kind: str, function: str) -> Callable | None:
+    """A function of sources/KIND.py; None where there is no such file, or it has no such function."""
+    if not kind.isidentifier() or importlib.util.find_spec(f"sources.{kind}") is None:
+        return None
+    return getattr(importlib.import_module(f"sources.{kind}"), function, None)
+
+
+def read_rows(path: str | Path) -> Iterator[tuple[str, object]]:
+    """(where, row) for the rows of a file. FileNotFoundError, or ValueError that names file and line."""
+    path, empty = file_at(path), True
+    rows = find(path.name.removesuffix(".gz").rpartition(".")[2], "rows")
+    if rows is None:
+        raise ValueError(f"{path}: use a .txt, .jsonl, .jsonl.gz or .parquet file, a folder of shards, world:... or hf:org/name")
+    for where, row in rows(path):
+        empty = False
+        yield where, row
+    if empty:
+        raise ValueError(f"{path}: no problems, conversations or texts in it, every line is empty")
+
+
+def file_at(path: str | Path) -> Path:
+    """The path of a file that is there and holds something."""
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder; give a file (a folder of shards is for pre-training, with --tokenizer)")
+    if str(path).startswith(("hf:", "world:")):
+        raise ValueError(f"{path}: only a file can be read here")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path}: the file is empty")
+    return path
+
+
+def given(value) -> bool:
+    """False for null and for empty text, lists and objects: in a table every row has a value for every key."""
+    return value is not None and value not in ("", [], {})
+
+
+def refuse_unknown(row: dict, known: tuple[str, ...], where: str, what: str = "such a row", metadata: bool = True) -> None:
+    """ValueError for a key of a row that is neither known nor, with metadata=True, metadata."""
+    for key, value in row.items():
+        fine = key in known or (metadata and (key.startswith("_") or key.rpartition("_")[2] in METADATA))
+        if not fine and given(value):
+            raise ValueError(f'{where}: the key "{key}" has no meaning in {what} (known: {", ".join(known)}); remove it'
+                             + ', or keep it under "metadata"' * metadata)
+
+
+def text_at(row: dict, key: str, where: str, numbers: bool = False) -> str | None:
+    """The text under a key of a row, None where there is none. With numbers=True a number counts as its digits (12 is
+    "12"); nothing else does: what Python prints of a list or a truth value is no text that anybody wrote."""
+    value = row.get(key)
+    if value is None or isinstance(value, str):
+        return value
+    if numbers and ((isinstance(value, int) and not isinstance(value, bool))
+                    or (isinstance(value, float | Decimal) and math.isfinite(value))):    # no float holds every integer
+        return str(value) if isinstance(value, int) else format(Decimal(str(value)), "f")
+    raise ValueError(f'{where}: "{key}" must be text{" or a number" * numbers}; it is {str(value):.60}, '
+                     f"a value of type {type(value).__name__}")

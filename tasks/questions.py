@@ -1,0 +1,65 @@
+"""Files of questions with answers: GSM8K-style, MATH-style, or any with a question and an answer in each row.
+
+A file may be of any kind that sources/rows.py reads. A question is asked as it stands (tasks/task.py), or, for a base model,
+behind a few solved ones (`format_question`).
+"""
+
+import re
+from collections.abc import Sequence
+
+from sources.rows import read_rows, refuse_unknown, text_at
+from tasks.answers import boxed
+from tasks.task import Problem, Task
+
+
+class Questions(Task):
+    """The questions of a file, in memory. FileNotFoundError, or ValueError that names file and line."""
+
+    def __init__(self, path: str):
+        self.source = str(path)
+        self.problems = [self._read(row, where) for where, row in read_rows(path)]
+        self.count = len(self.problems)
+
+    def problem(self, i: int) -> Problem:
+        return self.problems[i]
+
+    def _read(self, row, where: str) -> Problem:
+        """A row in the GSM8K, the MATH or the plain question/answer form."""
+        if not isinstance(row, dict):
+            raise ValueError(f"{where}: expected a JSON object, got {type(row).__name__}")
+        question, other, solution = (text_at(row, key, where) for key in ("question", "problem", "solution"))
+        answer, solution = text_at(row, "answer", where, numbers=True), solution or ""
+        if question is None and other is None:
+            raise ValueError(f"{where}: no field 'question' or 'problem'")
+        if question is not None and other is not None and question != other:
+            raise ValueError(f"{where}: \"question\" and \"problem\" differ; keep the one to ask")
+        question = other if question is None else question
+        if not question.strip():
+            raise ValueError(f"{where}: the question is empty")
+        if answer is None and "\\boxed" in solution:
+            answer = boxed(solution)
+        if answer is None:
+            raise ValueError(f"{where}: no field 'answer', and no \\boxed answer in a field 'solution'")
+        refuse_unknown(row, ("question", "problem", "answer", "solution"), where, "a row with a question")
+        if "####" in answer:  # GSM8K keeps working and gold in one field, with calculator annotations like <<2*3=6>>
+            working, _, gold = answer.rpartition("####")
+            if "\n" in gold.strip():
+                raise ValueError(f"{where}: behind #### must stand the answer alone, on one line, as in GSM8K")
+            if working.strip() and solution.strip():
+                raise ValueError(f"{where}: \"solution\" and \"answer\" (before ####) both hold the working; keep one")
+            solution = solution or re.sub(r"<<[^<>]*>>", "", answer).strip()
+            answer = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", gold)
+        if not answer.strip():
+            raise ValueError(f"{where}: the answer is empty")
+        return Problem(question, answer.strip(), solution, self)
+
+
+def format_question(problem: Problem, shots: Sequence[Problem] = ()) -> str:
+    """The prompt for a base model: worked examples, then the question, up to where the answer begins."""
+    text = ""
+    for shot in shots:
+        solution = shot.solution.rstrip()
+        if not re.search(r"####|\\boxed|^Answer: ", solution, re.MULTILINE):
+            solution = f"{solution}\n#### {shot.answer}".lstrip()
+        text += f"Question: {shot.question.strip()}\nAnswer: {solution}\n\n"
+    return f"{text}Question: {problem.question.strip()}\nAnswer:"

@@ -1,0 +1,73 @@
+"""A task of your own: a class in your own file, given as --task my_task.py:MyTask.
+
+    from tasks.task import Problem
+
+    class MyTask:
+        def problem(self, i):                     # problem number i, the same at every call
+            return Problem(question=f"What is {i} + {i}?", answer=str(2 * i))
+
+        def prompt(self, problem, mode):          # text or messages; mode: plain, chat, think or no_think
+            return f"Compute: {problem.question}\n"
+
+        def grade(self, problem, reply):          # True or False, or a tasks.task.Verdict; reply.text is what was said
+            return reply.text.strip() == problem.answer
+
+Only `problem` must be there: without the others the question is put as it stands, and graded by its final answer, as in
+tasks/task.py. In a chat, text becomes the user's turn, with the flag of the mode behind it. A number `count` says how many
+problems there are; without it they never end.
+"""
+
+from tasks.task import SWITCHES, Problem, Reply, Task, Verdict
+from training import plugins
+
+
+class UserTask(Task):
+    """Calls the object of a user's class, and sees to it that what it returns is what a task returns.
+
+    What goes wrong there is a plugins.PluginError, with file and line."""
+
+    def __init__(self, spec: str):
+        self.source, make = spec, plugins.load(spec, "--task")
+        if not callable(make) or not callable(getattr(make, "problem", None)):
+            raise plugins.PluginError(f"{spec}: must be a class with a method problem(i); see tasks/user_task.py")
+        with plugins.named(spec):
+            self.own = make()
+        self.count, self.has_steps = getattr(self.own, "count", None), bool(getattr(self.own, "has_steps", False))
+        if self.count is not None and (type(self.count) is not int or self.count < 1):
+            raise plugins.PluginError(f"{spec}: count is {self.count!r}; use a whole number of problems, or None without end")
+
+    def _call(self, method: str, *arguments):
+        """A method of the user's object; Task's own where it has none."""
+        if not hasattr(self.own, method):
+            return getattr(super(), method)(*arguments)
+        with plugins.named(self.source):
+            return getattr(self.own, method)(*arguments)
+
+    def _expect(self, method: str, found, kinds, wanted: str):
+        if not isinstance(found, kinds):
+            raise plugins.PluginError(f"{self.source}: {method} gave {found!r:.60}; return {wanted}")
+        return found
+
+    def problem(self, i: int) -> Problem:
+        problem = self._expect(f"problem({i})", self._call("problem", i), Problem, "a tasks.task.Problem")
+        problem.task = self
+        return problem
+
+    def prompt(self, problem: Problem, mode: str) -> str | list[dict]:
+        prompt = self._call("prompt", problem, mode)
+        if mode == "plain":
+            return self._expect("prompt()", prompt, str, "text in mode plain")
+        if isinstance(prompt, str):
+            return [{"role": "user", "content": prompt + SWITCHES[mode]}]
+        return self._expect("prompt()", prompt, list, "text, or a list of messages")
+
+    def grade(self, problem: Problem, reply: Reply) -> Verdict:
+        verdict = self._expect("grade()", self._call("grade", problem, reply), bool | Verdict,
+                               "True, False or a tasks.task.Verdict")
+        return verdict if isinstance(verdict, Verdict) else Verdict(verdict, None, None, "ok" if verdict else "graded as wrong")
+
+    def answer_in(self, text: str) -> str | None:
+        return self._call("answer_in", text)
+
+    def well_formed(self, text: str, thinking: bool) -> bool:
+        return self._call("well_formed", text, thinking)

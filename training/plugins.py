@@ -1,0 +1,85 @@
+"""What users write in files of their own, named on the command line as FILE.py:NAME: rewards, tasks and the like.
+
+    brevity = plugins.load("my_rewards.py:brevity", "--reward")     whatever `brevity` is in that file
+    with plugins.named("my_rewards.py:brevity"):                    around every call of it
+
+The file is run as a module, once, whatever the number of names taken from it. An error in it, or in a call of it, becomes a
+PluginError: one line that names the file and the line.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import re
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+
+class PluginError(ValueError):
+    """What went wrong in a user's file, in one line."""
+
+
+def is_plugin(spec: str) -> bool:
+    """Whether a SPEC has the form FILE.py:NAME."""
+    return re.fullmatch(r".+\.py:\w+", spec) is not None
+
+
+def spec(text: str) -> str:
+    """The type of a flag that names something in a user's file."""
+    if not is_plugin(text):
+        raise argparse.ArgumentTypeError(f"{text}: use FILE.py:NAME, as in my_file.py:my_name")
+    return text
+
+
+def file_of(spec: str) -> str:
+    return spec.rpartition(":")[0]
+
+
+def load(spec: str, flag: str):
+    """The object NAME of FILE.py:NAME. PluginError where there is no such file or name, or where the file cannot be run.
+    flag: which flag named it, for messages."""
+    file, _, name = spec.rpartition(":")
+    if not Path(file).is_file():
+        raise PluginError(f"{flag} {spec}: {file}: no such file")
+    module = _module(spec)
+    if not hasattr(module, name):
+        own = [key for key, value in vars(module).items() if not key.startswith("_") and not isinstance(value, ModuleType)]
+        raise PluginError(f"{flag} {spec}: {file} has no {name} (it has: {', '.join(own) or 'nothing'})")
+    return getattr(module, name)
+
+
+def _module(spec: str) -> ModuleType:
+    path = str(Path(file_of(spec)).resolve())
+    if path in sys.modules:                               # the path serves as its name, which no other module has
+        return sys.modules[path]
+    description = importlib.util.spec_from_file_location(path, path)
+    module = sys.modules[path] = importlib.util.module_from_spec(description)
+    try:
+        with named(spec):
+            description.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[path]
+        raise
+    return module
+
+
+@contextlib.contextmanager
+def named(spec: str) -> Iterator[None]:
+    """Around code of a user's file: what it raises becomes a PluginError."""
+    try:
+        yield
+    except Exception as error:
+        raise PluginError(describe(error, spec)) from error
+
+
+def describe(error: Exception, spec: str) -> str:
+    """"my_rewards.py, line 7: KeyError: 'x'": an error, with the last line of the user's file that led to it."""
+    path = str(Path(file_of(spec)).resolve())
+    if isinstance(error, SyntaxError) and error.filename == path:
+        return f"{file_of(spec)}, line {error.lineno}: {type(error).__name__}: {error.msg}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+    where = f"{file_of(spec)}, line {lines[-1]}" if lines else spec
+    return f"{where}: {type(error).__name__}: {error}"
