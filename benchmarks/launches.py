@@ -283,7 +283,7 @@ def bench_launches(toy=False):
     return {"rows": rows, "triton": triton.__version__, "target": "sm_90a"}
 
 
-def launches_table(records):
+def launches_page(records):
     """The first record and the newest of each version of Triton side by side, as Markdown."""
     lines = ["# What the compiler makes of each launch", "",
              "Written by `python bench.py launches`, which needs no GPU, from bench_launches.jsonl: for each version of Triton "

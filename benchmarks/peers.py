@@ -1,5 +1,6 @@
-"""Our scripts against what a user would pick instead: Hugging Face's model, its `generate` and its continuous batching, and
-TRL's GRPOTrainer; bench.py calls these.
+"""Ours beside what a user would pick instead: Hugging Face's model, `generate` and continuous batching, TRL's GRPOTrainer.
+
+bench.py train, sampler and rl run these.
 
 Both sides get the same weights, batches and lengths and take turns, round by round; a ratio is the median of the rounds'.
 """
@@ -18,10 +19,12 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.blocks import SMALL, clock
+from benchmarks.timing import SMALL, clock, copy_rate, in_turns, rows_of_one_document
 from engine.cache import KVCache
 from model import Config, Transformer
 from sampler import Sampler
+from tasks.world import World
+from tokenizer import Tokenizer
 
 HERE = Path(__file__).parent.parent
 SHAPE = dict(SMALL)
@@ -39,12 +42,6 @@ def pair(device, dtype, shape):
         ours.save(folder)
         theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa")
     return ours.to(device, dtype), theirs.to(device, dtype)
-
-
-def rows_of_one_document(tokens):
-    """The numbers of the documents where tokens (B, T + 1) hold one in each row. Every trainer gives them, and without them the
-    model takes another path."""
-    return torch.zeros_like(tokens[:, 1:])
 
 
 def bench_train(device, dtype, count):
@@ -74,6 +71,20 @@ def bench_train(device, dtype, count):
                      "flops_per_second": round(rate * ours.flops_per_token(T))}
 
 
+def both_sides(result: dict) -> list[str]:
+    """Both sides of a comparison as text, ours first."""
+    if "seconds_per_step" in result:
+        return [f"{s:.2f} s a step" for s in result["seconds_per_step"].values()]
+    return [f"{t:,.0f} tokens/s" for t in result["tokens_per_second"].values()]
+
+
+def speed_lines(result: dict) -> list[str]:
+    """A line of text of bench.py train and rl."""
+    ours, theirs = both_sides(result)
+    return [f"ours {ours}   theirs {theirs}   ratio {result['ratio']:.2f} ({result['ratio_low']:.2f} to "
+            f"{result['ratio_high']:.2f})"]
+
+
 def lengths_of(load, toy=False, gpu=False):
     """New tokens for each request of a load. Equal; anything up to 16 times a short one; falling off exponentially; and
     long-tailed, where one request in fifty is 16 times as long as the others."""
@@ -88,17 +99,22 @@ def lengths_of(load, toy=False, gpu=False):
     return [short * (16 if i % 50 == 25 or i == 3 else 1) for i in range(count)]
 
 
-def bench_sampler(device, dtype, count, toy=False):
-    """The rollout engine: tokens/s for three loads against `generate` in batches and against continuous batching, and of
-    the engine itself the share of decode slots in use while somebody waits, the seconds to a request's first token, and
-    the share of the memory bandwidth that decoding takes (weights and cache read once a step, over the rate of a copy).
-    On a GPU 256 rows, a model of half a billion weights, prompts of 512 tokens and answers of up to 512; the engine alone
-    with 64 rows as well."""
+def bench_sampler(device, dtype, count, found, toy=False):
+    """The rollout engine, three loads, a row for each appended to `found`:
+
+    tokens/s against `generate` in batches and against continuous batching, and of the engine itself
+    busy                 the share of decode slots in use while some request waits
+    first_token_seconds  until a request's first token: median and 90th percentile
+    bandwidth_share      of the memory's: weights and cache, read once a step, over the rate of a copy
+
+    On a GPU 256 rows, a model of half a billion weights, prompts of 512 tokens and answers of up to 512; the engine alone with 64
+    rows as well.
+    """
     gpu = device.type == "cuda"
     many, (shortest, longest) = (256, (512, 512)) if gpu else (4, (2, 6)) if toy else (64, (16, 64))
     ours, theirs = pair(device, dtype, QWEN if gpu and not toy else SHAPE)
     theirs.eval()
-    found, g = [], torch.Generator().manual_seed(2)
+    g = torch.Generator().manual_seed(2)
     for load, rows in (("uniform", many), ("long-tailed", many), ("uniform", 64)) if gpu else (
             (load, many) for load in ("equal", "exponential", "long-tailed")):
         limits = lengths_of(load, toy, gpu)
@@ -114,33 +130,24 @@ def bench_sampler(device, dtype, count, toy=False):
         if rows == many:
             work |= {"generate": in_batches(theirs, prompts, limits, rows),
                      "continuous batching": continuously(theirs, prompts, limits, rows)}
-        found.append({"load": load, "shape": f"{rows} rows, {len(limits)} requests, {min(limits)} to {max(limits)} new tokens"}
+        shape = f"{rows} rows, {len(limits)} requests, {min(limits)} to {max(limits)} new tokens"
+        found.append({"load": load, "shape": shape}
                      | in_turns(device, min(count, 2) if gpu else count, work, sum(limits))
                      | of_the_engine(engine, device, prompts, limits))
+        print(*sampler_lines({"rows": found[-1:]}), sep="\n", file=sys.stderr, flush=True)
     return {"rows": found, "parameters": sum(w.numel() for w in ours.parameters()), "copy_gb_per_second": copy_rate(device) / 1e9}
 
 
-def in_turns(device, count, work, tokens):
-    """Tokens/s of each side, and how often as fast as each other one ours is (median, low, high). A side that cannot run is
-    noted with its reason; one that takes long runs once."""
-    speeds, ratios, seconds = {}, {}, {}
-    for side, f in work.items():
-        try:
-            seconds[side] = [clock(device, f)]                                # the warm-up
-        except Exception as e:
-            speeds[side] = f"{type(e).__name__}: {str(e)[:80]}"
-    sides = [side for side in seconds if seconds[side][0] < (30 if device.type == "cuda" else 150)]
-    for i in range(count):
-        for side in sides[::1 if i % 2 else -1]:
-            seconds[side].append(clock(device, work[side]))
-    for side, s in seconds.items():
-        seconds[side] = s[1:] or s
-        speeds[side] = round(tokens / statistics.median(seconds[side]), 1)
-        if side != "ours":
-            # strict=False: a side that takes long has one turn only
-            each = [t / o for o, t in zip(seconds["ours"], seconds[side], strict=False)]
-            ratios[side] = [round(f(each), 3) for f in (statistics.median, min, max)]
-    return {"tokens_per_second": speeds, "ratios": ratios, "rounds": count}
+def sampler_lines(result: dict) -> list[str]:
+    """A line of text for each load of bench.py sampler."""
+    lines = []
+    for r in result["rows"]:
+        speeds = ", ".join(f"{side} {s:,.0f}" if isinstance(s, float) else f"{side}: {s}"
+                           for side, s in r["tokens_per_second"].items())
+        ratios = ", ".join(f"{side} {x[0]:.2f} ({x[1]:.2f} to {x[2]:.2f})" for side, x in r["ratios"].items())
+        lines.append(f"{r['load']}, {r['shape']}: {speeds} tokens/s; ours over {ratios}; busy slots {r['busy']}, first token "
+                     f"after {r['first_token_seconds'][0]:.2f} s, {r['bandwidth_share']:.3f} of the bandwidth")
+    return lines
 
 
 def settings_of(theirs):
@@ -231,14 +238,6 @@ def of_the_engine(engine, device, prompts, limits):
             "bandwidth_share": round(moved / decoding / copy_rate(device), 4) if decoding else None}
 
 
-def copy_rate(device, megabytes=256):
-    """Bytes read and written per second by a copy of a large tensor."""
-    x = torch.empty(megabytes * 2 ** 20, dtype=torch.uint8, device=device)
-    y = torch.empty_like(x)
-    y.copy_(x)
-    return 2 * x.numel() / min(clock(device, lambda: y.copy_(x)) for _ in range(5))
-
-
 def bench_rl(device, dtype, count):
     """Seconds for a GRPO step: 8 prompts x 8 completions of 64 tokens from random weights (which never end by themselves),
     one update with AdamW, against TRL's GRPOTrainer on the same model, tokenizer and prompts. The first step is left out."""
@@ -246,8 +245,6 @@ def bench_rl(device, dtype, count):
     import transformers
     from trl import GRPOConfig, GRPOTrainer
 
-    from tasks.world import World
-    from tokenizer import Tokenizer
     P, G, new, steps = 8, 8, 64, 3
     world = World.from_spec("ops=2-4,split=rl")
     problems = [world.problem(i) for i in range(P * steps * 2)]

@@ -30,11 +30,12 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import tables
-from benchmarks.blocks import clock, training_step
-from benchmarks.peers import copy_rate
+from benchmarks.records import keep, newest
+from benchmarks.timing import clock, copy_rate, training_step
 from model import Config, Transformer, read_config
 from sampler import Sampler
+from tasks.world import World
+from tokenizer import Tokenizer
 from training import cli
 
 HERE = Path(__file__).parent.parent
@@ -141,8 +142,8 @@ def splits(c, N, load, rates, ranks, room, ahead):
 def rates_of(device):
     """(Rates, where they come from): the newest records of bench.py train and sampler for this kind of device, else what one
     H200 should reach."""
-    for (name, _), trained in tables.newest("train").items():
-        sampled = next((r for (n, _), r in tables.newest("sampler").items() if n == name), None)
+    for (name, _), trained in newest("train").items():
+        sampled = next((r for (n, _), r in newest("sampler").items() if n == name), None)
         if sampled and ("CPU" in name) == (device == "cpu"):
             share = next(r["bandwidth_share"] for r in sampled["rows"] if r["load"] in ("equal", "uniform"))
             return Rates(trained["flops_per_second"], share * sampled["copy_gb_per_second"] * 1e9,
@@ -187,8 +188,6 @@ def measured_rates(model, load):
 
 def check(steps=6, cases=CASES):
     """What grpo.py takes, in turns and with a rank that samples, one thread a rank, beside the prediction: list of dict."""
-    from tasks.world import World
-    from tokenizer import Tokenizer
     torch.set_num_threads(1)
     found, world = [], World.from_spec("ops=2-4,split=rl")
     tokenizer = Tokenizer.train((f"{p.question}\n{p.solution}" for p in map(world.problem, range(1000))), 512)
@@ -259,7 +258,7 @@ def main(argv=None):
     with cli.bad_input():
         if args.check:
             found = check(max(4, args.rounds), CASES[:1] if args.toy else CASES)
-            return cli.finish(tables.keep("plan", {"rows": found}, torch.device("cpu"), "float32", args.out))
+            return cli.finish(keep("plan", {"rows": found}, torch.device("cpu"), "float32", args.out))
         c = min(SHAPES, key=lambda c: abs(weights_of(c) / args.params - 1))
         N = args.params
         if args.init:

@@ -1,255 +1,296 @@
-"""The tables of README.md, made from the newest records in results/; no number in them is typed by hand."""
+"""The results of each bench as Markdown tables, from the newest records."""
 
 import itertools
-import json
-import os
-import re
 import statistics
-import time
-from pathlib import Path
 
-from training import cli, common
-
-HERE = Path(__file__).parent.parent
-SPEEDS = ("train", "rl")
+from benchmarks.peers import both_sides
+from benchmarks.records import newest, records_of
 
 
-def keep(name, result, device, dtype, folder):
-    """Appends a result with the machine, the versions and the commit to bench_<name>.jsonl; returns the record."""
-    record = result | {"bench": name, "device": common.device_name(device), "dtype": dtype, "versions": common.versions(),
-                       "commit": common.commit(), "date": time.strftime("%Y-%m-%d")}
-    os.makedirs(folder, exist_ok=True)
-    with open(Path(folder) / f"bench_{name}.jsonl", "a") as f:
-        f.write(cli.to_json(record) + "\n")
-    return record
+def markdown(head: list[str], rows: list[list]) -> str:
+    """A Markdown table; "" where there are no rows."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(str, cells)) + " |" for cells in lines) if rows else ""
 
 
-def records_of(name):
-    file = HERE / "results" / f"bench_{name}.jsonl"
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+def with_interval(value, form: str = ".2f") -> str:
+    """0.61 [0.50, 0.70], of (mean, low, high)."""
+    mean, low, high = value
+    return f"{mean:{form}} [{low:{form}}, {high:{form}}]"
 
 
-def newest(name):
-    """The last record of results/bench_<name>.jsonl for each device and dtype."""
-    return {(r["device"], r.get("dtype")): r for r in records_of(name)}
+def with_range(ratio) -> str:
+    """**1.18** (1.15 to 1.19), of (median, low, high)."""
+    return f"**{ratio[0]:.2f}** ({ratio[1]:.2f} to {ratio[2]:.2f})"
 
 
-def shown(result):
-    """Both sides of a comparison as text, ours first."""
-    if "seconds_per_step" in result:
-        return [f"{s:.2f} s a step" for s in result["seconds_per_step"].values()]
-    return [f"{t:,.0f} tokens/s" for t in result["tokens_per_second"].values()]
+def fold(title: str, text: str) -> str:
+    """Text that a click on its title shows."""
+    return f"<details><summary>{title}</summary>\n\n{text}\n\n</details>"
 
 
-def speed_table():
-    lines = ["| what | device | nanothink | Hugging Face (rl: TRL) | ratio (range) |", "|---|---|---|---|---|"]
-    for name in SPEEDS:
-        for (device, dtype), r in newest(name).items():
-            lines.append(f"| {name}: {r['shape']}, {dtype} | {device} | " + " | ".join(shown(r)) + f" | **{r['ratio']:.2f}** "
-                         f"({r['ratio_low']:.2f} to {r['ratio_high']:.2f}) |")
-    return "\n".join(lines)
+# the pipeline
+
+def of_each_seed() -> list[dict]:
+    """The newest record of the pipeline for each seed, in their order."""
+    found = [r for r in records_of("pipeline") if "stage_seconds" in r]
+    return sorted({r["seed"]: r for r in found}.values(), key=lambda r: r["seed"])
 
 
-def block_lines(result):
-    """A line of text for each row of bench.py kernels and exact."""
-    lines = []
-    for r in result["rows"]:
-        parts = [f"{name} {t:.3f} ms" if isinstance(t, float) else f"{name}: {t}" for name, t in r["ms"].items()]
-        ratio = f"   {r['ratio']:.2f} x the best other" if r["ratio"] else ""
-        more = "".join(f"   {k} {v}" for k, v in r.items() if k in ("extra_gb", "logprob_diff_max") and v)
-        lines.append(f"{r['block']:<20} {r['case']}: {', '.join(parts)}{ratio}{more}")
-    return lines
+def accuracy_of(record: dict, low: int, high: int) -> dict[str, float]:
+    """{stage: mean verified pass@1 over low to high operations}."""
+    return {stage: statistics.mean(row["pass@1"][0] for row in rows if low <= row["ops"] <= high)
+            for stage, rows in record["verified"].items()}
 
 
-def block_table(name):
-    """One row for each block and case, on each device: the milliseconds of ours and of the best other, and their ratio."""
-    lines = ["| what | case | device | ours | others | others' best / ours |", "|---|---|---|---|---|---|"]
-    for (device, dtype), r in newest(name).items():
-        for b in r["rows"]:
-            cells = {n: f"{n} {t:,.0f} ms" if t >= 1000 else f"{n} {t:.3g} ms"
-                     for n, t in b["ms"].items() if isinstance(t, float)}
-            own = ", ".join(c for n, c in cells.items() if n.startswith(b["ours"]))
-            others = ", ".join(c for n, c in cells.items() if not n.startswith(b["ours"]))
-            ratio = f"**{b['ratio']:.2f}**" if b["ratio"] else ""
-            lines.append(f"| {b['block']} | {b['case']} | {device}, {dtype} | {own} | {others} | {ratio} |")
-    return "\n".join(lines) if len(lines) > 2 else f"Not measured yet: run `python bench.py {name}`."
+def pipeline_seconds() -> str:
+    """How long the whole of it took, on each device that it was timed on."""
+    times = {r["device"]: f"{r['seconds']:,} seconds on {r['device']} (commit {r['commit']})"
+             for r in records_of("pipeline") if "stage_seconds" in r and r["seconds"]}
+    return "; ".join(times.values())
 
 
-def sampler_lines(result):
-    """A line of text for each load of bench.py sampler."""
-    lines = []
-    for r in result["rows"]:
-        speeds = ", ".join(f"{side} {s:,.0f}" if isinstance(s, float) else f"{side}: {s}"
-                           for side, s in r["tokens_per_second"].items())
-        ratios = ", ".join(f"{side} {x[0]:.2f} ({x[1]:.2f} to {x[2]:.2f})" for side, x in r["ratios"].items())
-        lines.append(f"{r['load']}, {r['shape']}: {speeds} tokens/s; ours over {ratios}; busy slots {r['busy']}, first token "
-                     f"after {r['first_token_seconds'][0]:.2f} s, {r['bandwidth_share']:.3f} of the bandwidth")
-    return lines
+def pipeline_table() -> str:
+    """The first seed by operations, and every seed by band."""
+    records = of_each_seed()
+    if not records:
+        return ""
+    first = records[0]
+    stages, problems = list(first["verified"]), first["verified"]["base"][0]["problems"]
+    rows = [[rows[0]["ops"], *(with_interval(r["pass@1"]) for r in rows), with_interval(rows[-1]["pass@8"])]
+            for rows in zip(*first["verified"].values(), strict=True)]
+    parts = [f"The whole of it took, after installation, {pipeline_seconds()}. Seed {first['seed']}: the share of answers with "
+             f"every step right, on {problems} unseen problems for each number of operations, at temperature "
+             f"{first.get('temperature', 1.0):g}, with 95% bootstrap intervals:",
+             markdown(["operations", *stages, f"{stages[-1]} pass@8"], rows),
+             "All seeds (other weights, other training problems, other draws, other test problems), with paired 95% bootstrap "
+             "intervals of each gain:"]
+    for name, low, high in sorted({(g["band"], *g["ops"]) for g in first["gain"]}):
+        rows = []
+        for r in records:
+            gains = {(g["before"], g["after"]): g["gain"] for g in r["gain"] if g["band"] == name}
+            rows.append([f"{r['seed']} ({r['commit']})", *(f"{x:.2f}" for x in accuracy_of(r, low, high).values()),
+                         *(with_interval(gains[pair], "+.2f") for pair in itertools.pairwise(stages))])
+        parts += [f"{low} to {high} operations:",
+                  markdown(["seed (commit)", *stages, *(f"{a} to {b}" for a, b in itertools.pairwise(stages))], rows)]
+    return "\n\n".join(parts)
 
 
-def sampler_table():
-    """One row for each load on each device."""
-    lines = ["| load | device | nanothink, tokens/s | `generate` | continuous batching | ours / `generate` | busy slots | "
-             "first token, median | share of bandwidth |", "|---" * 9 + "|"]
+def spurious_table() -> str:
+    """A row for each reward and seed."""
+    parts, order = [], ["strict", "answer", "random", "incorrect"]
+    for r in newest("spurious").values():
+        low, high = r["arms"][0]["ops"]
+        arms = sorted(r["arms"], key=lambda a: (order.index(a["reward"]), a["train_seed"]))
+        parts += [f"On {r['device']}, {low} to {high} operations, verified accuracy at temperature 1:",
+                  markdown(["reward", "seed", "verified, before to after", "gain", "answer alone, before to after"],
+                           [[a["reward"], a["train_seed"], " to ".join(f"{v:.2f}" for v in a["process"]),
+                             with_interval(a["gain"], "+.2f"), " to ".join(f"{v:.2f}" for v in a["answer"])] for a in arms])]
+    return "\n\n".join(parts)
+
+
+def real_table() -> str:
+    """Seconds and memory of a real model's SFT and GRPO."""
+    return "\n\n".join(
+        f"{r['init']} on {r['data']}, {r['device']}: twenty steps of SFT took {r['sft']['seconds']:.0f} seconds and "
+        f"{r['sft']['peak_gib']:.1f} GiB, and the negative log-likelihood went from {r['sft']['nll_first5']:.3f} (mean of the "
+        f"first five steps) to {r['sft']['nll_last5']:.3f} (of the last five). Two steps of GRPO took "
+        f"{r['grpo']['seconds']:.0f} seconds and {r['grpo']['peak_gib']:.1f} GiB." for r in newest("real").values())
+
+
+# speed beside others
+
+def speed_table() -> str:
+    """Training and a GRPO step."""
+    return markdown(["what", "device", "nanothink", "Hugging Face (rl: TRL)", "ratio (range)"],
+                    [[f"{name}: {r['shape']}, {dtype}", device, *both_sides(r),
+                      with_range([r["ratio"], r["ratio_low"], r["ratio_high"]])]
+                     for name in ("train", "rl") for (device, dtype), r in newest(name).items()])
+
+
+def sampler_table() -> str:
+    """A row for each load on each device."""
+    rows = []
     for (device, dtype), r in newest("sampler").items():
         for b in r["rows"]:
             speeds = [f"{s:,.0f}" if isinstance(s, float) else str(s) for s in b["tokens_per_second"].values()]
             ratio = b["ratios"].get("generate")
-            lines.append(f"| {b['load']}: {b['shape']}, {dtype} | {device} | " + " | ".join(speeds) + " | "
-                         + (f"**{ratio[0]:.2f}** ({ratio[1]:.2f} to {ratio[2]:.2f})" if ratio else "") + " | "
-                         + (f"{b['busy']:.0%}" if b["busy"] else "no queue") + f" | {b['first_token_seconds'][0]:.2f} s | "
-                         f"{b['bandwidth_share']:.1%} |")
-    return "\n".join(lines) if len(lines) > 2 else "Not measured yet: run `python bench.py sampler`."
+            rows.append([f"{b['load']}: {b['shape']}, {dtype}", device, *speeds, with_range(ratio) if ratio else "",
+                         f"{b['busy']:.0%}" if b["busy"] else "no queue", f"{b['first_token_seconds'][0]:.2f} s",
+                         f"{b['bandwidth_share']:.1%}"])
+    return markdown(["load", "device", "nanothink, tokens/s", "`generate`", "continuous batching", "ours / `generate`",
+                     "busy slots", "first token, median", "share of bandwidth"], rows)
 
 
-def async_table():
+def block_cells(r: dict) -> list[str]:
+    """Milliseconds of ours, of the others, and the best other's over ours."""
+    cells = {name: f"{name} {t:,.0f} ms" if t >= 1000 else f"{name} {t:.3g} ms"
+             for name, t in r["ms"].items() if isinstance(t, float)}
+    return [", ".join(c for name, c in cells.items() if name.startswith(r["ours"])),
+            ", ".join(c for name, c in cells.items() if not name.startswith(r["ours"])),
+            f"**{r['ratio']:.2f}**" if r["ratio"] else ""]
+
+
+def exact_table() -> str:
+    """What exact mode costs: a row for each kind of work on each device."""
+    return markdown(["what", "case", "device", "exact mode", "others", "others' best / exact"],
+                    [[r["block"], r["case"], f"{device}, {dtype}", *block_cells(r)]
+                     for (device, dtype), record in newest("exact").items() for r in record["rows"]])
+
+
+def kernels_table() -> str:
+    """For each device the blocks, a row each, and the products, a row for each weight; folded, since there are many."""
+    return "\n\n".join(fold(f"{device}, {dtype}", "\n\n".join(filter(None, (
+        markdown(["what", "case", "ours", "others", "others' best / ours"],
+                 [[r["block"], r["case"], *block_cells(r)] for r in record["rows"] if r["block"] != "product"]),
+        products_table([r for r in record["rows"] if r["block"] == "product"])))))
+        for (device, dtype), record in newest("kernels").items())
+
+
+def products_table(rows: list[dict]) -> str:
+    """Rows of bench.py kernels about products, which are of "M x K by K x N": a line for each weight, a column for each M."""
+    table, sizes = {}, {}
+    for r in rows:
+        M, weight = r["case"].split(" x ", 1)
+        sizes[M] = None
+        table.setdefault(weight.split(" by ")[1], {})[M] = f"{r['ms']['invariant']:.3g} ({r['ratio']:.2f})" if r["ratio"] else ""
+    found = markdown(["weight", *(f"{int(M):,} rows" for M in sizes)],
+                     [[weight, *(cells.get(M, "") for M in sizes)] for weight, cells in table.items()])
+    return found and ("Products whose rows do not depend on each other: milliseconds, and in brackets the library's time over "
+                      f"ours.\n\n{found}")
+
+
+# exact mode
+
+def bits_table() -> str:
+    """Sampled tokens whose log-probability the trainer has otherwise; for all shapes as well."""
+    parts = []
+    for r in newest("bits").values():
+        parts += [f"On {r['device']}, {r['parameters'] / 1e6:.0f}M weights, {r['dtype']}:",
+                  markdown(["mode", "temperature", "tokens", "mean log-probability", "tokens that differ", "largest difference",
+                            "times new weights came", "rows preempted"],
+                           [[x["mode"], x["temperature"], f"{x['tokens']:,}", f"{x['logprob']:.2f}", f"**{x['differ']:,}**",
+                             f"{x['greatest']:.2g}", x["updates"], x["preempted"]] for x in r["rows"]])]
+    for r in newest("shapes").values():
+        sizes = [x["head_size"] for x in r["rows"]]
+        parts.append(f"Shapes that no tile divides, in exact mode, on {r['device']}, {r['dtype']}: every even head size from "
+                     f"{min(sizes)} to {max(sizes)}, odd widths, {r['rows'][0]['groups'][0]} to {r['rows'][0]['groups'][1]} "
+                     f"query heads for a key head. Of {r['tokens']:,} tokens **{r['differ']:,}** differ.")
+    return "\n\n".join(parts)
+
+
+def learn_table() -> str:
+    """Exact mode and fast: what was learned, and how far sampler and trainer were apart."""
+    parts = []
+    for r in newest("learn").values():
+        parts += [f"{r['steps']} steps on {r['device']}, {r['dtype']}, from the fine-tuned model of the laptop recipe:",
+                  markdown(["mode", "mean reward, first third", "last third", "`logprob_diff_max`, least and greatest step"],
+                           [[m["arm"], with_interval(m["reward"][0]), with_interval(m["reward"][1]),
+                             " and ".join("0.0" if x == 0 else f"{x:.1e}" for x in m["logprob_diff_max"])] for m in r["rows"]])]
+    return "\n\n".join(parts)
+
+
+def probe_table() -> str:
+    """Which blocks keep the bits of a row, whatever else is in the batch."""
+    return "\n\n".join(fold(f"{device}, {dtype}", markdown(
+        ["block", "case", "batch sizes in which some row has another bit"],
+        [[x["block"], x["case"], ", ".join(map(str, x["differ"])) or "none"] for x in r["rows"]]))
+        for (device, dtype), r in newest("probe").items())
+
+
+# rollouts ahead of training, and what plan predicts
+
+def step_seconds(record: dict) -> dict:
+    """{arm: {kind of lengths: row of the speed part}} of a record of bench.py async."""
+    found = {}
+    for row in record["speed"]:
+        found.setdefault(row["arm"], {})[row["lengths"]] = row
+    return found
+
+
+def async_table() -> str:
     """Seconds for a step of each arm, and accuracy after equally many steps."""
-    lines, signed = [], "{0:+.3f} [{1:+.3f}, {2:+.3f}]".format
+    parts = []
     for r in newest("async").values():
-        kinds = list(dict.fromkeys(s["lengths"] for s in r["speed"]))
-        lines += [f"Seconds for a step on {r['device']}, mean with its 95% bootstrap interval:", "",
-                  "| arm | " + " | ".join(f"{k} lengths" for k in kinds) + " |", "|---" * (len(kinds) + 1) + "|"]
-        by_arm = {}
-        for s in r["speed"]:
-            by_arm.setdefault(s["arm"], {})[s["lengths"]] = f"{s['seconds']:.2f} [{s['interval'][0]:.2f}, {s['interval'][1]:.2f}]"
-        lines += [f"| {arm} | " + " | ".join(cells.get(k, "") for k in kinds) + " |" for arm, cells in by_arm.items()]
-        lines += ["", f"Verified accuracy at 4 to 8 operations after {r['steps']} steps from one checkpoint, the difference "
-                  "paired by problem over all seeds, and seconds for the whole command:", "",
-                  "| arm | by seed | all seeds | difference to taking turns | seconds of each seed | mean staleness |",
-                  "|---" * 6 + "|"]
+        arms, kinds = step_seconds(r), list(dict.fromkeys(row["lengths"] for row in r["speed"]))
+
+        def cell(row):
+            return with_interval([row["seconds"], *row["interval"]]) if row else ""
+        parts += [f"Seconds for a step on {r['device']}, mean with its 95% bootstrap interval:",
+                  markdown(["arm", *(f"{kind} lengths" for kind in kinds)],
+                           [[arm, *(cell(rows.get(kind)) for kind in kinds)] for arm, rows in arms.items()]),
+                  async_sentence(arms, kinds)]
+        rows = []
         for a in r["accuracy"]:
             runs = [x for x in r["runs"] if x["arm"] == a["arm"]]
-            lines.append(f"| {a['arm']} | " + ", ".join(f"{x:.3f}" for x in a["by_seed"])
-                         + " | {:.3f} [{:.3f}, {:.3f}] | ".format(*a["accuracy"])
-                         + (signed(*a["difference"]) if a["difference"] else "") + " | "
-                         + ", ".join(f"{x['command_seconds']:.0f}" for x in runs) + " | "
-                         + (f"{statistics.mean(x['staleness_mean'] for x in runs):.2f}" if runs else "") + " |")
-        lines.append("")
-    return "\n".join(lines).rstrip() or "Not measured yet: run `python bench.py async --init runs/laptop/sft`."
+            rows.append([a["arm"], ", ".join(f"{x:.3f}" for x in a["by_seed"]), with_interval(a["accuracy"], ".3f"),
+                         with_interval(a["difference"], "+.3f") if a["difference"] else "",
+                         ", ".join(f"{x['command_seconds']:.0f}" for x in runs),
+                         f"{statistics.mean(x['staleness_mean'] for x in runs):.2f}" if runs else ""])
+        parts += [f"Verified accuracy at 4 to 8 operations after {r['steps']} steps from one checkpoint, the difference paired "
+                  "by problem over all seeds, and seconds for the whole command:",
+                  markdown(["arm", "by seed", "all seeds", "difference to taking turns", "seconds of each seed",
+                            "mean staleness"], rows)]
+    return "\n\n".join(filter(None, parts))
 
 
-def bits_table():
-    """Sampled tokens whose log-probability the trainer has otherwise."""
-    lines = []
-    for r in newest("bits").values():
-        lines += [f"On {r['device']}, {r['parameters'] / 1e6:.0f}M weights, {r['dtype']}:", "",
-                  "| mode | temperature | tokens | mean log-probability | of them differ | at most | times new weights | "
-                  "rows that gave way |",
-                  "|---" * 8 + "|"]
-        lines += [f"| {x['mode']} | {x['temperature']} | {x['tokens']:,} | {x['logprob']:.2f} | **{x['differ']:,}** | "
-                  f"{x['greatest']:.2g} | {x['updates']} | {x['preempted']} |" for x in r["rows"]] + [""]
-    return "\n".join(lines).rstrip() or "Not measured yet: run `python bench.py bits --tokens 20000`."
+def async_sentence(arms: dict, kinds: list[str]) -> str:
+    """How long a step takes on ranks apart, over taking turns on as many ranks."""
+    base, others = arms.get("turns, two ranks"), [a for a in arms if a.endswith("ranks apart")]
+    if not base or not others:
+        return ""
+    return "Over taking turns on two ranks, a step takes " + "; ".join(
+        f"with {arm.removesuffix(', ranks apart')} " + " and ".join(
+            f"{arms[arm][kind]['seconds'] / base[kind]['seconds']:.2f} times as long ({kind} lengths)"
+            for kind in kinds if kind in arms[arm]) for arm in others) + "."
 
 
-def large_table():
+def plan_table() -> str:
+    """Predictions beside measurements."""
+    return markdown(["weights", "response tokens", "arm", "predicted, s a step", "measured", "predicted / measured"],
+                    [[f"{x['parameters'] / 1e6:.1f}M", f"{x['response']:.0f}", x["arm"], f"{x['predicted_seconds']:.2f}",
+                      f"{x['measured_seconds']:.2f}", f"**{x['predicted_over_measured']:.2f}**"]
+                     for r in newest("plan").values() for x in r["rows"]])
+
+
+def large_table() -> str:
     """What bench.py pretrain and largest found."""
-    lines = []
+    parts = []
     for r in newest("pretrain").values():
-        lines += [f"Pre-training on {r['device']}, {r['dtype']}, where a plain product reaches {r['peak_tflops']:,} TFLOP/s:", "",
-                  "| size | batch | tokens/s | share of the peak | true share | Hugging Face | ratio | where the time goes |",
-                  "|---" * 8 + "|"]
+        rows = []
         for x in r["rows"]:
             theirs, ratio = x["tokens_per_second"]["hugging face"], x["ratios"].get("hugging face")
-            lines.append(f"| {x['size']} | {x['shape']} | {x['tokens_per_second']['ours']:,.0f} | {x['share_of_peak']:.1%} | "
-                         f"{x['true_share']:.1%} | " + (f"{theirs:,.0f} | **{ratio[0]:.2f}** ({ratio[1]:.2f} to {ratio[2]:.2f})"
-                                                        if ratio else f"{theirs} |")
-                         + " | " + ", ".join(f"{name} {share:.0%}" for name, share in x["groups"].items()) + " |")
-        lines.append("")
+            rows.append([x["size"], x["shape"], f"{x['tokens_per_second']['ours']:,.0f}", f"{x['share_of_peak']:.1%}",
+                         f"{x['true_share']:.1%}", f"{theirs:,.0f}" if ratio else theirs, with_range(ratio) if ratio else "",
+                         ", ".join(f"{name} {share:.0%}" for name, share in x["groups"].items())])
+        parts += [f"Pre-training on {r['device']}, {r['dtype']}, where a plain product reaches {r['peak_tflops']:,} TFLOP/s:",
+                  markdown(["size", "batch", "tokens/s", "share of the peak", "true share", "Hugging Face", "ratio",
+                            "where the time goes"], rows)]
     for r in newest("largest").values():
         fits = max((x for x in r["rows"] if x["fits"]), key=lambda x: x["layers"])
-        lines += [f"The largest model that trains on {r['device']} (rows of {r['T']} tokens, AdamW, activations recomputed) has "
-                  f"{fits['parameters'] / 1e9:.2f}B weights and takes {fits['measured_gb']} GB, predicted "
-                  f"{fits['predicted_gb']} GB."]
-    return "\n".join(lines).rstrip() or "Not measured yet: run `make gpu`, then the commands above."
+        parts.append(f"The largest model that trains on {r['device']} (rows of {r['T']} tokens, AdamW, activations recomputed) "
+                     f"has {fits['parameters'] / 1e9:.2f}B weights and takes {fits['measured_gb']} GB, predicted "
+                     f"{fits['predicted_gb']} GB.")
+    return "\n\n".join(parts)
 
 
-def learn_table():
-    """Exact mode and fast: what was learned, and how far sampler and trainer were apart."""
-    lines, cell = [], "{0:.2f} [{1:.2f}, {2:.2f}]".format
-    for r in newest("learn").values():
-        lines += [f"{r['steps']} steps on {r['device']} from the fine-tuned model of the laptop recipe, mean reward with its 95% "
-                  "bootstrap interval over steps:", "",
-                  "| mode | first third | last third | `logprob_diff_max`, least and greatest of all steps |", "|---" * 4 + "|"]
-        lines += [f"| {m['arm']} | {cell(*m['reward'][0])} | {cell(*m['reward'][1])} | " +
-                  " and ".join("0.0" if x == 0 else f"{x:.1e}" for x in m["logprob_diff_max"]) + " |" for m in r["rows"]] + [""]
-    return "\n".join(lines).rstrip() or "Not measured yet: run `python bench.py learn --init runs/laptop/sft --steps 60`."
+# the answer check
+
+def answers_table() -> str:
+    """Ours and math-verify on our own cases and on those of others, and ours on real solutions and on hostile strings."""
+    found = records_of("answers")
+    if not found:
+        return ""
+    r, rows = found[-1], []
+    for name, title in (("own", "our own cases"), ("cases", "others' cases")):
+        rows += [[title, judge.replace("_", "-"), *counts_of(r[name][judge])] for judge in r["judges"] if name in r]
+    rows += [[name, "ours", *counts_of(x)] for name, x in r["real"].items()]
+    rows += [["hostile strings", "ours", *counts_of(r["hostile"])]]
+    return f"On {r['device']}, commit {r['commit']}:\n\n" + markdown(
+        ["checks", "judge", "number", "right", "taken for right", "taken for wrong", "mean ms", "worst ms"], rows)
 
 
-def plan_table():
-    """Predictions beside measurements."""
-    lines = ["| weights | response tokens | arm | predicted, s a step | measured | predicted / measured |", "|---" * 6 + "|"]
-    for r in newest("plan").values():
-        lines += [f"| {x['parameters'] / 1e6:.1f}M | {x['response']:.0f} | {x['arm']} | {x['predicted_seconds']:.2f} | "
-                  f"{x['measured_seconds']:.2f} | **{x['predicted_over_measured']:.2f}** |" for x in r["rows"]]
-    return "\n".join(lines) if len(lines) > 2 else "Not measured yet: run `python bench.py plan --check`."
-
-
-def pipeline_table():
-    """Two tables: the first seed by operations, and every seed by band."""
-    found = [r for r in records_of("pipeline") if "stage_seconds" in r]
-    records = sorted({r["seed"]: r for r in found}.values(), key=lambda r: r["seed"])     # the newest of each seed
-    if not records:
-        return "Not measured yet: run `python bench.py pipeline`."
-    times = {r["device"]: f"{r['seconds']} seconds on {r['device']} (commit {r['commit']})" for r in found if r["seconds"]}
-    first, cell = records[0], "{0:.2f} [{1:.2f}, {2:.2f}]".format
-    stages, signed = list(first["verified"]), "{0:+.2f} [{1:+.2f}, {2:+.2f}]".format
-    took = "; ".join(times.values())                      # the newest of each device
-    lines = [f"The whole of it took, after installation, {took}. Share of answers on "
-             f"unseen problems with every step right, {first['verified']['base'][0]['problems']} problems for each number of "
-             f"operations, at temperature {first.get('temperature', 1.0):g}, with 95% bootstrap intervals:", "",
-             "| operations | " + " | ".join(stages) + f" | {stages[-1]} pass@8 |", "|---" * (len(stages) + 2) + "|"]
-    for rows in zip(*first["verified"].values(), strict=True):
-        cells = [cell(*r["pass@1"]) for r in rows] + [cell(*rows[-1]["pass@8"])]
-        lines.append(f"| {rows[0]['ops']} | " + " | ".join(cells) + " |")
-    bands = sorted({(g["band"], *g["ops"]) for g in first["gain"]})
-    lines += ["", "The same with other seeds (other weights, other training problems, other draws, other test problems); gains "
-              "with paired 95% bootstrap intervals:", ""]
-    for name, low, high in bands:
-        lines += [f"{low} to {high} operations:", "", "| seed (commit) | " + " | ".join(stages) + " | "
-                  + " | ".join(f"{a} to {b}" for a, b in itertools.pairwise(stages)) + " |",
-                  "|---" * (2 * len(stages)) + "|"]
-        for r in records:
-            mean = {s: statistics.mean(row["pass@1"][0] for row in rows if low <= row["ops"] <= high)
-                    for s, rows in r["verified"].items()}
-            found = {(g["before"], g["after"]): g["gain"] for g in r["gain"] if g["band"] == name}
-            lines.append(f"| {r['seed']} ({r['commit']}) | " + " | ".join(f"{mean[s]:.2f}" for s in stages) + " | "
-                         + " | ".join(signed(*found[p]) for p in itertools.pairwise(stages)) + " |")
-        lines.append("")
-    return "\n".join(lines).rstrip()
-
-
-def spurious_table():
-    """One row for each reward and seed."""
-    signed, lines = "{0:+.2f} [{1:+.2f}, {2:+.2f}]".format, []
-    for r in newest("spurious").values():
-        low, high = r["arms"][0]["ops"]
-        lines += [f"On {r['device']}, {low} to {high} operations, verified accuracy at temperature 1:", "",
-                  "| reward | seed | verified, before to after | gain | answer alone, before to after |", "|---|---|---|---|---|"]
-        for arm in sorted(r["arms"], key=lambda a: (["strict", "answer", "random", "incorrect"].index(a["reward"]),
-                                                    a["train_seed"])):
-            lines.append(f"| {arm['reward']} | {arm['train_seed']} | " + " to ".join(f"{v:.2f}" for v in arm["process"])
-                         + f" | {signed(*arm['gain'])} | " + " to ".join(f"{v:.2f}" for v in arm["answer"]) + " |")
-    return "\n".join(lines) or "Not measured yet: run recipes/spurious.sh."
-
-
-def real_table():
-    """Seconds and memory of a real model's SFT and GRPO."""
-    lines = []
-    for r in newest("real").values():
-        sft, grpo = r["sft"], r["grpo"]
-        lines += [f"{r['init']} on {r['data']}, {r['device']}: twenty steps of SFT took {sft['seconds']:.0f} seconds and "
-                  f"{sft['peak_gib']:.1f} GiB, and the negative log-likelihood went from {sft['nll_first5']:.3f} (mean of the "
-                  f"first five steps) to {sft['nll_last5']:.3f} (of the last five); two steps of GRPO took "
-                  f"{grpo['seconds']:.0f} seconds and {grpo['peak_gib']:.1f} GiB."]
-    return "\n".join(lines) or "Not measured yet: run `python bench.py real`."
-
-
-def readme(text):
-    """The README with its generated tables renewed."""
-    for name, made in (("bench", speed_table()), ("pipeline", pipeline_table()), ("spurious", spurious_table()),
-                       ("real", real_table()), ("kernels", block_table("kernels")), ("exact", block_table("exact")),
-                       ("sampler", sampler_table()), ("async", async_table()), ("learn", learn_table()), ("large", large_table()),
-                       ("bits", bits_table()), ("plan", plan_table())):
-        text = re.sub(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", lambda m, made=made: m[1] + made + m[2], text,
-                      flags=re.S)
-    return text
+def counts_of(x: dict) -> list[str]:
+    """The cells of one judge on one set."""
+    return [f"{x['checks']:,}", *(f"{x[k]:,}" if k in x else "" for k in ("right", "false_positives", "false_negatives")),
+            f"{x['mean_ms']:.2f}", f"{x['worst_ms']:.1f}"]

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A real model on real questions, on one GPU: supervised fine-tuning on the training questions, then GRPO on the same, and accuracy
-# on all test questions before, after the one and after the other.
+# A real model on real questions, on one GPU: SFT on the training questions, then GRPO on the same. Accuracy on all test questions
+# is measured before, after the one and after the other.
 #
 #   bash recipes/gsm8k.sh smollm2/ gsm8k/train.jsonl gsm8k/test.jsonl
 #

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The whole pipeline on a two-core CPU: pre-training, mid-training at the edge of competence, supervised fine-tuning in two
-# modes, preference pairs and DPO, reinforcement from verified answers; each stage measured, and a page of plots at the end.
+# The whole pipeline on a two-core CPU, from random weights to reinforcement, with a page of plots at the end. Its stages are
+# pre-training, mid-training at the edge of competence, supervised fine-tuning in two modes, preference pairs and DPO, and
+# reinforcement from verified answers; each is measured.
 #
 #   bash recipes/laptop.sh                 everything goes to runs/laptop; the page is runs/laptop/report.html
 #   SEED=1 OUT=runs/again bash recipes/laptop.sh

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The same as recipes/node.sh on two nodes of eight GPUs: run this on both, with their place (0 or 1) and the address of the
+# The same as recipes/node.sh on two nodes of eight GPUs. Run this on both, with their place (0 or 1) and the address of the
 # first. The run folder must be one that both can write to, or that of node 0.
 #
 #   bash recipes/two_nodes.sh 0 10.0.0.1:29500 smollm2/ gsm8k/train.jsonl      # on the first node

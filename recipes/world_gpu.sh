@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The reasoning world on one GPU: about 100M weights, 315M tokens of pre-training, then mid-training at the edge of competence,
-# supervised fine-tuning and reinforcement, as recipes/laptop.sh does it on a small scale; accuracy by operations and context.
+# The reasoning world on one GPU: about 100M weights through the stages that recipes/laptop.sh shows on a small scale. Pre-training
+# takes 315M tokens; at the end stands accuracy by operations and context.
 #
 #   bash recipes/world_gpu.sh                        all stages, into runs/world_gpu
 #   bash recipes/world_gpu.sh data base              some of them, in this order: data base mid sft grpo evaluate

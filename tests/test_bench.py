@@ -1,6 +1,8 @@
-"""Do the benches time what they say they time?"""
+"""Do the benches time what they say they time, and keep what they found?"""
 
+import json
 import os
+from unittest import mock
 
 import pytest
 import torch
@@ -8,10 +10,9 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+import bench  # noqa: E402
 import kernels  # noqa: E402
-from benchmarks import blocks as bench_kernels  # noqa: E402
-from benchmarks import large as bench_large  # noqa: E402
-from benchmarks import peers as bench_peers  # noqa: E402
+from benchmarks import blocks, exact, large, peers, records  # noqa: E402
 from model import Config, Transformer  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -35,15 +36,15 @@ def test_rows_of_ours_run_our_attention(monkeypatch, mean):
         current.append(None)
         return {name: 1.0 for name in work}
     monkeypatch.setattr(flash, "attention", counted)
-    monkeypatch.setattr(bench_kernels, "turns", each_once)
-    forward, backward = bench_kernels.bench_attention(CPU, torch.float32, 16, 8, 16, 2, 1, mean, 1)
+    monkeypatch.setattr(blocks, "turns", each_once)
+    forward, backward = blocks.bench_attention(CPU, torch.float32, 16, 8, 16, 2, 1, mean, 1)
     assert set(ran) - {None} == {"ours", "ours, exact"}
     assert forward["ours"] == "ours" and forward["ms"].keys() == backward["ms"].keys() > {"ours", "ours, exact"}
 
 
 def test_training_benches_give_documents_as_a_trainer_does(monkeypatch):
-    monkeypatch.setattr(bench_peers, "SHAPE", dict(vocab_size=64, layers=1, width=32, heads=2, kv_heads=1, ff=32))
-    model = Transformer(Config(**bench_peers.SHAPE))
+    monkeypatch.setattr(peers, "SHAPE", dict(vocab_size=64, layers=1, width=32, heads=2, kv_heads=1, ff=32))
+    model = Transformer(Config(**peers.SHAPE))
     given, forward = [], Transformer.forward
 
     def noted(self, tokens, documents=None, *args, **kwargs):
@@ -54,15 +55,15 @@ def test_training_benches_give_documents_as_a_trainer_does(monkeypatch):
         work["ours"]()
         return {"tokens_per_second": {"ours": 1.0, "hugging_face": 1.0}, "ratios": {"hugging_face": [1, 1, 1]}}
     monkeypatch.setattr(Transformer, "forward", noted)
-    for module in (bench_large, bench_peers):
+    for module in (large, peers):
         monkeypatch.setattr(module, "in_turns", one_turn)
         monkeypatch.setattr(module, "pair", lambda *_: (model, torch.nn.Linear(1, 1)))
-    monkeypatch.setattr(bench_large, "by_group", lambda *_: {})
-    bench_large._pretrain(CPU, torch.float32, 1, dict(vocab_size=64), 8, 16, 1.0)
-    bench_large.trial(1, 8, dict(vocab_size=64, width=32, heads=2, kv_heads=1, ff=32), "cpu")
+    monkeypatch.setattr(large, "by_group", lambda *_: {})
+    large._pretrain(CPU, torch.float32, 1, dict(vocab_size=64), 8, 16, 1.0)
+    large.trial(1, 8, dict(vocab_size=64, width=32, heads=2, kv_heads=1, ff=32), "cpu")
     seen = len(given)
     with pytest.raises(TypeError):                        # at the other side, which is no model here
-        bench_peers.bench_train(CPU, torch.float32, 1)
+        peers.bench_train(CPU, torch.float32, 1)
     assert len(given) == seen + 1 and seen >= 6
     for shape, documents in given:
         assert documents is not None and documents.shape == shape and not documents.any()
@@ -72,14 +73,14 @@ def test_engines_are_warm_when_exact_mode_is_timed(monkeypatch):
     """A new engine would capture its graphs in every turn, which hides what exact mode costs."""
     made = []
 
-    class Counted(bench_kernels.Sampler):
+    class Counted(exact.Sampler):
         def __init__(self, *args, **options):
             made.append(options["exact"])
             super().__init__(*args, **options)
-    monkeypatch.setattr(bench_kernels, "Sampler", Counted)
-    monkeypatch.setattr(bench_kernels, "grpo_steps", lambda *_: [])
-    rows = bench_kernels.bench_exact(CPU, torch.float32, 3, toy=True)["rows"]
-    assert [r["block"] for r in rows] == ["training step", "rollout"]
+    monkeypatch.setattr(exact, "Sampler", Counted)
+    monkeypatch.setattr(exact, "grpo_steps", lambda *_: [{"block": "GRPO step"}])
+    rows = exact.bench_exact(CPU, torch.float32, 3, [], toy=True)["rows"]
+    assert [r["block"] for r in rows] == ["training step", "rollout", "GRPO step"]
     assert sorted(made) == [False, True]
 
 
@@ -88,7 +89,7 @@ def test_flex_is_compiled_for_each_shape(monkeypatch):
     monkeypatch.setattr(torch._dynamo, "reset", lambda: how.append("forget"))
     monkeypatch.setattr(torch, "compile", lambda f, **options: how.append(options))
     for _ in range(2):
-        bench_kernels.flex_of_one_shape()
+        blocks.flex_of_one_shape()
     assert how == ["forget", {"dynamic": False}] * 2
 
 
@@ -104,6 +105,65 @@ def test_torchs_attention_over_documents_is_causal(monkeypatch):
         asked.append((max_q, max_k, window_size, enable_gqa))
     for f, grouped in ((old, False), (old, True), (new, False), (new, True)):
         monkeypatch.setattr(varlen, "varlen_attn", f)
-        if run := bench_kernels.varlen_of(ends, 3, grouped):
+        if run := blocks.varlen_of(ends, 3, grouped):
             run(None, None, None)
     assert asked == [(3, 3, True), (3, 3, (-1, 0), False), (3, 3, (-1, 0), True)]
+
+
+def test_exact_mode_is_compared_with_both_fast_arms(monkeypatch, tmp_path):
+    """Each of the three arms runs grpo.py with its own flags; a row for each fast one has exact mode beside it."""
+    commands, seconds = [], {"--exact": 2.0, "--old": 1.0}
+
+    def pretended(command, **_):
+        commands.append(command)
+        out = command[command.index("--out") + 1]
+        os.makedirs(out)
+        took = next((s for flag, s in seconds.items() if flag in command), 3.0)
+        record = {"reward": 0.5, "seconds": took, "logprob_diff_max": 0.0 if took == 2.0 else 1e-6}
+        with open(f"{out}/log.jsonl", "w") as f:
+            f.write(f"{json.dumps(record | {'seconds': 99.0})}\n" + f"{json.dumps(record)}\n" * 3)
+    monkeypatch.setattr(exact.subprocess, "run", pretended)
+    rows = exact.grpo_steps(CPU, torch.float32, bench.TOY, 1, True)
+    assert [r["ms"] for r in rows] == [{"fast, with recomputation": 3000.0, "exact": 2000.0},
+                                       {"fast, without recomputation": 1000.0, "exact": 2000.0}]
+    assert [r["ratio"] for r in rows] == [1.5, 0.5]
+    assert sorted(("--exact" in c, "--old" in c and c[c.index("--old") + 1]) for c in commands) == [
+        (False, False), (False, "sampler"), (True, False)]
+
+
+@pytest.mark.parametrize("name, module, work", [("exact", exact, "turns"), ("kernels", blocks, "turns"),
+                                                ("pretrain", large, "_pretrain"), ("sampler", peers, "of_the_engine")])
+def test_a_bench_that_is_cut_off_has_kept_its_rows(name, module, work, monkeypatch, tmp_path):
+    """Ctrl-C after some pieces of work: the rows before it are in a file, and no record is."""
+    count = []
+
+    def until_cut_off(*args, **options):
+        count.append(1)
+        if len(count) == (5 if name == "kernels" else 2):
+            raise KeyboardInterrupt
+        return {side: 1.0 for side in args[1]} if work == "turns" else {
+            "tokens_per_second": {"ours": 1.0, "hugging face": "none"}, "ratios": {}, "share_of_peak": 0.5, "true_share": 0.4,
+            "shape": "2 x 64", "groups": {}, "busy": 1.0, "first_token_seconds": [0.1, 0.2], "bandwidth_share": 0.1}
+    monkeypatch.setattr(module, work, until_cut_off)
+    if name == "sampler":
+        ours = Transformer(Config(**bench.TOY))
+        monkeypatch.setattr(peers, "pair", lambda *_: (ours, torch.nn.Linear(1, 1)))
+        monkeypatch.setattr(peers, "in_turns", lambda *_: {"tokens_per_second": {"ours": 1.0}, "ratios": {}})
+        monkeypatch.setattr(peers, "in_batches", lambda *_: None)
+    flags = ["bench.py", name, "--toy", "--rounds", "1", "--out", str(tmp_path)]
+    with mock.patch("sys.argv", flags), mock.patch.dict(peers.SHAPE), pytest.raises(KeyboardInterrupt):
+        bench.main()
+    [file] = tmp_path.iterdir()
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert file.name.startswith(f"bench_{name}.unfinished") and rows
+    assert all("ms" in row or "tokens_per_second" in row for row in rows)
+
+
+def test_a_bench_that_ends_keeps_one_record_and_no_pieces(tmp_path, capsys):
+    with mock.patch("sys.argv", ["bench.py", "probe", "--toy", "--out", str(tmp_path)]):
+        bench.main()
+    [file] = tmp_path.iterdir()
+    [record] = [json.loads(line) for line in file.read_text().splitlines()]
+    assert file.name == "bench_probe.jsonl" and len(record["rows"]) > 5 and record["commit"]
+    assert records.records_of("probe", tmp_path) == [record]
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["probe"]["rows"] == record["rows"]

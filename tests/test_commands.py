@@ -56,7 +56,8 @@ def commands():
     script, which gets a process of its own. One that stands in several places is run once."""
     found, scripts = {}, set()
     rooms = [p for p in sorted(ROOT.glob("*/*.py")) + sorted(ROOT.glob("kernels/*/*.py")) if p.parts[-2] != "tests"]
-    for path in [ROOT / "README.md", *sorted(ROOT.glob("*.py")), *rooms, *sorted((ROOT / "recipes").glob("*.sh"))]:
+    pages, scripts_of_shell = [ROOT / "README.md", *sorted(ROOT.glob("*/README.md"))], sorted((ROOT / "recipes").glob("*.sh"))
+    for path in [*pages, *sorted(ROOT.glob("*.py")), *rooms, *scripts_of_shell]:
         text = path.read_text()
         if path.suffix == ".py":
             text = re.match(r'\s*r?"""(.*?)"""', text, re.S)[1]
@@ -149,8 +150,7 @@ def test_command(where, command, fresh, sandbox):
         assert "needs a GPU" in refusal(bench, "largest")
         return
     if command == "python bench.py readme":
-        # would rewrite the README; its table has a test below
-        return
+        return                                        # it writes into this repository; tests/benchmarks has its test
     if command.startswith(("python bench.py pipeline", "python bench.py rl", "python bench.py spurious")):
         return                                        # the recipes have tests of their own, and TRL is not installed for tests
     command = toy(command)
@@ -219,16 +219,6 @@ def test_the_contrast_of_rewards(toy_run, tmp_path):
     assert contrast.returncode == 0, contrast.stderr[-3000:]
     record = json.loads((tmp_path / "results" / "bench_spurious.jsonl").read_text())
     assert [a["reward"] for a in record["arms"]] == ["strict", "answer", "random", "incorrect"]
-
-
-def test_readme_names_only_files_that_exist_and_its_tables_are_generated():
-    from benchmarks import tables
-    text = (ROOT / "README.md").read_text()
-    for name in re.findall(r"\]\(([^)#]+)\)", text):
-        assert (ROOT / name).exists(), name
-    files = {p.name for p in ROOT.glob("*.py")} - {"conftest.py"}
-    assert files <= set(re.findall(r"\[(\w+\.py)\]", text)), "every file of the tour"
-    assert tables.readme(text) == text, "run python bench.py readme"
 
 
 @pytest.mark.cuda

@@ -1,7 +1,7 @@
-"""Runs of grpo.py side by side; bench.py calls these.
+"""Runs of grpo.py side by side: rollouts ahead of training against taking turns, and exact mode against fast.
 
-Asynchronous GRPO against taking turns: seconds for a step with answers of like and of very different lengths, and accuracy after
-equally many steps from one checkpoint. Exact mode against fast: the reward, and how far sampler and trainer are apart.
+bench.py async measures seconds for a step with answers of like and of very different lengths, and accuracy after equally many
+steps from one checkpoint; bench.py learn the reward, and how far sampler and trainer are apart.
 """
 
 import json
@@ -57,7 +57,7 @@ def train(init, out, arm, steps, data, cap, seed=0, toy=False, more=()):
     return float(whole.read_text()), [r for r in map(json.loads, log.read_text().splitlines()) if "reward" in r]
 
 
-def speed(init, folder, steps, toy):
+def speed(init, folder, steps, kept, toy):
     """Seconds for a step of each arm, for each kind of lengths. The first steps count: in them a rank that samples works ahead,
     and what it then has in hand makes the others short."""
     found = []
@@ -71,12 +71,13 @@ def speed(init, folder, steps, toy):
                           "interval": [round(x, 4) for x in interval(seconds)[1:]],
                           "length_mean": round(statistics.mean(r["length_mean"] for r in records), 1),
                           "length_max": max(r["length_max"] for r in records)})
+            kept.append(found[-1])
             print(f"{kind:<12} {arm:<22} {found[-1]['seconds']:.3f} seconds a step, answers of {found[-1]['length_mean']} "
                   f"tokens, at most {found[-1]['length_max']}", file=sys.stderr, flush=True)
     return found
 
 
-def learning(init, folder, seeds, steps, toy):
+def learning(init, folder, seeds, steps, kept, toy):
     """Accuracy of each arm after equally many steps, from one checkpoint, with several seeds; each seed has its own training
     problems, test problems and draws. The difference to taking turns is paired by problem, over all seeds."""
     runs, tables = [], {}
@@ -88,6 +89,7 @@ def learning(init, folder, seeds, steps, toy):
                          "staleness_mean": round(statistics.mean(r.get("staleness_mean", 0) for r in records), 3),
                          "stale_groups": sum(r.get("stale_groups", 0) for r in records),
                          "length_mean": round(statistics.mean(r["length_mean"] for r in records[-20:]), 1)})
+            kept.append(runs[-1])
             print(f"seed {seed}, {arm}: {steps} steps in {seconds:.0f} seconds", file=sys.stderr, flush=True)
         arms = [r["arm"] for r in runs if r["seed"] == seed]
         out = f"{folder}/{seed}.json"
@@ -111,25 +113,26 @@ def learning(init, folder, seeds, steps, toy):
     return {"runs": runs, "accuracy": found}
 
 
-def bench_async(init, seeds, steps, toy=False, keep=""):
-    """Both parts: {"init", "steps", "speed": [...], "runs": [...], "accuracy": [...]}."""
+def bench_async(init, seeds, steps, kept, toy=False, keep=""):
+    """Both parts: {"init", "steps", "speed": [...], "runs": [...], "accuracy": [...]}. What has been measured is appended to
+    `kept` as it comes; the runs themselves stay in the folder `keep`."""
     with tempfile.TemporaryDirectory() as folder:
         folder = keep or folder
-        return {"init": Path(init).name, "steps": steps, "speed": speed(init, folder, 3 if toy else 20, toy),
-                **learning(init, folder, seeds, steps, toy)}
+        return {"init": Path(init).name, "steps": steps, "speed": speed(init, folder, 3 if toy else 20, kept, toy),
+                **learning(init, folder, seeds, steps, kept, toy)}
 
 
-def bench_learn(init, steps, toy=False, device="cpu", dtype="float32"):
+def bench_learn(init, steps, rows, toy=False, device="cpu", dtype="float32"):
     """Both modes from one checkpoint on the same prompts: {"init", "steps", "rows"}, where reward is that of the first and of the
     last third of the steps (mean, low, high), and logprob_diff_max the least and the greatest of all steps."""
-    found, steps = [], 3 if toy else steps
+    steps = 3 if toy else steps
     with tempfile.TemporaryDirectory() as folder:
         for arm in MODES:
             seconds, records = train(init, f"{folder}/{arm}", arm, steps, [EDGE.format("rl", 0)], 12 if toy else 120, toy=toy,
-                                     more=["--device", device, "--dtype", dtype])
+                                     more=["--device", device, "--dtype", str(dtype).removeprefix("torch.")])
             third = -(-len(records) // 3)
             apart = [r["logprob_diff_max"] for r in records]
-            found.append({"arm": arm, "seconds": round(seconds, 1), "logprob_diff_max": [min(apart), max(apart)],
-                          "reward": [[round(x, 4) for x in interval([r["reward"] for r in part])]
-                                     for part in (records[:third], records[-third:])]})
-    return {"init": Path(init).name, "steps": steps, "rows": found}
+            rows.append({"arm": arm, "seconds": round(seconds, 1), "logprob_diff_max": [min(apart), max(apart)],
+                         "reward": [[round(x, 4) for x in interval([r["reward"] for r in part])]
+                                    for part in (records[:third], records[-third:])]})
+    return {"init": Path(init).name, "steps": steps, "rows": rows}

@@ -1,0 +1,136 @@
+"""Everything generated in README.md and results/, from the newest records: python bench.py readme writes it.
+
+README.md has a line for each kind of measurement and the tree of the house, between marks such as <!-- tree --> and
+<!-- /tree -->; its figure is a file. results/README.md has all tables, between such marks. No number is typed by hand.
+"""
+
+import re
+import statistics
+
+from benchmarks import tables
+from benchmarks.figure import pipeline_figure
+from benchmarks.house import tree
+from benchmarks.launches import launches_page
+from benchmarks.records import HERE, RESULTS, newest, records_of
+
+TABLES = {"pipeline": tables.pipeline_table, "sampler": tables.sampler_table, "speed": tables.speed_table,
+          "exact": tables.exact_table, "bits": tables.bits_table, "learn": tables.learn_table, "kernels": tables.kernels_table,
+          "probe": tables.probe_table, "async": tables.async_table, "plan": tables.plan_table, "large": tables.large_table,
+          "spurious": tables.spurious_table, "real": tables.real_table, "answers": tables.answers_table}
+
+
+def files() -> dict:
+    """{path: text} of each file that is generated, or has generated parts."""
+    front, results = HERE / "README.md", RESULTS / "README.md"
+    made = {front: with_parts(front, {"measured": summary(), "tree": tree()}),
+            results: with_parts(results, {name: table() or "Not measured yet." for name, table in TABLES.items()})}
+    if records := tables.of_each_seed():
+        made[RESULTS / "pipeline.svg"] = pipeline_figure(records)
+    if records := records_of("launches"):
+        made[RESULTS / "launches.md"] = launches_page(records)
+    return made
+
+
+def write() -> list[str]:
+    """Writes the files that are not as they should be; returns their names."""
+    stale = {path: text for path, text in files().items() if not path.exists() or path.read_text() != text}
+    for path, text in stale.items():
+        path.write_text(text)
+    return sorted(str(path.relative_to(HERE)) for path in stale)
+
+
+def with_parts(path, parts: dict[str, str]) -> str:
+    """The text of a file with each part put between its marks. ValueError if these are not there once."""
+    text = path.read_text()
+    for name, part in parts.items():
+        text, count = re.subn(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", lambda m, part=part: f"{m[1]}{part}\n{m[2]}", text,
+                              flags=re.S)
+        if count != 1:
+            raise ValueError(f"{path}: needs one part between <!-- {name} --> and <!-- /{name} -->, and has {count}")
+    return text
+
+
+# README.md: a line for each kind of measurement
+
+def summary() -> str:
+    """The list in Markdown."""
+    found = {"pipeline": pipeline_line(), "rollouts": sampler_line(), "exact-mode": exact_line(), "training-speed": speed_line(),
+             "single-blocks": gpu_line()}
+    return "\n".join(f"- {line} ([tables](results/README.md#{anchor}))" for anchor, line in found.items() if line)
+
+
+def pipeline_line() -> str:
+    """What the stages gain, the mean over seeds."""
+    records = tables.of_each_seed()
+    if not records:
+        return ""
+    low, high = max((g["ops"] for g in records[0]["gain"]), key=lambda ops: ops[1])
+    by_stage = [tables.accuracy_of(r, low, high) for r in records]
+    mean = {stage: statistics.mean(found[stage] for found in by_stage) for stage in by_stage[0]}
+    steps = ", ".join(f"{x:.2f} after {stage}" for stage, x in mean.items())
+    text = (f"**Pipeline.** {tables.pipeline_seconds()}. Share of answers with every step right on problems of {low} to {high} "
+            f"operations, the mean of {len(records)} seeds: {steps}.")
+    if {"sft", "dpo"} <= mean.keys():
+        gains = [g["gain"] for r in records for g in r["gain"] if g["ops"] == [low, high] and g["after"] == "dpo"]
+        verdict = ("has no benefit here" if all(g[1] <= 0 for g in gains) else
+                   "has a benefit" if all(g[1] > 0 for g in gains) else "has a benefit with some seeds only")
+        text += f" DPO {verdict}: over SFT it gains " + ", ".join(f"{g[0]:+.3f}" for g in gains) + "."
+    return text
+
+
+def sampler_line() -> str:
+    """Ours over generate, on each device: from the least to the greatest of the loads."""
+    parts = []
+    for (device, dtype), r in newest("sampler").items():
+        ratios = [x["ratios"]["generate"][0] for x in r["rows"] if "generate" in x["ratios"]]
+        parts.append(f"On {device}, {dtype}, it draws {min(ratios):.2f} to {max(ratios):.2f} times the tokens a second of "
+                     f"Hugging Face's `generate`; the loads are {', '.join(x['load'] for x in r['rows'])}.")
+    return parts and "**Sampler.** " + " ".join(parts)
+
+
+def exact_line() -> str:
+    """What exact mode gives, and what it costs."""
+    parts = []
+    for (device, dtype), r in newest("bits").items():
+        exact, fast = ([x for x in r["rows"] if x["mode"] == mode] for mode in ("exact", "fast"))
+        drawn, differ = (sum(x[k] for x in exact) for k in ("tokens", "differ"))
+        parts.append(f"On {device}, {dtype}: of {drawn:,} sampled tokens {differ:,} have another log-probability in the trainer; "
+                     f"in fast mode {sum(x['differ'] for x in fast):,} of {sum(x['tokens'] for x in fast):,}.")
+    for (device, dtype), r in newest("exact").items():
+        costs = ", ".join(exact_cost(x) for x in r["rows"])
+        parts.append(f"Time of fast mode over that of exact mode ({device}, {dtype}): {costs}.")
+    return parts and "**Exact mode.** " + " ".join(parts)
+
+
+def exact_cost(row: dict) -> str:
+    """"rollout 0.85"; each fast arm of the row has its own ratio."""
+    arms = {name: t for name, t in row["ms"].items() if name != "exact" and isinstance(t, float)}
+    return ", ".join(f"{row['block']}{name.removeprefix('fast')} {t / row['ms']['exact']:.2f}" for name, t in arms.items())
+
+
+def speed_line() -> str:
+    """Training tokens/s over Hugging Face's model, and a GRPO step over TRL's."""
+    parts = [f"{r['ratio']:.2f} times {other} ({device}, {dtype})."
+             for name, other in (("train", "the tokens a second of Hugging Face's model"), ("rl", "the GRPO steps of TRL"))
+             for (device, dtype), r in newest(name).items()]
+    for (device, dtype), r in newest("pretrain").items():
+        rows = [x for x in r["rows"] if "hugging face" in x["ratios"]]
+        parts += [f"{x['size']}, {x['shape']}: {x['share_of_peak']:.1%} of the peak, {x['ratios']['hugging face'][0]:.2f} times "
+                  f"Hugging Face's model ({device}, {dtype})." for x in rows]
+    return parts and "**Training speed.** " + " ".join(parts)
+
+
+def gpu_line() -> str:
+    """The Triton kernels over the best of the others, for each kind of block on each GPU."""
+    parts = []
+    for (device, dtype), r in newest("kernels").items():
+        kinds = {}
+        for x in r["rows"]:
+            if x["ratio"] and not device.startswith("CPU"):
+                kind = x["block"] if "attention" not in x["block"] else f"{x['case'].split(',')[0]} {x['block']}"
+                kinds.setdefault(kind, []).append(x["ratio"])
+        if kinds:
+            ratios = [f"{kind.replace(',', '')} {min(r):.2f} to {max(r):.2f}" for kind, r in kinds.items()]
+            parts.append(f"On {device}, {dtype}, the best other's time over ours, least and greatest of the cases: "
+                         f"{', '.join(ratios)}.")
+    return parts and "**Kernels on a GPU.** " + " ".join(parts)

@@ -1,0 +1,54 @@
+"""The records in results/: a line of JSON for each bench that ran, with the machine, the versions and the commit."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+from training import cli, common
+
+HERE = Path(__file__).parent.parent
+RESULTS = HERE / "results"
+
+
+def keep(name: str, result: dict, device, dtype: str, folder) -> dict:
+    """Appends a result to bench_<name>.jsonl in the folder; returns the record."""
+    record = result | {"bench": name, "device": common.device_name(device), "dtype": dtype, "versions": common.versions(),
+                       "commit": common.commit(), "date": time.strftime("%Y-%m-%d")}
+    os.makedirs(folder, exist_ok=True)
+    with open(Path(folder) / f"bench_{name}.jsonl", "a") as f:
+        f.write(cli.to_json(record) + "\n")
+    return record
+
+
+def records_of(name: str, folder=RESULTS) -> list[dict]:
+    """All records of bench_<name>.jsonl, the oldest first."""
+    file = Path(folder) / f"bench_{name}.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def newest(name: str) -> dict:
+    """The last record of a bench for each device and dtype: {(device, dtype): record}."""
+    return {(r["device"], r.get("dtype")): r for r in records_of(name)}
+
+
+class Rows(list):
+    """The rows that a long bench has found so far. Each is written to a file of its own as it comes, so that a bench that is cut
+    off has kept what it measured; once the whole record is kept, `done` removes that file."""
+
+    def __init__(self, name: str, folder):
+        super().__init__()
+        self.path = Path(folder) / f"bench_{name}.unfinished-{os.getpid()}.jsonl"
+
+    def append(self, row: dict) -> None:
+        super().append(row)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "a") as f:
+            f.write(cli.to_json(row) + "\n")
+
+    def extend(self, rows) -> None:
+        for row in rows:
+            self.append(row)
+
+    def done(self) -> None:
+        self.path.unlink(missing_ok=True)

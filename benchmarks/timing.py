@@ -1,0 +1,113 @@
+"""How things are timed: all candidates for the same work take one turn each, again and again, so a machine whose speed drifts
+favours none of them."""
+
+import statistics
+import sys
+import time
+
+import torch
+
+SMALL = dict(vocab_size=4096, layers=6, width=384, heads=6, kv_heads=2, ff=1024)                # for a CPU
+LARGE = dict(vocab_size=32_768, layers=24, width=1024, heads=16, kv_heads=4, ff=2816)           # for a GPU
+
+
+def clock(device, work):
+    """Seconds that work() takes, the device's own work included."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def turns(device, work, count=5):
+    """{name: function} -> {name: median milliseconds}, or a short reason where a candidate cannot do this. On a GPU a turn
+    repeats its function until that takes about 20 ms, so that the launch of the first one hardly counts."""
+    found, able, repeats = {}, {}, {}
+    for name, f in work.items():
+        try:
+            f()                                                               # warm-up, compilation
+            once = clock(device, f)
+            able[name], repeats[name] = f, max(1, min(200, int(0.02 / max(once, 1e-6)))) if device.type == "cuda" else 1
+        except Exception as e:                                                # a back end that cannot do this shape
+            found[name] = f"{type(e).__name__}: {str(e)[:80]}"
+    seconds = {name: [] for name in able}
+    for i in range(count):
+        for name in list(able)[::1 if i % 2 else -1]:
+            def many(f=able[name], n=repeats[name]):
+                for _ in range(n):
+                    f()
+            seconds[name].append(clock(device, many) / repeats[name])
+    return {name: round(1e3 * statistics.median(s), 4) for name, s in seconds.items()} | found
+
+
+def best(ms, *names):
+    """The least of these that could run, or None."""
+    return min((ms[n] for n in names if isinstance(ms.get(n), float)), default=None)
+
+
+def row(block, case, ms, ours, others, **more):
+    """One line of the result: milliseconds of each candidate, and how many times as fast as the best other one ours is."""
+    other, own = best(ms, *others), best(ms, ours)
+    found = {"block": block, "case": case, "ms": ms, "ours": ours, "ratio": round(other / own, 3) if other and own else None}
+    print(*block_lines({"rows": [found | more]}), sep="\n", file=sys.stderr, flush=True)
+    return found | more
+
+
+def block_lines(result: dict) -> list[str]:
+    """A line of text for each row of bench.py kernels and exact."""
+    lines = []
+    for r in result["rows"]:
+        parts = [f"{name} {t:.3f} ms" if isinstance(t, float) else f"{name}: {t}" for name, t in r["ms"].items()]
+        ratio = f"   {r['ratio']:.2f} x the best other" if r["ratio"] else ""
+        more = "".join(f"   {k} {v}" for k, v in r.items() if k in ("extra_gb", "logprob_diff_max") and v)
+        lines.append(f"{r['block']:<20} {r['case']}: {', '.join(parts)}{ratio}{more}")
+    return lines
+
+
+def in_turns(device, count, work, tokens):
+    """Tokens/s of each side, and how often as fast as each other one ours is (median, low, high). A side that cannot run is
+    noted with its reason; one that takes long runs once."""
+    speeds, ratios, seconds = {}, {}, {}
+    for side, f in work.items():
+        try:
+            seconds[side] = [clock(device, f)]                                # the warm-up
+        except Exception as e:
+            speeds[side] = f"{type(e).__name__}: {str(e)[:80]}"
+    sides = [side for side in seconds if seconds[side][0] < (30 if device.type == "cuda" else 150)]
+    for i in range(count):
+        for side in sides[::1 if i % 2 else -1]:
+            seconds[side].append(clock(device, work[side]))
+    for side, s in seconds.items():
+        seconds[side] = s[1:] or s
+        speeds[side] = round(tokens / statistics.median(seconds[side]), 1)
+        if side != "ours":
+            # strict=False: a side that takes long has one turn only
+            each = [t / o for o, t in zip(seconds["ours"], seconds[side], strict=False)]
+            ratios[side] = [round(f(each), 3) for f in (statistics.median, min, max)]
+    return {"tokens_per_second": speeds, "ratios": ratios, "rounds": count}
+
+
+def rows_of_one_document(tokens):
+    """The numbers of the documents where tokens (B, T + 1) hold one in each row. Every trainer gives them, and without them the
+    model takes another path."""
+    return torch.zeros_like(tokens[:, 1:])
+
+
+def training_step(model, optimizer, tokens, documents, dtype, exact):
+    model.exact = exact
+    with torch.autocast(tokens.device.type, dtype, enabled=dtype != torch.float32):
+        loss = -model(tokens[:, :-1], documents, tokens[:, 1:]).mean()
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def copy_rate(device, megabytes=256):
+    """Bytes read and written per second by a copy of a large tensor."""
+    x = torch.empty(megabytes * 2 ** 20, dtype=torch.uint8, device=device)
+    y = torch.empty_like(x)
+    y.copy_(x)
+    return 2 * x.numel() / min(clock(device, lambda: y.copy_(x)) for _ in range(5))

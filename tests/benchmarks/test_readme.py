@@ -1,0 +1,131 @@
+"""README.md and results/README.md: what is generated is up to date, and says of every file what the file says of itself."""
+
+import ast
+import re
+import subprocess
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+from conftest import ROOT
+
+import bench
+from benchmarks import house, plan, readme, records, tables
+from benchmarks.figure import HEIGHT, pipeline_figure
+
+FRONT = (ROOT / "README.md").read_text()
+RESULTS = (ROOT / "results" / "README.md").read_text()
+
+
+def part(text, name):
+    return re.search(rf"<!-- {name} -->\n(.*?)<!-- /{name} -->", text, re.S)[1]
+
+
+def tracked():
+    """Names of all files of the repository."""
+    done = subprocess.run("git ls-files --cached --others --exclude-standard".split(), cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip("no git repository")
+    return [name for name in done.stdout.splitlines() if (ROOT / name).exists()]
+
+
+@pytest.mark.parametrize("path", readme.files(), ids=lambda path: path.name)
+def test_what_is_generated_is_up_to_date(path):
+    assert path.read_text() == readme.files()[path], "run python bench.py readme"
+
+
+def test_readme_is_short_and_names_only_files_that_exist():
+    assert len(FRONT.splitlines()) < 250
+    for folder, text in ((ROOT, FRONT), (ROOT / "results", RESULTS)):
+        for name in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
+            assert (folder / name).exists(), name
+
+
+def test_links_into_the_page_of_results_lead_to_a_heading():
+    headings = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in re.findall(r"^## (.*)$", RESULTS, re.M)}
+    linked = re.findall(r"\(results/README\.md#([^)]+)\)", FRONT) + re.findall(r"\(#([^)]+)\)", RESULTS)
+    assert set(linked) <= headings and set(re.findall(r"\(#([^)]+)\)", RESULTS)) == headings
+
+
+def test_every_file_has_its_line_in_the_tree():
+    """Against the repository's own list, and its docstrings read anew."""
+    lines = dict(re.findall(r"^ *- \**\[[^]]+\]\(([^)]+)\)\**: (.*)$", part(FRONT, "tree"), re.M))
+    expected = {name for name in tracked() if re.fullmatch(r"[^/]+\.py|(?!tests/|\.)[\w/]+\.(py|sh)", name)}
+    rooms = {name.split("/")[0] for name in expected if "/" in name}
+    files = {name for name in expected if not name.endswith("__init__.py")}
+    assert {name for name in lines if name.endswith((".py", ".sh"))} == files
+    assert {name for name in lines if "." not in name} == rooms | {"results", "tests"}
+    for name in files:
+        text = (ROOT / name).read_text()
+        own = (ast.get_docstring(ast.parse(text)) if name.endswith(".py") else
+               re.sub(r"^# ?", "", text.split("\n", 1)[1], flags=re.M))           # behind the line that names the shell
+        assert lines[name] and " ".join(own.split()).startswith(lines[name]), name
+        assert len(lines[name]) < 175, f"{name}: the first sentence is its line in README.md and must be short"
+
+
+def test_first_sentences():
+    assert house.first_sentence("One (arXiv 1707.06347, e.g. v2) and 1.5, ... two. Three.") == \
+        "One (arXiv 1707.06347, e.g. v2) and 1.5, ... two."
+    assert house.first_sentence("No stop\nat all\n\nSecond.") == "No stop at all"
+
+
+def test_commands_on_the_page_of_results_are_those_of_the_bench():
+    shown = re.findall(r"^python bench\.py.*$", RESULTS, re.M)
+    assert shown and all(command in bench.__doc__ + plan.__doc__ for command in shown)
+    assert {command.split()[2] for command in shown} == set(bench.BENCHES) - {"launches"} | {"plan"}
+
+
+def test_the_figure_shows_the_mean_over_seeds():
+    def record(seed, base, grpo):
+        rows = {"base": base, "grpo": grpo}
+        return {"seed": seed, "verified": {s: [{"ops": n + 1, "pass@1": [v, v, v]} for n, v in enumerate(values)]
+                                           for s, values in rows.items()}}
+    svg = ElementTree.fromstring(pipeline_figure([record(0, [1.0, 0.2], [1.0, 0.6]), record(1, [0.5, 0.0], [1.0, 1.0])]))
+    base, grpo = (list(map(lambda xy: float(xy.split(",")[1]), line.get("points").split()))
+                  for line in svg.iter("{http://www.w3.org/2000/svg}polyline"))
+    bottom, top = HEIGHT - 34, 8                          # of the axes
+    assert base == pytest.approx([bottom - 0.75 * (bottom - top), bottom - 0.1 * (bottom - top)], abs=0.1)
+    assert grpo == pytest.approx([top, bottom - 0.8 * (bottom - top)], abs=0.1)
+    assert len(list(svg.iter("{http://www.w3.org/2000/svg}circle"))) == 8
+
+
+@pytest.mark.parametrize("gains, verdict", [([[-0.01, -0.02, 0.01]] * 2, "DPO has no benefit here: "),
+                                            ([[0.1, 0.05, 0.2]] * 2, "DPO has a benefit: "),
+                                            ([[0.1, 0.05, 0.2], [0, -0.1, 0.1]], "DPO has a benefit with some seeds only: ")])
+def test_readme_says_of_dpo_what_its_table_shows(gains, verdict, monkeypatch):
+    rows = [{"ops": n, "problems": 50, "pass@1": [0.5, 0.4, 0.6], "pass@8": [1, 1, 1]} for n in (4, 8)]
+    found = [{"seed": i, "stage_seconds": {}, "seconds": 9, "device": "CPU", "commit": "abc",
+              "verified": {s: rows for s in ("base", "sft", "dpo")},
+              "gain": [{"band": "edge", "ops": [4, 8], "before": "sft", "after": "dpo", "gain": g},
+                       {"band": "edge", "ops": [4, 8], "before": "base", "after": "sft", "gain": [0, 0, 0]}]}
+             for i, g in enumerate(gains)]
+    monkeypatch.setattr(tables, "records_of", lambda name: found)
+    assert verdict in readme.pipeline_line()
+    assert all(f"{g[0]:+.3f}" in readme.pipeline_line() for g in gains)
+
+
+def test_exact_mode_stands_beside_both_fast_arms(monkeypatch):
+    rows = [{"block": "GRPO step", "case": "", "ours": "exact", "ms": {f"fast, {arm} recomputation": ms, "exact": 1000.0}}
+            for arm, ms in (("with", 1000.0), ("without", 800.0))]
+    monkeypatch.setattr(readme, "newest", lambda name: {("CPU", "float32"): {"rows": rows}} if name == "exact" else {})
+    assert "GRPO step, with recomputation 1.00, GRPO step, without recomputation 0.80." in readme.exact_line()
+
+
+def test_products_are_a_table_of_their_own(monkeypatch):
+    rows = [{"block": "product", "case": f"{M} x 8 by 8 x {N}", "ours": "invariant", "ratio": M / 10,
+             "ms": {"invariant": 2.0, "library": 1.0}} for N in (8, 16) for M in (1, 4)]
+    assert tables.products_table(rows).splitlines()[-4:] == [
+        "| weight | 1 rows | 4 rows |", "| --- | --- | --- |", "| 8 x 8 | 2 (0.10) | 2 (0.40) |",
+        "| 8 x 16 | 2 (0.10) | 2 (0.40) |"]
+    monkeypatch.setattr(tables, "newest", lambda name: {("GPU", "bfloat16"): {"rows": rows}})
+    assert "<summary>GPU, bfloat16</summary>" in tables.kernels_table()
+
+
+def test_marks_that_are_missing_are_named(tmp_path):
+    (tmp_path / "README.md").write_text("<!-- a -->\nold\n<!-- /a -->\n")
+    assert readme.with_parts(tmp_path / "README.md", {"a": "new"}) == "<!-- a -->\nnew\n<!-- /a -->\n"
+    with pytest.raises(ValueError, match="<!-- b -->"):
+        readme.with_parts(tmp_path / "README.md", {"a": "new", "b": "more"})
+
+
+def test_records_are_found_where_they_are_kept():
+    assert records.RESULTS == ROOT / "results" and records.records_of("no such bench") == []
