@@ -54,8 +54,8 @@ ARMS = {"fast, with recomputation": [],                   # from a pass of the t
 
 
 def grpo_steps(device, dtype, shape, count, toy):
-    """Milliseconds of a GRPO step by grpo.py itself, two updates on each batch, so that there must be a pi_old: a row for each fast
-    arm, with exact mode beside it."""
+    """Milliseconds of a GRPO step by grpo.py itself, two updates on each batch, so that there must be a pi_old: a row for each
+    fast arm, with exact mode beside it."""
     world = World.from_spec("ops=2-4,split=rl")
     P, G, new = (2, 2, 8) if toy else (64, 8, 256) if device.type == "cuda" else (8, 8, 64)
     seconds, apart = {arm: [] for arm in ARMS}, {}

@@ -110,7 +110,7 @@ def test_nothing_imports_a_script():
 
 
 def test_imports_stand_at_the_top():
-    """In a function only for packages that may be missing, for Triton, and in the main of a script, which should start quickly."""
+    """In a function only for packages that may be missing, for Triton, and in the main of a script, which starts quickly so."""
     found = set()
     for name, path in FILES.items():
         for module, function in imports(path):
