@@ -17,9 +17,9 @@ WITHOUT_CODE = {"recipes": "The stages composed: whole pipelines as shell script
 
 
 def first_sentence(text: str) -> str:
-    """Of a docstring or of a comment; it ends at a full stop that a blank or nothing follows."""
+    """Of a docstring or of a comment; it ends at a full stop or a question mark before a capital letter."""
     paragraph = " ".join(text.strip().split("\n\n")[0].split())
-    found = re.match(r"(.*?(?<!\.\.)(?<!e\.g)\.)(?=\s[A-Z]|$)", paragraph)
+    found = re.match(r"(.*?(?<!\.\.)(?<!e\.g)[.?!])(?=\s[A-Z]|$)", paragraph)
     return found[1] if found else paragraph
 
 
