@@ -9,6 +9,7 @@ Simpler than vLLM: pages are not shared between rows; a prompt's keys are comput
 """
 
 import heapq
+import os
 
 import torch
 
@@ -123,7 +124,28 @@ def pages_of(tokens):
     return -(-tokens // PAGE)
 
 
+def free_bytes(device):
+    """Memory that nobody uses at the moment; None where the system does not say. On a GPU torch keeps what was freed for itself,
+    and hands it out again: after training that is most of the memory."""
+    if device.type == "cuda":
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
 def upload(numbers, device):
     """A list of whole numbers on a device, without waiting for what the device still has to do."""
     made = torch.tensor(numbers, dtype=torch.long)
     return made.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else made
+
+
+def download(*tensors):
+    """The tensors on the host, and an event after which they have arrived there; from a CPU as they are, and None."""
+    if not tensors[0].is_cuda:
+        return *tensors, None
+    event, there = torch.cuda.Event(), [t.to("cpu", non_blocking=True) for t in tensors]
+    event.record()
+    return *there, event

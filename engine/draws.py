@@ -1,8 +1,23 @@
 """Drawing a token: randomness that belongs to a request and not to a batch, top-k and top-p, and the log-probability."""
 
+from dataclasses import dataclass
+
 import torch
 
 from kernels import row_logprobs
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How a token is drawn. ValueError for a number that means nothing."""
+    temperature: float = 1.0              # 0: always the most likely token
+    top_k: int = 0                        # the most likely tokens to draw from; 0: all
+    top_p: float = 1.0                    # the probability mass to draw from
+    exact: bool = False                   # log-probabilities by the exact form of the kernels
+
+    def __post_init__(self):
+        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
+            raise ValueError("use temperature >= 0, 0 < top_p <= 1 and top_k >= 0")
 
 
 def uniform(seed, requests, positions):
@@ -48,15 +63,15 @@ def truncate(logits, top_k=0, top_p=1.0):
     return torch.full_like(logits, float("-inf")).scatter(1, index, values)
 
 
-def draw(logits, u, temperature=1.0, top_k=0, top_p=1.0, exact=False):
+def draw(logits, u, params=SamplingParams()):  # noqa: B008 (it cannot change)
     """Draws a token per row by inverting the cumulative distribution at u: logits (B, V), u (B,) -> tokens (B,) and
     logprobs (B,). Temperature 0 takes the most likely token and reports its log-probability at temperature 1."""
-    logits = wide(logits)
+    logits, temperature, exact = wide(logits), params.temperature, params.exact
     if temperature == 0:
         tokens = logits.argmax(dim=1)
         return tokens, row_logprobs(logits, tokens, 1.0, exact)
     scaled = logits / temperature
-    kept = truncate(scaled, top_k, top_p)
+    kept = truncate(scaled, params.top_k, params.top_p)
     cumulative = kept.softmax(dim=1, dtype=torch.float64).cumsum(dim=1)                       # (B, V)
     at = (u * cumulative[:, -1])[:, None]
     tokens = torch.searchsorted(cumulative, at, right=True).squeeze(1).clamp_(max=logits.shape[1] - 1)

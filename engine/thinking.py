@@ -52,7 +52,7 @@ class ThinkBudget:
         self.size += 1
 
 
-def keep_budgets(running, logits, tokens, logprobs, u, stop, how):
+def keep_budgets(running, logits, tokens, logprobs, u, stop, params):
     """Puts other tokens in place of drawn ones (B,) that a budget does not allow; returns the set of their rows.
 
     A token of the hand-over gets its log-probability at the temperature. Where an answer would end before it has begun,
@@ -69,11 +69,11 @@ def keep_budgets(running, logits, tokens, logprobs, u, stop, how):
     if forced:
         rows = list(forced)
         tokens[rows] = torch.tensor(list(forced.values()), device=tokens.device)
-        logprobs[rows] = row_logprobs(wide(logits[rows]), tokens[rows], how[0] or 1.0, how[3])
+        logprobs[rows] = row_logprobs(wide(logits[rows]), tokens[rows], params.temperature or 1.0, params.exact)
     if again:
         others = logits[again]
         others[:, [i for i in stop if i < others.shape[1]]] = float("-inf")
-        tokens[again], logprobs[again] = draw(others, u[again], *how)
+        tokens[again], logprobs[again] = draw(others, u[again], params)
     for request, token in zip(running, tokens.tolist()):
         if request.thinking:
             request.thinking.take(token)

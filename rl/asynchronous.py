@@ -73,7 +73,7 @@ class Maker:
         if not self.in_flight:
             return False
         done = {request.number for request in self.sampler.step()}
-        self.busy, self.slots = self.busy + len(self.sampler.running) + len(done), self.slots + self.sampler.hidden.shape[0]
+        self.busy, self.slots = self.busy + len(self.sampler.running) + len(done), self.slots + self.sampler.runner.rows.count
         for g in list(self.in_flight) if done else ():
             cap, requests, left = self.in_flight[g]
             left -= done

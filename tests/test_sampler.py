@@ -12,9 +12,9 @@ import torch
 from conftest import script
 
 import sampler as sampling
-from engine import thinking
+from engine import runner, thinking
 from engine.conversation import stream
-from engine.draws import draw, truncate, uniform
+from engine.draws import SamplingParams, draw, truncate, uniform
 from engine.thinking import HAND_OVER, parse_think
 from sampler import Sampler
 from tokenizer import split_thinking
@@ -98,7 +98,7 @@ def test_draws_follow_the_distribution(tiny):
     logits = torch.tensor([[0.0, 1.0, 2.0, -1.0]]).expand(20_000, 4)
     u = uniform(3, torch.arange(20_000), torch.zeros(20_000, dtype=torch.long))
     for how in (dict(), dict(temperature=0.5), dict(top_k=2), dict(top_p=0.7)):
-        tokens, logprobs = draw(logits, u, **how)
+        tokens, logprobs = draw(logits, u, SamplingParams(**how))
         p = truncate(logits[:1] / how.get("temperature", 1), how.get("top_k", 0), how.get("top_p", 1.0)).softmax(-1)[0]
         counts = torch.bincount(tokens, minlength=4) / 20_000
         assert ((counts - p).abs() < 4 * (p * (1 - p) / 20_000).sqrt() + 1e-9).all()
@@ -337,7 +337,7 @@ def test_a_block_that_the_model_opens_is_closed_too(tiny, tokenizer, monkeypatch
         left = iter(sequence)
         def draw(logits, u, *how):
             return torch.full((len(logits),), next(left)), torch.zeros(len(logits), dtype=torch.float64)
-        monkeypatch.setattr(sampling, "draw", draw)
+        monkeypatch.setattr(runner, "draw", draw)
         monkeypatch.setattr(thinking, "draw", draw)
     forced = hand_over(tokenizer)
     def tokens(*sequence, **options):

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import sampler as sampling
+from engine.cache import free_bytes
+from engine.graphs import Graphs
 from engine.weights import SamplingCopy
 from kernels import processor
 from model import Config, Linear, Transformer
@@ -298,22 +299,46 @@ def test_free_memory_is_also_what_torch_keeps_for_itself(monkeypatch):
     """After training the allocator holds most of a GPU, and uses little of it."""
     for name, number in (("mem_get_info", (10, 100)), ("memory_reserved", 80), ("memory_allocated", 25)):
         monkeypatch.setattr(torch.cuda, name, lambda device, number=number: number)
-    assert sampling.free_bytes(torch.device("cuda")) == 10 + 80 - 25
+    assert free_bytes(torch.device("cuda")) == 10 + 80 - 25
+
+
+def keep(self, key, work, changed):
+    """In place of Graphs.replay: keeps what each graph would keep."""
+    return self.captured.setdefault(key, work()) if key not in self.captured else work()
 
 
 @pytest.mark.parametrize("think_budget", [None, 3])
-def test_graphs_of_all_sizes_keep_logits_in_one_place(model, tokenizer, think_budget):
+def test_graphs_of_all_sizes_keep_logits_in_one_place(tokenizer, monkeypatch, think_budget):
     """What the graphs return stays for as long as they do: logits of one step at most, and none where nobody looks at them."""
-    class Graphs(Sampler):
-        """In place of CUDA's: keeps what each graph would keep."""
-
-        def _replay(self, key, work):
-            kept = self.captured.setdefault(key, work()) if key not in self.captured else work()
-            return kept
+    monkeypatch.setattr(Graphs, "replay", keep)
     wide = Transformer(Config(vocab_size=len(tokenizer), layers=1, width=32, heads=2, kv_heads=1))
-    engine = Graphs(wide, tokenizer, rows=70, graphs=True)
+    engine = Sampler(wide, tokenizer, rows=70, graphs=True)
     engine.generate([[5]] * 70, max_new_tokens=[20 + i // 8 for i in range(70)], stop=set(), think_budget=think_budget)
-    graphs = [made for key, made in engine.captured.items() if key[0] == "draw"]
+    graphs = [made for key, made in engine.runner.graphs.captured.items() if key[0] == "draw"]
     assert len(graphs) >= 4                               # buckets
     storages = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for made in graphs for x in made if x.ndim == 2}
     assert sum(storages.values()) <= 4 * 70 * len(tokenizer) * (think_budget is not None)
+
+
+def test_graphs_are_dropped_where_a_tensor_that_they_read_was_replaced(model, monkeypatch):
+    """They are kept from one run to the next, with weights that change in place and a cache that is large enough."""
+    monkeypatch.setattr(Graphs, "replay", keep)
+    old = {name: w.clone() for name, w in model.state_dict().items()}
+    engine, captured = Sampler(model, rows=4, graphs=True), [None]
+
+    def kept(prompt=5, new=6):
+        engine.generate([[1] * prompt] * 4, max_new_tokens=new, stop=set())
+        before, captured[0] = captured[0], engine.runner.graphs.captured
+        return before is captured[0]
+    assert not kept() and kept() and kept(prompt=3)
+    engine.update_weights({name: 1.1 * w for name, w in old.items()})
+    assert kept()
+    assert not kept(prompt=600) and kept(prompt=400)      # another cache
+    model.load_state_dict(old, assign=True)
+    assert not kept() and kept()
+    engine.start(10, stop=set())
+    before = engine.runner.graphs.captured
+    engine.submit([1] * 50, 8)
+    assert engine.runner.graphs.captured is before
+    engine.submit([1] * 100, 8)                           # another table
+    assert engine.runner.graphs.captured is not before

@@ -14,7 +14,7 @@ import evaluate
 import sampler as sampling
 import sft
 from data import batch_from
-from engine.draws import draw
+from engine.draws import SamplingParams, draw
 from formats import templates
 from kernels import token_logprobs
 from model import Config, Transformer, load
@@ -167,7 +167,7 @@ def test_no_draw_takes_a_token_without_probability():
     logits[:, 200:], logits[:, :20] = -math.inf, -1e20
     u = torch.tensor([0.0, 1 - 2.0 ** -53] * 32, dtype=torch.float64)
     for how in (dict(), dict(top_k=7), dict(top_p=0.5), dict(temperature=0.3), dict(temperature=1.7, top_k=100)):
-        tokens, logprobs = draw(logits + torch.linspace(0, 3, 64)[:, None] * torch.rand(64, 300), u, **how)
+        tokens, logprobs = draw(logits + torch.linspace(0, 3, 64)[:, None] * torch.rand(64, 300), u, SamplingParams(**how))
         assert 20 <= tokens.min() and tokens.max() < 200 and logprobs.min() > -1e10
 
 

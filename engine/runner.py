@@ -1,0 +1,174 @@
+"""Runs the model for the sampler: prompts, the next token of every row, and the draws.
+
+On a GPU decoding and drawing are CUDA graphs, one for each of a few numbers of rows. So all that they read and write stays
+where it is: the cache, the tensors of Rows, and the weights of the copy that samples.
+"""
+
+import contextlib
+
+import torch
+from torch.distributed.tensor import DTensor
+
+from engine.cache import PAGE, KVCache, free_bytes, pages_of, upload
+from engine.draws import SamplingParams, draw, uniform
+from engine.graphs import Graphs
+from engine.requests import Prefill
+from engine.rows import Rows
+from engine.weights import SamplingCopy
+from kernels import HAS_TRITON, exclude
+from model import Transformer
+
+PREFILL_TOKENS = 8192                 # prompts are packed into rows of at most so many tokens; a longer one is a row of its own
+
+
+class Runner:
+    """dtype: of the cache and, where it is a half type on float32 weights, of the matrix products (autocast); None: that of the
+    weights. exact: whether the exact form of the kernels computes; None: as model.exact says. graphs: whether a batch is
+    filled up to one of few sizes, and decoding is captured on a GPU; None: on a GPU."""
+
+    def __init__(self, model: Transformer, dtype: torch.dtype | None, exact: bool | None, graphs: bool | None):
+        self.model, self.exact, self.device, self.dtype = model, exact, model.head.device, dtype or model.head.dtype
+        self.half = self.dtype != model.head.dtype
+        self.copy, self.copies = None, SamplingCopy(model, self.dtype if self.half else None)
+        able = self.device.type == "cuda" and HAS_TRITON and self.dtype != torch.float64    # else the host sizes each step
+        self.fixed_sizes = able if graphs is None else graphs
+        self.graphs = Graphs(self.fixed_sizes and self.device.type == "cuda")
+        self.cache = self.rows = self.seed = self.logits = self.addresses = None
+
+    def take_weights(self):
+        """The weights as they are now; later changes of the model's are seen after the next call."""
+        self.copy = self.copies.refresh()
+        self._choose_form()
+        addresses = [w.data_ptr() for w in self.copy.parameters() if not isinstance(w, DTensor)]
+        if addresses != self.addresses:                   # other tensors than those that the graphs read
+            self.graphs.clear()
+        self.addresses = addresses
+
+    def allocate(self, rows: int, longest: int, seed: int, pool_tokens: int = 0):
+        """An empty cache for so many rows of at most `longest` tokens each, and their tensors. They are kept from one start to
+        the next where graphs read them and they are large enough. pool_tokens: size of the cache; 0: for all rows at their
+        longest, if four fifths of the free memory hold that. ValueError where there is no room for one row."""
+        pages, each = rows * pages_of(longest), KVCache.page_bytes(self.model.config, self.dtype)
+        free, held = free_bytes(self.device), self.cache.size * each if self.cache else 0
+        if pool_tokens:
+            pages = min(pages, pages_of(pool_tokens))
+        elif free is not None:
+            pages = min(pages, int(0.8 * (free + held)) // each)
+        if pages < pages_of(longest):
+            raise ValueError(f"the cache has room for {pages * PAGE} tokens and one completion with its prompt may take "
+                             f"{longest}; lower the number of new tokens, or raise pool_tokens")
+        if self.fixed_sizes and self.cache and self.cache.holds(rows, pages, longest):
+            self.seed.fill_(seed)
+            self.cache.clear()
+            return
+        self.graphs.clear()
+        self.cache = self.rows = self.logits = None       # frees the old ones first
+        self.seed = torch.tensor(seed, device=self.device)
+        self.cache = KVCache(self.model.config, rows, pages, longest, self.device, self.dtype)
+        self.rows = Rows(rows, self.model.config.width, self.device, self.model.head.dtype)
+
+    def widen(self, longest: int):
+        """Lets a row be longer than was thought."""
+        if self.cache.widen(longest):
+            self.graphs.clear()                           # they would read the old table
+
+    @contextlib.contextmanager
+    def mode(self):
+        """How the model computes here: without gradients, exact or not, in the sampler's type."""
+        self._choose_form()
+        # a graph must not keep autocast's copies of weights, which live as long as this block
+        with (torch.no_grad(), self.model.uncompiled(),
+              torch.autocast(self.device.type, self.dtype, enabled=self.half, cache_enabled=not self.fixed_sizes)):
+            yield
+
+    def _choose_form(self):
+        self.copy.exact = self.model.exact if self.exact is None else self.exact
+
+    # decoding and drawing
+
+    def decode(self, B: int):
+        """The pending token of each of the first B rows -> its hidden state, in rows.hidden."""
+        rows = self._bucket(B)
+
+        def work():
+            self.rows.hidden[:rows] = self.copy.decode(self.rows.pending[:rows, None], self.cache)[:, 0]
+        self.graphs.replay(("decode", rows, self.copy.exact), work, self.cache.lengths)
+        self.cache.lengths[B:rows] = 0                    # those that filled up the bucket
+
+    def draw(self, B: int, params: SamplingParams, watched: bool):
+        """A token of each of the first B rows: their logits (B, V) if somebody wants to see them (watched), else (0, V); tokens
+        (B,) and log-probabilities (B,)."""
+        rows = self._bucket(B) if self.fixed_sizes else B
+
+        def work():
+            logits = exclude(self.copy.logits(self.rows.hidden[:rows]), self.model.absent)                    # (rows, V)
+            drawn = draw(logits, self.uniform(rows), params)
+            if self.fixed_sizes and watched:              # one place for the graphs of all buckets: each would keep its own
+                if self.logits is None:
+                    self.logits = logits.new_empty(self.rows.count, logits.shape[1])
+                logits = self.logits[:rows].copy_(logits)
+            return logits if watched else logits.new_empty(0, logits.shape[1]), *drawn
+        if params.top_p == 1.0:
+            made = self.graphs.replay(("draw", rows, watched, params), work, self.cache.lengths)
+        else:                                             # top-p looks at what it drew from, which a graph cannot
+            made = work()
+        return tuple(x[:B] for x in made)
+
+    def uniform(self, B: int, later: int = 0) -> torch.Tensor:
+        """The random number of each of the first B rows for its next token, (B,); later: for one so many positions behind it."""
+        return uniform(self.seed, self.rows.keys[:B], self.rows.positions[:B] + later)
+
+    def _bucket(self, B):
+        """Rows to decode where B run: 1, or a multiple of 16. Few numbers are few graphs, and on a CPU few shapes of products."""
+        return 1 if B == 1 else min(self.rows.count, -(-B // 16) * 16)
+
+    # prompts
+
+    def prefill(self, prompts: list[Prefill], version: int):
+        """Computes prompts, packed into rows of documents."""
+        at = 0
+        while at < len(prompts):
+            end, total = at + 1, len(prompts[at].ids)
+            while end < len(prompts) and total + len(prompts[end].ids) <= PREFILL_TOKENS:
+                total += len(prompts[end].ids)
+                end += 1
+            self._prefill_row(prompts[at:end], version)
+            at = end
+
+    def _prefill_row(self, prompts, version):
+        tokens = upload([t for p in prompts for t in p.ids], self.device)[None]                               # (1, T)
+        documents = upload([d for d, p in enumerate(prompts) for _ in p.ids], self.device)[None]              # (1, T)
+        hidden, kv = self.copy.prefill(tokens, documents)
+        first = 0
+        for p in prompts:
+            here = slice(first, first + len(p.ids))
+            p.k, p.v = (torch.stack([layer[i][0, here] for layer in kv]) for i in (0, 1))                     # (L, T, K, hd)
+            p.hidden, p.version, p.scratch, first = hidden[0, here.stop - 1], version, None, here.stop
+
+    def prefill_piece(self, p: Prefill, version: int, tokens: int) -> int:
+        """Computes the next tokens of a long prompt against the pieces before them, in a small cache of its own. Returns how many
+        they were."""
+        if p.scratch is None or p.version != version:
+            p.version, p.hidden, p.begun = version, None, p.begun + 1
+            p.scratch = KVCache(self.model.config, 1, pages_of(len(p.ids)), len(p.ids), self.device, self.dtype)
+            p.scratch.reserve(0, len(p.ids))
+        done = int(p.scratch.lengths[0])
+        piece = torch.tensor(p.ids[done:done + tokens], device=self.device)[None]                             # (1, R)
+        hidden = self.copy.decode(piece, p.scratch)
+        if done + piece.shape[1] == len(p.ids):
+            pages = p.scratch.pages[0]
+            p.k, p.v = (x[:, pages].transpose(2, 3).flatten(1, 2)[:, :len(p.ids)] for x in (p.scratch.k, p.scratch.v))
+            p.hidden, p.scratch = hidden[0, -1], None
+        return piece.shape[1]
+
+    def enter(self, row: int, p: Prefill):
+        """A row, whose pages are reserved, begins with this prompt."""
+        self.cache.fill(row, p.k, p.v)
+        self.rows.hidden[row] = p.hidden
+
+    def recompute(self, sequences: list[list[int]], version: int):
+        """The keys and values of the running rows again, with new weights. sequences: the ids of each row."""
+        again = [Prefill(ids) for ids in sequences]
+        self.prefill(again, version)
+        for row, p in enumerate(again):
+            self.cache.fill(row, p.k, p.v)

@@ -1,0 +1,95 @@
+"""Who runs and who waits: rows and cache pages are given to requests, and taken back, in the order in which these came."""
+
+import itertools
+from collections import deque
+
+from engine.cache import KVCache
+from engine.requests import Prefill, Request
+from engine.rows import Rows
+
+
+class Scheduler:
+    """`running` holds one Request per row, `waiting` the others in order. Everything here is decided on the host, which knows how
+    many tokens each request has, but not yet which."""
+
+    def __init__(self, cache: KVCache, rows: Rows):
+        self.cache, self.rows = cache, rows
+        self.running: list[Request] = []
+        self.waiting: deque[Request] = deque()
+        self.submitted = 0                                # requests, ever
+        self.crowded = False                              # somebody was preempted, and nobody has left since
+
+    def reserve(self) -> bool:
+        """A page for the pending token of each running row, the oldest request first. False where the pool has none for one."""
+        return all(self._reserve(row) for row in self._oldest_first())
+
+    def preempt(self) -> int:
+        """As `reserve`, but where the pool has no page the newest request gives its pages back. It waits at the front of the
+        queue with the tokens that it has drawn, and is prefilled again. Nobody comes in until somebody has left. Returns
+        how many were preempted."""
+        rows, gone = self._oldest_first(), []
+        while rows:
+            if self._reserve(rows[0]):
+                rows.pop(0)
+            else:
+                gone.append(rows.pop())
+                self.cache.release(gone[-1])
+        for row in gone:                                  # the newest first, so that the oldest of them waits in front
+            r = self.running[row]
+            r.prefill = Prefill(r.completion.prompt + r.completion.tokens)
+            self.waiting.appendleft(r)
+        self.leave(sorted(gone))
+        self.crowded = self.crowded or bool(gone)
+        return len(gone)
+
+    def _oldest_first(self):
+        return sorted(range(len(self.running)), key=lambda row: self.running[row].number)
+
+    def _reserve(self, row):
+        r = self.running[row]
+        return self.cache.reserve(row, len(r.completion.prompt) + r.drawn)
+
+    def free_rows(self) -> int:
+        return self.rows.count - len(self.running)
+
+    def next(self) -> Request | None:
+        """The waiting request that comes in next, if there is a row for it."""
+        return self.waiting[0] if self.waiting and self.free_rows() and not self.crowded else None
+
+    def admit(self) -> int | None:
+        """Gives the next request a row and the pages of its prompt and one token more. Returns the row; None where too few pages
+        are free."""
+        r, row = self.waiting[0], len(self.running)
+        if not self.cache.reserve(row, len(r.prefill.ids) + 1):
+            return None
+        self.running.append(self.waiting.popleft())
+        return row
+
+    def prompts(self, version: int, budget: int) -> list[Prefill]:
+        """The next prompts to prefill together: of requests that will find a row, at most `budget` tokens, at least one."""
+        chosen, total = [], 0
+        for p in [r.prefill for r in itertools.islice(self.waiting, self.free_rows())]:
+            if not p.ready(version) and not any(p is c for c in chosen):
+                if chosen and total + len(p.ids) > budget:
+                    break
+                chosen.append(p)
+                total += len(p.ids)
+        return chosen
+
+    def leave(self, rows: list[int]):
+        """Frees rows, given in rising order. The last running row takes the place of each."""
+        for row in reversed(rows):
+            last = len(self.running) - 1
+            self.cache.release(row)
+            if row != last:
+                self.cache.move(last, row)
+                self.rows.move(last, row)
+                self.running[row] = self.running[last]
+            self.running.pop()
+            self.crowded = False
+
+    def remove(self, request: Request):
+        if request in self.waiting:
+            self.waiting.remove(request)
+        else:
+            self.leave([self.running.index(request)])
