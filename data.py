@@ -28,6 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from sources.fingerprint import fingerprint
 from sources.open import open_source
 from sources.shards import prepare
 from tokenizer import Tokenizer
@@ -44,6 +45,16 @@ def split_spec(spec):
     except argparse.ArgumentTypeError:
         raise ValueError(f"--data {spec}: no file or folder has this name, and as SOURCE@WEIGHT it has the weight "
                          f"{weight!r}; use a number above 0") from None
+
+
+def fingerprints(args) -> dict:
+    """{name: fingerprint} of the files that decide what a run learns: the sources of --data, the checkpoints and the tokenizer
+    that it starts from, and a user's file with a reward. A run that is resumed compares them (training/resume.py)."""
+    folders = [getattr(args, name, "") for name in ("init", "reference", "tokenizer")]
+    found = {f"--data {name}": fingerprint(name) for name, _ in map(split_spec, args.data)}
+    rewards = (part.partition(".py:")[0] + ".py" for part in getattr(args, "reward", "").split("+") if ".py:" in part)
+    found |= {f"--reward {file}": fingerprint(file) for file in rewards}
+    return found | {folder: fingerprint(folder) for folder in folders if folder and folder != args.out}
 
 
 class Mixture:
@@ -275,6 +286,10 @@ class Stream:
         mine = rows[rank::ranks]
         size = micro_rows or len(mine)
         return [self.make(mine[i:i + size], self.T) for i in range(0, len(mine), size)]
+
+    def report(self):
+        """What joins the result of a run: the table of the mixture, and how well rows were filled."""
+        return {"mixture": self.mixture.table()} | self.packer.report()
 
     def state(self):
         return {"mixture": self.mixture.state(), "packer": self.packer.state()}

@@ -36,19 +36,20 @@ mismatched answers run along in both passes of a step.
 
 import functools
 import itertools
-import time
 from collections import Counter
 
 import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from data import Stream, document_sums, print_table, rounded_up
-from evaluate import check_specs, evaluate_all, modes_of, print_evaluation
+from data import Stream, document_sums, fingerprints, rounded_up
+from evaluate import EVAL_NEEDS, check_specs, evaluate_all, modes_of, print_results
 from model import load
 from sources.conversations import Pairs, pair_batch
 from tokenizer import IM_END, IM_START
-from training import cli, common, optim
+from training import cli
+from training.flags import training_flags
+from training.run import Run
 
 BETA = {"dpo": 0.1, "dpo_norm": 5.0, "ipo": 0.1, "simpo": 2.0, "orpo": 0.1, "kto": 0.1}
 HALF = cli.number("a number from 0 to 0.5", float, lambda x: 0 <= x <= 0.5)
@@ -56,7 +57,7 @@ BY_MEANS, NO_REFERENCE = ("dpo_norm", "simpo", "orpo"), ("simpo", "orpo")
 
 
 def flags():
-    p = common.training_flags(__doc__, NEEDS)
+    p = training_flags(__doc__, NEEDS + EVAL_NEEDS)
     # the linear decay after a tenth of warm-up that OLMo 3 uses
     p.set_defaults(steps=200, lr=1e-6, optimizer="adamw", schedule="wsd", warmup=0.1, decay=0.9)
     p.add_argument("--loss", default="dpo", choices=list(BETA), help="see above")
@@ -135,6 +136,11 @@ def answer_sums(model, batch, size):
     return [x[there].view(-1, size) for x in (sums, lengths, batch.reference.to(sums.dtype))]
 
 
+def count_pairs(batches, size):
+    """The number of pairs in micro-batches whose pairs have `size` documents each."""
+    return sum(int((b.documents.amax(1) + 1).sum()) // size for b in batches)
+
+
 def kto_baseline(run, model, batches):
     """KTO's z: the mean log-ratio of the mismatched answers, not below 0; over the whole global batch, before it is
     split, so that neither micro-batches nor ranks change it."""
@@ -148,8 +154,8 @@ def kto_baseline(run, model, batches):
 
 
 def batch_loss(args, wrapped, batch, z=0.0):
-    """The chosen loss summed over the pairs of a batch, and a tensor of sums to log: log-probs of chosen and rejected,
-    their change against the reference, h, and pairs with h > 0."""
+    """The chosen loss summed over the pairs of a batch, and the metrics: log-probs of chosen and rejected, their change against
+    the reference, h, and the share of pairs with h > 0."""
     beta, size = BETA[args.loss] if args.beta is None else args.beta, 3 if args.loss == "kto" else 2
     policy, lengths, reference = (x[:, :2] for x in answer_sums(wrapped, batch, size))                      # (N, 2)
     scale = lengths if args.loss in BY_MEANS else 1
@@ -164,8 +170,14 @@ def batch_loss(args, wrapped, batch, z=0.0):
         losses = kto_loss(policy - reference, z, beta, args.kto_weights)
     else:
         losses = dpo_loss(h, beta, args.label_smoothing)
-    seen = torch.stack([*policy.sum(0), *(policy - reference).sum(0), h.sum(), (h > 0).sum()])
-    return losses.sum(), seen.detach()
+    chosen, rejected = policy.sum(0)
+    sums = {"chosen": chosen, "rejected": rejected}
+    if args.loss not in NO_REFERENCE:
+        sums["chosen_change"], sums["rejected_change"] = (policy - reference).sum(0)
+    sums |= {"margin": h.sum(), "accuracy": (h > 0).sum()}
+    if args.loss == "kto":
+        sums["z"] = z * len(h)
+    return losses.sum(), {name: (total, len(h)) for name, total in sums.items()}
 
 
 @torch.no_grad()
@@ -216,114 +228,56 @@ def check(args):
             raise ValueError(fix)
 
 
+def warning(step, change):
+    """The line that says so where the chosen answers have become less likely than under the reference."""
+    return (f"step {step}: the chosen answers have become less likely than under the reference, by {-change:.2f} nats; "
+            "lower --lr, raise --beta, or stop here")
+
+
 def main():
     args = flags().parse_args()
     with cli.bad_input():
         check(args)
-        run = common.Run(args)
+        run = Run(args, fingerprints(args))
         model, tokenizer = load(args.init, dtype=run.weight_dtype)
         model.exact = args.exact
         if tokenizer is None:
             raise ValueError(f"--init {args.init}: the folder has no tokenizer.json; copy the model's tokenizer there")
         check_specs(args.eval_data, tokenizer)
         opener = functools.partial(Pairs, T=args.seq_len, mismatched=args.loss == "kto")
-        stream = Stream(args.data, tokenizer, args.seq_len, args.batch_tokens, args.seed, args.max_epochs, opener,
-                        pair_batch)
-        micro_rows = args.micro_tokens // args.seq_len if args.micro_tokens else None
-        if stream.rows % run.ranks or (args.micro_tokens and not micro_rows):
-            raise ValueError(f"--batch-tokens {args.batch_tokens} must be a multiple of --seq-len x ranks "
-                             f"(= {args.seq_len * run.ranks}), and --micro-tokens at least --seq-len")
-        sources, has_reference = stream.mixture.sources, args.loss not in NO_REFERENCE
-        more = run.state["more"] if run.state else {}
+        stream = Stream(args.data, tokenizer, args.seq_len, args.batch_tokens, args.seed, args.max_epochs, opener, pair_batch)
+        run.split(stream)
+        sources = stream.mixture.sources
         reference = load_reference(args, run, tokenizer) if args.reference and not run.state else model
 
-    if has_reference and not run.state:
-        rows = micro_rows or stream.rows // run.ranks
-        more["reference"] = [reference_logprobs(run, reference, source, rows) for source in sources]
-    for source, known in zip(sources, more.get("reference", [])):
+    if args.loss not in NO_REFERENCE and not run.state:
+        run.more["reference"] = [reference_logprobs(run, reference, source, run.micro_rows) for source in sources]
+    for source, known in zip(sources, run.more.get("reference", [])):
         source.reference = known
     del reference
+
+    def loss_of(batch):
+        return batch_loss(args, wrapped, batch, z)
+
     wrapped = run.distribute(model)
-    optimizers = optim.build(model, args.optimizer, args.lr, args.adam_lr, args.weight_decay)
-    guard = common.Guard()
-    with cli.bad_input():
-        run.resume(model, optimizers, stream, guard)
-    run.open_log({"parameters": sum(w.numel() for w in model.parameters()), "config": vars(model.config),
-                  "pairs": sum(source.count for source in sources)})
-    run.catch_interrupts()
-    seen, modes = [], modes_of_prompts(sources, tokenizer)                    # seen: sums of the micro-batches of a step
-
-    def loss_of(batch, z):
-        loss, sums = batch_loss(args, wrapped, batch, z)
-        seen.append(sums)
-        return loss
-
-    def save():
-        run.save(model, tokenizer, optimizers, stream, guard, more)
-
-    def evaluate():
-        with common.gathered(model):
-            return evaluate_all(model, tokenizer, args.eval_data, modes, args.eval_problems, args.seq_len,
-                                autocast=run.autocast())
-
-    progress, loss, record, used_up, warned = common.Progress(run, "dpo"), float("nan"), {}, "", False
-    start, tokens_seen = time.perf_counter(), 0
-    while run.step < args.steps and not run.stopping:
-        try:
-            batches = stream.next(run.rank, run.ranks, micro_rows)
-        except StopIteration:
-            used_up = "--max-epochs"
-            progress.say(f"the data is used up after {run.step} steps (--max-epochs {args.max_epochs:g})")
+    modes = modes_of_prompts(sources, tokenizer)
+    evaluate = functools.partial(evaluate_all, model, tokenizer, args.eval_data, modes, args.eval_problems, args.seq_len)
+    run.begin(model, tokenizer, stream, evaluate, parameters=sum(w.numel() for w in model.parameters()),
+              config=vars(model.config), pairs=sum(source.count for source in sources))
+    warned = False
+    while run.going():
+        batches = run.next_batches()
+        if batches is None:
             break
-        share = optim.schedule(run.step, args.steps, args.schedule, args.warmup, args.decay, args.floor)
-        lr = optim.set_lr(optimizers, share)
-        seen.clear()
         z = kto_baseline(run, wrapped, batches) if args.loss == "kto" else 0.0
-        pairs = sum(int((b.documents.amax(1) + 1).sum()) // sources[0].size for b in batches)
-        loss, pairs = run.backward(wrapped, batches, functools.partial(loss_of, z=z), weight=pairs)
-        grad_norm = common.clip_gradients(model, args.clip)
-        try:
-            why = guard.check(loss, grad_norm)
-        except ValueError as e:                           # it gave up: keep what was learned before
-            save()
-            cli.fail(e)
-        if why:
-            progress.say(f"step {run.step} skipped: {why}")
-        else:
-            for optimizer in optimizers:
-                optimizer.step()
-        model.zero_grad(set_to_none=True)
-        run.step += 1
-        tokens_seen += args.batch_tokens
-        progress.update(args.batch_tokens, loss=f"{loss:.3f}")
-        if run.step % args.log_every == 0 or run.step == args.steps or why:
-            names = ("chosen", "rejected", "chosen_change", "rejected_change", "margin", "accuracy")
-            record = {k: x / pairs for k, x in zip(names, run.sum(*sum(seen).tolist()))
-                      if has_reference or not k.endswith("change")} | ({"z": z} if args.loss == "kto" else {})
-            run.log({"step": run.step, "loss": loss} | record | {
-                "grad_norm": grad_norm, "lr": lr, "pairs": int(pairs), "skipped": why,
-                "tokens_per_second": round(progress.rate(), 1)})
-            if record.get("chosen_change", 0) < -0.1 and run.main and not warned:
-                warned = True
-                progress.say(f"step {run.step}: the chosen answers have become less likely than under the reference, "
-                             f"by {-record['chosen_change']:.2f} nats; lower --lr, raise --beta, or stop here")
-        if args.eval_every and run.step % args.eval_every == 0 and run.step < args.steps:
-            run.log({"step": run.step, "eval": evaluate()})
-        if args.save_every and run.step % args.save_every == 0 and run.step < args.steps:
-            save()
-    seconds = time.perf_counter() - start
-    progress.bar.close()
-    save()
-    result = {"out": args.out, "steps": run.step, "loss": round(loss, 4)} | {k: round(record[k], 4) for k in record}
-    result |= {"seconds": round(seconds, 1), "tokens_per_second": round(tokens_seen / max(seconds, 1e-9), 1),
-               "skipped": guard.skipped, "mixture": stream.mixture.table()} | stream.packer.report()
-    if run.main:
-        print_table(result["mixture"])
-    if (run.step == args.steps or used_up) and args.eval_data:
-        result["eval"] = evaluate()
-        if run.main:
-            print_evaluation(result["eval"])
-    run.finish(result, used_up)
+        loss = run.backward(wrapped, batches, loss_of, weight=count_pairs(batches, sources[0].size))
+        run.update(loss)
+        run.end_of_step({"pairs": int(run.weight)})
+        if run.means.get("chosen_change", 0) < -0.1 and not warned:
+            warned = True
+            run.say(warning(run.step, run.means["chosen_change"]))
+    run.finish(stream.report(), show=print_results)
+    run.close()
 
 
 if __name__ == "__main__":

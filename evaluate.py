@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data import batch_from
+from data import batch_from, print_table
 from engine.thinking import parse_think
 from formats.files import write_atomically
 from model import load
@@ -269,6 +269,20 @@ def modes_of(think, no_think):
     """Modes for evaluate_all: chats whose questions end in `think`, in `no_think`, or both ("" is no flag, None not this one)."""
     flags = [flag for flag in (think, no_think) if flag is not None]
     return {flag if i else "": CHAT | {"user_suffix": flag} for i, flag in enumerate(flags)}
+
+
+# when a flag of the training scripts about --eval-data has an effect (see cli.Parser)
+EVAL_NEEDS = (
+    ("--eval-problems", lambda a: any(kind_of(spec) != "text" for spec in a.eval_data),
+     "on text, which has no problems"),
+)
+
+
+def print_results(result):
+    """The tables in a training script's result, for people: its mixture, and what evaluate_all found."""
+    if "mixture" in result:
+        print_table(result["mixture"])
+    print_evaluation(result.get("eval", {}))
 
 
 def print_evaluation(found):

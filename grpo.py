@@ -39,30 +39,36 @@ weights (DDP, not --shard).
 """
 
 import copy
+import functools
 import os
 import sys
 import time
 
 import torch
 
-from data import split_spec
+from data import fingerprints, split_spec
 from engine.thinking import ThinkBudget
-from evaluate import CHAT, PLAIN, check_specs, evaluate_all, print_evaluation
+from evaluate import CHAT, EVAL_NEEDS, PLAIN, check_specs, evaluate_all, print_results
 from model import load
-from rl import asynchronous, metrics
+from rl import asynchronous
 from rl.correction import CORRECTIONS
 from rl.critic import ActorCritic
 from rl.diagnosis import Diagnosis, nothing_to_learn
 from rl.divergence import KL_KINDS
 from rl.lengths import longest_cap, parse_caps, shortest_cap
 from rl.losses import LOSSES, NO_CLIP
+from rl.metrics import of_rollouts, of_time
 from rl.prompts import Prompts
 from rl.rollouts import Rollouts
 from rl.update import PolicyUpdate
 from tasks.problems import add_task_flag, join_tasks
 from tasks.rewards import REWARDS, parse_rewards
 from tasks.task import MODES, SWITCHES
-from training import cli, common, optim
+from training import cli, machine, metrics
+from training.flags import training_flags
+from training.guard import Guard
+from training.run import Run
+from training.weights import full_weights, restore_weights
 
 DUAL = cli.number("0, or a number above 1", float, lambda x: x == 0 or x > 1)
 CAP = cli.number("a number of at least 1", float, lambda x: x >= 1)
@@ -78,7 +84,7 @@ def by_loss(name):
 
 
 def flags():
-    p = common.training_flags(__doc__, NEEDS, data_required=False)
+    p = training_flags(__doc__, NEEDS + EVAL_NEEDS, data_required=False)
     add_task_flag(p)
     p.set_defaults(batch_tokens=0, lr=2e-4, adam_lr=2e-4, optimizer="adamw", schedule="constant", warmup=0.0, log_every=1,
                    steps=100, eval_problems=50)
@@ -220,7 +226,7 @@ def main():
         caps, rewards = parse_caps(args.max_new_tokens), parse_rewards(args.reward, *(split_spec(d)[0] for d in args.data))
         resolve(args, caps)
         check(args)
-        run = common.Run(args)
+        run = Run(args, fingerprints(args))
         model, tokenizer = load(args.init, dtype=run.weight_dtype)
         if tokenizer is None:
             raise ValueError(f"--init {args.init}: the folder has no tokenizer.json; copy the model's tokenizer there")
@@ -243,8 +249,8 @@ def main():
     model.exact = args.exact
     if not run.learns:
         if run.state is not None:
-            common.restore_weights(model, {k.removeprefix("model."): v for k, v in run.state["weights"].items()
-                                           if not k.startswith("value")})
+            restore_weights(model, {k.removeprefix("model."): v for k, v in run.state["weights"].items()
+                                    if not k.startswith("value")})
         run.catch_interrupts()
         asynchronous.serve(run, rollouts, model.to(run.device))
         return run.close()
@@ -262,110 +268,68 @@ def main():
     policy = ActorCritic(model) if LOSSES[args.loss].advantages.value_head else model
     wrapped = run.distribute(policy)
     model.checkpointing = args.checkpointing
-    optimizers = optim.build(policy, args.optimizer, args.lr, args.adam_lr, args.weight_decay)
-    guard = common.Guard(sigmas=float("inf"))             # a policy's loss may jump; only what is not a number is skipped
-    with cli.bad_input():
-        if run.state is not None:                         # of an older version of ppo, which kept every layer twice
-            run.state["weights"] = {n: w for n, w in run.state["weights"].items() if policy is model or n[:7] != "layers."}
-        run.resume(policy, optimizers, prompts, guard)
-        if sampling is not model and run.state is not None:
-            common.restore_weights(sampling, common.full_weights(model))
-    run.open_log({"parameters": sum(w.numel() for w in model.parameters()), "config": vars(model.config),
-                  "pool": len(prompts.pool)})
-    run.catch_interrupts()
-    rollouts.begin(sampling, run.step)
-
-    update, diagnosis = PolicyUpdate(run, args, wrapped, reference), Diagnosis(args.steps)
-
+    if run.state is not None:                             # of an older version of ppo, which kept every layer twice
+        run.state["weights"] = {n: w for n, w in run.state["weights"].items() if policy is model or n[:7] != "layers."}
     # --eval-data is asked as the prompts are, and answered greedily
     chat = CHAT | {"user_suffix": SWITCHES.get(args.mode, ""), "think_budget": args.think_budget}
     modes = PLAIN if args.mode == "plain" else {"": chat}
+    evaluate = functools.partial(evaluate_all, model, tokenizer, args.eval_data, modes, args.eval_problems,
+                                 max_new_tokens=longest_cap(caps))
+    # a policy's loss may jump; only what is not a number is skipped
+    run.begin(policy, tokenizer, prompts, evaluate, Guard(sigmas=float("inf")), pool=len(prompts.pool),
+              parameters=sum(w.numel() for w in model.parameters()), config=vars(model.config))
+    if sampling is not model and run.state is not None:
+        restore_weights(sampling, full_weights(model))
+    rollouts.begin(sampling, run.step)
 
-    def evaluate():
-        with common.gathered(model):
-            return evaluate_all(model, tokenizer, args.eval_data, modes, args.eval_problems, autocast=run.autocast(),
-                                max_new_tokens=longest_cap(caps))
-
-    progress, start = common.Progress(run, "grpo"), time.perf_counter()
-    record, sampling_seconds = {}, 0.0
-    while run.step < args.steps and not run.stopping:
-        began, found = time.perf_counter(), {}
+    update, diagnosis, sampling_seconds = PolicyUpdate(run, args, wrapped, reference), Diagnosis(args.steps), 0.0
+    while run.going():
+        began = time.perf_counter()
         with cli.bad_input():
             collected = rollouts.collect(sampling, run.step)
         if collected is None:
-            progress.say("the run must stop while it waits for rollouts (Ctrl-C, or another rank died)")
+            run.say("the run must stop while it waits for rollouts (Ctrl-C, or another rank died)")
             break
         rolled, groups = time.perf_counter() - began, collected.groups
         minibatches = update.prepare(groups, rollouts.places(len(groups)), run.step)
-
-        lr = optim.set_lr(optimizers, optim.schedule(run.step, args.steps, args.schedule, args.warmup, args.decay, args.floor))
         for minibatch, policy_loss in update.passes(minibatches):
-            def loss_of(b, policy_loss=policy_loss, found=found):
-                loss, more = policy_loss(b)
-                metrics.add(found, more)
-                return loss
-            loss, _ = run.backward(wrapped, minibatch.micro, loss_of, minibatch.divisor)
-            grad_norm = common.clip_gradients(policy, args.clip)
-            try:
-                why = guard.check(loss, grad_norm)
-            except ValueError as e:                       # it gave up: keep what was learned before
-                run.save(policy, tokenizer, optimizers, prompts, guard)
-                cli.fail(e)
-            if why:
-                progress.say(f"step {run.step}: an update skipped: {why}")
-            else:
-                for optimizer in optimizers:
-                    optimizer.step()
-            policy.zero_grad(set_to_none=True)
+            loss = run.backward(wrapped, minibatch.micro, policy_loss, minibatch.divisor)
+            run.update(loss)
         if sampling is not model:
-            common.restore_weights(sampling, common.full_weights(model))
-        run.step += 1
-        rollouts.publish(sampling, run.step)
-        if run.step % 10 == 0:
-            common.give_back_memory()
+            restore_weights(sampling, full_weights(model))
+        step = run.step + 1
+        rollouts.publish(sampling, step)
+        if step % 10 == 0:
+            machine.give_back_memory()
 
         seconds = time.perf_counter() - began
         sampling_seconds += rolled
-        record = {"step": run.step, "loss": loss, "grad_norm": grad_norm, "lr": lr, "seconds": round(seconds, 3)}
         trained = args.updates * sum(minibatch.slots for minibatch in minibatches)
-        metrics.add(found, metrics.of_rollouts(collected))
-        metrics.add(found, metrics.of_time(collected, rolled, trained, seconds - rolled, run.ranks))
-        record |= {k: float(f"{v:.6g}") for k, v in metrics.means(found, run).items()} | rollouts.notes()
+        run.progress.tokens += int(run.sum(trained)[0])
+        metrics.add(run.metrics, of_rollouts(collected))
+        metrics.add(run.metrics, of_time(collected, rolled, trained, seconds - rolled, run.ranks))
+        record = {"seconds": round(seconds, 3)} | rollouts.notes()
         why = nothing_to_learn(run, collected.sampled, update.loss.advantages.by_token, args.mask_truncated)
         if why:
             record["note"] = why
         elif abs(loss) < 1e-6 and args.updates * args.minibatches == 1:
             record["note"] = "the loss is zero because it must be: r = 1 and the advantages cancel; see grad_norm"
-        if (warning := diagnosis.note(run.step, why)) and run.main:
-            progress.say(warning)
+        if warning := diagnosis.note(step, why):
+            run.say(warning)
         for name, text, error in rollouts.failures:
-            progress.say(f"step {run.step}: reward {name} failed on a completion, counted as 0: {error}: {text[:200]!r}")
+            run.progress.say(f"step {step}: reward {name} failed on a completion, counted as 0: {error}: {text[:200]!r}")
             record.setdefault("failed_rewards", []).append([name, str(error), text[:2000]])
         rollouts.failures.clear()
-        if args.show_every and (run.step % args.show_every == 0 or run.step == 1):
+        if args.show_every and (step % args.show_every == 0 or step == 1):
             record["samples"] = [{"question": r.problem.question, "text": r.reply.text, "reward": round(r.score.reward, 4),
                                   "reason": r.score.reason} for g in collected.sampled[:3] for r in g[:1]]
-        progress.update(trained, reward=f"{record['reward']:.3f}", process=f"{record['process']:.3f}")
-        if run.step % args.log_every == 0:
-            run.log(record)
-        if args.eval_every and run.step % args.eval_every == 0 and run.step < args.steps:
-            run.log({"step": run.step, "eval": evaluate()})
-        if args.save_every and run.step % args.save_every == 0 and run.step < args.steps:
-            run.save(policy, tokenizer, optimizers, prompts, guard)
-    seconds = time.perf_counter() - start
-    progress.bar.close()
-    run.save(policy, tokenizer, optimizers, prompts, guard)
-    kept = ("reward", "answer", "process", "length_mean", "entropy", "zero_spread", "logprob_diff_mean", "logprob_diff_max")
-    result = {"out": args.out, "steps": run.step, "seconds": round(seconds, 1),
-              "rollout_share": round(sampling_seconds / max(seconds, 1e-9), 3)} | {k: record[k] for k in kept if k in record}
+        run.end_of_step(record, show=("reward", "process"))
+    result = {"rollout_share": round(sampling_seconds / max(run.progress.seconds(), 1e-9), 3)}
     if diagnosis.warning:
         result["warning"] = diagnosis.warning
-    if run.step == args.steps and args.eval_data:
-        result["eval"] = evaluate()
-        if run.main:
-            print_evaluation(result["eval"])
+    run.finish(result, show=print_results)
     rollouts.finish()
-    run.finish(result)
+    run.close()
 
 
 if __name__ == "__main__":

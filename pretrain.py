@@ -16,20 +16,22 @@ Simpler than the papers: one sequence length for the whole run, and mid-training
 (OctoThinker, arXiv 2506.20512) is two commands, one with --schedule constant and one from its end with --schedule cosine.
 """
 
+import functools
 import itertools
-import time
 
-from data import Stream, print_table, split_spec
-from evaluate import PLAIN, check_specs, evaluate_all, print_evaluation
+from data import Stream, fingerprints, split_spec
+from evaluate import EVAL_NEEDS, PLAIN, check_specs, evaluate_all, print_results
 from model import Config, Transformer, load
 from sources.texts import sample_texts
 from tokenizer import Tokenizer
-from training import cli, common, optim
+from training import cli
+from training.flags import training_flags, until_flags, uses_gpu
+from training.run import Run
 
 
 def flags():
-    p = common.training_flags(__doc__, NEEDS)
-    common.until_flags(p)
+    p = training_flags(__doc__, NEEDS + EVAL_NEEDS)
+    until_flags(p)
     p.add_argument("--tokenizer", metavar="FOLDER", default="",
                    help="folder with tokenizer.json; none: train one on the data")
     p.add_argument("--vocab-size", type=cli.count, default=4096, help="of a tokenizer trained here")
@@ -60,7 +62,7 @@ NEEDS = (
     ("--vocab-size", lambda a: not a.tokenizer, "with --tokenizer, which has a size of its own"),
     ("--window", lambda a: "window" in a.attention, "without window layers, as in --attention window+rope"),
     ("--rope-theta", lambda a: "rope" in a.attention or "window" in a.attention, "with --attention {attention}"),
-    ("--peak-tflops", common.uses_gpu, "on a CPU"),
+    ("--peak-tflops", uses_gpu, "on a CPU"),
 )
 
 
@@ -82,9 +84,10 @@ def new_model(args, vocab_size):
         norm_after=args.norm_after, rope_theta=args.rope_theta, context=max(2048, args.seq_len)))
 
 
-def speed(run, model, rate, batches):
+def speed(run, model, batches):
     """Tokens per second, and FLOP/s and utilisation of the GPU twice: by the usual convention (every token attends to a
     whole row) and truly (to the tokens before it in its document)."""
+    rate = run.progress.rate()
     attended = [(b.positions + 1)[b.documents >= 0].double().mean() for b in batches]
     counts = {"": model.flops_per_token(run.args.seq_len), "_true": model.flops_per_token(float(sum(attended)) / len(batches))}
     found = {"tokens_per_second": round(rate, 1)} | {f"flops_per_second{k}": round(rate * n) for k, n in counts.items()}
@@ -94,97 +97,46 @@ def speed(run, model, rate, batches):
     return found
 
 
+def load_or_make(args, run):
+    """(model, tokenizer): those of --init, or new ones. A run that goes on takes the tokenizer that it has saved."""
+    if args.init:
+        model, tokenizer = load(args.init, dtype=run.weight_dtype)
+        if tokenizer is None:
+            raise ValueError(f"--init {args.init}: the folder has no tokenizer.json; copy the model's tokenizer there")
+        return model, tokenizer
+    folder = args.tokenizer or (args.out if run.state else "")
+    tokenizer = Tokenizer.load(folder) if folder else new_tokenizer(args)
+    model = new_model(args, len(tokenizer)).to(run.weight_dtype)
+    model.absent = tokenizer.absent(len(tokenizer))
+    return model, tokenizer
+
+
 def main():
     args = flags().parse_args()
     with cli.bad_input():
-        run = common.Run(args)
-        if args.init:
-            model, tokenizer = load(args.init, dtype=run.weight_dtype)
-            if tokenizer is None:
-                raise ValueError(f"--init {args.init}: the folder has no tokenizer.json; copy the model's tokenizer there")
-        else:
-            folder = args.tokenizer or (args.out if run.state else "")
-            tokenizer = Tokenizer.load(folder) if folder else new_tokenizer(args)
-            model = new_model(args, len(tokenizer)).to(run.weight_dtype)
-            model.absent = tokenizer.absent(len(tokenizer))
+        run = Run(args, fingerprints(args))
+        model, tokenizer = load_or_make(args, run)
         check_specs(args.eval_data, tokenizer)
         stream = Stream(args.data, tokenizer, args.seq_len, args.batch_tokens, args.seed, args.max_epochs)
-        micro_rows = args.micro_tokens // args.seq_len if args.micro_tokens else None
-        if stream.rows % run.ranks or (args.micro_tokens and not micro_rows):
-            raise ValueError(f"--batch-tokens {args.batch_tokens} must be a multiple of --seq-len x ranks "
-                             f"(= {args.seq_len * run.ranks}), and --micro-tokens at least --seq-len")
-
-    wrapped = run.distribute(model)
-    optimizers = optim.build(model, args.optimizer, args.lr, args.adam_lr, args.weight_decay)
-    guard = common.Guard()
-    with cli.bad_input():
-        until = common.Until(args.until_loss, args.until_accuracy, **run.resume(model, optimizers, stream, guard))
-    parameters = sum(w.numel() for w in model.parameters())
-    run.open_log({"parameters": parameters, "config": vars(model.config), "vocab_size": len(tokenizer)})
-    run.catch_interrupts()
+        run.split(stream)
 
     def loss_of(batch):
-        return next_token_loss(wrapped(batch.tokens, batch.documents, batch.targets), batch.loss_mask)
+        logprobs = wrapped(batch.tokens, batch.documents, batch.targets)      # (B, T)
+        return next_token_loss(logprobs, batch.loss_mask), {}
 
-    def evaluate():
-        with common.gathered(model):
-            return evaluate_all(model, tokenizer, args.eval_data, PLAIN, args.eval_problems, args.seq_len,
-                                autocast=run.autocast())
-
-    progress, loss, ended = common.Progress(run, "pretrain"), float("nan"), ""
-    start, tokens_seen = time.perf_counter(), 0
-    while run.step < args.steps and not run.stopping and not ended:
-        try:
-            batches = stream.next(run.rank, run.ranks, micro_rows)
-        except StopIteration:
-            ended = "--max-epochs"
-            progress.say(f"the data is used up after {run.step} steps (--max-epochs {args.max_epochs:g})")
+    wrapped = run.distribute(model)
+    evaluate = functools.partial(evaluate_all, model, tokenizer, args.eval_data, PLAIN, args.eval_problems, args.seq_len)
+    parameters = sum(w.numel() for w in model.parameters())
+    run.begin(model, tokenizer, stream, evaluate, parameters=parameters, config=vars(model.config), vocab_size=len(tokenizer))
+    while run.going():
+        batches = run.next_batches()
+        if batches is None:
             break
-        except (ValueError, OSError) as e:                # of a stream, whose rows are read only now: keep what was learned
-            run.save(model, tokenizer, optimizers, stream, guard, until.memory())
-            cli.fail(e)
-        share = optim.schedule(run.step, args.steps, args.schedule, args.warmup, args.decay, args.floor)
-        lr = optim.set_lr(optimizers, share)
-        loss, weight = run.backward(wrapped, batches, loss_of)
-        grad_norm = common.clip_gradients(model, args.clip)
-        try:
-            why = guard.check(loss, grad_norm)
-        except ValueError as e:                           # it gave up: keep what was learned before
-            run.save(model, tokenizer, optimizers, stream, guard, until.memory())
-            cli.fail(e)
-        if why:
-            progress.say(f"step {run.step} skipped: {why}")
-        else:
-            for optimizer in optimizers:
-                optimizer.step()
-        model.zero_grad(set_to_none=True)
-        run.step += 1
-        ended = until.low(loss)
-        tokens_seen += args.batch_tokens
-        progress.update(args.batch_tokens, loss=f"{loss:.3f}")
-        if run.step % args.log_every == 0 or why:
-            run.log({"step": run.step, "loss": loss, "grad_norm": grad_norm, "lr": lr, "weight": weight, "skipped": why}
-                    | speed(run, model, progress.rate(), batches))
-        if args.eval_every and run.step % args.eval_every == 0 and run.step < args.steps:
-            found = evaluate()
-            run.log({"step": run.step, "eval": found})
-            ended = ended or until.accurate(found)
-        if args.save_every and run.step % args.save_every == 0 and run.step < args.steps:
-            run.save(model, tokenizer, optimizers, stream, guard, until.memory())
-    seconds = time.perf_counter() - start
-    progress.bar.close()
-    run.save(model, tokenizer, optimizers, stream, guard, until.memory())
-    done = run.step == args.steps or ended
-    result = {"out": args.out, "steps": run.step, "parameters": parameters, "loss": round(loss, 4),
-              "seconds": round(seconds, 1), "tokens_per_second": round(tokens_seen / max(seconds, 1e-9), 1),
-              "skipped": guard.skipped, "mixture": stream.mixture.table()} | stream.packer.report()
-    if run.main:
-        print_table(result["mixture"])
-    if done and args.eval_data:
-        result["eval"] = evaluate()
-        if run.main:
-            print_evaluation(result["eval"])
-    run.finish(result, ended)
+        loss = run.backward(wrapped, batches, loss_of)
+        run.update(loss)
+        run.end_of_step(speed(run, model, batches))
+    run.finish({"parameters": parameters} | stream.report(), show=print_results)
+    run.close()
 
 
 if __name__ == "__main__":

@@ -31,21 +31,23 @@ small batches out of one large one; the frozen copy of iw and psft stands whole 
 
 import copy
 import functools
-import time
 
 import torch
 
-from data import Stream, document_sums, print_table, split_spec
-from evaluate import check_specs, evaluate_all, modes_of, print_evaluation
+from data import Stream, document_sums, fingerprints, split_spec
+from evaluate import EVAL_NEEDS, check_specs, evaluate_all, modes_of, print_results
 from model import load
 from sources.conversations import open_conversations
 from tasks.problems import kind_of
-from training import cli, common, optim
+from training import cli
+from training.flags import training_flags, until_flags
+from training.run import Run
+from training.weights import full_weights, restore_weights
 
 
 def flags():
-    p = common.training_flags(__doc__, NEEDS)
-    common.until_flags(p)
+    p = training_flags(__doc__, NEEDS + EVAL_NEEDS)
+    until_flags(p)
     p.set_defaults(steps=200, lr=0.005, adam_lr=0.001, schedule="cosine", warmup=0.05)
     p.add_argument("--loss", default="sft", choices=["sft", "dft", "iw", "psft"], help="see above")
     p.add_argument("--iw-form", default="sequence", choices=["sequence", "token"], help="what iw weighs")
@@ -109,9 +111,10 @@ def psft_loss(logprobs, old, mask, high=0.28):
 
 
 def batch_loss(args, wrapped, frozen, batch):
-    """The chosen loss of a batch, and a tensor of sums to log: negative log-likelihood, entropy, clipped tokens."""
+    """The chosen loss of a batch, and the metrics: negative log-likelihood, entropy, with psft the share of clipped tokens."""
     logprobs, entropies = wrapped(batch.tokens, batch.documents, batch.targets, entropy=True)               # (B, T)
-    mask, clipped = batch.loss_mask.to(logprobs.dtype), torch.zeros_like(logprobs)
+    mask, n = batch.loss_mask.to(logprobs.dtype), batch.loss_mask.double().sum()
+    metrics = {"nll": (sft_loss(logprobs, mask), n), "entropy": ((entropies * mask).sum(), n)}
     if frozen is not None:
         with torch.no_grad():
             old = frozen(batch.tokens, batch.documents, batch.targets)                                      # (B, T)
@@ -122,10 +125,10 @@ def batch_loss(args, wrapped, frozen, batch):
     elif args.loss == "psft":
         loss = psft_loss(logprobs, old, mask, args.clip_high)
         clipped = (logprobs - old).exp() > 1 + args.clip_high
+        metrics["clipped"] = (clipped * mask).sum(), n
     else:
         loss = sft_loss(logprobs, mask)
-    seen = torch.stack([sft_loss(logprobs, mask), (entropies * mask).sum(), (clipped * mask).sum()])
-    return loss, seen.detach()
+    return loss, metrics
 
 
 def check(args):
@@ -138,106 +141,44 @@ def main():
     args = flags().parse_args()
     with cli.bad_input():
         check(args)
-        run = common.Run(args)
+        run = Run(args, fingerprints(args))
         model, tokenizer = load(args.init, dtype=run.weight_dtype)
         if tokenizer is None:
             raise ValueError(f"--init {args.init}: the folder has no tokenizer.json; copy the model's tokenizer there")
         check_specs(args.eval_data, tokenizer)
         opener = functools.partial(open_conversations, T=args.seq_len, no_think=args.no_think, unflagged=args.unflagged)
         stream = Stream(args.data, tokenizer, args.seq_len, args.batch_tokens, args.seed, args.max_epochs, opener)
-        micro_rows = args.micro_tokens // args.seq_len if args.micro_tokens else None
-        if stream.rows % run.ranks or (args.micro_tokens and not micro_rows):
-            raise ValueError(f"--batch-tokens {args.batch_tokens} must be a multiple of --seq-len x ranks "
-                             f"(= {args.seq_len * run.ranks}), and --micro-tokens at least --seq-len")
+        run.split(stream)
 
     frozen = None                                         # iw's reference: the weights of --init; psft's snapshot
     if args.loss in ("iw", "psft"):
         frozen = copy.deepcopy(model).requires_grad_(False).to(run.device)
+    if args.loss == "psft":
+        if "snapshot" in run.more:
+            restore_weights(frozen, run.more["snapshot"])
+        run.more["snapshot"] = frozen.state_dict()        # not a copy, so every checkpoint has the weights of its moment
+
+    def loss_of(batch):
+        return batch_loss(args, wrapped, frozen, batch)
+
     wrapped = run.distribute(model)
-    optimizers = optim.build(model, args.optimizer, args.lr, args.adam_lr, args.weight_decay)
-    guard = common.Guard()
-    with cli.bad_input():
-        more = run.resume(model, optimizers, stream, guard)
-    until = common.Until(args.until_loss, args.until_accuracy, more.get("recent", ()), more.get("measured", ()))
-    if "snapshot" in more:
-        common.restore_weights(frozen, more["snapshot"])
-    run.open_log({"parameters": sum(w.numel() for w in model.parameters()), "config": vars(model.config)})
-    run.catch_interrupts()
-    seen = []                                             # sums of the micro-batches of a step
     # --eval-data is asked as conversations.tell puts the questions trained on
     modes = modes_of(None if args.no_think == 1 else " /think" if args.no_think and args.unflagged < 1 else "",
                      " /no_think" if args.no_think else None)
-
-    def loss_of(batch):
-        loss, sums = batch_loss(args, wrapped, frozen, batch)
-        seen.append(sums)
-        return loss
-
-    def save():
-        snapshot = {"snapshot": common.full_weights(frozen)} if args.loss == "psft" else {}
-        run.save(model, tokenizer, optimizers, stream, guard, snapshot | until.memory())
-
-    def evaluate():
-        with common.gathered(model):
-            return evaluate_all(model, tokenizer, args.eval_data, modes, args.eval_problems, args.seq_len,
-                                autocast=run.autocast())
-
-    progress, loss, record, ended = common.Progress(run, "sft"), float("nan"), {}, ""
-    start, tokens_seen = time.perf_counter(), 0
-    while run.step < args.steps and not run.stopping and not ended:
-        try:
-            batches = stream.next(run.rank, run.ranks, micro_rows)
-        except StopIteration:
-            ended = "--max-epochs"
-            progress.say(f"the data is used up after {run.step} steps (--max-epochs {args.max_epochs:g})")
+    evaluate = functools.partial(evaluate_all, model, tokenizer, args.eval_data, modes, args.eval_problems, args.seq_len)
+    run.begin(model, tokenizer, stream, evaluate, parameters=sum(w.numel() for w in model.parameters()),
+              config=vars(model.config))
+    while run.going():
+        batches = run.next_batches()
+        if batches is None:
             break
         if args.loss == "psft" and run.step % args.refresh == 0:
-            common.restore_weights(frozen, common.full_weights(model))
-        share = optim.schedule(run.step, args.steps, args.schedule, args.warmup, args.decay, args.floor)
-        lr = optim.set_lr(optimizers, share)
-        seen.clear()
-        loss, weight = run.backward(wrapped, batches, loss_of)
-        grad_norm = common.clip_gradients(model, args.clip)
-        try:
-            why = guard.check(loss, grad_norm)
-        except ValueError as e:                           # it gave up: keep what was learned before
-            save()
-            cli.fail(e)
-        if why:
-            progress.say(f"step {run.step} skipped: {why}")
-        else:
-            for optimizer in optimizers:
-                optimizer.step()
-        model.zero_grad(set_to_none=True)
-        run.step += 1
-        ended = until.low(loss)
-        tokens_seen += args.batch_tokens
-        progress.update(args.batch_tokens, loss=f"{loss:.3f}")
-        if run.step % args.log_every == 0 or run.step == args.steps or ended or why:
-            nll, entropy, clipped = (x / max(weight, 1e-9) for x in run.sum(*sum(seen).tolist()))
-            record = {"nll": nll, "entropy": entropy} | ({"clipped": clipped} if args.loss == "psft" else {})
-            run.log({"step": run.step, "loss": loss} | record | {
-                "grad_norm": grad_norm, "lr": lr, "weight": weight, "skipped": why,
-                "tokens_per_second": round(progress.rate(), 1)})
-        if args.eval_every and run.step % args.eval_every == 0 and run.step < args.steps:
-            found = evaluate()
-            run.log({"step": run.step, "eval": found})
-            ended = ended or until.accurate(found)
-        if args.save_every and run.step % args.save_every == 0 and run.step < args.steps:
-            save()
-    seconds = time.perf_counter() - start
-    progress.bar.close()
-    save()
-    result = {"out": args.out, "steps": run.step, "loss": round(loss, 4)} | {k: round(record[k], 4) for k in record}
-    result |= {"seconds": round(seconds, 1), "tokens_per_second": round(tokens_seen / max(seconds, 1e-9), 1),
-               "skipped": guard.skipped, "mixture": stream.mixture.table()} | stream.packer.report()
-    if run.main:
-        print_table(result["mixture"])
-    if (run.step == args.steps or ended) and args.eval_data:
-        result["eval"] = evaluate()
-        if run.main:
-            print_evaluation(result["eval"])
-    run.finish(result, ended)
+            restore_weights(frozen, full_weights(model))
+        loss = run.backward(wrapped, batches, loss_of)
+        run.update(loss)
+        run.end_of_step()
+    run.finish(stream.report(), show=print_results)
+    run.close()
 
 
 if __name__ == "__main__":

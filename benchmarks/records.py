@@ -5,7 +5,7 @@ import os
 import time
 from pathlib import Path
 
-from training import cli, common
+from training import cli, machine
 
 HERE = Path(__file__).parent.parent
 RESULTS = HERE / "results"
@@ -13,8 +13,8 @@ RESULTS = HERE / "results"
 
 def keep(name: str, result: dict, device, dtype: str, folder) -> dict:
     """Appends a result to bench_<name>.jsonl in the folder; returns the record."""
-    record = result | {"bench": name, "device": common.device_name(device), "dtype": dtype, "versions": common.versions(),
-                       "commit": common.commit(), "date": time.strftime("%Y-%m-%d")}
+    record = result | {"bench": name, "device": machine.device_name(device), "dtype": dtype, "versions": machine.versions(),
+                       "commit": machine.commit(), "date": time.strftime("%Y-%m-%d")}
     os.makedirs(folder, exist_ok=True)
     with open(Path(folder) / f"bench_{name}.jsonl", "a") as f:
         f.write(cli.to_json(record) + "\n")

@@ -3,30 +3,7 @@
 import numpy as np
 
 from rl.rollouts import Collected, has_spread
-
-
-class Largest(float):
-    """A metric of which the log shows the largest."""
-
-
-def add(metrics: dict, more: dict) -> None:
-    """Adds the metrics of `more` to those of `metrics`, in place."""
-    for name, value in more.items():
-        if isinstance(value, Largest):
-            metrics[name] = max(metrics.get(name, value), value)
-        else:
-            before = metrics.get(name, (0, 0))
-            metrics[name] = before[0] + value[0], before[1] + value[1]
-
-
-def means(metrics: dict, ranks) -> dict[str, float]:
-    """{name: value over all ranks}. All ranks must call this together, with the same names."""
-    names = sorted(name for name, value in metrics.items() if not isinstance(value, Largest))
-    sums = ranks.sum(*(x for name in names for x in metrics[name])) if names else []
-    found = {name: sums[2 * i] / max(sums[2 * i + 1], 1e-9) for i, name in enumerate(names)}
-    for name in sorted(metrics.keys() - found.keys()):
-        found[name] = ranks.most(float(metrics[name]))
-    return {name: found[name] for name in metrics}
+from training.metrics import Largest
 
 
 def of_rollouts(found: Collected) -> dict:

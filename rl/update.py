@@ -24,9 +24,9 @@ from rl.critic import value_loss
 from rl.divergence import kl_estimate
 from rl.lengths import longest_cap, parse_caps
 from rl.losses import LOSSES, Clip
-from rl.metrics import Largest
 from rl.rollouts import Group, Rollout
 from training import cli
+from training.metrics import Largest
 
 MICRO_TOKENS = {"cpu": 4096, "cuda": 16384}              # without --micro-tokens; few and whole micro-batches are few shapes
 

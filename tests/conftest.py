@@ -55,8 +55,8 @@ def _in_this_process(name, *args, cwd):
     os.chdir(cwd)
     torch.set_num_threads(1)
     try:
-        with (mock.patch.object(sys, "argv", [name, *args]), mock.patch.object(signal, "signal"), torch.random.fork_rng([]),
-              contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)):
+        with (mock.patch.object(sys, "argv", [name, *args]), mock.patch.object(signal, "signal", lambda *_: None),
+              torch.random.fork_rng([]), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)):
             try:
                 module.main()
             except SystemExit as e:

@@ -16,7 +16,7 @@ import torch
 from conftest import HANG, ROOT
 
 from model import Config, Transformer
-from training import common
+from training.run import Run
 
 
 def tiny_checkpoint(folder, tokenizer, seed=0, **config):
@@ -39,7 +39,7 @@ def run_main(module, *args):
     error."""
     out, err, code = io.StringIO(), io.StringIO(), 0
     argv = [f"{module.__name__.split('.')[-1]}.py", *map(str, args)]
-    with (mock.patch.object(sys, "argv", argv), mock.patch.object(signal, "signal"),
+    with (mock.patch.object(sys, "argv", argv), mock.patch.object(signal, "signal", lambda *_: None),
           contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)):
         try:
             module.main()
@@ -58,10 +58,10 @@ def refusal(module, *args):
 
 
 def a_run(**more):
-    """A common.Run on the CPU in float64 that writes nothing."""
+    """A Run on the CPU in float64 that writes nothing."""
     flags = {"out": "/never/written", "device": "cpu", "dtype": "float64", "resume": False, "seed": 0, "shard": False,
              "compile": False, "checkpointing": False, "steps": 1, "wandb": ""}
-    return common.Run(argparse.Namespace(**flags | more))
+    return Run(argparse.Namespace(**flags | more), {})
 
 
 def on_two_ranks(tmp_path, code):
@@ -69,7 +69,7 @@ def on_two_ranks(tmp_path, code):
     (tmp_path / "worker.py").write_text(f"import sys\nsys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]\n{code}\n"
                                         "import os, torch\nif os.environ['RANK'] == '0':\n"
                                         f"    torch.save(found, {str(tmp_path / 'found.pt')!r})\n"
-                                        "torch.distributed.barrier()\nos._exit(0)\n")      # as common.Run.close does
+                                        "torch.distributed.barrier()\nos._exit(0)\n")      # as Ranks.leave does
     done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
                            str(tmp_path / "worker.py")], capture_output=True, text=True, timeout=HANG,
                           env=os.environ | {"OMP_NUM_THREADS": "1"})

@@ -29,7 +29,8 @@ from tasks.problems import kind_of
 from tasks.task import prompt_ids
 from tasks.world import World
 from tokenizer import Tokenizer
-from training import cli, common
+from training import cli
+from training.goals import Until
 
 # Flags that have an effect whatever the others say. A flag of a script stands here, or in the script's table of needs and
 # in CASES below; whoever adds one has to think which.
@@ -439,7 +440,7 @@ def test_what_cannot_be_measured_is_refused_before_training(start, tmp_path):
 def test_a_goal_counts_answers_with_thinking(start):
     def table(rate):
         return [{"ops": 1, "process": {"pass@1": [rate, 0, 1]}}]
-    until = common.Until(0.0, 0.5)
+    until = Until(0.0, 0.5)
     for _ in range(2):
         reached = until.accurate({WORLD: table(0.6), f"{WORLD} /no_think": table(0.0), "file": {"accuracy": {}}})
     assert reached == "--until-accuracy" and until.measured == [0.6, 0.6]

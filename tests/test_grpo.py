@@ -32,7 +32,7 @@ from rl.rollouts import Rollout
 from sampler import Completion
 from tasks.rewards import Score
 from tasks.task import Problem, Reply
-from training import common
+from training.ranks import Ranks
 
 D = torch.float64
 LOW, HIGH, LONGEST = 0.2, 0.28, 9
@@ -519,7 +519,7 @@ def test_ppo_compiles_the_layers_of_its_policy(tmp_path, tokenizer):
     model, _ = load(tiny_checkpoint(tmp_path / "m", tokenizer))
     run = SimpleNamespace(device=torch.device("cpu"), ranks=1, args=SimpleNamespace(checkpointing=False, compile=True))
     with torch._dynamo.config.patch(recompile_limit=8):
-        common.Run.distribute(run, ActorCritic(model))
+        Ranks.distribute(run, ActorCritic(model))
     assert model.compiled and all(layer._compiled_call_impl for layer in model.layers)
 
 

@@ -23,8 +23,7 @@ SCRIPTS = LAYERS[-1]                                      # which nothing import
 OPTIONAL = {"datasets", "jinja2", "math_verify", "pyarrow", "transformers", "triton", "trl", "wandb"}
 
 # What does not hold yet: (file, what it imports). An entry that holds must be taken out.
-UPWARDS = {("sources.conversations", "data"), ("tokenizer", "sources.texts"), ("training.common", "data"),
-           ("training.common", "sources.texts"), ("training.common", "tasks.problems")}
+UPWARDS = {("sources.conversations", "data"), ("tokenizer", "sources.texts")}
 SIDEWAYS = {("tasks.problems", "sources.texts")}          # and sources import tasks
 INSIDE = {("training.cli", "torch")}                      # small commands start without torch
 

@@ -28,7 +28,8 @@ from model import load
 from sources.conversations import open_conversations, tell
 from tasks.problems import load_problems
 from tokenizer import Tokenizer
-from training import common
+from training import metrics
+from training.weights import full
 
 LOSSES = ["sft", "dft", "iw", "iw --iw-form token", "psft"]
 GSM8K = {"question": "Tom has 1,000 apples and eats 2. How many?",
@@ -225,9 +226,13 @@ def test_packed_is_as_alone(folder, tokenizer):
     for flags in LOSSES:
         args = sft.flags().parse_args(f"--data x --out x --loss {flags}".split())
         with torch.no_grad():
-            packed = sft.batch_loss(args, model, other, batch_from(rows, 512))[1]
-            alone = sum(sft.batch_loss(args, model, other, batch_from([[d]], 512))[1] for row in rows for d in row)
-        assert torch.allclose(packed, alone, rtol=1e-12, atol=1e-12)
+            packed, alone = {}, {}
+            metrics.add(packed, sft.batch_loss(args, model, other, batch_from(rows, 512))[1])
+            for document in sum(rows, []):
+                metrics.add(alone, sft.batch_loss(args, model, other, batch_from([[document]], 512))[1])
+        assert packed.keys() == alone.keys() >= {"nll", "entropy"}
+        for name in packed:
+            assert torch.allclose(torch.stack(packed[name]), torch.stack(alone[name]), rtol=1e-12, atol=1e-12)
 
 
 def gradients(folder, micro=None, shard=False, losses=LOSSES):
@@ -243,8 +248,8 @@ def gradients(folder, micro=None, shard=False, losses=LOSSES):
         stream = Stream(["world:ops=1-3"], tokenizer, 256, 2048,
                         opener=lambda name, t: open_conversations(name, t, 256, no_think=0.3))
         batches = stream.next(run.rank, run.ranks, micro)
-        loss, _ = run.backward(wrapped, batches, lambda b, a=args, w=wrapped, f=frozen: sft.batch_loss(a, w, f, b)[0])
-        found[flags] = loss, {n: common.full(w.grad) for n, w in model.named_parameters()}
+        loss = run.backward(wrapped, batches, lambda b, a=args, w=wrapped, f=frozen: sft.batch_loss(a, w, f, b))
+        found[flags] = loss, {n: full(w.grad) for n, w in model.named_parameters()}
     return found
 
 

@@ -23,22 +23,24 @@ import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 
 import model  # noqa: E402
-from training import cli, common  # noqa: E402
+from training import cli  # noqa: E402
+from training.run import Run  # noqa: E402
+from training.weights import full_weights  # noqa: E402
 
 
 def results_of(script, flags, loaded):
     """One run of a script in this process, as one of the ranks."""
     found, module = {"log": []}, importlib.import_module(script)
 
-    def save(run, policy, tokenizer, optimizers, stream, guard, more=None):
-        found.update(weights=common.full_weights(policy), stream=stream.state())
+    def save(run):
+        found.update(weights=full_weights(run.model), stream=run.data.state())
 
     def load(folder, device="cpu", dtype=torch.float32):
         kept, tokenizer = loaded(str(folder), dtype)
         return copy.deepcopy(kept), tokenizer
     patches = {"save": save, "open_log": lambda run, about: None, "log": lambda run, record: found["log"].append(record),
-               "close": lambda run, code=0: None, "catch_interrupts": lambda run: None}
-    with (mock.patch.multiple(common.Run, **patches), mock.patch.object(module, "load", load),
+               "close": lambda run: None, "catch_interrupts": lambda run: None}
+    with (mock.patch.multiple(Run, **patches), mock.patch.object(module, "load", load),
           mock.patch.object(cli, "finish", lambda result: None), mock.patch.object(sys, "argv", [f"{script}.py", *flags])):
         module.main()
     return found

@@ -497,7 +497,7 @@ def test_ppo_keeps_every_weight_once_and_goes_on(monkeypatch, folder, tmp_path, 
     for name, w in model.state_dict().items():
         assert torch.equal(w, whole["weights"][f"model.{name}"]), name
     half = tmp_path / "half"
-    with mock.patch.object(grpo.common.Run, "save", autospec=True, side_effect=stop_after_first_save(grpo.common.Run.save)):
+    with mock.patch.object(grpo.Run, "save", autospec=True, side_effect=stop_after_first_save(grpo.Run.save)):
         with pytest.raises(Stopped):
             run(monkeypatch, folder, half, flags)
     assert state_of(half)["step"] == 1

@@ -20,7 +20,7 @@ from rl.update import MICRO_TOKENS
 from sampler import Completion
 from tasks.rewards import Group, Score, parse_rewards, random_reward
 from tasks.task import Reply
-from training import common
+from training import machine
 
 
 def by_ranks(tokenizer, tiny, ranks, specs, replace=0):
@@ -112,12 +112,12 @@ def test_few_shapes_whatever_the_lengths():
 def test_memory_of_a_long_run_comes_to_rest(tokenizer, tmp_path, monkeypatch):
     """What a rank holds after its first steps it holds after many: of code for new shapes, of pieces of the heap, of anything."""
     Transformer(Config(vocab_size=len(tokenizer), layers=4, width=128, heads=4, kv_heads=2)).save(tmp_path / "init", tokenizer)
-    sizes, real = [], common.give_back_memory
+    sizes, real = [], machine.give_back_memory
 
     def measured():
         real()
         sizes.append(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2 ** 20)
-    monkeypatch.setattr(common, "give_back_memory", measured)                 # every 10 steps
+    monkeypatch.setattr(machine, "give_back_memory", measured)                 # every 10 steps
     flags = ["--init", tmp_path / "init", "--out", tmp_path / "run", "--data", "world:ops=1-3", "--mode", "plain", "--reward",
              "random", "--prompts", 8, "--group", 8, "--max-new-tokens", *[f"{20 + 7 * i % 100}@{i}" for i in range(160)],
              "--steps", 160]

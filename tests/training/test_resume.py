@@ -15,7 +15,8 @@ import pretrain
 import sft
 from sources.fingerprint import fingerprint
 from sources.shards import prepare
-from training import common, optim
+from training import optim
+from training.run import Run
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +49,14 @@ def begin(start, module, flags):
 
 def stopped(monkeypatch, module, *flags, at):
     """Runs a script until it has saved the state after so many steps, and no further."""
-    real = common.Run.save
+    real = Run.save
 
     def save(run, *args, **more):
         real(run, *args, **more)
         if run.step == at:
             raise SystemExit(9)
     with monkeypatch.context() as patch:
-        patch.setattr(common.Run, "save", save)
+        patch.setattr(Run, "save", save)
         assert run_main(module, *flags)[0] == 9
 
 
@@ -93,7 +94,7 @@ def test_no_script_changes_its_flags_once_the_run_is_there():
             assigned = isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Store) and ast.unparse(n.value).endswith("args")
             return assigned or isinstance(n, ast.Call) and ast.unparse(n).startswith(("setattr(args", "vars(args).update"))
         able = {f for f, inside in functions.items() if f != "main" and any(map(changes, inside))}
-        [made] = [n.lineno for n in functions["main"] if isinstance(n, ast.Call) and ast.unparse(n.func) == "common.Run"]
+        [made] = [n.lineno for n in functions["main"] if isinstance(n, ast.Call) and ast.unparse(n.func) == "Run"]
         late = [n.lineno for n in functions["main"] if getattr(n, "lineno", 0) > made
                 and (changes(n) or isinstance(n, ast.Call) and ast.unparse(n.func) in able)]
         assert not late, (name, late)

@@ -15,7 +15,9 @@ from conftest import HANG, ROOT, real_file, script
 
 from data import Stream
 from model import Config, Transformer, load
-from training import common
+from training.goals import Until
+from training.guard import Guard
+from training.run import Run
 
 SMALL = ["--data", "world:ops=1-2,split=pretrain", "--batch-tokens", 1024, "--layers", 2, "--width", 32, "--vocab-size",
          400, "--log-every", 1]
@@ -114,22 +116,24 @@ def test_mid_training_starts_from_a_checkpoint_and_its_schedule_decays(whole, tm
 WORKER = """
 import sys, torch, argparse
 sys.path.insert(0, {root!r})
-import common
 from data import Stream
 from model import load
 from pretrain import next_token_loss
+from training.gradient import clip_gradients
+from training.run import Run
+from training.weights import full
 args = argparse.Namespace(out={out!r} + "/never", device="cpu", dtype={dtype!r}, resume=False, seed=0, shard={shard},
                           compile=False, checkpointing=False, steps=1, wandb="")
-run = common.Run(args)
+run = Run(args, {{}})
 model, tokenizer = load({folder!r}, dtype=run.weight_dtype)
 wrapped = run.distribute(model)
 stream = Stream(["world:ops=1-3"], tokenizer, 64, 1024)
 batches = stream.next(run.rank, run.ranks, {micro})
-loss, weight = run.backward(wrapped, batches, lambda b: next_token_loss(wrapped(b.tokens, b.documents, b.targets), b.loss_mask))
-norm = common.clip_gradients(model, 1e9)
-grads = {{n: common.full(w.grad) for n, w in model.named_parameters()}}
+loss = run.backward(wrapped, batches, lambda b: (next_token_loss(wrapped(b.tokens, b.documents, b.targets), b.loss_mask), {{}}))
+norm = clip_gradients(model, 1e9)
+grads = {{n: full(w.grad) for n, w in model.named_parameters()}}
 if run.main:
-    torch.save((loss, weight, norm, grads), {out!r} + "/grads.pt")
+    torch.save((loss, run.weight, norm, grads), {out!r} + "/grads.pt")
 run.close()
 """
 
@@ -197,13 +201,13 @@ def test_torchrun_trains_resumes_and_agrees_with_one_process(shard, tmp_path):
 # guard, saving, refusals
 
 def test_guard_skips_and_gives_up():
-    guard = common.Guard(settle=10, patience=3)
+    guard = Guard(settle=10, patience=3)
     for i in range(50):
         assert guard.check(2.0 + 0.1 * math.sin(i), 1.0) == ""
     assert "loss nan" in guard.check(math.nan, 1.0) and "norm inf" in guard.check(2.0, math.inf)
     assert guard.check(2.1, 1.0) == "" and guard.in_a_row == 0
     assert "jumped" in guard.check(9.0, 1.0)
-    copy = common.Guard()
+    copy = Guard()
     copy.restore(guard.state())
     assert vars(copy) == vars(guard) and guard.skipped == 3
     guard.check(9.0, 1.0)
@@ -229,21 +233,22 @@ def test_a_step_with_a_broken_loss_changes_nothing_and_says_so(tmp_path, monkeyp
 
 def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch, capsys, tokenizer):
     model = Transformer(Config(vocab_size=len(tokenizer), layers=1, width=16, heads=2))
-    run = common.Run(argparse_like(tmp_path / "run"))
+    run = Run(argparse_like(tmp_path / "run"), {})
     stream = Stream(["world:ops=1"], tokenizer, 64, 64)
-    run.save(model, tokenizer, [], stream, common.Guard())
+    run.model, run.tokenizer, run.optimizers, run.data, run.guard = model, tokenizer, [], stream, Guard()
+    run.save()
     before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
     model.norm.weight.data.fill_(7)
     run.step = 5
 
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
-    for name in ("hf.save_file", "torch.save"):
-        module, _, function = name.partition(".")
+    for name in ("formats.huggingface.save_file", "torch.save"):
+        module, _, function = name.rpartition(".")
         with monkeypatch.context() as m:
             m.setattr(sys.modules[module], function, full)
             with pytest.raises(SystemExit) as stop:
-                run.save(model, tokenizer, [], stream, common.Guard())
+                run.save()
         assert stop.value.code == 2
         error = capsys.readouterr().err.strip()
         assert "No space left" in error and "the one before it is unharmed" in error and "\n" not in error
@@ -339,15 +344,15 @@ def test_capped_data_ends_the_run(tmp_path):
 
 
 def test_a_goal_for_the_loss_ends_the_run_and_resumes_with_its_memory(tmp_path):
-    until = common.Until(2.0)
+    until = Until(2.0)
     curve = [5.0] * 5 + [2.0] * 15 + [1.9] * 40
     ends = next(i for i, x in enumerate(curve, 1) if until.low(x))
     assert ends == next(i for i in range(20, 60) if sum(curve[i - 20:i]) / 20 <= 2.0)
-    first = common.Until(2.0)
+    first = Until(2.0)
     assert not any(first.low(x) for x in curve[:18])
-    again = common.Until(2.0, recent=first.recent)
+    again = Until(2.0, recent=first.recent)
     assert 18 + next(i for i, x in enumerate(curve[18:], 1) if again.low(x)) == ends
-    assert not any(common.Until(0.0).low(0.0) for _ in range(30))
+    assert not any(Until(0.0).low(0.0) for _ in range(30))
     done = script("pretrain.py", *SMALL, "--out", tmp_path / "run", "--steps", 400, "--until-loss", 5.0)
     assert 20 <= done.json["steps"] < 400
     last = [loss for _, loss in sorted(losses(tmp_path / "run").items())][-20:]
@@ -357,13 +362,13 @@ def test_a_goal_for_the_loss_ends_the_run_and_resumes_with_its_memory(tmp_path):
 def test_a_goal_for_the_accuracy_ends_the_run(tmp_path):
     def table(*rates):
         return [{"ops": i, "process": {"pass@1": [rate, 0, 1]}} for i, rate in enumerate(rates, 1)]
-    until, text = common.Until(0.0, 0.5), {"held_out.txt": {"bits_per_byte": 1.0}}
+    until, text = Until(0.0, 0.5), {"held_out.txt": {"bits_per_byte": 1.0}}
     assert not until.accurate({"world:ops=1-2": table(0.9, 0.5)} | text)      # once is not enough
     assert not until.accurate({"world:ops=1-2": table(0.4, 0.1)})             # the mean of 0.7 and 0.25
-    again = common.Until(0.0, 0.5, **until.memory())
+    again = Until(0.0, 0.5, **until.memory())
     assert until.accurate({"world:ops=1-2": table(1.0, 0.6)}) and again.accurate({"world:ops=1-2": table(0.75)})
-    assert not common.Until(0.0, 0.0, measured=[1.0]).accurate({"world:ops=1": table(1.0)})
-    assert not common.Until(0.0, 0.5, measured=[1.0]).accurate(text)
+    assert not Until(0.0, 0.0, measured=[1.0]).accurate({"world:ops=1": table(1.0)})
+    assert not Until(0.0, 0.5, measured=[1.0]).accurate(text)
     done = script("pretrain.py", *SMALL, "--out", tmp_path / "run", "--steps", 12, "--eval-every", 4, "--eval-problems", 2,
                   "--eval-data", "world:ops=1,split=test", "--until-accuracy", 1e-9)
     assert done.json["steps"] == 12                                           # nothing right so soon: it went to its end

@@ -1,0 +1,90 @@
+"""What a checkpoint holds beside the weights, and how it is written.
+
+train_state.pt holds everything needed to go on as if the run had never stopped: the weights again, the optimisers, the place in
+the data, the random states, the guard's memory, and what the script adds. It alone decides where a resume starts and is written
+in one rename, so a kill at any moment leaves a state that fits together. Only the newest checkpoint is kept.
+"""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from formats.files import write_atomically
+from training.weights import full, full_weights, like, restore_weights
+
+# random states
+
+def seed_everything(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed % 2 ** 32)
+    torch.manual_seed(seed)
+
+
+def random_state() -> dict:
+    version, numbers, gauss = random.getstate()
+    state = {"python": [version, list(numbers), gauss], "torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_random_state(state: dict) -> None:
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+# optimisers
+
+def optimizer_state(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict:
+    """{parameter name: {state name: whole tensor or number}}: independent of ranks and of the order of parameters."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    return {names[id(p)]: {key: full(value) if isinstance(value, torch.Tensor) else value for key, value in state.items()}
+            for p, state in optimizer.state.items()}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, saved: dict) -> None:
+    """Puts back what `optimizer_state` returned. Tensors of one number (the count of steps) are never sharded."""
+    def place(value, p):
+        return like(value, p) if isinstance(value, torch.Tensor) and value.ndim else value
+    parameters = dict(model.named_parameters())
+    for name, state in saved.items():
+        p = parameters[name]
+        optimizer.state[p] = {key: place(value, p) for key, value in state.items()}
+
+
+# the whole of it
+
+def state_of(model: nn.Module, optimizers: list, data, guard) -> dict:
+    """The part of train_state.pt that training changes. data: what batches or prompts come from; it has state() and
+    restore(). All ranks must call this together."""
+    return {"weights": full_weights(model), "optimizers": [optimizer_state(o, model) for o in optimizers],
+            "stream": data.state(), "guard": guard.state(), "random": random_state()}
+
+
+def restore(state: dict, model: nn.Module, optimizers: list, data, guard) -> None:
+    """Puts back what `state_of` returned."""
+    restore_weights(model, state["weights"])
+    for optimizer, saved in zip(optimizers, state["optimizers"]):
+        restore_optimizer(optimizer, model, saved)
+    data.restore(state["stream"])
+    guard.restore(state["guard"])
+    set_random_state(state["random"])
+
+
+def write(folder: Path, model: nn.Module, tokenizer, state: dict) -> str:
+    """Writes the Hugging Face folder, then train_state.pt. Returns "", or why it could not, say because the disk is full; then
+    the checkpoint before it is unharmed."""
+    try:
+        model.save(folder, tokenizer, state["weights"])
+        write_atomically(folder / "train_state.pt", lambda path: torch.save(state, path))
+    except Exception as e:                                # torch and safetensors have errors of their own for a full disk
+        if not isinstance(e, (OSError, RuntimeError)) and type(e).__name__ != "SafetensorError":
+            raise
+        return f"{folder}: cannot write the checkpoint of step {state['step']} ({e}); the one before it is unharmed"
+    return ""

@@ -1,0 +1,78 @@
+"""The flags that all training scripts share, and when each of them has an effect."""
+
+import os
+
+import torch
+
+from training import cli
+
+
+def training_flags(text: str, needs: tuple = (), data_required: bool = True) -> cli.Parser:
+    """The parser with the flags that all training scripts share. A script adds its own flags; `needs` says when those have an
+    effect (see cli.Parser)."""
+    p = cli.Parser(text, NEEDS + needs)
+    p.add_argument("--init", metavar="FOLDER", default="", help="checkpoint to start from, ours or Hugging Face's")
+    p.add_argument("--out", type=cli.out_folder, metavar="FOLDER", required=True, help="run folder to write")
+    p.add_argument("--data", metavar="SPEC", nargs="+", required=data_required, default=[],
+                   help="sources, SOURCE[@WEIGHT] (see data.py)")
+    p.add_argument("--steps", type=cli.count, default=1000, help="optimiser steps")
+    p.add_argument("--batch-tokens", type=cli.whole, default=4096, help="tokens in a global batch")
+    p.add_argument("--micro-tokens", type=cli.whole, default=0,
+                   help="tokens in a micro-batch of one rank; 0: its whole share (grpo: 4096, or 16384 on a GPU)")
+    p.add_argument("--lr", type=cli.not_negative, default=0.02, help="peak learning rate (of Muon, or of AdamW without it)")
+    p.add_argument("--adam-lr", type=cli.not_negative, default=0.003, help="peak learning rate of what Muon leaves to AdamW")
+    p.add_argument("--optimizer", default="muon", choices=["muon", "adamw"], help="for the matrices inside the layers")
+    p.add_argument("--schedule", default="wsd", choices=["constant", "cosine", "wsd"],
+                   help="shape of the learning rate")
+    p.add_argument("--warmup", type=cli.share, default=0.01, help="share of the steps")
+    p.add_argument("--decay", type=cli.share, default=0.2, help="share of the steps, for wsd")
+    p.add_argument("--floor", type=cli.share, default=0.0, help="final learning rate, share of the peak")
+    p.add_argument("--weight-decay", type=cli.not_negative, default=0.0, help="on the matrices inside the layers")
+    p.add_argument("--clip", type=cli.above_zero, default=1.0, help="largest gradient norm")
+    p.add_argument("--seed", type=cli.seed, default=0, help="of weights and data order")
+    p.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="auto: a GPU where one is visible")
+    p.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float64"],
+                   help="of the matrix products; auto: bfloat16 on a GPU (weights stay float32), else float32")
+    p.add_argument("--compile", action="store_true", help="torch.compile each layer (GPU)")
+    p.add_argument("--checkpointing", action="store_true", help="recompute activations in the backward pass")
+    p.add_argument("--shard", action="store_true", help="FSDP2 instead of DDP under torchrun")
+    p.add_argument("--resume", action="store_true", help="go on with the run in --out, if there is one")
+    p.add_argument("--log-every", type=cli.count, default=10, help="steps")
+    p.add_argument("--eval-every", type=cli.whole, default=0, help="steps; 0: only at the end")
+    p.add_argument("--eval-data", metavar="SPEC", nargs="*", default=[],
+                   help="held out, asked as the run puts its own questions and answered greedily: world:... (verified "
+                   "accuracy), a file of questions (accuracy of the answers), text (bits per byte)")
+    p.add_argument("--eval-problems", type=cli.count, default=100,
+                   help="problems for each number of operations of a world, and of a file")
+    p.add_argument("--save-every", type=cli.whole, default=0, help="steps; 0: only at the end")
+    p.add_argument("--wandb", metavar="PROJECT", default="", help="log to Weights & Biases as well (pip install wandb)")
+    return p
+
+
+def until_flags(p: cli.Parser) -> None:
+    """The flags of the stages that may end by what they have reached (training/goals.py)."""
+    p.add_argument("--until-loss", type=cli.not_negative, default=0.0,
+                   help="end sooner, when the mean loss of 20 steps is down to this; 0: never")
+    p.add_argument("--until-accuracy", type=cli.share, default=0.0,
+                   help="end sooner, when the greedy, process-verified accuracy on the worlds of --eval-data, the mean of the "
+                        "last two times --eval-every measured it, is up to this; 0: never")
+
+
+def uses_gpu(args) -> bool:
+    return args.device == "cuda" or (args.device == "auto" and torch.cuda.is_available())
+
+
+# when the flags above have an effect, and --max-epochs, which the scripts add (see cli.Parser)
+NEEDS = (
+    ("--adam-lr", lambda a: a.optimizer == "muon", "with --optimizer {optimizer}, whose rate is --lr alone"),
+    ("--decay", lambda a: a.schedule == "wsd", "with --schedule {schedule}"),
+    ("--floor", lambda a: a.schedule == "cosine" or (a.schedule == "wsd" and a.decay),
+     "where the rate never falls (--schedule {schedule} --decay {decay})"),
+    # a resume may have fewer ranks than the run began with
+    ("--shard", lambda a: a.resume or int(os.environ.get("WORLD_SIZE", 1)) - getattr(a, "rollout_ranks", 0) > 1,
+     "with one rank that learns (torchrun starts more)"),
+    ("--eval-every --eval-problems", lambda a: a.eval_data, "without --eval-data"),
+    ("--until-accuracy", lambda a: a.eval_every and any(spec.startswith("world:") for spec in a.eval_data),
+     "without --eval-every and a world in --eval-data"),
+    ("--max-epochs", lambda a: not all(spec.startswith("world:") for spec in a.data), "on worlds, which never end"),
+)

@@ -1,0 +1,32 @@
+"""Goals that end a stage before its last step: a loss, or an accuracy."""
+
+
+class Until:
+    """Ends a stage by what it has reached and not by its steps, so that runs from different seeds end alike.
+
+    loss: the goal for the mean loss of the last 20 steps. accuracy: the goal for the mean accuracy of the last two evaluations
+    (one alone is lucky now and then). 0: no goal. recent, measured: the losses and accuracies seen so far, from a checkpoint.
+    """
+
+    def __init__(self, loss: float, accuracy: float = 0.0, recent=(), measured=()):
+        self.loss, self.accuracy, self.recent, self.measured = loss, accuracy, list(recent), list(measured)
+
+    def memory(self) -> dict:
+        return {"recent": self.recent, "measured": self.measured}
+
+    def low(self, loss: float) -> str:
+        """Takes the loss of a step. Returns the flag's name when its goal is reached, else ""."""
+        self.recent = [*self.recent, loss][-20:]
+        reached = bool(self.loss) and len(self.recent) == 20 and sum(self.recent) / 20 <= self.loss
+        return "--until-loss" if reached else ""
+
+    def accurate(self, found: dict) -> str:
+        """Takes what evaluate.evaluate_all returned; returns as `low` does. The accuracy is the mean over numbers of operations,
+        answered with thinking where that is one of two modes."""
+        tables = [table for name, table in found.items() if isinstance(table, list) and not name.endswith(" /no_think")]
+        rows = [row for table in tables for row in table if "ops" in row]
+        rates = [row["process"]["pass@1"][0] for row in rows]
+        if rates:
+            self.measured = [*self.measured, sum(rates) / len(rates)][-2:]
+        reached = bool(self.accuracy) and len(self.measured) == 2 and sum(self.measured) / 2 >= self.accuracy
+        return "--until-accuracy" if reached else ""

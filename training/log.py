@@ -1,0 +1,54 @@
+"""log.jsonl, one record per line, in the run folder; the same numbers to Weights & Biases where --wandb says so."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+from formats.files import write_atomically
+from training import cli
+
+
+class Log:
+    """The log of a run. One rank has one; the others have a Log that was never opened and writes nothing."""
+
+    def __init__(self, folder: Path, project: str = ""):
+        if project and importlib.util.find_spec("wandb") is None:
+            raise ValueError(f"--wandb {project}: needs the wandb library; run pip install wandb")
+        self.folder, self.project, self.file, self.wandb = folder, project, None, None
+
+    def open(self, flags: dict) -> None:
+        """Starts the file."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.file = open(self.folder / "log.jsonl", "w")
+        self._open_wandb(flags)
+
+    def reopen(self, flags: dict, step: int) -> bool:
+        """Goes on with the file, without the records that came after a checkpoint of this step. False: there is no file."""
+        path = self.folder / "log.jsonl"
+        if not path.exists():
+            return False
+        whole = [line for line in path.read_text().splitlines() if line.endswith("}")]
+        kept = [line for line in whole if json.loads(line).get("step", 0) <= step]
+        write_atomically(path, lambda p: p.write_text("\n".join(kept) + "\n"))
+        self.file = open(path, "a")
+        self._open_wandb(flags)
+        return True
+
+    def _open_wandb(self, flags):
+        if self.project:
+            import wandb
+            self.wandb = wandb.init(project=self.project, name=self.folder.name, config=flags)
+
+    def write(self, record: dict) -> None:
+        if self.file:
+            self.file.write(cli.to_json(record) + "\n")
+            self.file.flush()
+        if self.wandb and "step" in record:
+            self.wandb.log(record, step=record["step"])
+
+    def close(self) -> None:
+        if self.file:
+            self.file.close()
+            self.file = None
+        if self.wandb:
+            self.wandb.finish()

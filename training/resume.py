@@ -1,0 +1,80 @@
+"""Which saved state a run goes on from, and whether it may.
+
+train_state.pt holds the flags of the run and a fingerprint of all that it read. The same command with --resume goes on; with
+other flags or other data it is refused by name, for then it could not go on as if it had never stopped. So a script fills in
+what follows from its flags before it makes its Run, and nobody changes `args` afterwards.
+"""
+
+from pathlib import Path
+
+import torch
+
+from training import optim
+
+# flags that a resumed run may change, for they do not change what is learned
+MAY_DIFFER = {"resume", "out", "device", "compile", "checkpointing", "shard", "micro_tokens", "log_every", "eval_every",
+              "eval_data", "eval_problems", "save_every", "show_every", "peak_tflops", "wandb", "rollout_ranks"}
+FILLED_IN = {"scale", "kl_kind"}                          # older versions saved them as given, or though they had no effect
+
+
+def find_state(folder: Path, flags: dict, inputs: dict) -> dict | None:
+    """The saved state to resume from, or None. ValueError where the folder holds another run, or this one with other flags
+    (vars of args) or inputs ({name: fingerprint})."""
+    state, log = folder / "train_state.pt", folder / "log.jsonl"
+    if not flags["resume"]:
+        if state.exists() or log.exists() or (folder / "config.json").exists():
+            raise ValueError(f"--out {folder}: holds another run; add --resume to go on with it, or choose another")
+        return None
+    if not state.is_file():
+        return None
+    try:
+        found = torch.load(state, map_location="cpu", weights_only=True)
+    except Exception as e:
+        raise ValueError(f"{state}: cannot be read ({type(e).__name__}); remove it to start again") from None
+    compare_flags(folder, found, flags)
+    compare_inputs(folder, found, inputs)
+    return found
+
+
+def compare_flags(folder: Path, found: dict, flags: dict) -> None:
+    """ValueError where a state that was found belongs to a run with other flags."""
+    then, now = found["args"], {k: v for k, v in flags.items() if k not in MAY_DIFFER}
+    if "inputs" not in found:                             # of an older version, before fingerprints
+        now = {k: v for k, v in now.items() if (k in then or v) and not (k in FILLED_IN and not (v and then.get(k)))}
+    if "steps" in now and then.get("steps") != now["steps"] and same_rates(found["step"], then, flags):
+        now.pop("steps")
+    others = [as_typed(k, then.get(k)) for k in now if then.get(k) != now[k]]
+    if not others:
+        return
+    why, made = "", found["step"]
+    if then.get("steps") != now.get("steps", then.get("steps")):
+        why = (f"; {made} steps are made already" if now["steps"] < made else f"; under --schedule {now['schedule']} and "
+               f"--warmup {now['warmup']} the learning rates of the {made} steps made so far depend on it")
+    raise ValueError(f"--resume: the run in {folder} was started with {' '.join(others)}; give the same flags{why}")
+
+
+def compare_inputs(folder: Path, found: dict, inputs: dict) -> None:
+    """ValueError where a file that decides what is learned has changed since."""
+    for what, then in found.get("inputs", {}).items():
+        if inputs.get(what, then) != then:
+            raise ValueError(f"--resume: {what} has changed since the run in {folder} began, so it cannot go on as if "
+                             "never stopped; put the old one back, or start another run with another --out")
+
+
+def same_rates(step: int, then: dict, now: dict) -> bool:
+    """Would the learning rates of the first `step` steps have been the same with the number of steps that the flags ask for now?
+    With a constant rate, or on the stable part of wsd, without a warm-up that is a share of them."""
+    def rates(flags):
+        options = [flags.get(k) for k in ("steps", "schedule", "warmup", "decay", "floor")]
+        return [optim.schedule(i, *options) for i in range(step)]
+    return now["steps"] >= step and rates(then) == rates(now)
+
+
+def as_typed(name: str, value) -> str:
+    """A flag as one would type it."""
+    flag = f"--{name.replace('_', '-')}"
+    if isinstance(value, bool):
+        return flag if value else f"no {flag}"
+    if value is None or value == "" or value == []:
+        return f"no {flag}"
+    return f"{flag} {' '.join(map(str, value)) if isinstance(value, (list, tuple)) else value}"

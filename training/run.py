@@ -1,0 +1,246 @@
+"""A run of a stage: the verbs that the loops of all stages share.
+
+    run = Run(args, fingerprints(args))
+    ...                                                  # model, tokenizer, data
+    wrapped = run.distribute(model)
+    run.begin(model, tokenizer, stream, evaluate)        # optimisers; the saved state; the log
+    while run.going():
+        batches = run.next_batches()
+        if batches is None:                              # capped data is used up
+            break
+        loss = run.backward(wrapped, batches, loss_of)   # gradient over micro-batches and ranks
+        run.update(loss)                                 # clip, guard, step
+        run.end_of_step()                                # progress, goals; log, evaluate, save when it is time
+    run.finish()                                         # save, evaluate, the result as the last line
+    run.close()                                          # all ranks end together
+
+A step may have several pairs of backward and update, and its batches may come from anywhere (grpo.py).
+
+A run folder is a Hugging Face folder (config.json, model.safetensors, tokenizer) with two files more: log.jsonl
+(training/log.py) and train_state.pt (training/checkpoint.py).
+"""
+
+import copy
+import signal
+import sys
+from pathlib import Path
+
+from torch import nn
+
+from training import checkpoint, cli, gradient, metrics, optim
+from training.goals import Until
+from training.guard import Guard
+from training.log import Log
+from training.machine import commit, device_name, versions
+from training.progress import Progress
+from training.ranks import Ranks
+from training.resume import find_state
+from training.weights import gathered
+
+
+class Run(Ranks):
+    """One run on one or many ranks: where it computes (training/ranks.py), what it writes, how it stops.
+
+    args: the flags. inputs: {name: fingerprint} of the files that decide what is learned (data.fingerprints).
+
+    What scripts read and write:
+    step: the number of steps made.
+    metrics: {name: (sum, divisor)} of this step (training/metrics.py); anyone may add to it.
+    more: what a script keeps in the checkpoint beside the rest; a dict that torch.save can store.
+    state: the saved state that the run goes on from, or None.
+    stopping: True once it was interrupted.  ended: the flag that ended the run before --steps, or "".
+    loss, weight, grad_norm, lr: of the last update.  means: {name: mean} of the metrics of the last step.
+    """
+
+    def __init__(self, args, inputs: dict):
+        super().__init__(args)
+        self.folder, self.flags, self.inputs = Path(args.out), copy.deepcopy(vars(args)), inputs
+        self.log_file = Log(self.folder, args.wandb)
+        self.state = find_state(self.folder, self.flags, inputs)
+        self.wait_for_all()                               # no rank writes to the folder before all have looked into it
+        checkpoint.seed_everything(args.seed)
+        self.more = dict(self.state["more"]) if self.state else {}
+        self.until = Until(getattr(args, "until_loss", 0.0), getattr(args, "until_accuracy", 0.0),
+                           self.more.pop("recent", ()), self.more.pop("measured", ()))
+        self.step, self.stopping, self.ended, self.skipped = 0, False, "", ""
+        self.metrics, self.means = {}, {}
+        self.loss = self.grad_norm = self.lr = float("nan")
+        self.weight, self.micro_rows, self.evaluate = 0.0, None, None
+
+    def split(self, stream) -> None:
+        """Finds how many rows of a Stream go into a micro-batch. ValueError where they cannot be shared out to the ranks."""
+        args = self.args
+        if args.micro_tokens:
+            self.micro_rows = args.micro_tokens // args.seq_len
+        if stream.rows % self.ranks or self.micro_rows == 0:
+            raise ValueError(f"--batch-tokens {args.batch_tokens} must be a multiple of --seq-len x ranks "
+                             f"(= {args.seq_len * self.ranks}), and --micro-tokens at least --seq-len")
+        self.micro_rows = self.micro_rows or stream.rows // self.ranks
+
+    def begin(self, model: nn.Module, tokenizer, data, evaluate=None, guard: Guard | None = None, **about) -> None:
+        """Makes the optimisers, takes up the saved state if there is one, opens the log and shows the progress bar.
+
+        model: what is saved and whose parameters are trained, not the wrapped module. data: what gives the batches; it has
+        state() and restore(). evaluate(autocast=...) measures the model on --eval-data, {spec: result}. about: joins flags and
+        versions in the first record of the log.
+        """
+        args = self.args
+        self.model, self.tokenizer, self.data, self.evaluate = model, tokenizer, data, evaluate
+        self.guard = guard or Guard()
+        self.optimizers = optim.build(model, args.optimizer, args.lr, args.adam_lr, args.weight_decay)
+        if self.state is not None:
+            with cli.bad_input():
+                checkpoint.restore(self.state, model, self.optimizers, data, self.guard)
+            self.step = self.state["step"]
+        self.open_log(about)
+        self.catch_interrupts()
+        self.progress = Progress(Path(sys.argv[0]).stem, self.step, args.steps, shown=self.main)
+
+    def open_log(self, about: dict) -> None:
+        if not self.main:
+            return
+        if self.state is not None and self.log_file.reopen(self.flags, self.step):
+            self.log({"resumed_at": self.step, "steps": self.args.steps})
+        else:
+            self.log_file.open(self.flags)
+            self.log({"flags": self.flags, "script": Path(sys.argv[0]).name, "versions": versions(), "commit": commit(),
+                      "ranks": self.ranks, "device": device_name(self.device)} | about)
+
+    def log(self, record: dict) -> None:
+        self.log_file.write(record)
+
+    def say(self, text: str) -> None:
+        """A line on standard error, of the first rank alone."""
+        if self.main:
+            self.progress.say(text)
+
+    def catch_interrupts(self) -> None:
+        """Ctrl-C or SIGTERM ends the run after the current step, saved; a second one ends it at once."""
+        def note(signum, frame):
+            if self.stopping:
+                raise KeyboardInterrupt
+            self.stopping = True
+            if self.main:
+                print("stopping after this step ...", file=sys.stderr, flush=True)
+        signal.signal(signal.SIGINT, note)
+        signal.signal(signal.SIGTERM, note)
+
+    # the verbs of the loop, in their order
+
+    def going(self) -> bool:
+        """True while there are steps to make. Clears what belongs to one step."""
+        self.metrics, self.skipped = {}, ""
+        return self.step < self.args.steps and not self.stopping and not self.ended
+
+    def next_batches(self) -> list | None:
+        """This rank's micro-batches of the next global batch of a Stream, or None where --max-epochs has used up the data."""
+        try:
+            batches = self.data.next(self.rank, self.ranks, self.micro_rows)
+        except StopIteration:
+            self.ended = "--max-epochs"
+            self.say(f"the data is used up after {self.step} steps (--max-epochs {self.args.max_epochs:g})")
+            return None
+        except (ValueError, OSError) as e:                # of a source whose rows are read only now
+            self.give_up(e)
+        self.progress.tokens += self.args.batch_tokens
+        return batches
+
+    def backward(self, wrapped: nn.Module, batches: list, loss_of, weight: float | None = None) -> float:
+        """The gradient of the mean loss over all micro-batches and ranks; returns that mean.
+
+        loss_of(batch) returns the sum of weighted losses, and metrics {name: (sum, divisor)}, which join those of the step.
+        weight: what this rank's batches weigh together, by default the sum of their loss masks.
+        """
+        if weight is None:
+            weight = sum(float(b.loss_mask.double().sum()) for b in batches)
+        self.weight, wants_stop = self.sum(weight, self.stopping)
+        self.stopping = wants_stop > 0                                        # all ranks stop at the same step
+        return gradient.accumulate(self, wrapped, batches, loss_of, self.weight, self.metrics)
+
+    def update(self, loss: float) -> None:
+        """One step of the optimisers at the rate of this step, with the gradient clipped; none where the guard sees a broken
+        loss. After several of those in a row the run ends with what was learned before."""
+        args, self.loss = self.args, loss
+        share = optim.schedule(self.step, args.steps, args.schedule, args.warmup, args.decay, args.floor)
+        self.lr = optim.set_lr(self.optimizers, share)
+        self.grad_norm = gradient.clip_gradients(self.model, args.clip)
+        try:
+            why = self.guard.check(loss, self.grad_norm)
+        except ValueError as e:
+            self.give_up(e)
+        if why:
+            self.skipped = why
+            self.say(f"step {self.step} skipped: {why}")
+        else:
+            for optimizer in self.optimizers:
+                optimizer.step()
+        self.model.zero_grad(set_to_none=True)
+
+    def end_of_step(self, record: dict | None = None, show: tuple = ("loss",)) -> None:
+        """Counts the step and takes the means of its metrics; logs, evaluates and saves when it is time.
+
+        record: what the script adds to the record of the log. show: names of what stands behind the progress bar.
+        """
+        args = self.args
+        self.step += 1
+        self.means = metrics.means(self.metrics, self)
+        last = self.step >= args.steps
+        self.ended = self.ended or self.until.low(self.loss)
+        known = {"loss": self.loss} | self.means
+        self.progress.step(**{name: f"{known[name]:.3f}" for name in show})
+        if self.step % args.log_every == 0 or last or self.ended or self.skipped:
+            self.log({"step": self.step} | known | {
+                "grad_norm": self.grad_norm, "lr": self.lr, "weight": self.weight, "skipped": self.skipped,
+                "tokens_per_second": round(self.progress.rate(), 1)} | (record or {}))
+        if args.eval_every and self.step % args.eval_every == 0 and not last:
+            found = self.measure()
+            self.log({"step": self.step, "eval": found})
+            self.ended = self.ended or self.until.accurate(found)
+        if args.save_every and self.step % args.save_every == 0 and not last:
+            self.save()
+
+    def finish(self, result: dict | None = None, show=None) -> None:
+        """Saves, evaluates where the run has come to its end, and prints the result as one JSON line.
+
+        result: what the script adds to it. show(result) prints tables for people.
+        """
+        seconds, rate = self.progress.seconds(), self.progress.rate()
+        self.progress.bar.close()
+        self.save()
+        found = {"out": self.args.out, "steps": self.step, "loss": round(self.loss, 4)}
+        found |= {name: float(f"{mean:.6g}") for name, mean in self.means.items()}
+        found |= {"seconds": round(seconds, 1), "tokens_per_second": round(rate, 1), "skipped": self.guard.skipped}
+        found |= result or {}
+        if (self.step >= self.args.steps or self.ended) and self.args.eval_data:
+            found["eval"] = self.measure()
+        if self.ended:                                    # report.py tells such a stage from one that was interrupted
+            found["ended_by"] = self.ended
+        if self.main:
+            if show:
+                show(found)
+            self.log({"result": found, "step": self.step})
+            cli.finish(found)
+
+    def close(self) -> None:
+        """Ends the program, of many ranks all together; with exit code 130 if the run was interrupted."""
+        self.log_file.close()
+        self.leave(130 if self.learns and self.stopping and self.step < self.args.steps else 0)
+
+    # what the verbs stand on
+
+    def measure(self) -> dict:
+        with gathered(self.model):
+            return self.evaluate(autocast=self.autocast())
+
+    def save(self) -> None:
+        """Writes a checkpoint of the state after self.step steps. A full disk keeps the old one and ends the run."""
+        state = {"step": self.step, "args": self.flags, "inputs": self.inputs, "more": self.more | self.until.memory()}
+        state |= checkpoint.state_of(self.model, self.optimizers, self.data, self.guard)
+        trouble = checkpoint.write(self.folder, self.model, self.tokenizer, state) if self.main else ""
+        if self.sum(bool(trouble))[0]:
+            cli.fail(trouble or "rank 0 could not write the checkpoint")
+
+    def give_up(self, error: Exception) -> None:
+        """Ends the program with one line, after what was learned is saved."""
+        self.save()
+        cli.fail(error)
