@@ -180,9 +180,9 @@ def parse_rewards(mix: str, *specs: str) -> list[Weighted]:
 
 
 def _from_file(spec: str) -> Callable[[Problem, Reply, Group], float]:
-    function = plugins.load(spec, "--reward")
+    function = plugins.load(spec)
     if not callable(function):
-        raise plugins.PluginError(f"--reward {spec}: is no function; write one, reward(problem, reply, group) -> float")
+        raise plugins.PluginError(f"{spec}: is no function; write one, reward(problem, reply, group) -> float")
     return function
 
 

@@ -27,7 +27,7 @@ class UserTask(Task):
     What goes wrong there is a plugins.PluginError, with file and line."""
 
     def __init__(self, spec: str):
-        self.source, make = spec, plugins.load(spec, "--task")
+        self.source, make = spec, plugins.load(spec)
         if not callable(make) or not callable(getattr(make, "problem", None)):
             raise plugins.PluginError(f"{spec}: must be a class with a method problem(i); see tasks/user_task.py")
         with plugins.named(spec):

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import signal
+import sys
 from collections import Counter
 
 import numpy as np
@@ -13,12 +14,15 @@ from conftest import real_file, script
 from helpers import a_run, run_main, state_of
 
 import data
+import sources
 from data import Batch, Mixture, Packer, Stream, batch_from
 from kernels import Packing
 from sources import shards, texts
+from sources.conversations import open_conversations
 from sources.documents import Documents
 from sources.open import open_source
 from sources.shards import open_shards, prepare
+from tasks.problems import kind_of, load_problems
 from tokenizer import GPT2_PATTERN, Tokenizer
 from training import cli
 
@@ -407,3 +411,35 @@ def test_a_log_has_no_nan(tmp_path):
     run.log_file.close()
     last = (tmp_path / "run/log.jsonl").read_text().splitlines()[-1]
     assert json.loads(last, parse_constant=pytest.fail) == {"step": 1, "loss": None, "skipped": "loss nan"}
+
+
+@pytest.fixture
+def larger_room(tmp_path, monkeypatch):
+    """The room sources/ with two files that a user adds: csv.py reads rows, twice.py opens a kind of its own."""
+    room = tmp_path / "room"
+    room.mkdir()
+    (room / "csv.py").write_text(
+        "import csv\n\n\ndef rows(path):\n    with open(path, newline='', encoding='utf-8') as file:\n"
+        "        for number, row in enumerate(csv.DictReader(file), 1):\n            yield f'{path}, row {number}', row\n")
+    (room / "twice.py").write_text(
+        "from sources.documents import tokenise\n\n\ndef open_documents(spec, tokenizer):\n"
+        "    return tokenise([spec.removeprefix('twice:')] * 2, tokenizer, spec)\n")
+    monkeypatch.setattr(sources, "__path__", [*sources.__path__, str(room)])
+    yield
+    for name in ("sources.csv", "sources.twice"):
+        sys.modules.pop(name, None)
+
+
+def test_a_file_added_to_the_room_is_a_source(larger_room, tokenizer, tmp_path):
+    (tmp_path / "texts.csv").write_text('text,url\n"Three, lions.",x\nTwo owls.,y\n')
+    (tmp_path / "questions.csv").write_text("question,answer\nHow many?,7\n")
+    assert list(texts.read_texts(tmp_path / "texts.csv")) == ["Three, lions.", "Two owls."]
+    source = open_source(str(tmp_path / "texts.csv"), tokenizer)
+    assert [tokenizer.decode(source.get(i)[0]) for i in (0, 1)] == ["Three, lions.<|endoftext|>", "Two owls.<|endoftext|>"]
+    [problem] = load_problems(str(tmp_path / "questions.csv"))
+    assert (problem.question, problem.answer, kind_of(str(tmp_path / "questions.csv"))) == ("How many?", "7", "questions")
+    assert open_conversations(str(tmp_path / "questions.csv"), tokenizer, 99).count == 1
+    assert open_source("twice:An owl", tokenizer).count == 2
+    (tmp_path / "texts.tsv").write_text("text\nx\n")
+    with pytest.raises(ValueError, match=r"texts\.tsv: use a \.txt, \.jsonl"):
+        list(texts.read_texts(tmp_path / "texts.tsv"))

@@ -1,7 +1,7 @@
 """What users write in files of their own, named on the command line as FILE.py:NAME: rewards, tasks and the like.
 
-    brevity = plugins.load("my_rewards.py:brevity", "--reward")     whatever `brevity` is in that file
-    with plugins.named("my_rewards.py:brevity"):                    around every call of it
+    brevity = plugins.load("my_rewards.py:brevity")     whatever `brevity` is in that file
+    with plugins.named("my_rewards.py:brevity"):        around every call of it
 
 The file is run as a module, once, whatever the number of names taken from it. An error in it, or in a call of it, becomes a
 PluginError: one line that names the file and the line.
@@ -38,16 +38,15 @@ def file_of(spec: str) -> str:
     return spec.rpartition(":")[0]
 
 
-def load(spec: str, flag: str):
-    """The object NAME of FILE.py:NAME. PluginError where there is no such file or name, or where the file cannot be run.
-    flag: which flag named it, for messages."""
+def load(spec: str):
+    """The object NAME of FILE.py:NAME. PluginError where there is no such file or name, or where the file cannot be run."""
     file, _, name = spec.rpartition(":")
     if not Path(file).is_file():
-        raise PluginError(f"{flag} {spec}: {file}: no such file")
+        raise PluginError(f"{spec}: {file}: no such file")
     module = _module(spec)
     if not hasattr(module, name):
-        own = [key for key, value in vars(module).items() if not key.startswith("_") and not isinstance(value, ModuleType)]
-        raise PluginError(f"{flag} {spec}: {file} has no {name} (it has: {', '.join(own) or 'nothing'})")
+        own = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+        raise PluginError(f"{spec}: {file} has no {name} (it has: {', '.join(own) or 'no function and no class'})")
     return getattr(module, name)
 
 
