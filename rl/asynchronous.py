@@ -1,8 +1,9 @@
 """Rollouts that run ahead of training, in one process or on ranks of their own.
 
 With --async-steps K a completion may have been drawn by weights up to K updates old (OLMo 3's "async steps", arXiv
-2512.13961). Then generation does not wait for the slowest answer, or, on ranks of its own, for the trainer. The engine keeps
-(K + 1) steps' worth of groups in flight, and new weights reach it between two tokens.
+2512.13961). The engine keeps (K + 1) steps' worth of groups in flight, so its slots stay in use while long answers end, and new
+weights reach it between two tokens. A step still waits for the slowest of its own groups, which was begun up to K steps earlier.
+Where a few answers are far longer than the mean, K = 1 may hide too little of that: `python bench.py async` measures it.
 
 - Every group has a number, and groups are consumed in this order and no other. Whoever takes what is finished first fills the
   batches with short answers, and the policy is trained on lengths that it did not choose.
