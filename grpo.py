@@ -42,7 +42,6 @@ import copy
 import functools
 import os
 import sys
-import time
 
 import torch
 
@@ -53,18 +52,17 @@ from model import load
 from rl import asynchronous
 from rl.correction import CORRECTIONS
 from rl.critic import ActorCritic
-from rl.diagnosis import Diagnosis, nothing_to_learn
 from rl.divergence import KL_KINDS
 from rl.lengths import longest_cap, parse_caps, shortest_cap
 from rl.losses import LOSSES, NO_CLIP
-from rl.metrics import of_rollouts, of_time
 from rl.prompts import Prompts
+from rl.record import Records
 from rl.rollouts import Rollouts
 from rl.update import PolicyUpdate
 from tasks.problems import add_task_flag, join_tasks
 from tasks.rewards import REWARDS, parse_rewards
 from tasks.task import MODES, SWITCHES
-from training import cli, machine, metrics
+from training import cli, machine
 from training.flags import training_flags
 from training.guard import Guard
 from training.run import Run
@@ -202,7 +200,7 @@ def check(args):
         raise ValueError(fix)
 
 
-def resolve(args, caps):
+def resolve(args):
     """Puts in what follows from other flags, where a flag was not given, so that the log says what applied. It follows from
     flags alone, and before they are compared with those of a run to resume: the same command always means the same."""
     for name in ("clip_low", "clip_high", "scale"):
@@ -213,9 +211,48 @@ def resolve(args, caps):
     if args.rollout_ranks and args.async_steps is None:
         args.async_steps = 1
     if args.batch_tokens:                                 # as many prompts as can fill so many tokens of responses
-        args.prompts = max(1, args.batch_tokens // (args.group * longest_cap(caps)))
+        args.prompts = max(1, args.batch_tokens // (args.group * longest_cap(parse_caps(args.max_new_tokens))))
     if args.exact:
         args.old = "sampler"
+
+
+def make_rollouts(run, args, tokenizer):
+    """What samples and scores. ValueError where the flags do not fit the tokenizer, the ranks or the data."""
+    caps, rewards = parse_caps(args.max_new_tokens), parse_rewards(args.reward, *(split_spec(d)[0] for d in args.data))
+    if args.think_budget is not None:                     # refused here, before there is a folder, where it does not fit
+        ThinkBudget(tokenizer, [], args.think_budget, shortest_cap(caps), answer_tokens=0)
+    if args.prompts % run.ranks:
+        raise ValueError(f"--prompts {args.prompts} must be a multiple of the number of ranks (= {run.ranks}); with "
+                         "--batch-tokens it follows from that, --group and --max-new-tokens")
+    prompts, half = Prompts(args.data, args.seed), run.dtype if run.dtype == torch.bfloat16 else None
+    options = dict(P=args.prompts, G=args.group, mode=args.mode, caps=caps, temperature=args.temperature, seed=args.seed,
+                   rows=args.rows, dtype=half, window=args.seq_len, think_budget=args.think_budget,
+                   overlong_buffer=args.overlong_buffer, replace=args.replace)
+    if args.async_steps is None:
+        return Rollouts(prompts, tokenizer, rewards, **options, rank=run.rank, ranks=run.ranks, group=run.group)
+    return asynchronous.AsyncRollouts(run, prompts, tokenizer, rewards, **options, ahead=args.async_steps,
+                                      recompute=args.recompute)
+
+
+def only_sample(run, rollouts, model):
+    """The whole life of a rank that does not learn."""
+    if run.state is not None:
+        saved = {name.removeprefix("model."): w for name, w in run.state["weights"].items() if not name.startswith("value")}
+        restore_weights(model, saved)
+    run.catch_interrupts()
+    asynchronous.serve(run, rollouts, model.to(run.device))
+    run.close()
+
+
+def keep_prompts(run, args, rollouts, model):
+    """--keep-rate: measures the pass rate of prompts and keeps some of them. A run that goes on has done so."""
+    if not args.keep_rate or run.state is not None:
+        return
+    rates = rollouts.pass_rates(model, args.candidates, args.group)
+    rollouts.prompts.keep(rates, *args.keep_rate, args.curriculum)
+    if len(rates) < args.candidates and run.main:
+        print(f"--candidates {args.candidates}: there are {len(rates)} different questions; all of them were measured",
+              file=sys.stderr)
 
 
 def main():
@@ -223,111 +260,60 @@ def main():
     with cli.bad_input():
         join_tasks(args)
         asynchronous.check(args, int(os.environ.get("WORLD_SIZE", 1)))
-        caps, rewards = parse_caps(args.max_new_tokens), parse_rewards(args.reward, *(split_spec(d)[0] for d in args.data))
-        resolve(args, caps)
+        resolve(args)
         check(args)
         run = Run(args, fingerprints(args))
         model, tokenizer = load(args.init, dtype=run.weight_dtype)
         if tokenizer is None:
             raise ValueError(f"--init {args.init}: the folder has no tokenizer.json; copy the model's tokenizer there")
         check_specs(args.eval_data, tokenizer)
-        if args.think_budget is not None:                 # refused here, before there is a folder, where it does not fit
-            ThinkBudget(tokenizer, [], args.think_budget, shortest_cap(caps), answer_tokens=0)
-        if args.prompts % run.ranks:
-            raise ValueError(f"--prompts {args.prompts} must be a multiple of the number of ranks (= {run.ranks}); with "
-                             "--batch-tokens it follows from that, --group and --max-new-tokens")
-        prompts = Prompts(args.data, args.seed)
-        half = run.dtype if run.dtype == torch.bfloat16 else None
-        options = dict(P=args.prompts, G=args.group, mode=args.mode, caps=caps, temperature=args.temperature, seed=args.seed,
-                       rows=args.rows, dtype=half, window=args.seq_len, think_budget=args.think_budget,
-                       overlong_buffer=args.overlong_buffer, replace=args.replace)
-        if args.async_steps is None:
-            rollouts = Rollouts(prompts, tokenizer, rewards, **options, rank=run.rank, ranks=run.ranks, group=run.group)
-        else:
-            rollouts = asynchronous.AsyncRollouts(run, prompts, tokenizer, rewards, **options, ahead=args.async_steps,
-                                                  recompute=args.recompute)
+        rollouts = make_rollouts(run, args, tokenizer)
     model.exact = args.exact
     if not run.learns:
-        if run.state is not None:
-            restore_weights(model, {k.removeprefix("model."): v for k, v in run.state["weights"].items()
-                                    if not k.startswith("value")})
-        run.catch_interrupts()
-        asynchronous.serve(run, rollouts, model.to(run.device))
-        return run.close()
+        return only_sample(run, rollouts, model)
     model.to(run.device)
     with cli.bad_input():
-        if args.keep_rate and run.state is None:
-            rates = rollouts.pass_rates(model, args.candidates, args.group)
-            prompts.keep(rates, *args.keep_rate, args.curriculum)
-            if len(rates) < args.candidates and run.main:
-                print(f"--candidates {args.candidates}: there are {len(rates)} different questions; all of them were measured",
-                      file=sys.stderr)
+        keep_prompts(run, args, rollouts, model)
+
+    loss = LOSSES[args.loss]
     reference = copy.deepcopy(model).requires_grad_(False) if args.kl else None
     # what samples: whole weights; none is needed where other ranks do that
     sampling = copy.deepcopy(model).requires_grad_(False) if args.shard and not run.rollout_ranks else model
-    policy = ActorCritic(model) if LOSSES[args.loss].advantages.value_head else model
+    policy = ActorCritic(model) if loss.advantages.value_head else model
     wrapped = run.distribute(policy)
     model.checkpointing = args.checkpointing
     if run.state is not None:                             # of an older version of ppo, which kept every layer twice
         run.state["weights"] = {n: w for n, w in run.state["weights"].items() if policy is model or n[:7] != "layers."}
     # --eval-data is asked as the prompts are, and answered greedily
     chat = CHAT | {"user_suffix": SWITCHES.get(args.mode, ""), "think_budget": args.think_budget}
-    modes = PLAIN if args.mode == "plain" else {"": chat}
-    evaluate = functools.partial(evaluate_all, model, tokenizer, args.eval_data, modes, args.eval_problems,
-                                 max_new_tokens=longest_cap(caps))
+    measure = functools.partial(evaluate_all, model, tokenizer, args.eval_data, PLAIN if args.mode == "plain" else {"": chat},
+                                args.eval_problems, max_new_tokens=longest_cap(rollouts.caps))
     # a policy's loss may jump; only what is not a number is skipped
-    run.begin(policy, tokenizer, prompts, evaluate, Guard(sigmas=float("inf")), pool=len(prompts.pool),
+    run.begin(policy, tokenizer, rollouts.prompts, measure, Guard(sigmas=float("inf")), pool=len(rollouts.prompts.pool),
               parameters=sum(w.numel() for w in model.parameters()), config=vars(model.config))
     if sampling is not model and run.state is not None:
         restore_weights(sampling, full_weights(model))
     rollouts.begin(sampling, run.step)
+    update, records = PolicyUpdate(run, args, wrapped, reference), Records(run, rollouts, loss.advantages.by_token)
 
-    update, diagnosis, sampling_seconds = PolicyUpdate(run, args, wrapped, reference), Diagnosis(args.steps), 0.0
     while run.going():
-        began = time.perf_counter()
         with cli.bad_input():
-            collected = rollouts.collect(sampling, run.step)
-        if collected is None:
+            found = rollouts.collect(sampling, run.step)                      # P x G completions, scored
+        if found is None:
             run.say("the run must stop while it waits for rollouts (Ctrl-C, or another rank died)")
             break
-        rolled, groups = time.perf_counter() - began, collected.groups
-        minibatches = update.prepare(groups, rollouts.places(len(groups)), run.step)
+        places = rollouts.places(len(found.groups))
+        minibatches = update.prepare(found.groups, places, run.step)          # packed (B, T); pi_old, reference, values, A
         for minibatch, policy_loss in update.passes(minibatches):
-            loss = run.backward(wrapped, minibatch.micro, policy_loss, minibatch.divisor)
-            run.update(loss)
+            mean = run.backward(wrapped, minibatch.micro, policy_loss, minibatch.divisor)
+            run.update(mean)                                                  # clip, guard, step
         if sampling is not model:
             restore_weights(sampling, full_weights(model))
-        step = run.step + 1
-        rollouts.publish(sampling, step)
-        if step % 10 == 0:
+        rollouts.publish(sampling, run.step + 1)
+        run.end_of_step(records.of_step(found, minibatches), show=("reward", "process"))
+        if run.step % 10 == 0:
             machine.give_back_memory()
-
-        seconds = time.perf_counter() - began
-        sampling_seconds += rolled
-        trained = args.updates * sum(minibatch.slots for minibatch in minibatches)
-        run.progress.tokens += int(run.sum(trained)[0])
-        metrics.add(run.metrics, of_rollouts(collected))
-        metrics.add(run.metrics, of_time(collected, rolled, trained, seconds - rolled, run.ranks))
-        record = {"seconds": round(seconds, 3)} | rollouts.notes()
-        why = nothing_to_learn(run, collected.sampled, update.loss.advantages.by_token, args.mask_truncated)
-        if why:
-            record["note"] = why
-        elif abs(loss) < 1e-6 and args.updates * args.minibatches == 1:
-            record["note"] = "the loss is zero because it must be: r = 1 and the advantages cancel; see grad_norm"
-        if warning := diagnosis.note(step, why):
-            run.say(warning)
-        for name, text, error in rollouts.failures:
-            run.progress.say(f"step {step}: reward {name} failed on a completion, counted as 0: {error}: {text[:200]!r}")
-            record.setdefault("failed_rewards", []).append([name, str(error), text[:2000]])
-        rollouts.failures.clear()
-        if args.show_every and (step % args.show_every == 0 or step == 1):
-            record["samples"] = [{"question": r.problem.question, "text": r.reply.text, "reward": round(r.score.reward, 4),
-                                  "reason": r.score.reason} for g in collected.sampled[:3] for r in g[:1]]
-        run.end_of_step(record, show=("reward", "process"))
-    result = {"rollout_share": round(sampling_seconds / max(run.progress.seconds(), 1e-9), 3)}
-    if diagnosis.warning:
-        result["warning"] = diagnosis.warning
-    run.finish(result, show=print_results)
+    run.finish(records.result(), show=print_results)
     rollouts.finish()
     run.close()
 

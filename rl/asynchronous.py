@@ -107,8 +107,8 @@ class AsyncRollouts(Rollouts):
             self._announce()
             post(self.run, "start", self.prompts.state() | {"version": version})
 
-    def collect(self, model, step):
-        """As Rollouts.collect; None if the run must stop meanwhile. Then no prompts count as used."""
+    def _collect(self, model, step):
+        """Takes what was begun earlier. If the run must stop meanwhile, no prompts count as used."""
         self.ages, self.stale, self.version, before = [], 0, step, list(self.prompts.given)
         found = self._collect_from_others(step) if self.apart else self._collect_own(step)
         if found is None:

@@ -8,6 +8,7 @@ goes through the prompts alike, so there is one place in them, whatever the numb
 its randomness. The groups of a step, in the order of their numbers, are cut into equal parts, one for each rank.
 """
 
+import time
 from dataclasses import dataclass, replace
 
 import torch
@@ -77,6 +78,8 @@ class Collected:
     sampled: list[Group]             # all of them, also those that others replaced
     busy: float                      # decode slots in use
     slots: float                     # decode slots that there were
+    began: float = 0.0               # on the clock of time.perf_counter
+    seconds: float = 0.0             # that it took
 
 
 class Rollouts:
@@ -140,7 +143,15 @@ class Rollouts:
         self.failures.append((name, text, error))
 
     def collect(self, model: Transformer, step: int) -> Collected | None:
-        """This rank's groups of one step. None if the run was told to stop meanwhile (rl/asynchronous.py).
+        """This rank's groups of one step. None if the run must stop meanwhile (rl/asynchronous.py)."""
+        began = time.perf_counter()
+        found = self._collect(model, step)
+        if found is not None:
+            found.began, found.seconds = began, time.perf_counter() - began
+        return found
+
+    def _collect(self, model, step):
+        """Samples now, and all ranks together.
 
         Where `replace` > 0, groups whose rewards are all equal, which teach nothing, are dropped and others are sampled in
         their place, at most that many times over (DAPO's dynamic sampling, section 3.2); the last ones stay as they are. Each

@@ -1,0 +1,87 @@
+"""What the log says of a step, and the last line of the run.
+
+Means over completions, groups and tokens are metrics {name: (sum, divisor)} (training/metrics.py): whatever is added to
+run.metrics during a step is in its record.
+"""
+
+import time
+
+import numpy as np
+
+from rl.diagnosis import Diagnosis, nothing_to_learn
+from rl.rollouts import Collected, Rollouts, has_spread
+from rl.update import Minibatch
+from training.metrics import Largest, add
+
+
+def of_completions(found: Collected) -> dict:
+    """Metrics of all completions that this rank sampled.
+
+    reward is what the task gave; the penalties, which training adds to it, stand beside it. zero_spread is the share of
+    groups of which no completion earned more than another (the penalty for length included)."""
+    flat, several = [r for g in found.sampled for r in g], [g for g in found.sampled if len(g) > 1]
+    lengths = [len(r.completion.tokens) for r in flat]
+    by_completion = {
+        "reward": [r.score.reward for r in flat],
+        "overlong_penalty": [r.overlong_penalty for r in flat],
+        "kl_penalty": [r.kl_penalty for r in flat],
+        "answer": [r.score.answer_ok for r in flat],
+        "process": [bool(r.score.process_ok) for r in flat],
+        "steps_right": [r.score.steps_ok or 0 for r in flat],
+        "length_mean": lengths,
+        "cut_off": [r.cut_off for r in flat]}
+    by_group = {
+        "reward_std": [float(np.std([r.score.reward for r in g], ddof=1)) for g in several],
+        "zero_spread": [not has_spread(g) for g in several]}
+    metrics = {name: (sum(values), len(flat)) for name, values in by_completion.items()}
+    metrics |= {name: (sum(values), len(found.sampled)) for name, values in by_group.items()}
+    return metrics | {"length_max": Largest(max(lengths, default=0))}
+
+
+def of_time(found: Collected, trained: int, seconds: float, ranks: int) -> dict:
+    """Metrics of how the time and the decode slots were used. trained: slots that hold tokens, in all updates of the step on this
+    rank; seconds: of the whole step. Tokens per second are of all ranks together."""
+    return {"rollout_tokens_per_second": (found.busy, found.seconds / ranks),
+            "train_tokens_per_second": (trained, (seconds - found.seconds) / ranks),
+            "rollout_share": (found.seconds, seconds),
+            "wasted_slots": (found.slots - found.busy, found.slots)}
+
+
+class Records:
+    """What each step adds to its record in the log, and what a user should see at once, on standard error.
+
+    by_token: advantages are of tokens, which can differ where the rewards of each group are alike."""
+
+    def __init__(self, run, rollouts: Rollouts, by_token: bool):
+        self.run, self.args, self.rollouts, self.by_token = run, run.args, rollouts, by_token
+        self.diagnosis, self.rollout_seconds = Diagnosis(run.args.steps), 0.0
+
+    def of_step(self, found: Collected, minibatches: list[Minibatch]) -> dict:
+        """Adds the metrics of the step that ends here to run.metrics; returns what else the log says of it. All ranks must call
+        this together."""
+        run, args, step = self.run, self.args, self.run.step + 1
+        seconds, trained = time.perf_counter() - found.began, args.updates * sum(minibatch.slots for minibatch in minibatches)
+        self.rollout_seconds += found.seconds
+        run.progress.tokens += int(run.sum(trained)[0])
+        add(run.metrics, of_completions(found) | of_time(found, trained, seconds, run.ranks))
+        record = {"seconds": round(seconds, 3)} | self.rollouts.notes()
+        why = nothing_to_learn(run, found.sampled, self.by_token, args.mask_truncated)
+        if why:
+            record["note"] = why
+        elif abs(run.loss) < 1e-6 and args.updates * args.minibatches == 1:
+            record["note"] = "the loss is zero because it must be: r = 1 and the advantages cancel; see grad_norm"
+        if warning := self.diagnosis.note(step, why):
+            run.say(warning)
+        for name, text, error in self.rollouts.failures:
+            run.progress.say(f"step {step}: reward {name} failed on a completion, counted as 0: {error}: {text[:200]!r}")
+            record.setdefault("failed_rewards", []).append([name, str(error), text[:2000]])
+        self.rollouts.failures.clear()
+        if args.show_every and (step % args.show_every == 0 or step == 1):
+            record["samples"] = [{"question": r.problem.question, "text": r.reply.text, "reward": round(r.score.reward, 4),
+                                  "reason": r.score.reason} for g in found.sampled[:3] for r in g[:1]]
+        return record
+
+    def result(self) -> dict:
+        """What joins the last line of the run."""
+        found = {"rollout_share": round(self.rollout_seconds / max(self.run.progress.seconds(), 1e-9), 3)}
+        return found | ({"warning": self.diagnosis.warning} if self.diagnosis.warning else {})
