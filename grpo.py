@@ -44,11 +44,6 @@ import os
 import sys
 
 import torch
-from training.flags import training_flags
-from training.guard import Guard
-from training.machine import give_back_memory
-from training.run import Run
-from training.weights import full_weights, restore_weights
 
 from data import fingerprints, split_spec
 from engine.thinking import ThinkBudget

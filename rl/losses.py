@@ -1,6 +1,7 @@
-"""Policy losses. Each is one entry of LOSSES, which says everything about it; nothing else in the code knows their names.
+"""Policy losses: each is one entry of a table, LOSSES, that says everything about it.
 
-With advantages A and the ratio r = pi / pi_old, a token of the sampled completions costs
+Nothing else in the code knows their names. With advantages A and the ratio r = pi / pi_old, a token of the sampled completions
+costs
 
     surrogate(r, log pi, A, clip)          for example -min(r A, clip(r) A)
 

@@ -7,11 +7,11 @@ run.metrics during a step is in its record.
 import time
 
 import numpy as np
-from training.metrics import Largest, add
 
 from rl.diagnosis import Diagnosis, nothing_to_learn
 from rl.rollouts import Collected, Rollouts, has_spread
 from rl.update import Minibatch
+from training.metrics import Largest, add
 
 
 def of_completions(found: Collected) -> dict:

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from training.metrics import Largest
 
 from model import Transformer
 from rl.advantages import compare_groups, compare_tokens
@@ -27,6 +26,7 @@ from rl.lengths import longest_cap, parse_caps
 from rl.losses import LOSSES, Clip
 from rl.rollouts import Group, Rollout
 from training import cli
+from training.metrics import Largest
 
 MICRO_TOKENS = {"cpu": 4096, "cuda": 16384}              # without --micro-tokens; few and whole micro-batches are few shapes
 

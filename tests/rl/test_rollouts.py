@@ -1,4 +1,4 @@
-"""Rollouts of one step on any number of ranks: which prompts are taken, which groups are kept, and where they go."""
+"""Prompts, and rollouts of one step on any number of ranks: which groups are kept, where they go, and what is said of them."""
 
 import copy
 import json
@@ -9,18 +9,78 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from helpers import run_main
+from helpers import a_run, run_main
 
 import grpo
 from model import Config, Transformer
-from rl.batches import pack
+from rl.batches import deal, pack
+from rl.diagnosis import nothing_to_learn
+from rl.lengths import cap_at, overlong_penalty, parse_caps
 from rl.prompts import Prompts
 from rl.rollouts import Rollout, Rollouts
 from rl.update import MICRO_TOKENS
 from sampler import Completion
 from tasks.rewards import Group, Score, parse_rewards, random_reward
-from tasks.task import Reply
+from tasks.task import Problem, Reply
 from training import machine
+
+
+def test_prompts_keep_their_shares_their_order_and_their_place():
+    specs = ["world:ops=1@3", "world:ops=2@1"]
+    a, b = Prompts(specs), Prompts(specs)
+    first = [a.next() for _ in range(40)]
+    assert sum(p.ops == 1 for p in first) == 30 and len({p.question for p in first}) == 40
+    for _ in range(17):
+        b.next()
+    c = Prompts(specs)
+    c.restore(b.state())
+    assert [c.next().question for _ in range(23)] == [p.question for p in first[17:]]
+    a.keep({(0, 3): 1.0, (0, 4): 0.5, (1, 2): 0.75, (1, 9): 0.0}, 0.25, 0.9, easy_first=True)
+    assert a.pool == [(1, 2), (0, 4)]
+    assert [a.next().question for _ in range(3)] == [a.problem(1, 2).question, a.problem(0, 4).question, a.problem(1, 2).question]
+    with pytest.raises(ValueError, match="pass rate"):
+        a.keep({(0, 3): 1.0}, 0.25, 0.9)
+
+
+def test_caps_in_stages_and_the_soft_penalty():
+    caps = parse_caps(["32", "64@10", "128@20"])
+    assert [cap_at(caps, s) for s in (0, 9, 10, 19, 20, 99)] == [32, 32, 64, 64, 128, 128]
+    for bad in (["0"], ["a"], ["32@5"], ["32@-1"]):
+        with pytest.raises(ValueError, match="max-new-tokens"):
+            parse_caps(bad)
+    assert [overlong_penalty(n, 100, 20) for n in (10, 80, 90, 100)] == [0, 0, -0.5, -1]
+    assert overlong_penalty(100, 100, 0) == 0
+
+
+def test_the_parts_of_a_batch_do_not_depend_on_the_number_of_ranks():
+    """Of 8 groups of 3, numbered as one rank would number them, each part holds the same ones for 1, 2 and 4 ranks."""
+    groups = [[f"{g}.{i}" for i in range(3)] for g in range(8)]
+    [one], *others = ([deal(groups[r * 8 // n:(r + 1) * 8 // n], range(r * 8 // n, (r + 1) * 8 // n), 8, 5, 1) for r in range(n)]
+                      for n in (1, 2, 4))
+    assert sorted(x for part in one for x in part) == sorted(x for g in groups for x in g)
+    assert [len(part) for part in one] == [5, 5, 5, 5, 4] and one != deal(groups, range(8), 8, 5, 2)
+    for ranks in others:
+        for m, part in enumerate(one):
+            assert sorted(x for rank in ranks for x in rank[m]) == sorted(part)
+
+
+def test_shares_of_why_nothing_is_learned():
+    problem = Problem("What is 2 + 3?", "5")
+    def rollout(text, finish="stop", ok=False, reward=0.0):
+        return Rollout(problem, Completion([1], [2], [0.0], finish, forced=[False]), Reply(text),
+                       Score(reward, {"answer": reward}, ok, None, None, ""))
+    alike = [[rollout("so \\boxed{5}", "length"), rollout("<think>hm", "length"), rollout("\\boxed{4}"), rollout("<think>hm")],
+             [rollout("\\boxed{5}", ok=True, reward=1.0)] * 4]
+    assert nothing_to_learn(a_run(), alike, False) == (
+        "no group had two different rewards; of 8 completions 25% cut off at the cap (12% with an answer but no end token), "
+        "25% no answer found; of 2 groups 50% all right, 50% all wrong, 100% no spread")
+    assert nothing_to_learn(a_run(), alike, True) == ""                       # one group was paid and the other was not
+    assert nothing_to_learn(a_run(), alike[:1], True).startswith("all rewards of the batch were alike; of 4")
+    cut = [[rollout("a", "length", reward=1.0), rollout("b", "length")]]
+    assert nothing_to_learn(a_run(), cut, False) == ""
+    assert nothing_to_learn(a_run(), cut, False, masked=True).startswith("every completion was cut off and has no loss; of 2")
+    alike[0][0] = rollout("so \\boxed{5}", ok=True, reward=1.0)
+    assert nothing_to_learn(a_run(), alike, False) == ""
 
 
 def by_ranks(tokenizer, tiny, ranks, specs, replace=0):
