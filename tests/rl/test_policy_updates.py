@@ -25,7 +25,7 @@ from rl.critic import ActorCritic
 from rl.rollouts import Rollouts
 from sampler import Sampler
 from tasks import rewards as task_rewards
-from tasks.task import Verdict
+from tasks.task import Reply, Verdict
 from tokenizer import Tokenizer
 
 D = torch.float64
@@ -453,8 +453,8 @@ def test_the_difficulty_filter_measures_and_keeps(monkeypatch, folder, tmp_path)
     tokenizer = Tokenizer.load(folder)
     measured = [g for groups in calls.pop(-1).values() for g in groups]
     assert len(measured) == 12
-    rates = {tuple(g[0].prompt): statistics.mean(graded(None, tokenizer.decode_reply(c.prompt, c.tokens)).answer_ok for c in g)
-             for g in measured}
+    replies = {tuple(g[0].prompt): [Reply(tokenizer.decode_reply(c.prompt, c.tokens)) for c in g] for g in measured}
+    rates = {prompt: statistics.mean(graded(None, reply).answer_ok for reply in group) for prompt, group in replies.items()}
     pool = sorted((p for p, rate in rates.items() if 0.25 <= rate <= 0.5), key=lambda p: -rates[p])
     assert len(set(rates.values())) > 2 and 1 < len(pool) < 12 and about["pool"] == len(pool)
     trained = [tuple(g[0].prompt) for step in range(STEPS) for g in calls[step][0]]
