@@ -35,7 +35,8 @@ TOY = (  # flags put behind the commands that match (the last one wins), so that
     (r"data\.py table", "--tokens 3000"), (r"(sft|dpo)\.py", TOY_CHATS),
     (r"grpo\.py", "--prompts 2 --group 2 --max-new-tokens 16 --steps 1 --device cpu"),
     (r"augment\.py", "--count 6 --max-new-tokens 100 --temperature 1.5"), (r"report\.py", "--overwrite"),
-    (r"tasks\.world", "--time 0.1"), (r"bench\.py(?! plan --params| plan --init)", "--out results"),
+    (r"tasks\.world", "--time 0.1"),
+    (r"recipes\.grpo_small", "--start-steps 2 --steps 1 --prompts 2 --group 2 --max-new-tokens 4"), (r"bench\.py(?! plan --params| plan --init)", "--out results"),
     (r"bench\.py (?!real|plan --params|plan --init)", "--toy"),
     (r"bench\.py (train|sampler|kernels|exact|pretrain|async|all|plan --check)", "--rounds 1"),
     (r"bench\.py (?!real|learn|launches|async|answers|plan --check)", "--device cpu"),
@@ -167,7 +168,7 @@ def test_command(where, command, fresh, sandbox):
         assert isinstance(call(command, sandbox), dict)
         return
     words = re.sub(r"(\w+\.py)", lambda m: shlex.quote(str(ROOT / m[1])), command, count=1)
-    done = run(words, sandbox, **{"PYTHONPATH": str(ROOT)} if "-m tasks." in words else {})
+    done = run(words, sandbox, **{"PYTHONPATH": str(ROOT)} if " -m " in words else {})
     assert done.returncode == 0, f"{words}\n{done.stdout[-1000:]}\n{done.stderr[-3000:]}"
     json.loads(done.stdout.strip().splitlines()[-1])
 
