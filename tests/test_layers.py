@@ -22,9 +22,10 @@ LAYERS = (
 SCRIPTS = LAYERS[-1]                                      # which nothing imports
 OPTIONAL = {"datasets", "jinja2", "math_verify", "pyarrow", "transformers", "triton", "trl", "wandb"}
 
-# What does not hold yet: (file, what it imports). An entry that holds must be taken out.
+# What does not hold yet, (file, what it imports): imports of a higher layer; those by which two rooms import each other; those in
+# a function. These sets must shrink: an entry that is no longer needed must be taken out.
 UPWARDS = {("sources.conversations", "data"), ("tokenizer", "sources.texts")}
-SIDEWAYS = {("tasks.problems", "sources.texts")}          # and sources import tasks
+SIDEWAYS = {("tasks.problems", "sources.rows"), ("tasks.problems", "sources.texts"), ("tasks.questions", "sources.rows")}
 INSIDE = {("training.cli", "torch")}                      # small commands start without torch
 
 
@@ -91,12 +92,15 @@ def test_no_file_imports_itself_by_a_way_round():
 
 
 def test_no_rooms_import_each_other():
-    rooms = {}
+    rooms, beside = {}, set()
     for name, others in GRAPH.items():
-        if name.split(".")[0] not in SCRIPTS:
-            rooms.setdefault(name.split(".")[0], set()).update(
-                other.split(".")[0] for other in others if (name, other) not in UPWARDS | SIDEWAYS)
+        for other in others:
+            if (name, other) in SIDEWAYS:
+                beside.add((name, other))
+            elif (name, other) not in UPWARDS and name.split(".")[0] not in SCRIPTS:
+                rooms.setdefault(name.split(".")[0], set()).add(other.split(".")[0])
     assert circle({room: others - {room} for room, others in rooms.items()}) == []
+    assert beside == SIDEWAYS
 
 
 def test_imports_run_downwards():
