@@ -38,9 +38,11 @@ def find_state(folder: Path, flags: dict, inputs: dict) -> dict | None:
 
 def compare_flags(folder: Path, found: dict, flags: dict) -> None:
     """ValueError where a state that was found belongs to a run with other flags."""
-    then, now = found["args"], {k: v for k, v in flags.items() if k not in MAY_DIFFER}
+    then = found["args"]
+    # a flag that an older version did not know makes no difference where it is not set
+    now = {k: v for k, v in flags.items() if k not in MAY_DIFFER and (k in then or v)}
     if "inputs" not in found:                             # of an older version, before fingerprints
-        now = {k: v for k, v in now.items() if (k in then or v) and not (k in FILLED_IN and not (v and then.get(k)))}
+        now = {k: v for k, v in now.items() if k not in FILLED_IN or (v and then.get(k))}
     if "steps" in now and then.get("steps") != now["steps"] and same_rates(found["step"], then, flags):
         now.pop("steps")
     others = [as_typed(k, then.get(k)) for k in now if then.get(k) != now[k]]

@@ -101,12 +101,16 @@ def test_no_script_changes_its_flags_once_the_run_is_there():
 
 
 def test_states_of_older_runs_still_resume(start, tmp_path):
-    """They have no fingerprints, do not know later flags, and hold some as given that are filled in now."""
+    """They do not know later flags; the oldest have no fingerprints, and hold some flags as given that are filled in now."""
     flags = ["--init", start / "init", "--data", WORLD, *NO_PROMPTS, "--exact", "--dtype", "float32", "--batch-tokens", 24]
     assert run_main(grpo, *flags, "--out", tmp_path / "run", "--steps", 1)[0] == 0
     state = state_of(tmp_path / "run")
     assert state["args"]["old"] == "sampler" and state["args"]["prompts"] == 24 // 12
-    del state["inputs"], state["args"]["mask_truncated"]
+    del state["args"]["mask_truncated"], state["args"]["task"]
+    torch.save(state, tmp_path / "run" / "train_state.pt")
+    code, result, err = run_main(grpo, *flags, "--out", tmp_path / "run", "--steps", 2, "--resume")
+    assert code == 0 and result["steps"] == 2, err
+    del state["inputs"]
     state["args"] |= {"scale": "", "kl_kind": "k3"}
     torch.save(state, tmp_path / "run" / "train_state.pt")
     for more in (["--mask-truncated"], ["--group", 3]):
