@@ -14,7 +14,7 @@ The letters used everywhere:
 
 import contextlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import torch
@@ -27,40 +27,48 @@ from kernels import Packing
 from tokenizer import Tokenizer
 
 
+def option(default, text: str, **more):
+    """A field of Config that is also a flag of pretrain.py, with this help text (training/flags.py makes the flags). more:
+    `choices`, and `flag` where its name is not the field's."""
+    return field(default=default, metadata={"help": text} | more)
+
+
 @dataclass
 class Config:
+    """The shape of a model. This is the one place where a model option is declared: an `option` is a flag of pretrain.py, and
+    every field is a key of config.json (formats/huggingface.py). For a new one add a line here, and use it below."""
     vocab_size: int = 4096
-    layers: int = 4
-    width: int = 128
-    heads: int = 4
-    kv_heads: int = 2
+    layers: int = option(4, "layers of a new model")
+    width: int = option(128, "model width")
+    heads: int = option(4, "query heads")
+    kv_heads: int = option(2, "key/value heads")
     head_size: int = 0                   # 0: width / heads
-    ff: int = 0                          # 0: 8/3 of the width, rounded up to a multiple of 64
-    # the kind of each layer, "rope", "nope" or "window" (with RoPE); repeated to fill L
-    attention: tuple = ("rope",)
-    window: int = 0                      # tokens that a "window" layer sees, itself included
-    # "", "head" (each head by itself, Qwen3) or "full" (all heads together, OLMo 2)
-    qk_norm: str = ""
-    qkv_bias: bool = False               # Qwen2
-    tied: bool = True                    # the head is the embedding
-    norm_after: bool = False             # norm the output of attention and feed-forward, not their input (OLMo 2)
+    ff: int = option(0, "feed-forward width; 0: 8/3 of the width")            # rounded up to a multiple of 64
+    # the kind of each layer, repeated to fill L; a window layer has RoPE
+    attention: tuple = option(("rope",), "kinds of layers, repeated: rope, nope, window, as in rope+rope+nope")
+    window: int = option(0, "tokens that a window layer sees")                # itself included
+    # "head": each head by itself (Qwen3); "full": all heads together (OLMo 2)
+    qk_norm: str = option("", "norm of queries and keys", choices=["", "head", "full"])
+    qkv_bias: bool = option(False, "bias on q, k and v")                      # Qwen2
+    # the output of attention and feed-forward is normed, not their input (OLMo 2)
+    norm_after: bool = option(False, "OLMo's placement of the norms")
+    tied: bool = option(True, "a head apart from the embedding", flag="untied")
     eps: float = 1e-6
-    rope_theta: float = 10_000.0
+    rope_theta: float = option(10_000.0, "base of the rotary embedding")
     rope_scaling: dict | None = None     # {"rope_type": "llama3" or "yarn", "factor": ..., ...} as in config.json
     context: int = 2048                  # the length it is meant for; not enforced
 
     def __post_init__(self):
-        for name in ("vocab_size", "layers", "width", "heads", "kv_heads", "head_size", "ff", "context", "window"):
-            value, least = getattr(self, name), 0 if name in ("head_size", "ff", "window") else 1
-            if type(value) is not int or value < least:
-                raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")
+        for f in fields(self):
+            value, least = getattr(self, f.name), 0 if f.default == 0 else 1
+            if f.type is int and (type(value) is not int or value < least):
+                raise ValueError(f"{f.name}={value!r} must be a whole number of at least {least}")
+            if f.type is bool and type(value) is not bool:
+                raise ValueError(f"{f.name}={value!r} must be true or false")
         if not _number(self.eps) or self.eps < 0:
             raise ValueError(f"eps={self.eps!r} must be a number of at least 0")
         if not _number(self.rope_theta) or self.rope_theta <= 1:
             raise ValueError(f"rope_theta={self.rope_theta!r} must be a number above 1")
-        for name in ("tied", "qkv_bias", "norm_after"):
-            if type(getattr(self, name)) is not bool:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be true or false")
         _check_scaling(self.rope_scaling)
         self.eps, self.rope_theta = float(self.eps), float(self.rope_theta)
         self.head_size = self.head_size or self.width // self.heads
@@ -376,9 +384,9 @@ class Transformer(nn.Module):
 def read_config(folder):
     """The Config of a Hugging Face folder. FileNotFoundError, or ValueError in one line that names the file and the field."""
     where = Path(folder) / "config.json"
-    fields = hf.fields_from(hf.read_config(folder), where)
+    values = hf.fields_from(hf.read_config(folder), where)
     try:
-        return Config(**fields)
+        return Config(**values)
     except (TypeError, ValueError) as e:                  # TypeError: "fields" that a Config does not have
         raise ValueError(f"{where}: {e}") from None
 

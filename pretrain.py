@@ -25,7 +25,7 @@ from model import Config, Transformer, load
 from sources.texts import sample_texts
 from tokenizer import Tokenizer
 from training import cli
-from training.flags import training_flags, until_flags, uses_gpu
+from training.flags import option_flags, option_names, options_from, training_flags, until_flags, uses_gpu
 from training.run import Run
 
 
@@ -37,19 +37,7 @@ def flags():
     p.add_argument("--vocab-size", type=cli.count, default=4096, help="of a tokenizer trained here")
     p.add_argument("--seq-len", type=cli.count, default=256, help="tokens in a row")
     p.add_argument("--max-epochs", type=cli.not_negative, default=0.0, help="cap on the passes through each source; 0: none")
-    p.add_argument("--layers", type=cli.count, default=4, help="layers of a new model")
-    p.add_argument("--width", type=cli.count, default=128, help="model width")
-    p.add_argument("--heads", type=cli.count, default=4, help="query heads")
-    p.add_argument("--kv-heads", type=cli.count, default=2, help="key/value heads")
-    p.add_argument("--ff", type=cli.whole, default=0, help="feed-forward width; 0: 8/3 of the width")
-    p.add_argument("--attention", default="rope",
-                   help="kinds of layers, repeated: rope, nope, window, as in rope+rope+nope")
-    p.add_argument("--window", type=cli.whole, default=0, help="tokens that a window layer sees")
-    p.add_argument("--qk-norm", default="", choices=["", "head", "full"], help="norm of queries and keys")
-    p.add_argument("--qkv-bias", action="store_true", help="bias on q, k and v")
-    p.add_argument("--norm-after", action="store_true", help="OLMo's placement of the norms")
-    p.add_argument("--untied", action="store_true", help="a head apart from the embedding")
-    p.add_argument("--rope-theta", type=cli.above_zero, default=10_000.0, help="base of the rotary embedding")
+    option_flags(p, Config)
     p.add_argument("--peak-tflops", type=cli.above_zero, default=989.0,
                    help="of one GPU, for utilisation (H100, H200: 989 in bf16)")
     return p
@@ -57,8 +45,8 @@ def flags():
 
 # when a flag has an effect (see cli.Parser)
 NEEDS = (
-    ("--tokenizer --vocab-size --layers --width --heads --kv-heads --ff --attention --window --qk-norm --qkv-bias --norm-after "
-     "--untied --rope-theta", lambda a: not a.init, "with --init, which brings its model and its tokenizer"),
+    (f"--tokenizer --vocab-size {option_names(Config)}", lambda a: not a.init,
+     "with --init, which brings its model and its tokenizer"),
     ("--vocab-size", lambda a: not a.tokenizer, "with --tokenizer, which has a size of its own"),
     ("--window", lambda a: "window" in a.attention, "without window layers, as in --attention window+rope"),
     ("--rope-theta", lambda a: "rope" in a.attention or "window" in a.attention, "with --attention {attention}"),
@@ -78,10 +66,7 @@ def new_tokenizer(args):
 
 
 def new_model(args, vocab_size):
-    return Transformer(Config(
-        vocab_size=vocab_size, layers=args.layers, width=args.width, heads=args.heads, kv_heads=args.kv_heads, ff=args.ff,
-        attention=args.attention, window=args.window, qk_norm=args.qk_norm, qkv_bias=args.qkv_bias, tied=not args.untied,
-        norm_after=args.norm_after, rope_theta=args.rope_theta, context=max(2048, args.seq_len)))
+    return Transformer(Config(vocab_size=vocab_size, context=max(2048, args.seq_len), **options_from(args, Config)))
 
 
 def speed(run, model, batches):

@@ -8,6 +8,7 @@ Simpler than transformers: no weights other than safetensors, no quantised weigh
 (attention_dropout, which matters in training alone, is not applied).
 """
 
+import dataclasses
 from pathlib import Path
 
 import torch
@@ -34,6 +35,11 @@ WHOLE = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", 
 MOST = 2 ** 20                       # above every size of a model; the product of three, in bytes, still is a number for torch
 OPTIONAL = ("num_key_value_heads", "head_dim", "max_position_embeddings", "sliding_window", "no_rope_layer_interval")
 SWITCHES = ("tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_window")
+
+
+# fields of our Config that these kinds can express; a model with another one set is of our own kind, which keeps every field
+EXPRESSED = {"vocab_size", "layers", "width", "heads", "kv_heads", "head_size", "ff", "attention", "window", "qk_norm",
+             "qkv_bias", "tied", "norm_after", "eps", "rope_theta", "rope_scaling", "context"}
 
 
 def fields_from(hf, where="config.json"):
@@ -180,6 +186,8 @@ def config_for(c, eos=None, bos=None, dtype="float32"):
 
 def kind_of(c):
     """The simplest Hugging Face kind with exactly this architecture; "nanothink" where there is none."""
+    if any(getattr(c, f.name) != f.default for f in dataclasses.fields(c) if f.name not in EXPRESSED):
+        return "nanothink"
     plain_heads = c.head_size * c.heads == c.width         # some classes cannot take another head size
     kinds = set(c.attention)
     if c.norm_after:

@@ -1,5 +1,6 @@
 """The flags that all training scripts share, and when each of them has an effect."""
 
+import dataclasses
 import os
 
 import torch
@@ -13,7 +14,8 @@ def training_flags(text: str, needs: tuple = (), data_required: bool = True) -> 
     p = cli.Parser(text, NEEDS + needs)
     p.add_argument("--init", metavar="FOLDER", default="", help="checkpoint to start from, ours or Hugging Face's")
     p.add_argument("--out", type=cli.out_folder, metavar="FOLDER", required=True, help="run folder to write")
-    p.add_argument("--data", metavar="SPEC", nargs="+", required=data_required, default=[],
+    p.add_argument("--data", metavar="SPEC", nargs="+", required=data_required,
+                   default=None if data_required else [],
                    help="sources, SOURCE[@WEIGHT] (see data.py)")
     p.add_argument("--steps", type=cli.count, default=1000, help="optimiser steps")
     p.add_argument("--batch-tokens", type=cli.whole, default=4096, help="tokens in a global batch")
@@ -56,6 +58,42 @@ def until_flags(p: cli.Parser) -> None:
     p.add_argument("--until-accuracy", type=cli.share, default=0.0,
                    help="end sooner, when the greedy, process-verified accuracy on the worlds of --eval-data, the mean of the "
                         "last two times --eval-every measured it, is up to this; 0: never")
+
+
+def option_flags(p: cli.Parser, kind: type) -> None:
+    """A flag for each field of a dataclass that has a help text in its metadata, as those of model.Config. A field that is True
+    by default has a flag that turns it off."""
+    for f in options_in(kind):
+        name, more = f"--{flag_of(f).replace('_', '-')}", {"help": f.metadata["help"]}
+        if f.type is bool:
+            p.add_argument(name, action="store_true", **more)
+            continue
+        if f.type is int:
+            more["type"] = cli.count if f.default else cli.whole
+        if f.type is float:
+            more["type"] = cli.above_zero if f.default else cli.not_negative
+        if "choices" in f.metadata:
+            more["choices"] = f.metadata["choices"]
+        p.add_argument(name, default="+".join(f.default) if f.type is tuple else f.default, **more)
+
+
+def options_from(args, kind: type) -> dict:
+    """{name of the field: its value} from the flags that option_flags made."""
+    values = {f.name: getattr(args, flag_of(f)) for f in options_in(kind)}
+    return values | {f.name: not values[f.name] for f in options_in(kind) if f.default is True}
+
+
+def option_names(kind: type) -> str:
+    """The flags that option_flags makes, in one text as in a table of needs."""
+    return " ".join(f"--{flag_of(f).replace('_', '-')}" for f in options_in(kind))
+
+
+def options_in(kind: type) -> list:
+    return [f for f in dataclasses.fields(kind) if "help" in f.metadata]
+
+
+def flag_of(f: dataclasses.Field) -> str:
+    return f.metadata.get("flag", f.name)
 
 
 def uses_gpu(args) -> bool:
