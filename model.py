@@ -167,6 +167,11 @@ class RMSNorm(nn.Module):
 
 
 class Linear(nn.Linear):
+    """A matrix product in the form that the model computes in.
+
+    role: what the output is, by which the optimiser treats the matrix (training/optim.py). "hidden": a hidden vector, so Muon
+    may have it. Set another role where each output is a number of its own: "head", or the scores of a router or a gate."""
+    role = "hidden"
     reordered = None                         # the weight by kernels.reorder, in a copy for sampling (engine/weights.py)
 
     def forward(self, x, exact):
@@ -259,6 +264,8 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList([Block(config, i) for i in range(config.layers)])
         self.norm = RMSNorm(config.width, config.eps)
         self.lm_head = None if config.tied else Linear(config.width, config.vocab_size, bias=False)
+        if self.lm_head is not None:
+            self.lm_head.role = "head"
         if not self.embed_tokens.weight.is_meta:  # `load` brings the weights
             self.apply(self._init)
 

@@ -5,7 +5,7 @@ import os
 
 import torch
 
-from training import cli
+from training import cli, optim
 
 
 def training_flags(text: str, needs: tuple = (), data_required: bool = True) -> cli.Parser:
@@ -23,7 +23,8 @@ def training_flags(text: str, needs: tuple = (), data_required: bool = True) -> 
                    help="tokens in a micro-batch of one rank; 0: its whole share (grpo: 4096, or 16384 on a GPU)")
     p.add_argument("--lr", type=cli.not_negative, default=0.02, help="peak learning rate (of Muon, or of AdamW without it)")
     p.add_argument("--adam-lr", type=cli.not_negative, default=0.003, help="peak learning rate of what Muon leaves to AdamW")
-    p.add_argument("--optimizer", default="muon", choices=["muon", "adamw"], help="for the matrices inside the layers")
+    p.add_argument("--optimizer", default="muon", choices=list(optim.OPTIMIZERS),
+                   help="for the matrices inside the layers")
     p.add_argument("--schedule", default="wsd", choices=["constant", "cosine", "wsd"],
                    help="shape of the learning rate")
     p.add_argument("--warmup", type=cli.share, default=0.01, help="share of the steps")
@@ -102,7 +103,7 @@ def uses_gpu(args) -> bool:
 
 # when the flags above have an effect, and --max-epochs, which the scripts add (see cli.Parser)
 NEEDS = (
-    ("--adam-lr", lambda a: a.optimizer == "muon", "with --optimizer {optimizer}, whose rate is --lr alone"),
+    ("--adam-lr", lambda a: a.optimizer != "adamw", "with --optimizer {optimizer}, whose rate is --lr alone"),
     ("--decay", lambda a: a.schedule == "wsd", "with --schedule {schedule}"),
     ("--floor", lambda a: a.schedule == "cosine" or (a.schedule == "wsd" and a.decay),
      "where the rate never falls (--schedule {schedule} --decay {decay})"),

@@ -1,7 +1,8 @@
 """Muon for the hidden matrices, AdamW for everything else, and the learning-rate schedules.
 
 Muon (Keller Jordan, 2024): momentum, then the nearest orthogonal matrix to it by a Newton-Schulz iteration, so that an
-update moves every direction equally. Embeddings, the head, norms and biases get AdamW (arXiv 1711.05101).
+update moves every direction equally. What else there is gets AdamW (arXiv 1711.05101); `split_by_role` says
+which is which.
 
 Simpler than it could be: under DDP and FSDP2 every rank orthogonalises every matrix instead of sharing them out.
 """
@@ -9,10 +10,13 @@ Simpler than it could be: under DDP and FSDP2 every rank orthogonalises every ma
 import math
 
 import torch
+from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+BETAS = (0.9, 0.95)                                       # AdamW's
 
-def orthogonalise(g, steps=5):
+
+def orthogonalise(g: torch.Tensor, steps: int = 5) -> torch.Tensor:
     """Newton-Schulz: pushes all singular values of g (..., rows, columns) towards 1; returns a tensor of the same shape.
 
     The quintic's coefficients are Jordan's: they trade exactness (values end between about 0.7 and 1.2) for speed.
@@ -57,35 +61,54 @@ class Muon(torch.optim.Optimizer):
                     w.add_(u, alpha=-group["lr"] * max(1, rows / columns) ** 0.5)
 
 
-def build(model, kind="muon", lr=0.02, adam_lr=0.003, weight_decay=0.0, betas=(0.9, 0.95)):
-    """The optimisers of a model, as a list. Each group remembers its peak as "peak_lr".
+def split_by_role(model: nn.Module) -> tuple[list, list]:
+    """(hidden matrices, all other parameters), each in the model's order.
 
-    kind "muon": Muon at `lr` for the matrices inside the layers, AdamW at `adam_lr` for the rest.
-    kind "adamw": AdamW at `lr` for all. Weight decay falls on the matrices inside the layers alone: embeddings, norms
-    and biases are not pulled to zero.
-    """
-    matrices = [w for name, w in model.named_parameters() if "layers." in name and w.ndim == 2]
-    others = [w for name, w in model.named_parameters() if not ("layers." in name and w.ndim == 2)]
-    if kind == "muon":
-        found = [Muon(matrices, lr=lr, weight_decay=weight_decay),
-                 torch.optim.AdamW(others, lr=adam_lr, betas=betas, weight_decay=0.0, fused=True)]
-    elif kind == "adamw":
-        groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-        found = [torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)]
-    else:
-        raise ValueError(f"--optimizer {kind}: use muon or adamw")
-    for group in (g for o in found for g in o.param_groups):
+    A hidden matrix is the weight of a module whose `role` is "hidden": it maps hidden vectors to hidden vectors, where it makes
+    sense to move every direction equally (see model.Linear). All else has outputs that are numbers of their own: the embedding
+    and the head (one for each token), a router (one for each expert), norms and biases. A module without a role, such as a plain
+    nn.Linear, is among the others."""
+    hidden = {id(w) for module in model.modules() if getattr(module, "role", "") == "hidden"
+              for w in module.parameters(recurse=False) if w.ndim == 2}
+    parameters = list(model.parameters())
+    return [w for w in parameters if id(w) in hidden], [w for w in parameters if id(w) not in hidden]
+
+
+def muon(matrices: list, others: list, lr: float, adam_lr: float, weight_decay: float) -> list:
+    """Muon at `lr` for the matrices, AdamW at `adam_lr` for the others."""
+    return [Muon(matrices, lr=lr, weight_decay=weight_decay),
+            torch.optim.AdamW(others, lr=adam_lr, betas=BETAS, weight_decay=0.0, fused=True)]
+
+
+def adamw(matrices: list, others: list, lr: float, adam_lr: float, weight_decay: float) -> list:
+    """AdamW at `lr` for all."""
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return [torch.optim.AdamW(groups, lr=lr, betas=BETAS, fused=True)]
+
+
+# What --optimizer may be. An entry takes (matrices, others, lr, adam_lr, weight_decay) and returns a list of optimisers; weight
+# decay is for the matrices alone, so that embeddings, norms and biases are not pulled to zero. --adam-lr is refused where the
+# entry is "adamw", and has its effect in every other.
+OPTIMIZERS = {"muon": muon, "adamw": adamw}
+
+
+def build(model: nn.Module, kind: str = "muon", lr: float = 0.02, adam_lr: float = 0.003, weight_decay: float = 0.0) -> list:
+    """The optimisers of a model by an entry of OPTIMIZERS. Each group of parameters remembers its peak rate as "peak_lr"."""
+    optimizers = OPTIMIZERS[kind](*split_by_role(model), lr, adam_lr, weight_decay)
+    for group in (g for o in optimizers for g in o.param_groups):
         group["peak_lr"] = group["lr"]
-    return found
+    return optimizers
 
 
-def schedule(step, steps, kind="wsd", warmup=0.01, decay=0.2, floor=0.0):
+def schedule(step: int, steps: int, kind: str = "wsd", warmup: float = 0.01, decay: float = 0.2, floor: float = 0.0) -> float:
     """The share of the peak learning rate at a step (0 .. steps-1).
 
-    "constant": flat after the warm-up; "cosine": half a cosine down to `floor`; "wsd": flat, then linearly down to
-    `floor` over the last `decay` of the steps (warm-up, stable, decay: arXiv 2404.06395). Mid-training in the stable-then-
-    decay way is one run with "constant" and a second one, from its end, with "cosine" or with "wsd" and decay 1.
-    warmup, decay and floor are shares (of the steps, of the steps, of the peak).
+    constant   flat after the warm-up
+    cosine     half a cosine down to `floor`
+    wsd        flat, then linearly down to `floor` over the last `decay` of the steps (warm-up, stable, decay: arXiv 2404.06395)
+
+    warmup, decay and floor are shares (of the steps, of the steps, of the peak). Mid-training in the stable-then-decay way is one
+    run with "constant" and a second one, from its end, with "cosine" or with "wsd" and decay 1.
     """
     n = warmup * steps
     if step < n:
@@ -101,7 +124,7 @@ def schedule(step, steps, kind="wsd", warmup=0.01, decay=0.2, floor=0.0):
     raise ValueError(f"--schedule {kind}: use constant, cosine or wsd")
 
 
-def set_lr(optimizers, share):
+def set_lr(optimizers: list, share: float) -> float:
     """Sets every group to `share` of its peak; returns the first group's rate."""
     for group in (g for o in optimizers for g in o.param_groups):
         group["lr"] = group["peak_lr"] * share

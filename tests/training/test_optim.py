@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 
-from model import Config, Transformer
+import pretrain
+from model import Config, Linear, Transformer
+from rl.critic import ActorCritic
 from training import optim
 
 
@@ -56,6 +58,36 @@ def test_every_parameter_has_one_home_and_decay_falls_on_hidden_matrices_alone(k
     assert sorted(homes) == sorted(names.values())
     decayed = {names[id(w)] for g in groups if g["weight_decay"] for w in g["params"]}
     assert decayed == {n for n in names.values() if n.endswith("_proj.weight")}
+
+
+@pytest.mark.parametrize("options", [{}, dict(tied=False), dict(qk_norm="full", norm_after=True), dict(qkv_bias=True)])
+def test_muon_gets_the_matrices_inside_the_layers_in_the_models_order(options):
+    model = Transformer(Config(vocab_size=50, layers=2, width=32, **options))
+    inside = [n for n, w in model.named_parameters() if "layers." in n and w.ndim == 2]
+    names = {id(w): n for n, w in model.named_parameters()}
+    for policy in (model, ActorCritic(model)):
+        matrices, others = optim.split_by_role(policy)
+        assert [names[id(w)] for w in matrices] == inside and len(matrices) + len(others) == len(list(policy.parameters()))
+
+
+def test_what_scores_is_not_for_muon():
+    """A router in a layer, with its role set or as a plain nn.Linear: the rate of each score is its own (AdamW)."""
+    model = Transformer(Config(vocab_size=50, layers=1, width=32))
+    mlp = model.layers[0].mlp
+    mlp.router, mlp.expert, mlp.gate = Linear(32, 8, bias=False), Linear(32, 8, bias=False), torch.nn.Linear(32, 4)
+    mlp.router.role = "router"
+    matrices = {id(w) for w in optim.split_by_role(model)[0]}
+    assert id(mlp.expert.weight) in matrices and not {id(mlp.router.weight), id(mlp.gate.weight)} & matrices
+
+
+def test_a_new_optimiser_is_one_entry(monkeypatch):
+    monkeypatch.setitem(optim.OPTIMIZERS, "sgd", lambda matrices, others, lr, adam_lr, weight_decay: [
+        torch.optim.SGD(matrices, lr=lr, weight_decay=weight_decay), torch.optim.SGD(others, lr=adam_lr)])
+    args = pretrain.flags().parse_args("--data x --out x --optimizer sgd --lr 0.5 --adam-lr 0.25".split())
+    model = Transformer(Config(vocab_size=50, layers=1, width=32))
+    first, second = optim.build(model, args.optimizer, args.lr, args.adam_lr, 0.1)
+    assert optim.set_lr([first, second], 0.5) == 0.25 and second.param_groups[0]["lr"] == 0.125
+    assert len(first.param_groups[0]["params"]) == 7 and first.param_groups[0]["weight_decay"] == 0.1
 
 
 def test_schedules():

@@ -79,7 +79,8 @@ def test_the_same_command_goes_on_bit_for_bit(start, tmp_path, monkeypatch, modu
     code, result, err = run_main(module, *flags, "--out", tmp_path / "run", "--resume")
     assert code == 0 and result["steps"] == 4, err[-2000:]
     whole, run = state_of(tmp_path / "whole"), state_of(tmp_path / "run")
-    for key in ("weights", "optimizers", "stream", "random", "inputs"):
+    assert run["more"]["recent"]                          # what the goals remember
+    for key in ("weights", "optimizers", "stream", "random", "inputs", "guard", "more"):
         assert_same_state(whole[key], run[key])
     assert steps_of(tmp_path / "run") == steps_of(tmp_path / "whole") and len(steps_of(tmp_path / "run")) == 4
 
