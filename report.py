@@ -18,13 +18,13 @@ from pathlib import Path
 from page.numbers import headline
 from page.plots import short
 from page.sections import accuracy, completions, settings, stage_cards, training
-from page.stages import RL, before_and_after, read_evaluation, read_stage
+from page.stages import RL, Stage, before_and_after, read_evaluation, read_stage
 from training import cli
 
 TEMPLATE = Path(__file__).parent / "page" / "template.html"
 
 
-def whole_page(stages, evaluation):
+def whole_page(stages: list[Stage], evaluation: dict) -> tuple[str, dict]:
     """The whole page: (HTML, the headline's numbers)."""
     before, after = before_and_after(stages)
     blues = [s for s in stages if not (s is after and s.script == RL)]

@@ -66,7 +66,7 @@ def math_verify():
     return judge
 
 
-def own_cases():
+def own_cases() -> list[tuple]:
     """[(kind, candidate or completion, gold, whether it is right)] of tests/tasks/answer_cases.py."""
     tables = runpy.run_path(str(HERE / "tests" / "tasks" / "answer_cases.py"))
     return [(kind, *case, right) for name, kind, right in (("EQUAL", "pair", True), ("UNEQUAL", "pair", False),
@@ -74,7 +74,7 @@ def own_cases():
             for case in tables[name]]
 
 
-def cases_of(file):
+def cases_of(file: str) -> list[tuple]:
     """The rows of a JSONL file: {"text", "gold", "right"} for a completion, {"a", "b", "right"} for a pair of answers."""
     cases = []
     for where, row in read_rows(file):
@@ -106,7 +106,7 @@ def hostile(count, seed):
         yield ("pair", text[:512], text[:500] + rng.choice(PIECES)) if rng.random() < 0.5 else ("text", text, text[:400])
 
 
-def bench_answers(cases_file, seed, toy=False):
+def bench_answers(cases_file: str, seed: int, toy: bool = False) -> dict:
     """{"own", "cases", "real", "hostile", "golds"}: counts and times, of own and cases for each judge."""
     judges = {"ours": ours} | ({"math_verify": math_verify()} if math_verify() else {})
     found = {"judges": {name: version("math-verify") if name == "math_verify" else "" for name in judges}}
@@ -136,7 +136,7 @@ def bench_answers(cases_file, seed, toy=False):
     return found
 
 
-def lines(result):
+def lines(result: dict) -> list[str]:
     """A line of text for each set and judge."""
     both = [name for name in ("own", "cases") if name in result]
     rows = [(f"{name}, {judge}", result[name][judge]) for name in both for judge in result["judges"]]

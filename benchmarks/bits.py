@@ -24,7 +24,7 @@ from sampler import Sampler
 
 # sampler and trainer
 
-def bench_bits(device, dtype, wanted, rows, toy=False):
+def bench_bits(device: torch.device, dtype: torch.dtype, wanted: int, rows: list, toy: bool = False) -> dict:
     """How many sampled tokens have another log-probability in the trainer's packed forward pass: {"rows": [...]}. Ragged prompts
     that 1 to 4 samples share, rows refilled as others end, prompts prefilled in pieces, a pool too small for all rows, and
     every few steps new weights, with which the keys are computed again. For contrast a tenth as many in fast mode."""
@@ -86,7 +86,7 @@ FAMILIES = (dict(qkv_bias=True), dict(qk_norm="head"), dict(qk_norm="full", norm
             dict(attention="rope+nope"), dict(attention="window+rope", window=20, qk_norm="head"))
 
 
-def bench_shapes(device, dtype, wanted, rows, toy=False):
+def bench_shapes(device: torch.device, dtype: torch.dtype, wanted: int, rows: list, toy: bool = False) -> dict:
     """The same for shapes that no tile divides, in exact mode: every even head size from 2 to 128 with groups of 1 to 8 query
     heads for a key head, odd widths, vocabularies and feed-forwards, the options of all families in turn: {"rows": [...]}, one
     for each head size."""
@@ -122,7 +122,7 @@ def bits_line(r):
 ROWS = (1, 2, 3, 4, 7, 8, 16, 17, 31, 32, 33, 64, 65, 128, 256, 511, 1024)
 
 
-def bench_probe(device, dtype, rows, toy=False):
+def bench_probe(device: torch.device, dtype: torch.dtype, rows: list, toy: bool = False) -> dict:
     """Which blocks give a row the same bits in every batch here: {"rows": [{"block", "case", "differ"}]}, differ being the
     sizes of the batches in which some row has another bit than in a batch of 2,048 (for attention: the lengths of the
     chunks in which a document is computed, against all of it at once)."""
@@ -161,7 +161,8 @@ def probe_lines(result: dict) -> list[str]:
             for r in result["rows"]]
 
 
-def chunks_that_differ(device, dtype, hd, exact, T, H=8, K=2):
+def chunks_that_differ(device: torch.device, dtype: torch.dtype, hd: int, exact: bool,
+                       T: int, H: int = 8, K: int = 2) -> list[int]:
     g = torch.Generator().manual_seed(1)
     q, k, v = (torch.randn(1, T, h, hd, generator=g).to(device, dtype) for h in (H, K, K))
     whole, bad = kernels.attend(q, k, v, Packing(1, T, device, torch.zeros(1, T, dtype=torch.long, device=device)), 0, exact), []

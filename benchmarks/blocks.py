@@ -24,12 +24,13 @@ def sdpa_back_ends(device):
     return names
 
 
-def attention_flops(lengths, H, hd):
+def attention_flops(lengths: list[int], H: int, hd: int) -> float:
     """Of the forward pass over causal documents of these lengths: two products of n (n + 1) / 2 pairs each."""
     return sum(4 * n * (n + 1) / 2 * H * hd for n in lengths)
 
 
-def bench_attention(device, dtype, hd, T, tokens, H, K, mean=0, count=5):
+def bench_attention(device: torch.device, dtype: torch.dtype, hd: int, T: int, tokens: int,
+                    H: int, K: int, mean: int = 0, count: int = 5) -> list[dict]:
     """Forward and backward over tokens / T rows of T; mean > 0: rows packed with documents of about that length."""
     B, g = max(1, tokens // T), torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(B, T, h, hd, generator=g).to(device, dtype).requires_grad_() for h in (H, K, K))
@@ -100,7 +101,7 @@ def varlen_of(ends, longest, grouped):
     return lambda q, k, v: varlen_attn(q, k, v, ends, ends, longest, longest, **how)
 
 
-def rate(flops, ms):
+def rate(flops: float, ms: dict) -> dict:
     """{name: TFLOP/s}."""
     return {n: round(flops / t / 1e9, 2) for n, t in ms.items() if isinstance(t, float) and t > 0}
 
@@ -113,7 +114,7 @@ def our_kernel(x, weight):
     return _by_triton(x, weight, None, x.dtype)
 
 
-def bench_linear(device, dtype, K, N, sizes, count=5):
+def bench_linear(device: torch.device, dtype: torch.dtype, K: int, N: int, sizes: tuple[int, ...], count: int = 5) -> list[dict]:
     weight, g = torch.randn(N, K, generator=torch.Generator().manual_seed(1)), torch.Generator().manual_seed(2)
     weight, rows = (weight / K ** 0.5).to(device, dtype), []
     for M in sizes:
@@ -127,14 +128,14 @@ def bench_linear(device, dtype, K, N, sizes, count=5):
     return rows
 
 
-def bench_norm(device, dtype, M, D, count=5):
+def bench_norm(device: torch.device, dtype: torch.dtype, M: int, D: int, count: int = 5) -> list[dict]:
     x, w = torch.randn(M, D).to(device, dtype).requires_grad_(), torch.ones(D, device=device, dtype=dtype, requires_grad=True)
     g = torch.randn(M, D).to(device, dtype)
     work = {"ours": lambda: kernels.rms_norm(x, w, 1e-6).backward(g), "torch": lambda: F.rms_norm(x, (D,), w, 1e-6).backward(g)}
     return [row("RMSNorm, both ways", f"{M} x {D}", turns(device, work, count), "ours", ["torch"])]
 
 
-def bench_logprob(device, dtype, N, D, V, count=3):
+def bench_logprob(device: torch.device, dtype: torch.dtype, N: int, D: int, V: int, count: int = 3) -> list[dict]:
     """Forward and backward from hidden states to log-probabilities, in time and in memory beyond inputs and gradients."""
     g = torch.Generator().manual_seed(3)
     hidden = torch.randn(N, D, generator=g).to(device, dtype).requires_grad_()
@@ -162,7 +163,7 @@ def bench_logprob(device, dtype, N, D, V, count=3):
                 extra_gb=extra)]
 
 
-def bench_kernels(device, dtype, count, rows, toy=False):
+def bench_kernels(device: torch.device, dtype: torch.dtype, count: int, rows: list, toy: bool = False) -> dict:
     """All blocks: {"rows"}; see timing.row."""
     if device.type == "cuda":
         for hd, H, K in ((64, 16, 16), (128, 8, 8)) if not toy else ((64, 4, 2),):

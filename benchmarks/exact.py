@@ -19,7 +19,7 @@ from tokenizer import Tokenizer
 HERE = Path(__file__).parent.parent
 
 
-def bench_exact(device, dtype, count, rows, toy=False):
+def bench_exact(device: torch.device, dtype: torch.dtype, count: int, rows: list, toy: bool = False) -> dict:
     """A training step, a rollout and a GRPO step in exact mode against the fast one: {"rows"}; ratio = fast / exact."""
     on_gpu = device.type == "cuda"
     shape = dict(vocab_size=256, layers=1, width=32, heads=2, kv_heads=1, ff=64) if toy else LARGE if on_gpu else SMALL
@@ -53,7 +53,7 @@ ARMS = {"fast, with recomputation": [],                   # from a pass of the t
         "exact": ["--exact"]}                             # from the sampler, and they are the trainer's
 
 
-def grpo_steps(device, dtype, shape, count, toy):
+def grpo_steps(device: torch.device, dtype: torch.dtype, shape: dict, count: int, toy: bool) -> list[dict]:
     """Milliseconds of a GRPO step by grpo.py itself, two updates on each batch, so that there must be a pi_old: a row for each
     fast arm, with exact mode beside it."""
     world = World.from_spec("ops=2-4,split=rl")

@@ -57,7 +57,7 @@ def train(init, out, arm, steps, data, cap, seed=0, toy=False, more=()):
     return float(whole.read_text()), [r for r in map(json.loads, log.read_text().splitlines()) if "reward" in r]
 
 
-def speed(init, folder, steps, kept, toy):
+def speed(init: str, folder: str, steps: int, kept: list, toy: bool) -> list[dict]:
     """Seconds for a step of each arm, for each kind of lengths. The first steps count: in them a rank that samples works ahead,
     and what it then has in hand makes the others short."""
     found = []
@@ -77,7 +77,7 @@ def speed(init, folder, steps, kept, toy):
     return found
 
 
-def learning(init, folder, seeds, steps, kept, toy):
+def learning(init: str, folder: str, seeds: int, steps: int, kept: list, toy: bool) -> dict:
     """Accuracy of each arm after equally many steps, from one checkpoint, with several seeds; each seed has its own training
     problems, test problems and draws. The difference to taking turns is paired by problem, over all seeds."""
     runs, tables = [], {}
@@ -113,7 +113,7 @@ def learning(init, folder, seeds, steps, kept, toy):
     return {"runs": runs, "accuracy": found}
 
 
-def bench_async(init, seeds, steps, kept, toy=False, keep=""):
+def bench_async(init: str, seeds: int, steps: int, kept: list, toy: bool = False, keep: str = "") -> dict:
     """Both parts: {"init", "steps", "speed": [...], "runs": [...], "accuracy": [...]}. What has been measured is appended to
     `kept` as it comes; the runs themselves stay in the folder `keep`."""
     with tempfile.TemporaryDirectory() as folder:
@@ -122,7 +122,7 @@ def bench_async(init, seeds, steps, kept, toy=False, keep=""):
                 **learning(init, folder, seeds, steps, kept, toy)}
 
 
-def bench_learn(init, steps, rows, toy=False, device="cpu", dtype="float32"):
+def bench_learn(init: str, steps: int, rows: list, toy: bool = False, device="cpu", dtype="float32") -> dict:
     """Both modes from one checkpoint on the same prompts: {"init", "steps", "rows"}, where reward is that of the first and of the
     last third of the steps (mean, low, high), and logprob_diff_max the least and the greatest of all steps."""
     steps = 3 if toy else steps

@@ -7,6 +7,7 @@ Sized for a few minutes each on a large GPU. On a CPU the models are small, only
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +26,7 @@ SIZES = {"120M": dict(layers=12, width=768, heads=12, kv_heads=12, ff=2048),
 
 # pre-training
 
-def peak(device, dtype):
+def peak(device: torch.device, dtype: torch.dtype) -> float:
     """FLOP/s of a plain product of large square matrices."""
     n = 8192 if device.type == "cuda" else 1024
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
@@ -33,7 +34,8 @@ def peak(device, dtype):
     return 2 * n ** 3 / min(clock(device, lambda: F.linear(a, b)) for _ in range(10))
 
 
-def bench_pretrain(device, dtype, count, rows, sizes=(), toy=False):
+def bench_pretrain(device: torch.device, dtype: torch.dtype, count: int, rows: list,
+                   sizes: tuple = (), toy: bool = False) -> dict:
     """Training steps against Hugging Face's model, for each size and length: {"rows": [...], "peak_tflops"}; see _pretrain."""
     most = peak(device, dtype)
     for name in sizes or SIZES:
@@ -94,7 +96,7 @@ GROUPS = (("products", r"gemm|gemv|cutlass|nvjet|cublas|_linear|aten::(mm|addmm|
           ("optimiser", r"adam|multi_tensor|foreach"), ("copies and casts", r"memcpy|memset|copy|cast|_to_"))
 
 
-def by_group(device, work, steps=3):
+def by_group(device: torch.device, work: Callable, steps: int = 3) -> dict:
     """{group of kernels: share of the device's time in these steps}; GROUPS are tried in order."""
     activity = ProfilerActivity.CUDA if device.type == "cuda" else ProfilerActivity.CPU
     with profile(activities=[activity]) as p:
@@ -115,7 +117,7 @@ def by_group(device, work, steps=3):
 WIDE = dict(vocab_size=VOCABULARY, width=4096, heads=32, kv_heads=8, ff=14_336)
 
 
-def trial(layers, T=4096, shape=WIDE, device="cuda"):
+def trial(layers: int, T: int = 4096, shape: dict = WIDE, device: str = "cuda") -> int:
     """Two training steps of one row in bfloat16 over float32 weights, with AdamW and activations recomputed -> peak bytes."""
     device = torch.device(device)
     with device:
@@ -128,7 +130,7 @@ def trial(layers, T=4096, shape=WIDE, device="cuda"):
     return torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
 
 
-def bench_largest(device, rows, T=4096):
+def bench_largest(device: torch.device, rows: list, T: int = 4096) -> dict:
     """The most layers of width 4096 that train on this one GPU, by bisection, each trial in a process of its own; beside each
     the memory that benchmarks/plan.py predicts: {"rows": [...], "largest", "predicted"}."""
     if device.type != "cuda":

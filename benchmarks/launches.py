@@ -24,6 +24,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -262,7 +263,7 @@ def compile_all(capability, parts=PARTS, short=False):
             launches.clear()
 
 
-def rows_of(capability, parts=PARTS, short=False):
+def rows_of(capability: int, parts: Iterable[str] = PARTS, short: bool = False) -> list[dict]:
     """The same as a list, from a process in which the kernels are compiled and not interpreted."""
     done = subprocess.run([sys.executable, "-m", "benchmarks.launches", str(capability), "short" if short else "all", *parts],
                           cwd=HERE, capture_output=True, text=True, env=os.environ | {"TRITON_INTERPRET": "0"})
@@ -276,14 +277,14 @@ def rows_of(capability, parts=PARTS, short=False):
 IS = ("kernel", "what", "head_size", "group", "window", "heads", "width", "dtype", "out")       # what a launch is for
 
 
-def bench_launches(toy=False):
+def bench_launches(toy: bool = False) -> dict:
     """All launches on Hopper with the Triton that is installed: {"rows", "triton", "target"}."""
     import triton
     rows = [{k: v for k, v in r.items() if k != "sums"} for r in rows_of(90, short=toy)]
     return {"rows": rows, "triton": triton.__version__, "target": "sm_90a"}
 
 
-def launches_page(records):
+def launches_page(records: list[dict]) -> str:
     """The first record and the newest of each version of Triton side by side, as Markdown."""
     lines = ["# What the compiler makes of each launch", "",
              "Written by `python bench.py launches`, which needs no GPU, from bench_launches.jsonl: for each version of Triton "

@@ -44,7 +44,7 @@ def pair(device, dtype, shape):
     return ours.to(device, dtype), theirs.to(device, dtype)
 
 
-def bench_train(device, dtype, count):
+def bench_train(device: torch.device, dtype: torch.dtype, count: int) -> dict:
     """One optimiser step (AdamW) on 16 rows of 256 tokens, one document a row."""
     ours, theirs = pair(device, dtype, SHAPE)
     T, B = 256, 16
@@ -85,7 +85,7 @@ def speed_lines(result: dict) -> list[str]:
             f"{result['ratio_high']:.2f})"]
 
 
-def lengths_of(load, toy=False, gpu=False):
+def lengths_of(load: str, toy: bool = False, gpu: bool = False) -> list[int]:
     """New tokens for each request of a load. Equal; anything up to 16 times a short one; falling off exponentially; and
     long-tailed, where one request in fifty is 16 times as long as the others."""
     count, short = (8, 4) if toy else (512, 32) if gpu else (128, 32)
@@ -99,7 +99,7 @@ def lengths_of(load, toy=False, gpu=False):
     return [short * (16 if i % 50 == 25 or i == 3 else 1) for i in range(count)]
 
 
-def bench_sampler(device, dtype, count, found, toy=False):
+def bench_sampler(device: torch.device, dtype: torch.dtype, count: int, found: list, toy: bool = False) -> dict:
     """The rollout engine, three loads, a row for each appended to `found`:
 
     tokens/s against `generate` in batches and against continuous batching, and of the engine itself
@@ -238,7 +238,7 @@ def of_the_engine(engine, device, prompts, limits):
             "bandwidth_share": round(moved / decoding / copy_rate(device), 4) if decoding else None}
 
 
-def bench_rl(device, dtype, count):
+def bench_rl(device: torch.device, dtype: torch.dtype, count: int) -> dict:
     """Seconds for a GRPO step: 8 prompts x 8 completions of 64 tokens from random weights (which never end by themselves),
     one update with AdamW, against TRL's GRPOTrainer on the same model, tokenizer and prompts. The first step is left out."""
     import datasets

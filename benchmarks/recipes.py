@@ -14,7 +14,7 @@ from tasks.accuracy import gain
 HERE = Path(__file__).parent.parent
 
 
-def bench_pipeline(seed, keep=""):
+def bench_pipeline(seed: int, keep: str = "") -> dict:
     """recipes/laptop.sh from start to end: seconds, what each stage took, and the verified accuracy after each stage."""
     with tempfile.TemporaryDirectory() as folder:
         out, start = Path(keep or folder) / "laptop", time.perf_counter()
@@ -32,14 +32,14 @@ def bench_pipeline(seed, keep=""):
             "gain": [g | {k: Path(g[k]).name for k in ("before", "after")} for g in evaluation["gain"]]}
 
 
-def verified(evaluation):
+def verified(evaluation: dict) -> dict:
     """evaluate.py's file -> {checkpoint: [{"ops", "problems", "pass@k": (mean, low, high)}]}."""
     tables = {Path(folder).name: next(iter(found.values()))["rows"] for folder, found in evaluation["results"].items()}
     return {name: [{"ops": r["ops"], "problems": r["problems"]} | r["process"] for r in rows if "ops" in r]
             for name, rows in tables.items()}
 
 
-def bench_spurious(folder):
+def bench_spurious(folder: str) -> dict:
     """What recipes/spurious.sh left in its folder: for each seed and reward the gain in verified and in answer accuracy."""
     arms = []
     for file in sorted(Path(folder).glob("*.json")):
@@ -57,7 +57,7 @@ def bench_spurious(folder):
     return {"arms": arms}
 
 
-def bench_real(init, data):
+def bench_real(init: str, data: str) -> dict:
     """A real checkpoint on real questions: twenty steps of SFT and two of GRPO, with seconds and peak memory."""
     found = {"init": Path(init).name, "data": Path(data).name}
     common_flags = ["--init", init, "--data", data]

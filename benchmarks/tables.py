@@ -239,7 +239,7 @@ def async_sentence(arms: dict, kinds: list[str]) -> str:
     base, others = arms.get("turns, two ranks"), [a for a in arms if a.endswith("ranks apart")]
     if not base or not others:
         return ""
-    return "Over taking turns on two ranks, a step takes " + "; ".join(
+    return "Means over those of taking turns on two ranks (the intervals are above): a step takes " + "; ".join(
         f"with {arm.removesuffix(', ranks apart')} " + " and ".join(
             f"{arms[arm][kind]['seconds'] / base[kind]['seconds']:.2f} times as long ({kind} lengths)"
             for kind in kinds if kind in arms[arm]) for arm in others) + "."

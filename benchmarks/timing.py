@@ -4,6 +4,7 @@ favours none of them."""
 import statistics
 import sys
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -11,7 +12,7 @@ SMALL = dict(vocab_size=4096, layers=6, width=384, heads=6, kv_heads=2, ff=1024)
 LARGE = dict(vocab_size=32_768, layers=24, width=1024, heads=16, kv_heads=4, ff=2816)           # for a GPU
 
 
-def clock(device, work):
+def clock(device: torch.device, work: Callable) -> float:
     """Seconds that work() takes, the device's own work included."""
     if device.type == "cuda":
         torch.cuda.synchronize()
@@ -22,7 +23,7 @@ def clock(device, work):
     return time.perf_counter() - start
 
 
-def turns(device, work, count=5):
+def turns(device: torch.device, work: dict, count: int = 5) -> dict:
     """{name: function} -> {name: median milliseconds}, or a short reason where a candidate cannot do this. On a GPU a turn
     repeats its function until that takes about 20 ms, so that the launch of the first one hardly counts."""
     found, able, repeats = {}, {}, {}
@@ -43,12 +44,12 @@ def turns(device, work, count=5):
     return {name: round(1e3 * statistics.median(s), 4) for name, s in seconds.items()} | found
 
 
-def best(ms, *names):
+def best(ms: dict, *names) -> float | None:
     """The least of these that could run, or None."""
     return min((ms[n] for n in names if isinstance(ms.get(n), float)), default=None)
 
 
-def row(block, case, ms, ours, others, **more):
+def row(block: str, case: str, ms: dict, ours: str, others: list[str], **more) -> dict:
     """One line of the result: milliseconds of each candidate, and how many times as fast as the best other one ours is."""
     other, own = best(ms, *others), best(ms, ours)
     found = {"block": block, "case": case, "ms": ms, "ours": ours, "ratio": round(other / own, 3) if other and own else None}
@@ -67,7 +68,7 @@ def block_lines(result: dict) -> list[str]:
     return lines
 
 
-def in_turns(device, count, work, tokens):
+def in_turns(device: torch.device, count: int, work: dict, tokens: int) -> dict:
     """Tokens/s of each side, and how often as fast as each other one ours is (median, low, high). A side that cannot run is
     noted with its reason; one that takes long runs once."""
     speeds, ratios, seconds = {}, {}, {}
@@ -105,7 +106,7 @@ def training_step(model, optimizer, tokens, documents, dtype, exact):
     optimizer.zero_grad(set_to_none=True)
 
 
-def copy_rate(device, megabytes=256):
+def copy_rate(device: torch.device, megabytes: int = 256) -> float:
     """Bytes read and written per second by a copy of a large tensor."""
     x = torch.empty(megabytes * 2 ** 20, dtype=torch.uint8, device=device)
     y = torch.empty_like(x)

@@ -1,14 +1,15 @@
 """What the page says in numbers: rates and gains over a band of operations, the headline, what a stage used."""
 
 import re
+from collections.abc import Iterable
 
 from data import split_spec
 from page.plots import rate_text
-from page.stages import RL
+from page.stages import RL, Stage
 from tasks.accuracy import gain, interval, parse_band, pass_at_k
 
 
-def band_of(stage, measured, chosen=""):
+def band_of(stage: Stage, measured: Iterable[int], chosen: str = "") -> list[int]:
     """The numbers of operations that the headline is about, of those that were measured: `chosen` ("4-6"), else those that the
     stage trained on most, else all."""
     if chosen:
@@ -19,13 +20,13 @@ def band_of(stage, measured, chosen=""):
     return [n for n in sorted(measured) if ops and int(ops[1]) <= n <= int(ops[2] or ops[1])] or sorted(measured)
 
 
-def per_problem(table, band, k=1):
+def per_problem(table: dict, band: list[int], k: int = 1) -> list[float]:
     """Verified pass@k of each problem of the band; empty where rows lack "right" or a problem has under k samples."""
     counts = [pair for ops in band for pair in table[ops].get("right", [])]
     return [pass_at_k(n, c, k) for c, n in counts] if counts and min(n for _, n in counts) >= k else []
 
 
-def rate_of(table, band, k=1):
+def rate_of(table: dict, band: list[int], k: int = 1) -> list[float]:
     """Verified pass@k over the band: [mean, low, high], or [mean] where only the rows' means are known, or []."""
     if each := per_problem(table, band, k):
         return list(interval(each))
@@ -35,19 +36,19 @@ def rate_of(table, band, k=1):
     return rows[0][1] if len(rows) == 1 else [sum(n * rate[0] for n, rate in rows) / sum(n for n, _ in rows)]
 
 
-def paired_gain(before, after, band):
+def paired_gain(before: dict, after: dict, band: list[int]) -> list[float]:
     """Mean gain in verified pass@1 and its 95% bootstrap interval, each problem paired with itself; [] if unknown."""
     counts = [len(per_problem(table, band)) for table in (before, after)]
     return list(gain(before.values(), after.values(), band)) if counts[0] == counts[1] > 0 else []
 
 
-def common_specs(before, after):
+def common_specs(before: Stage | None, after: Stage) -> list[str]:
     """The worlds on which pass@1 of both stages was measured, at the same numbers of operations."""
     return [spec for spec, rows in after.tables.items() if before and rate_of(rows, rows)
             and before.tables.get(spec, {}).keys() == rows.keys()]
 
 
-def headline(before, after, evaluation):
+def headline(before: Stage | None, after: Stage, evaluation: dict) -> tuple[str, str, dict]:
     """What the pipeline's last step gained: (a sentence, its explanation, the numbers for the JSON line)."""
     specs = common_specs(before, after)
     if not specs:
@@ -73,7 +74,7 @@ def headline(before, after, evaluation):
             f"from {old[0]:.2f} to {new[0]:.2f}", text, numbers)
 
 
-def used(stage):
+def used(stage: Stage) -> tuple:
     """Seconds and tokens of a stage, None where the log does not say. RL logs both at each step, and its tokens are the
     sampled ones; the `seconds` of the other scripts' results count from the last resume."""
     each = [r for r in stage.records if {"seconds", "rollout_share", "rollout_tokens_per_second"} <= r.keys()]
@@ -83,5 +84,5 @@ def used(stage):
     return stage.result.get("seconds"), stage.steps * stage.flags.get("batch_tokens", 0) or None
 
 
-def span(band):
+def span(band: list[int]) -> str:
     return f"{band[0]} to {band[-1]}" if len(band) > 1 else str(band[0])

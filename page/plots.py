@@ -6,7 +6,7 @@ from html import escape
 import numpy as np
 
 
-def running_mean(values, window):
+def running_mean(values: list, window: int) -> np.ndarray:
     """Centred running mean; near the ends over what there is."""
     ones = np.ones(window)
     return np.convolve(values, ones, "same") / np.convolve(np.ones(len(values)), ones, "same")
@@ -14,7 +14,7 @@ def running_mean(values, window):
 
 # How numbers are written.
 
-def short(x):
+def short(x: float) -> str:
     """Three digits or so: 12.3M, 45k, 0.12."""
     for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(x) >= max(size, 1e4):
@@ -22,12 +22,12 @@ def short(x):
     return (f"{x:,.0f}" if abs(x) >= 100 else f"{x:.3g}").replace("e-0", "e-").replace("-", "−")
 
 
-def clock(seconds):
+def clock(seconds: float) -> str:
     size, unit = (1, "s") if seconds < 90 else (60, "min") if seconds < 5400 else (3600, "h")
     return f"{seconds / size:.{0 if size == 1 else 1}f} {unit}"
 
 
-def rate_text(rate, form=".2f"):
+def rate_text(rate: list, form: str = ".2f") -> str:
     """0.61 [0.50, 0.70], of [mean, low, high] or of [mean]; the blank does not break."""
     return "–" if not rate else f"{rate[0]:{form}}" + (
         f"\N{NO-BREAK SPACE}[{rate[1]:{form}},\N{NO-BREAK SPACE}{rate[2]:{form}}]" if len(rate) == 3 else "")
@@ -48,29 +48,29 @@ class Plot:
         middle = width / 2 + 17
         self.parts.append(f'<text class="soft" x="{middle}" y="{height - 4}" text-anchor="middle">{x_label}</text>')
 
-    def x(self, value):
+    def x(self, value: float) -> float:
         return round(46 + (value - self.xs[0]) / (self.xs[1] - self.xs[0]) * (self.width - 58), 1)
 
-    def y(self, value):
+    def y(self, value: float) -> float:
         return round(self.height - 34 - (value - self.ys[0]) / (self.ys[1] - self.ys[0]) * (self.height - 42), 1)
 
-    def line(self, points, kind, colour):
+    def line(self, points: list, kind: str, colour: str) -> None:
         path = "L".join(f"{self.x(x)} {self.y(y)}" for x, y in points)
         self.parts.append(f'<path class="{kind}" style="--c:var(--{colour})" d="M{path}"/>')
 
-    def svg(self, label, kind=""):
+    def svg(self, label: str, kind: str = "") -> str:
         return (f'<svg class="plot {kind}" viewBox="0 0 {self.width} {self.height}" role="img" '
                 f'aria-label="{escape(label)}">{"".join(self.parts)}</svg>')
 
 
-def ticks(low, high):
+def ticks(low: float, high: float) -> list[float]:
     """Three to seven round numbers from low to high."""
     unit = 10 ** math.floor(math.log10((high - low) / 4))
     unit *= next(m for m in (1, 2, 5, 10) if m * unit * 5 >= (high - low) * 0.8)
     return [float(f"{unit * i:.6g}") for i in range(math.ceil(low / unit - 1e-9), math.floor(high / unit + 1e-9) + 1)]
 
 
-def figure(title, legend, plot, note="", kind=""):
+def figure(title: str, legend: list, plot: Plot | str, note: str = "", kind: str = "") -> str:
     """A captioned plot, or drawings of it. legend: [(name, colour, kind of mark, value in words)]."""
     keys = "".join(f'<li><i class="key {mark}" style="--c:var(--{colour})"></i>{escape(name)} <b>{value}</b></li>'
                    for name, colour, mark, value in legend)
@@ -80,7 +80,7 @@ def figure(title, legend, plot, note="", kind=""):
             f"<p>{escape(note)}</p></figure>")
 
 
-def line_plot(title, curves, note=""):
+def line_plot(title: str, curves: dict, note: str = "") -> str:
     """Curves over steps, {name: [(step, value)]}, or "". From forty points on a running mean lies over them."""
     curves = {name: points for name, points in curves.items() if points}
     values = [v for points in curves.values() for _, v in points]
@@ -101,7 +101,7 @@ def line_plot(title, curves, note=""):
     return figure(title, legend, plot, note)
 
 
-def bar_plot(bars, groups, width, kind):
+def bar_plot(bars: dict, groups: list, width: int, kind: str) -> str:
     """Grouped bars with intervals. bars: {(name, colour): {operations: rate}}."""
     plot = Plot((-0.5, len(groups) - 0.5), (0, 1), "operations", list(enumerate(groups)), width, 260)
     step = 0.84 / len(bars)

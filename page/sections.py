@@ -8,13 +8,14 @@ from pathlib import Path
 from page.numbers import band_of, common_specs, rate_of, span, used
 from page.panels import PANELS
 from page.plots import Plot, bar_plot, clock, figure, line_plot, rate_text, short
+from page.stages import Stage
 
 
-def section(title, body, lead=""):
+def section(title: str, body: str, lead: str = "") -> str:
     return f"<section><h2>{title}</h2><p class=lead>{lead}</p>{body}</section>" if body or lead else ""
 
 
-def table(head, rows):
+def table(head: list, rows: list) -> str:
     """The first column holds names; everything is escaped here."""
     def cells(row, kind=""):
         first, *rest = (re.sub(r"([/,])(?!\s)", r"\1<wbr>", escape(str(c))) for c in row)
@@ -25,12 +26,12 @@ def table(head, rows):
             + "</thead><tbody>" + "".join(map(cells, rows)) + "</tbody></table></div>")
 
 
-def shown(text):
+def shown(text: str) -> str:
     """Text from a model, escaped; control characters, which HTML does not allow, as the signs for them."""
     return escape(text.translate({c: 0x2400 + c for c in range(32) if chr(c) not in "\t\n"}))
 
 
-def stage_cards(stages):
+def stage_cards(stages: list[Stage]) -> str:
     cards, total, partly = "", 0, False
     for s in stages:
         seconds, tokens = used(s)
@@ -49,7 +50,7 @@ def stage_cards(stages):
     return section("Stages", f'<ol class="stages">{cards}</ol>', lead)
 
 
-def pass_curves(stages, spec, band):
+def pass_curves(stages: list[Stage], spec: str, band: list[int]) -> str:
     """Verified pass@k over the band against k, for the stages before and after."""
     curves = {s: {k: r for k in (2 ** i for i in range(14)) if (r := rate_of(s.tables[spec], band, k))} for s in stages}
     ks = sorted({k for found in curves.values() for k in found})
@@ -67,7 +68,7 @@ def pass_curves(stages, spec, band):
     return figure(f"Verified pass@k at {span(band)} operations", legend, plot)
 
 
-def accuracy(stages, before, after, chosen):
+def accuracy(stages: list[Stage], before: Stage | None, after: Stage, chosen: str | None) -> str:
     """By operations after every stage and, for the stages of the headline, by k: for each world that was measured."""
     body = ""
     for spec in dict.fromkeys(spec for s in stages for spec in s.tables):
@@ -91,7 +92,7 @@ def accuracy(stages, before, after, chosen):
                    "Nothing was measured: there is no --evaluation, and no run evaluated itself (--eval-data).")
 
 
-def completion(title, text, reason, ok, lines, stage):
+def completion(title: str, text: str, reason: str, ok: bool, lines: list | None, stage: Stage) -> str:
     """One completion, its lines marked as right, wrong or no step; the reason stands at the line that it is about."""
     lines, about = lines or [[line, None] for line in text.split("\n")], f"= {reason.partition(':')[0]} "
     wrong = [i for i, (_, good) in enumerate(lines) if good is False]
@@ -107,7 +108,7 @@ def completion(title, text, reason, ok, lines, stage):
             f'<b class="{"right" if ok else "wrong"}">{shown(verdict)}</b></h4><div class=text>{body}</div></div>')
 
 
-def completions(before, after, chosen, most=4):
+def completions(before: Stage | None, after: Stage, chosen: str | None, most: int = 4) -> str:
     """The same questions before and after, the first of each number of operations; and early and late rollouts."""
     theirs, body = {s["question"]: s for s in (before.samples if before else [])}, ""
     both = [s for s in after.samples if s["question"] in theirs]
@@ -128,7 +129,7 @@ def completions(before, after, chosen, most=4):
     return section("Completions", body, lead if body else "")
 
 
-def training(stages):
+def training(stages: list[Stage]) -> str:
     body = ""
     for s in stages:
         charts = "".join(line_plot(title, {label: s.curve(name) for name, label in fields.items()}, note)
@@ -141,7 +142,7 @@ def training(stages):
                    "over a twentieth of the run. Numbers: where a line starts and ends.")
 
 
-def settings(stages):
+def settings(stages: list[Stage]) -> str:
     """Flags and versions: a table of those that differ between stages; in lines, the common and the lonely ones."""
     columns = []
     for s in stages:

@@ -25,32 +25,32 @@ class Stage:
     colour: str = "one"                                    # a variable of the page's style
 
     @property
-    def name(self):
+    def name(self) -> str:
         return self.folder.resolve().name
 
     @property
-    def flags(self):
+    def flags(self) -> dict:
         return self.about.get("flags", {})
 
     @property
-    def script(self):
+    def script(self) -> str:
         return self.about.get("script", "")
 
     @property
-    def ended_by(self):
+    def ended_by(self) -> str:
         """The flag by which the stage ended before --steps, as it was meant to; "" for one that was interrupted."""
         return self.result.get("ended_by", "")
 
     @property
-    def steps(self):
+    def steps(self) -> int:
         return max([0, *(r.get("step", 0) for r in self.records), self.result.get("steps", 0)])
 
-    def curve(self, name):
+    def curve(self, name: str) -> list[tuple[int, float]]:
         """[(step, value)] of a field, where it is a finite number."""
         return [(r["step"], float(r[name])) for r in self.records
                 if "step" in r and isinstance(r.get(name), int | float) and math.isfinite(r[name])]
 
-    def add(self, name, found):
+    def add(self, name: str, found: dict | list) -> None:
         """Files one measurement, of evaluate.py or of the training script itself."""
         if "rows" in found:
             self.samples += found["samples"]
@@ -63,7 +63,7 @@ class Stage:
             self.others[f"{name}: bits per byte"] = [found["bits_per_byte"]]
 
 
-def read_stage(folder):
+def read_stage(folder: str) -> Stage:
     """A run folder's log: Stage. A last line that was cut off is dropped and noted; any other bad line is an error."""
     stage, path = Stage(Path(folder)), Path(folder) / "log.jsonl"
     if not path.is_file():
@@ -96,7 +96,7 @@ def read_stage(folder):
     return stage
 
 
-def read_evaluation(path, stages):
+def read_evaluation(path: str, stages: list[Stage]) -> dict:
     """Gives each stage what evaluate.py measured of it, instead of its own evaluations; returns evaluate.py's flags.
 
     Reads what its --out wrote, and also its last line of output, which has no rates by problem and no completions."""
@@ -120,7 +120,7 @@ def read_evaluation(path, stages):
     return found.get("flags", {"k": found.get("k", [1])})
 
 
-def before_and_after(stages):
+def before_and_after(stages: list[Stage]) -> tuple[Stage | None, Stage]:
     """The stage that the headline is about, the last RL or else the last one, and the stage that it started from."""
     i = max([i for i, s in enumerate(stages) if s.script == RL], default=len(stages) - 1)
     start = Path(stages[i].flags.get("init") or ".").resolve()

@@ -15,8 +15,8 @@ from sampler import Sampler
 
 @pytest.mark.parametrize("updates", [1, 3])
 def test_its_first_updates_are_those_of_grpo(tokenizer, tmp_path, updates):
-    """The same checkpoint, prompts, completions and rewards: the same moments of the gradient and the same weights. Some completions
-    end early, and from the second update on the clip acts."""
+    """The same checkpoint, prompts, completions and rewards: the same moments of the gradient and the same weights. Some
+    completions end early, and from the second update on the clip acts."""
     folder, groups = tiny_checkpoint(tmp_path / "init", tokenizer), []
     start, score = Sampler.start, Rollouts.score
 
