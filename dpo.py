@@ -36,17 +36,19 @@ mismatched answers run along in both passes of a step.
 
 import functools
 import itertools
+from argparse import Namespace
 from collections import Counter
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from data import Stream, document_sums, fingerprints, rounded_up
+from data import Batch, Stream, document_sums, fingerprints, rounded_up
 from evaluate import EVAL_NEEDS, check_specs, evaluate_all, modes_of, print_results
-from model import load
+from model import Transformer, load
 from sources.conversations import Pairs, pair_batch
-from tokenizer import IM_END, IM_START
+from tokenizer import IM_END, IM_START, Tokenizer
 from training import cli
 from training.flags import training_flags
 from training.run import Run
@@ -56,7 +58,7 @@ HALF = cli.number("a number from 0 to 0.5", float, lambda x: 0 <= x <= 0.5)
 BY_MEANS, NO_REFERENCE = ("dpo_norm", "simpo", "orpo"), ("simpo", "orpo")
 
 
-def flags():
+def flags() -> cli.Parser:
     p = training_flags(__doc__, NEEDS + EVAL_NEEDS)
     # the linear decay after a tenth of warm-up that OLMo 3 uses
     p.set_defaults(steps=200, lr=1e-6, optimizer="adamw", schedule="wsd", warmup=0.1, decay=0.9)
@@ -88,38 +90,38 @@ NEEDS = (
 # The losses: pure functions from one number per pair or answer to one loss per pair (N,), whose mean over the global
 # batch is trained.
 
-def margins(policy, reference):
-    """h, how much better than the reference the policy tells chosen from rejected: (N, 2), (N, 2) -> (N,)."""
+def margins(policy: Tensor, reference: Tensor) -> Tensor:
+    """h, how much more than the reference the policy prefers the chosen answer: (N, 2), (N, 2) -> (N,)."""
     return (policy - reference)[:, 0] - (policy - reference)[:, 1]
 
 
-def dpo_loss(h, beta=0.1, smoothing=0.0):
+def dpo_loss(h: Tensor, beta: float = 0.1, smoothing: float = 0.0) -> Tensor:
     """DPO on sums, dpo_norm on means; smoothing mixes in the loss of the swapped pair (cDPO, Mitchell 2023)."""
     return -(1 - smoothing) * F.logsigmoid(beta * h) - smoothing * F.logsigmoid(-beta * h)
 
 
-def ipo_loss(h, beta=0.1):
-    """IPO: regression of h to 1 / (2 beta), so that a pair once told apart is let alone."""
+def ipo_loss(h: Tensor, beta: float = 0.1) -> Tensor:
+    """IPO: regression of h to 1 / (2 beta); a pair that has reached this margin is not pushed further."""
     return (h - 1 / (2 * beta)) ** 2
 
 
-def simpo_loss(h, beta=2.0, gamma=1.0, smoothing=0.0):
+def simpo_loss(h: Tensor, beta: float = 2.0, gamma: float = 1.0, smoothing: float = 0.0) -> Tensor:
     """SimPO: h from means of the policy alone, to be at least gamma / beta."""
     return dpo_loss(h - gamma / beta, beta, smoothing)
 
 
-def orpo_loss(means, beta=0.1):
+def orpo_loss(means: Tensor, beta: float = 0.1) -> Tensor:
     """ORPO: negative log-likelihood of chosen and the log odds ratio, from mean log-probs (N, 2).
 
-    log(1 - p) is taken as log(-expm1(log p)), which keeps its digits near p = 1, where log1p(-exp) has none left; at
-    p = 1 itself the odds are infinite, and the clamp ends the gradient there.
+    log(1 - p) is computed as log(-expm1(log p)). Near p = 1 that keeps its digits, and log1p(-exp) has none left. At p = 1
+    itself the odds are infinite, and the clamp ends the gradient there.
     """
     m = means.clamp(max=-1e-6)
     log_odds = m - torch.log(-torch.expm1(m))                                 # (N, 2)
     return -means[:, 0] - beta * F.logsigmoid(log_odds[:, 0] - log_odds[:, 1])
 
 
-def kto_loss(ratios, z, beta=0.1, weights=(1.0, 1.0)):
+def kto_loss(ratios: Tensor, z: float, beta: float = 0.1, weights: tuple = (1.0, 1.0)) -> Tensor:
     """KTO on pairs: log-ratios to the reference (N, 2); z is one number for the global batch, without gradient.
 
     The mean of both answers' losses: a chosen one should have a ratio above z, a rejected one below."""
@@ -127,7 +129,7 @@ def kto_loss(ratios, z, beta=0.1, weights=(1.0, 1.0)):
     return (weights[0] * (1 - good) + weights[1] * (1 - bad)) / 2
 
 
-def answer_sums(model, batch, size):
+def answer_sums(model: nn.Module, batch: Batch, size: int) -> list[Tensor]:
     """Log-probability, length and reference log-probability of each answer: three of (N, size), size 2 or for kto 3."""
     logprobs = model(batch.tokens, batch.documents, batch.targets)                                          # (B, T)
     mask = batch.loss_mask.to(logprobs.dtype)
@@ -136,14 +138,14 @@ def answer_sums(model, batch, size):
     return [x[there].view(-1, size) for x in (sums, lengths, batch.reference.to(sums.dtype))]
 
 
-def count_pairs(batches, size):
+def count_pairs(batches: list[Batch], size: int) -> int:
     """The number of pairs in micro-batches whose pairs have `size` documents each."""
     return sum(int((b.documents.amax(1) + 1).sum()) // size for b in batches)
 
 
-def kto_baseline(run, model, batches):
-    """KTO's z: the mean log-ratio of the mismatched answers, not below 0; over the whole global batch, before it is
-    split, so that neither micro-batches nor ranks change it."""
+def kto_baseline(run: Run, model: nn.Module, batches: list[Batch]) -> float:
+    """KTO's z: the mean log-ratio of the mismatched answers, not below 0. It is that of the whole global batch, so neither
+    micro-batches nor ranks change it."""
     total = count = 0.0
     for batch in batches:
         with torch.no_grad(), run.autocast():
@@ -153,7 +155,7 @@ def kto_baseline(run, model, batches):
     return max(0.0, total / count)
 
 
-def batch_loss(args, wrapped, batch, z=0.0):
+def batch_loss(args: Namespace, wrapped: nn.Module, batch: Batch, z: float = 0.0) -> tuple[Tensor, dict]:
     """The chosen loss summed over the pairs of a batch, and the metrics: log-probs of chosen and rejected, their change against
     the reference, h, and the share of pairs with h > 0."""
     beta, size = BETA[args.loss] if args.beta is None else args.beta, 3 if args.loss == "kto" else 2
@@ -181,7 +183,7 @@ def batch_loss(args, wrapped, batch, z=0.0):
 
 
 @torch.no_grad()
-def reference_logprobs(run, model, source, rows):
+def reference_logprobs(run: Run, model: nn.Module, source: Pairs, rows: int) -> Tensor:
     """Log-probability of every answer of a source under a model: (pairs, source.size). Ranks share the work, `rows`
     pairs at a time."""
     model.to(run.device)
@@ -195,8 +197,8 @@ def reference_logprobs(run, model, source, rows):
     return torch.tensor(run.sum(*table.flatten().tolist()), dtype=torch.float64).view(table.shape)
 
 
-def load_reference(args, run, tokenizer):
-    """The model of --reference; ValueError where it does not speak the same tokens."""
+def load_reference(args: Namespace, run: Run, tokenizer: Tokenizer) -> Transformer:
+    """The model of --reference. ValueError where its tokens are others than those of --init."""
     model, own = load(args.reference, dtype=run.weight_dtype)
     model.exact = args.exact
     size = len(tokenizer)
@@ -207,7 +209,7 @@ def load_reference(args, run, tokenizer):
     return model
 
 
-def modes_of_prompts(sources, tokenizer):
+def modes_of_prompts(sources: list[Pairs], tokenizer: Tokenizer) -> dict:
     """How --eval-data is asked: with what most prompts of the pairs end in, /think or no flag, and with /no_think where some
     end in that."""
     flags = Counter()
@@ -218,7 +220,7 @@ def modes_of_prompts(sources, tokenizer):
     return modes_of(think, " /no_think" if flags[" /no_think"] else None)
 
 
-def check(args):
+def check(args: Namespace) -> None:
     """What argparse cannot see, each in one line that says how to fix it."""
     for wrong, fix in (
         (args.exact and args.compile, "--exact computes without --compile, which joins operations and rounds less often"),
@@ -228,13 +230,13 @@ def check(args):
             raise ValueError(fix)
 
 
-def warning(step, change):
+def warning(step: int, change: float) -> str:
     """The line that says so where the chosen answers have become less likely than under the reference."""
     return (f"step {step}: the chosen answers have become less likely than under the reference, by {-change:.2f} nats; "
             "lower --lr, raise --beta, or stop here")
 
 
-def main():
+def main() -> None:
     args = flags().parse_args()
     with cli.bad_input():
         check(args)

@@ -18,8 +18,11 @@ Simpler than the papers: one sequence length for the whole run, and mid-training
 
 import functools
 import itertools
+from argparse import Namespace
 
-from data import Stream, fingerprints, split_spec
+from torch import Tensor
+
+from data import Batch, Stream, fingerprints, split_spec
 from evaluate import EVAL_NEEDS, PLAIN, check_specs, evaluate_all, print_results
 from model import Config, Transformer, load
 from sources.texts import sample_texts
@@ -29,7 +32,7 @@ from training.flags import option_flags, option_names, options_from, training_fl
 from training.run import Run
 
 
-def flags():
+def flags() -> cli.Parser:
     p = training_flags(__doc__, NEEDS + EVAL_NEEDS)
     until_flags(p)
     p.add_argument("--tokenizer", metavar="FOLDER", default="",
@@ -54,22 +57,22 @@ NEEDS = (
 )
 
 
-def next_token_loss(logprobs, loss_mask):
+def next_token_loss(logprobs: Tensor, loss_mask: Tensor) -> Tensor:
     """Sum over tokens of mask * -log p: (B, T), (B, T) -> scalar. Divided by the global sum of the mask elsewhere."""
     return -(logprobs * loss_mask).sum()
 
 
-def new_tokenizer(args):
+def new_tokenizer(args: Namespace) -> Tokenizer:
     """A byte-level BPE trained on the run's own sources. A folder of shards has its tokens already, so it needs --tokenizer."""
     names = [split_spec(s)[0] for s in args.data]
     return Tokenizer.train(itertools.chain.from_iterable(map(sample_texts, names)), args.vocab_size)
 
 
-def new_model(args, vocab_size):
+def new_model(args: Namespace, vocab_size: int) -> Transformer:
     return Transformer(Config(vocab_size=vocab_size, context=max(2048, args.seq_len), **options_from(args, Config)))
 
 
-def speed(run, model, batches):
+def speed(run: Run, model: Transformer, batches: list[Batch]) -> dict:
     """Tokens per second, and FLOP/s and utilisation of the GPU twice: by the usual convention (every token attends to a
     whole row) and truly (to the tokens before it in its document)."""
     rate = run.progress.rate()
@@ -82,7 +85,7 @@ def speed(run, model, batches):
     return found
 
 
-def load_or_make(args, run):
+def load_or_make(args: Namespace, run: Run) -> tuple[Transformer, Tokenizer]:
     """(model, tokenizer): those of --init, or new ones. A run that goes on takes the tokenizer that it has saved."""
     if args.init:
         model, tokenizer = load(args.init, dtype=run.weight_dtype)
@@ -96,7 +99,7 @@ def load_or_make(args, run):
     return model, tokenizer
 
 
-def main():
+def main() -> None:
     args = flags().parse_args()
     with cli.bad_input():
         run = Run(args, fingerprints(args))

@@ -31,10 +31,12 @@ small batches out of one large one; the frozen copy of iw and psft stands whole 
 
 import copy
 import functools
+from argparse import Namespace
 
 import torch
+from torch import Tensor, nn
 
-from data import Stream, document_sums, fingerprints, split_spec
+from data import Batch, Stream, document_sums, fingerprints, split_spec
 from evaluate import EVAL_NEEDS, check_specs, evaluate_all, modes_of, print_results
 from model import load
 from sources.conversations import open_conversations
@@ -45,7 +47,7 @@ from training.run import Run
 from training.weights import full_weights, restore_weights
 
 
-def flags():
+def flags() -> cli.Parser:
     p = training_flags(__doc__, NEEDS + EVAL_NEEDS)
     until_flags(p)
     p.set_defaults(steps=200, lr=0.005, adam_lr=0.001, schedule="cosine", warmup=0.05)
@@ -75,21 +77,21 @@ NEEDS = (
 
 # The losses: sums over tokens, (B, T) -> scalar, divided by the global number of assistant tokens elsewhere.
 
-def sft_loss(logprobs, mask):
+def sft_loss(logprobs: Tensor, mask: Tensor) -> Tensor:
     """Negative log-likelihood: -sum log pi(y)."""
     return -(logprobs * mask).sum()
 
 
-def dft_loss(logprobs, mask):
+def dft_loss(logprobs: Tensor, mask: Tensor) -> Tensor:
     """Dynamic fine-tuning, arXiv 2508.05629: -sum sg[pi(y)] log pi(y), whose gradient is that of -sum pi(y)."""
     return -(logprobs.detach().exp() * logprobs * mask).sum()
 
 
-def iw_loss(logprobs, reference, mask, documents, form="sequence"):
-    """Importance-weighted, arXiv 2507.12856: -sum sg[w] log pi(y), the bounds on w being those of the authors' code.
+def iw_loss(logprobs: Tensor, reference: Tensor, mask: Tensor, documents: Tensor, form: str = "sequence") -> Tensor:
+    """Importance-weighted, arXiv 2507.12856: -sum sg[w] log pi(y), with the bounds on w of the authors' code.
 
-    "token": w = pi / pi_reference within [0.2, 1.8]; "sequence": the exponential of the conversation's mean log-ratio,
-    at most 16, the same for all its tokens.
+    token      w = pi / pi_reference, within [0.2, 1.8]
+    sequence   w = the exponential of the conversation's mean log-ratio, at most 16, the same for all its tokens
     """
     log_ratios = (logprobs.detach() - reference) * mask
     if form == "token":
@@ -100,17 +102,17 @@ def iw_loss(logprobs, reference, mask, documents, form="sequence"):
     return -(weights * logprobs * mask).sum()
 
 
-def psft_loss(logprobs, old, mask, high=0.28):
+def psft_loss(logprobs: Tensor, old: Tensor, mask: Tensor, high: float = 0.28) -> Tensor:
     """Proximal, arXiv 2508.17784: -sum min(r, clip(r, 1 - low, 1 + high)), r = pi / pi_old: PPO's with advantage 1.
 
-    A token that is already 1 + high times as likely as under pi_old has no gradient; right after a refresh r = 1, and
-    the gradient is that of sft.
+    A token that is already 1 + high times as likely as under pi_old has no gradient. Right after a refresh r = 1, and the
+    gradient is that of sft.
     """
     ratios = (logprobs - old).exp()
     return -(ratios.clamp(max=1 + high) * mask).sum()
 
 
-def batch_loss(args, wrapped, frozen, batch):
+def batch_loss(args: Namespace, wrapped: nn.Module, frozen: nn.Module | None, batch: Batch) -> tuple[Tensor, dict]:
     """The chosen loss of a batch, and the metrics: negative log-likelihood, entropy, with psft the share of clipped tokens."""
     logprobs, entropies = wrapped(batch.tokens, batch.documents, batch.targets, entropy=True)               # (B, T)
     mask, n = batch.loss_mask.to(logprobs.dtype), batch.loss_mask.double().sum()
@@ -131,13 +133,13 @@ def batch_loss(args, wrapped, frozen, batch):
     return loss, metrics
 
 
-def check(args):
+def check(args: Namespace) -> None:
     """What argparse cannot see, each in one line that says how to fix it."""
     if not args.init:
         raise ValueError("--init is needed: the checkpoint to fine-tune")
 
 
-def main():
+def main() -> None:
     args = flags().parse_args()
     with cli.bad_input():
         check(args)

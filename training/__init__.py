@@ -1,1 +1,1 @@
-"""What the stages share: flags, run folder, ranks, checkpoints, guards, progress, optimisers."""
+"""What the stages share: flags, the verbs of the loop, ranks, checkpoints, the guard, progress, optimisers."""

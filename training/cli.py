@@ -9,7 +9,9 @@ import json
 import math
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 MOST = 10 ** 12                      # far above every number of tokens, rows or steps, far below what overflows
 LARGEST = 1e30                       # of any number: far above every rate and size, and float32 holds its multiples
@@ -30,7 +32,7 @@ class Parser(argparse.ArgumentParser):
     "FLAG has no effect WHY; leave it out". WHY may name other flags' values, as in "with --loss {loss}". A flag without
     a row always has an effect."""
 
-    def __init__(self, text, needs=(), **options):
+    def __init__(self, text: str, needs: tuple = (), **options):
         self.names, self.needs = {}, needs                # names: {attribute of args: flag}
         super().__init__(description=text.strip().split("\n\n")[0], allow_abbrev=False,
                          formatter_class=lambda prog: Help(prog, max_help_position=32, width=120), **options)
@@ -65,7 +67,7 @@ class Parser(argparse.ArgumentParser):
 # Types of flags: what argparse calls to read a value. Not one of them lets nan or infinity through, nor what becomes
 # infinite in float32 when something is multiplied or divided by it.
 
-def number(wanted, convert, fits):
+def number(wanted: str, convert: Callable, fits: Callable) -> Callable:
     """A type that takes `convert` of the text where that fits, and is 0 or between 1 / LARGEST and LARGEST; `wanted` says in
     words what fits."""
     def read(text):
@@ -86,11 +88,10 @@ seed = number(f"a whole number from 0 to {2 ** 32 - 1}", int, lambda x: 0 <= x <
 above_zero = number("a number above 0", float, lambda x: x > 0)
 not_negative = number("a number, 0 or more", float, lambda x: x >= 0)
 share = number("a number from 0 to 1", float, lambda x: 0 <= x <= 1)
-
 part = number("a number above 0, up to 1", float, lambda x: 0 < x <= 1)
 
 
-def device(text):
+def device(text: str) -> str:
     """The type of --device where a model is only used: cpu, cuda or cuda:N."""
     if text == "cpu":
         return text
@@ -104,7 +105,7 @@ def device(text):
     return text
 
 
-def out_file(text, folder=False):
+def out_file(text: str, folder: bool = False) -> str:
     """The type of --out: checks at once that it can be written to, and not only after hours of work. An empty
     name means that no file is written, where the file is optional."""
     if not text and not folder:
@@ -118,12 +119,12 @@ def out_file(text, folder=False):
     return text
 
 
-def out_folder(text):
+def out_folder(text: str) -> str:
     """As out_file, for a folder."""
     return out_file(text, folder=True)
 
 
-def fail(message):
+def fail(message) -> NoReturn:
     """Ends the program as the convention for bad input wants it."""
     line = f"{os.path.basename(sys.argv[0])}: {' '.join(str(message).split())}"
     if "tqdm" in sys.modules:                             # on a line of its own, not behind a progress bar
@@ -143,7 +144,7 @@ def bad_input():
         fail(e)
 
 
-def to_json(value):
+def to_json(value) -> str:
     """One line of JSON, for everything that scripts write. JSON has no NaN and no infinity, so such a number becomes null;
     the caller reports the reason in another field or message."""
     try:
@@ -160,7 +161,7 @@ def _finite(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def finish(result):
+def finish(result: dict) -> None:
     """The last line of standard output: one JSON object with the results. A result that is NaN or infinite is reported on
     standard error."""
     line = to_json(result)

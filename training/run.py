@@ -24,6 +24,7 @@ import copy
 import signal
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from torch import nn
 
@@ -48,7 +49,8 @@ class Run(Ranks):
     metrics: {name: (sum, divisor)} of this step (training/metrics.py); anyone may add to it.
     more: what a script keeps in the checkpoint beside the rest; a dict that torch.save can store.
     state: the saved state that the run goes on from, or None.
-    stopping: True once it was interrupted.  ended: the flag that ended the run before --steps, or "".
+    stopping: True once it was interrupted.  agreed: True once all ranks know.
+    ended: the flag that ended the run before --steps, or "".
     loss, weight, grad_norm, lr: of the last update.  means: {name: mean} of the metrics of the last step.
     """
 
@@ -62,7 +64,7 @@ class Run(Ranks):
         self.more = dict(self.state["more"]) if self.state else {}
         self.until = Until(getattr(args, "until_loss", 0.0), getattr(args, "until_accuracy", 0.0),
                            self.more.pop("recent", ()), self.more.pop("measured", ()))
-        self.step, self.stopping, self.ended, self.skipped = 0, False, "", ""
+        self.step, self.stopping, self.agreed, self.ended, self.skipped = 0, False, False, "", ""
         self.metrics, self.means = {}, {}
         self.loss = self.grad_norm = self.lr = float("nan")
         self.weight, self.micro_rows, self.evaluate = 0.0, None, None
@@ -130,7 +132,8 @@ class Run(Ranks):
     def going(self) -> bool:
         """True while there are steps to make. Clears what belongs to one step."""
         self.metrics, self.skipped = {}, ""
-        return self.step < self.args.steps and not self.stopping and not self.ended
+        stop = self.stopping if self.ranks == 1 else self.agreed              # else one rank may leave the loop, and others not
+        return self.step < self.args.steps and not stop and not self.ended
 
     def next_batches(self) -> list | None:
         """This rank's micro-batches of the next global batch of a Stream, or None where --max-epochs has used up the data."""
@@ -154,7 +157,7 @@ class Run(Ranks):
         if weight is None:
             weight = sum(float(b.loss_mask.double().sum()) for b in batches)
         self.weight, wants_stop = self.sum(weight, self.stopping)
-        self.stopping = wants_stop > 0                                        # all ranks stop at the same step
+        self.stopping = self.agreed = wants_stop > 0                          # all ranks stop at the same step
         return gradient.accumulate(self, wrapped, batches, loss_of, self.weight, self.metrics)
 
     def update(self, loss: float) -> None:
@@ -240,7 +243,7 @@ class Run(Ranks):
         if self.sum(bool(trouble))[0]:
             cli.fail(trouble or "rank 0 could not write the checkpoint")
 
-    def give_up(self, error: Exception) -> None:
+    def give_up(self, error: Exception) -> NoReturn:
         """Ends the program with one line, after what was learned is saved."""
         self.save()
         cli.fail(error)

@@ -1,0 +1,135 @@
+"""The verbs of the loop one by one, on a model of one number: when it goes on, and when it logs, evaluates and saves."""
+
+import json
+import math
+import signal
+from types import SimpleNamespace
+from unittest import mock
+
+import pytest
+import torch
+
+from training.flags import training_flags, until_flags
+from training.metrics import Largest
+from training.run import Run
+
+
+class Numbers:
+    """Data: the numbers 1, 2, 3, ..., as the micro-batches [n] and [n + 0.5]; ends after `count` of them."""
+
+    def __init__(self, count=100):
+        self.at, self.count = 0, count
+
+    def next(self, rank, ranks, rows):
+        if self.at == self.count:
+            raise StopIteration
+        self.at += 1
+        return [SimpleNamespace(x=self.at + half, loss_mask=torch.ones(1, 2), to=lambda device, x=self.at + half:
+                                SimpleNamespace(x=x)) for half in (0.0, 0.5)]
+
+    def state(self):
+        return {"at": self.at}
+
+    def restore(self, state):
+        self.at = state["at"]
+
+
+def started(tmp_path, *flags, count=100):
+    p = training_flags("A stage.")
+    until_flags(p)
+    p.add_argument("--max-epochs", type=float, default=1.0)
+    args = p.parse_args(["--data", "x", "--out", str(tmp_path / "run"), "--device", "cpu", "--optimizer", "adamw",
+                         "--schedule", "constant", "--warmup", "0", *map(str, flags)])
+    run, model = Run(args, {}), torch.nn.Linear(1, 1, bias=False)
+    model.save = lambda folder, tokenizer, weights: None
+    evaluate = mock.Mock(return_value={"world:ops=1": [{"ops": 1, "process": {"pass@1": [0.75, 0, 1]}}]})
+    with mock.patch.object(signal, "signal", lambda *_: None):
+        run.begin(model, None, Numbers(count), evaluate)
+    return run
+
+
+def loss_of(batch, factor=1.0):
+    """Two tokens of this loss; the metrics have divisors of their own."""
+    w = torch.ones((), requires_grad=True)
+    return w * 2 * batch.x * factor, {"x": (batch.x, 1), "per_token": (2 * batch.x, 4), "largest": Largest(batch.x)}
+
+
+def records(tmp_path):
+    return [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+
+
+def loop(run, factor=lambda step: 1.0):
+    while run.going():
+        batches = run.next_batches()
+        if batches is None:
+            break
+        loss = run.backward(run.model, batches, lambda b: loss_of(b, factor(run.step)))
+        run.update(loss)
+        run.end_of_step()
+
+
+def test_a_loop_logs_evaluates_and_saves_when_it_is_time(tmp_path, capsys):
+    run = started(tmp_path, "--steps", 7, "--log-every", 3, "--eval-every", 2, "--save-every", 3, "--eval-data", "world:ops=1")
+    saved, save = [], run.save
+    run.save = lambda: (saved.append(run.step), save())
+    loop(run)
+    run.finish({"mine": 1})
+    found = records(tmp_path)[1:]
+    assert [r["step"] for r in found if "loss" in r] == [3, 6, 7] and [r["step"] for r in found if "eval" in r] == [2, 4, 6]
+    assert saved == [3, 6, 7]
+    first = next(r for r in found if r["step"] == 3 and "loss" in r)          # of this step alone: the numbers 3 and 3.5
+    assert first["loss"] == 3.25 and first["x"] == 3.25 and first["per_token"] == 13 / 8 and first["largest"] == 3.5
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result == found[-1]["result"] and result["mine"] == 1 and result["x"] == 7.25 and len(result["eval"]) == 1
+    assert run.evaluate.call_count == 4 and "ended_by" not in result
+
+
+def test_a_broken_step_is_skipped_logged_and_after_several_the_run_saves_and_ends(tmp_path, capsys):
+    run = started(tmp_path, "--steps", 20, "--log-every", 9)
+    with pytest.raises(SystemExit) as stop:
+        loop(run, lambda step: math.nan if step == 2 or step > 10 else 1.0)
+    assert stop.value.code == 2 and "5 steps in a row skipped" in capsys.readouterr().err
+    assert [r["step"] for r in records(tmp_path) if r.get("skipped")] == [3, 12, 13, 14, 15]
+    kept = torch.load(tmp_path / "run" / "train_state.pt", weights_only=True)
+    assert kept["step"] == 15 and kept["guard"]["skipped"] == 6 and kept["stream"]["at"] == 16
+
+
+def test_data_that_is_used_up_ends_the_run_as_meant(tmp_path, capsys):
+    run = started(tmp_path, "--steps", 9, "--eval-data", "world:ops=1", count=4)
+    loop(run)
+    run.finish()
+    run.close()                                           # no exit code other than 0
+    out = capsys.readouterr()
+    result = json.loads(out.out.splitlines()[-1])
+    assert result["ended_by"] == "--max-epochs" and result["steps"] == 4 and "eval" in result and "is used up" in out.err
+
+
+@pytest.mark.parametrize("flags, steps", [(["--until-loss", 100], 20), (["--until-accuracy", 0.7, "--eval-every", 3], 6)])
+def test_a_goal_ends_the_loop_and_its_step_is_logged(tmp_path, flags, steps):
+    run = started(tmp_path, "--steps", 50, "--log-every", 4, "--eval-data", "world:ops=1", *flags)
+    loop(run)
+    assert run.step == steps and run.ended == flags[0]
+    assert "--until-loss" not in flags or records(tmp_path)[-1]["step"] == steps
+
+
+def test_an_interrupted_run_exits_with_130_and_goes_on(tmp_path):
+    run = started(tmp_path, "--steps", 9)
+    run.backward, backward = (lambda *a: (setattr(run, "stopping", run.step == 3), backward(*a))[1]), run.backward
+    loop(run)
+    run.finish()
+    with pytest.raises(SystemExit) as stop:
+        run.close()
+    assert stop.value.code == 130 and run.step == 4
+    again = started(tmp_path, "--steps", 9, "--resume")
+    assert again.step == 4 and again.data.at == 4 and again.until.recent == run.until.recent and len(again.until.recent) == 4
+
+
+def test_ranks_leave_the_loop_together(tmp_path):
+    """A signal that reached one rank after the sum of a step must not end its loop alone."""
+    run = started(tmp_path, "--steps", 9)
+    run.ranks = 2
+    run.stopping = True
+    assert run.going()
+    run.sum = lambda *numbers: [2.0 * n for n in numbers]                     # the other rank says the same
+    run.backward(run.model, run.next_batches(), loss_of)
+    assert not run.going()
