@@ -152,15 +152,16 @@ def test_the_engines_copies_follow_the_weights():
     assert same(engine.generate(**how), old) and not same(old, wanted)
     model.load_state_dict({name: w.clone() for name, w in other.state_dict().items()}, assign=True)
     assert same(engine.generate(**how), wanted)
-    told = []
+    seen = []
 
     def back(*_):
-        if len(told) == 2 * 5:                            # tokens
+        if len(seen) == 2 * 5:                            # tokens
             engine.update_weights({name: 0 * w for name, w in other.state_dict().items()})
-        told.append(engine.version)
+        seen.append(engine.version)
     for [c], [before] in zip(engine.generate(**how, on_token=back), wanted, strict=True):
         assert c.logprobs[:5] == before.logprobs[:5] and c.versions[5:] == [0] + [1] * 3
         assert c.logprobs[6:] == pytest.approx([-math.log(V)] * 3)
+    assert engine.runner.copy.exact and not model.exact
 
 
 @pytest.mark.parametrize("exact", [False, True])
