@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 import torch.nn as nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 import kernels
@@ -111,7 +112,7 @@ def _check_scaling(s):
         raise ValueError("rope_scaling: high_freq_factor must be above low_freq_factor")
 
 
-def rope_frequencies(config, scaled=True):
+def rope_frequencies(config: Config, scaled: bool = True) -> tuple[Tensor, float]:
     """Angle per position of each pair of a head: (hd/2,) of float32, and YaRN's factor on cos and sin.
 
     Llama 3 slows only the waves longer than the old context; YaRN (arXiv 2309.00071, section 3.2) blends between slowed
@@ -292,11 +293,11 @@ class Transformer(nn.Module):
                 nn.init.normal_(out.weight, std=0.02 / math.sqrt(2 * self.config.layers))
 
     @property
-    def head(self):
+    def head(self) -> Tensor:
         """The output weights (V, D)."""
         return self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
 
-    def angles(self, positions):
+    def angles(self, positions: Tensor) -> dict:
         """positions (B, T) -> {kind of layer: (cos, sin)}, each (B, T, 1, hd/2) of float32, shared by all layers.
 
         Frequencies are no buffers, so that no cast of the model can round them. OLMo 3 scales only its full-attention layers.
@@ -314,7 +315,7 @@ class Transformer(nn.Module):
                 made[kind] = made[kind][0].double(), made[kind][1].double()
         return made
 
-    def hidden(self, tokens, documents=None, kept=None):
+    def hidden(self, tokens: Tensor, documents: Tensor | None = None, kept: list | None = None) -> Tensor:
         """The last hidden states, normed: tokens (B, T) -> (B, T, D). `kept` (a list) receives each layer's (k, v)."""
         packing = Packing(*tokens.shape, tokens.device, documents)
         x = self.embed_tokens(tokens)                                         # (B, T, D)
@@ -327,7 +328,8 @@ class Transformer(nn.Module):
                 x = layer(x, shared)
         return self.norm(x, self.exact)
 
-    def forward(self, tokens, documents=None, targets=None, temperature=1.0, entropy=False):
+    def forward(self, tokens: Tensor, documents: Tensor | None = None, targets: Tensor | None = None, temperature: float = 1.0,
+                entropy: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """Logits (B, T, V); or, with targets (B, T), the log-probability of each target (B, T), which needs no logits;
         with entropy=True a pair, that and the entropy of the distribution at each place (B, T).
 
@@ -339,25 +341,26 @@ class Transformer(nn.Module):
             return self.logits(x)                                             # (B, T, V), with those of absent ids
         return self.scores(x, targets, temperature, entropy)                  # (B, T), or two of them
 
-    def scores(self, hidden, targets, temperature=1.0, entropy=False):
+    def scores(self, hidden: Tensor, targets: Tensor, temperature: float = 1.0,
+               entropy: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """Log-probabilities of targets (..., ) given hidden (..., D), as `forward` has them. Ids that the tokenizer does not
         have count out of the distribution, here as where a token is drawn."""
         return kernels.token_logprobs(hidden, self.head, targets, temperature, entropy, self.exact, self.absent)
 
-    def logits(self, hidden):
+    def logits(self, hidden: Tensor) -> Tensor:
         """hidden (..., D) -> (..., V)."""
         return kernels.head_logits(hidden, self.head, self.exact, None if self.lm_head is None else self.lm_head.reordered)
 
-    def logprobs(self, tokens, documents=None, temperature=1.0):
+    def logprobs(self, tokens: Tensor, documents: Tensor | None = None, temperature: float = 1.0) -> Tensor:
         """Log-probability of each next token, by the code path that training uses: (B, T) -> (B, T-1)."""
         return self(tokens[:, :-1], None if documents is None else documents[:, :-1], tokens[:, 1:], temperature)
 
-    def prefill(self, tokens, documents):
+    def prefill(self, tokens: Tensor, documents: Tensor) -> tuple[Tensor, list]:
         """Hidden states of packed prompts (1, T, D), and each layer's keys and values [(k, v)], each (1, T, K, hd)."""
         kept = []
         return self.hidden(tokens, documents, kept), kept
 
-    def decode(self, tokens, cache):
+    def decode(self, tokens: Tensor, cache) -> Tensor:
         """More tokens for each of the first B rows of the cache, which has reserved their place: tokens (B, R) -> hidden
         states (B, R, D)."""
         B, R = tokens.shape
@@ -369,14 +372,14 @@ class Transformer(nn.Module):
         cache.lengths[:B] += R
         return self.norm(x, self.exact)                                       # (B, R, D)
 
-    def flops_per_token(self, T):
+    def flops_per_token(self, T: int) -> float:
         """Training FLOPs per token by the usual convention: 6 N + 12 L H hd T, causality not halved (N: all weights
         that multiply, so without the embedding table unless it is also the head)."""
         c = self.config
         n = sum(p.numel() for p in self.parameters()) - (0 if c.tied else self.embed_tokens.weight.numel())
         return 6 * n + 12 * c.layers * c.heads * c.head_size * T
 
-    def save(self, folder, tokenizer=None, weights=None):
+    def save(self, folder: str | Path, tokenizer: Tokenizer | None = None, weights: dict | None = None):
         """Writes a Hugging Face folder: config.json, model.safetensors and the tokenizer's files, each atomically.
         weights: {name: tensor} to write instead of the model's own (gathered shards, say)."""
         weights = dict(weights if weights is not None else self.state_dict())
@@ -388,7 +391,7 @@ class Transformer(nn.Module):
             tokenizer.save(folder)
 
 
-def read_config(folder):
+def read_config(folder: str | Path) -> Config:
     """The Config of a Hugging Face folder. FileNotFoundError, or ValueError in one line that names the file and the field."""
     where = Path(folder) / "config.json"
     values = hf.fields_from(hf.read_config(folder), where)
@@ -398,7 +401,8 @@ def read_config(folder):
         raise ValueError(f"{where}: {e}") from None
 
 
-def load(folder, device="cpu", dtype=torch.float32):
+def load(folder: str | Path, device: str | torch.device = "cpu",
+         dtype: torch.dtype = torch.float32) -> tuple[Transformer, Tokenizer | None]:
     """Reads a Hugging Face folder, ours or theirs: (model, tokenizer), the tokenizer None where the folder has none.
 
     Raises FileNotFoundError or ValueError, in one line that names the file and what does not fit.

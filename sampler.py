@@ -220,12 +220,12 @@ class Sampler:
 
     def _admit(self):
         """Waiting requests take the free rows, in order, while there are pages for them."""
-        spent, first = 0, len(self.running)
+        prefilled, first = 0, len(self.running)
         while r := self.scheduler.next():
             if not r.prefill.ready(self.version):
-                if spent and self.prefill_chunk:
+                if prefilled and self.prefill_chunk:
                     break
-                spent = self._prefill()
+                prefilled = self._prefill()
                 if not r.prefill.ready(self.version):     # a piece of it
                     break
             row = self.scheduler.admit()

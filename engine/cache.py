@@ -12,6 +12,7 @@ import heapq
 import os
 
 import torch
+from torch import Tensor
 
 from kernels import NOWHERE, PAGE
 
@@ -35,7 +36,7 @@ class KVCache:
         self.pages, self.free = [[] for _ in range(rows)], list(range(pages))
         self.used = 0                # pages in use lie below this number; low ones are given out first
 
-    def holds(self, rows, pages, longest):
+    def holds(self, rows: int, pages: int, longest: int) -> bool:
         """Whether it would do for these numbers, and is no more than twice as large."""
         return (self.lengths.shape[0] == rows and pages <= self.size <= 2 * pages
                 and pages_of(longest) <= self.table.shape[1])
@@ -45,17 +46,17 @@ class KVCache:
             self.release(row)
 
     @staticmethod
-    def page_bytes(config, dtype):
+    def page_bytes(config, dtype: torch.dtype) -> int:
         return 2 * config.layers * config.kv_heads * PAGE * config.head_size * torch.finfo(dtype).bits // 8
 
-    def widen(self, longest):
+    def widen(self, longest: int) -> bool:
         """Lets a row have more pages than was thought; returns whether that made another table."""
         more = pages_of(longest) - self.table.shape[1]
         if more > 0:
             self.table = torch.nn.functional.pad(self.table, (0, more), value=self.spare)
         return more > 0
 
-    def reserve(self, row, tokens):
+    def reserve(self, row: int, tokens: int) -> bool:
         """Gives a row the pages that it needs to hold so many tokens; False, and nothing is changed, if too few are free."""
         have, need = len(self.pages[row]), pages_of(tokens)
         if need - have > len(self.free):
@@ -70,7 +71,7 @@ class KVCache:
             self.used = max(self.used, new[-1] + 1)
         return True
 
-    def release(self, row):
+    def release(self, row: int):
         """Takes back a row's pages. On a CPU the pages in use are then moved together, since its attention goes over all of
         the pool up to the last one."""
         for page in self.pages[row]:
@@ -96,14 +97,14 @@ class KVCache:
             self.owner[hole], self.start[hole], self.start[page] = row, self.start[page].clone(), NOWHERE
         self.used = len(held)
 
-    def move(self, source, target):
+    def move(self, source: int, target: int):
         """The pages of one row become those of another, which has none."""
         self.pages[target], self.pages[source] = self.pages[source], []
         self.table[target], self.lengths[target] = self.table[source], self.lengths[source]
         self.owner[self._ids(target)] = target
         self.lengths[source], self.table[source] = 0, self.spare
 
-    def fill(self, row, k, v):
+    def fill(self, row: int, k: Tensor, v: Tensor):
         """Starts a row, whose pages are reserved, with k and v (L, T, K, hd)."""
         L, T, K, hd = k.shape
         ids = self._ids(row)[:pages_of(T)]
@@ -112,7 +113,7 @@ class KVCache:
             pool[:, ids] = x.view(L, -1, PAGE, K, hd).transpose(2, 3).to(pool.dtype)
         self.lengths[row] = T
 
-    def write(self, layer, k, v):
+    def write(self, layer: int, k: Tensor, v: Tensor):
         """Puts R tokens' k and v (B, R, K, hd) behind each of the first B rows, whose pages are reserved."""
         B, R = k.shape[:2]
         slots = self.lengths[:B, None] + torch.arange(R, device=k.device)     # (B, R)
@@ -120,11 +121,11 @@ class KVCache:
         self.k[layer][at], self.v[layer][at] = k.to(self.k.dtype), v.to(self.v.dtype)
 
 
-def pages_of(tokens):
+def pages_of(tokens: int) -> int:
     return -(-tokens // PAGE)
 
 
-def free_bytes(device):
+def free_bytes(device: torch.device) -> int | None:
     """Memory that nobody uses at the moment; None where the system does not say. On a GPU torch keeps what was freed for itself,
     and hands it out again: after training that is most of the memory."""
     if device.type == "cuda":
@@ -136,13 +137,13 @@ def free_bytes(device):
         return None
 
 
-def upload(numbers, device):
+def upload(numbers: list[int], device: torch.device) -> Tensor:
     """A list of whole numbers on a device, without waiting for what the device still has to do."""
     made = torch.tensor(numbers, dtype=torch.long)
     return made.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else made
 
 
-def download(*tensors):
+def download(*tensors: Tensor) -> tuple:
     """The tensors on the host, and an event after which they have arrived there; from a CPU as they are, and None."""
     if not tensors[0].is_cuda:
         return *tensors, None

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from kernels import row_logprobs
 
@@ -20,7 +21,7 @@ class SamplingParams:
             raise ValueError("use temperature >= 0, 0 < top_p <= 1 and top_k >= 0")
 
 
-def uniform(seed, requests, positions):
+def uniform(seed: int | Tensor, requests: Tensor, positions: Tensor) -> Tensor:
     """One number in [0, 1) for each (seed, request, position): an int or a tensor of one, and int tensors (B,), (B,) -> (B,)
     float64.
 
@@ -39,11 +40,11 @@ def uniform(seed, requests, positions):
 NUCLEUS = 1024                        # candidates for top-p to begin with: sorting all of V takes many times as long
 
 
-def wide(logits):
+def wide(logits: Tensor) -> Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
-def truncate(logits, top_k=0, top_p=1.0):
+def truncate(logits: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:
     """Sets to -inf what top-k, then top-p (arXiv 1904.09751), leave out: logits (B, V) -> (B, V).
 
     top_k 0 keeps all; top_p keeps the fewest most likely tokens that reach this probability together, one or more."""
@@ -63,7 +64,7 @@ def truncate(logits, top_k=0, top_p=1.0):
     return torch.full_like(logits, float("-inf")).scatter(1, index, values)
 
 
-def draw(logits, u, params=SamplingParams()):  # noqa: B008 (it cannot change)
+def draw(logits: Tensor, u: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
     """Draws a token per row by inverting the cumulative distribution at u: logits (B, V), u (B,) -> tokens (B,) and
     logprobs (B,). Temperature 0 takes the most likely token and reports its log-probability at temperature 1."""
     logits, temperature, exact = wide(logits), params.temperature, params.exact

@@ -17,7 +17,7 @@ class Scheduler:
         self.running: list[Request] = []
         self.waiting: deque[Request] = deque()
         self.submitted = 0                                # requests, ever
-        self.crowded = False                              # somebody was preempted, and nobody has left since
+        self.crowded = False                              # a request was preempted, and none has left since
 
     def reserve(self) -> bool:
         """A page for the pending token of each running row, the oldest request first. False where the pool has none for one."""

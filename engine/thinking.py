@@ -1,8 +1,9 @@
 """A thinking budget: closes a think block that has grown too long, and sees that an answer follows."""
 
 import torch
+from torch import Tensor
 
-from engine.draws import draw, wide
+from engine.draws import SamplingParams, draw, wide
 from kernels import row_logprobs
 
 HAND_OVER = "\nTime to answer.\n"      # the last words of a think block that a budget closes
@@ -30,14 +31,14 @@ class ThinkBudget:
         self.size, self.blank, self.queue = 0, True, []   # tokens so far; no answer yet; the rest of the hand-over
         self.thought = 0 if tokenizer.thinking_in(prompt) else None           # tokens in the block; None outside of one
 
-    def must(self, drawn, stop):
+    def must(self, drawn: int, stop: set[int]) -> int | None:
         """The token of the hand-over that must come instead of the drawn one, or None."""
         if self.thought is not None and not self.queue and drawn != self.tokenizer.end_think and (
                 self.thought >= self.budget or self.size >= self.last or drawn in stop):
             self.queue = list(self.hand_over if self.thought else self.at_once)
         return self.queue[0] if self.queue else None
 
-    def take(self, token):
+    def take(self, token: int):
         """Notes the token that came in the end."""
         if self.queue:
             del self.queue[0]
@@ -52,7 +53,8 @@ class ThinkBudget:
         self.size += 1
 
 
-def keep_budgets(running, logits, tokens, logprobs, u, stop, params):
+def keep_budgets(running: list, logits: Tensor, tokens: Tensor, logprobs: Tensor, u: Tensor, stop: set[int],
+                 params: SamplingParams) -> set[int]:
     """Puts other tokens in place of drawn ones (B,) that a budget does not allow; returns the set of their rows.
 
     A token of the hand-over gets its log-probability at the temperature. Where an answer would end before it has begun,

@@ -11,16 +11,24 @@ means that the bits of a token's result do not depend on how many tokens are com
 comes from a cache: sampler and trainer then agree to the last bit.
 """
 
+from __future__ import annotations
+
 import functools
 import importlib.util
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from . import exact as exact_form
 from . import fast
 from .exact import PAGE
 from .fast import exclude, reorder
 from .fast_attention import NOWHERE, Packing
+
+if TYPE_CHECKING:                     # Triton is imported where it computes
+    from .gpu.attention import Tiles
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 
@@ -43,7 +51,8 @@ def _half(x, *others):
     return tuple(None if t is None else t.to(dtype) for t in (x, *others))
 
 
-def project(x, weight, bias=None, exact=False, reordered=None):
+def project(x: Tensor, weight: Tensor, bias: Tensor | None = None, exact: bool = False,
+            reordered: Tensor | None = None) -> Tensor:
     """x (..., D) @ weight (N, D).T + bias -> (..., N). reordered: fast.reorder of the weight, where there is no gradient."""
     if not exact:
         return fast.linear(x, weight, bias, reordered)
@@ -54,7 +63,7 @@ def project(x, weight, bias=None, exact=False, reordered=None):
     return exact_form.linear(x, weight, bias, reordered)
 
 
-def rms_norm(x, weight, eps, exact=False):
+def rms_norm(x: Tensor, weight: Tensor, eps: float, exact: bool = False) -> Tensor:
     """x (..., D) / root mean square * weight."""
     if _form(x, exact) == "triton":
         from .gpu.norm import rms_norm as normed
@@ -62,7 +71,8 @@ def rms_norm(x, weight, eps, exact=False):
     return (exact_form if exact else fast).rms_norm(x, weight, eps)
 
 
-def norm_rotate(x, weight, cos, sin, eps, exact=False):
+def norm_rotate(x: Tensor, weight: Tensor | None, cos: Tensor | None, sin: Tensor | None, eps: float,
+                exact: bool = False) -> Tensor:
     """What happens to queries and keys before attention: x (B, T, heads, hd) -> like x. RMSNorm of each head, unless weight
     (hd,) is None; then rotary position embedding with cos and sin (B, T, 1, hd/2), unless those are None."""
     if cos is not None and _form(x, exact) == "triton":
@@ -74,7 +84,7 @@ def norm_rotate(x, weight, cos, sin, eps, exact=False):
     return x if cos is None else (exact_form if exact else fast).rotate(x, cos, sin)
 
 
-def swiglu(gate, up, exact=False):
+def swiglu(gate: Tensor, up: Tensor, exact: bool = False) -> Tensor:
     """silu(gate) * up."""
     if _form(gate, exact) == "triton":
         from .gpu.activation import swiglu as fused
@@ -93,7 +103,7 @@ def _type_of_queries(x):
     return torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
 
 
-def plan_attention(packing, x, config, exact=False):
+def plan_attention(packing: Packing, x: Tensor, config, exact: bool = False) -> Tiles | None:
     """What the attention of all layers goes by in one pass over packed documents; x (B, T, D): the hidden states before the
     first layer, config: of the model. On a GPU the tiles that Triton's programs compute, else None: a Packing says enough.
 
@@ -106,7 +116,7 @@ def plan_attention(packing, x, config, exact=False):
                       torch.is_grad_enabled())
 
 
-def plan_decoding(cache, x, config, exact=False):
+def plan_decoding(cache, x: Tensor, config, exact: bool = False) -> Tiles | dict:
     """The same for R new tokens of each of the first B rows of a cache; x (B, R, D): their hidden states before the first
     layer. On a GPU tiles; on a CPU {window: the pages in use}, where R is 1."""
     B, R, _ = x.shape
@@ -119,7 +129,8 @@ def plan_decoding(cache, x, config, exact=False):
     return {window: form.find_pages(cache, B, x.dtype, window) for window in windows}
 
 
-def attend(q, k, v, packing, window=0, exact=False, plan=None):
+def attend(q: Tensor, k: Tensor, v: Tensor, packing: Packing, window: int = 0, exact: bool = False,
+           plan: Tiles | None = None) -> Tensor:
     """Causal attention inside each document: q (B, T, H, hd), k and v (B, T, K, hd) -> (B, T, H, hd). plan: of
     plan_attention, which is otherwise made here."""
     form = _form(q, exact)
@@ -130,7 +141,8 @@ def attend(q, k, v, packing, window=0, exact=False, plan=None):
     return (fast if form == "triton" else form).attend(q, k, v, packing, window)
 
 
-def attend_cached(q, cache, layer, window=0, exact=False, plan=None):
+def attend_cached(q: Tensor, cache, layer: int, window: int = 0, exact: bool = False,
+                  plan: Tiles | dict | None = None) -> Tensor:
     """New tokens of each row against its pages (engine/cache.py), where their keys are written already: q (B, R, H, hd) -> like
     q. Row b held cache.lengths[b] tokens before them. plan: of plan_decoding, which is otherwise made here."""
     form = _form(q, exact)
@@ -141,7 +153,7 @@ def attend_cached(q, cache, layer, window=0, exact=False, plan=None):
     return form.attend_cached(q, cache, layer, window, (plan or {}).get(window))
 
 
-def head_logits(hidden, weight, exact=False, reordered=None):
+def head_logits(hidden: Tensor, weight: Tensor, exact: bool = False, reordered: Tensor | None = None) -> Tensor:
     """hidden (..., D), weight (V, D) -> logits (..., V), those of token_logprobs. reordered: as for `project`."""
     if exact and _form(hidden, exact) == "triton":
         from .gpu.linear import linear as invariant
@@ -149,7 +161,7 @@ def head_logits(hidden, weight, exact=False, reordered=None):
     return project(hidden, weight, None, exact, reordered)
 
 
-def row_logprobs(logits, targets, temperature=1.0, exact=False):
+def row_logprobs(logits: Tensor, targets: Tensor, temperature: float = 1.0, exact: bool = False) -> Tensor:
     """Log softmax(logits / temperature) of each row at its target: logits (N, V) of float32 or better, targets (N,) ->
     (N,). The very code of token_logprobs."""
     if _form(logits, exact) == "triton":
@@ -158,7 +170,8 @@ def row_logprobs(logits, targets, temperature=1.0, exact=False):
     return fast.row_logprobs(logits if temperature == 1.0 else logits / temperature, targets)[0]
 
 
-def token_logprobs(hidden, weight, targets, temperature=1.0, entropy=False, exact=False, absent=()):
+def token_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0, entropy: bool = False,
+                   exact: bool = False, absent: Sequence[tuple[int, int]] = ()) -> Tensor | tuple[Tensor, Tensor]:
     """Log-probability of each target: hidden (..., D), weight (V, D), targets (...) -> (...), float32 or better.
     With entropy=True a pair: also the entropy of the distribution at each place (...), in nats. absent: ranges of words
     that do not exist and have no probability, see fast.exclude."""

@@ -21,13 +21,18 @@ come from the fast blocks.
 Letters as in model.py: B rows, T tokens in a row, H query heads, K key/value heads, hd head size, D width, V vocabulary.
 """
 
+from __future__ import annotations
+
 import functools
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from . import fast, fast_attention, processor
+from .fast_attention import Packing
 
 TILE = 32                                 # rows of a matrix product
 SIZES = 16, 32, 48, 64, 128, 256, 512     # the same, where oneDNN gives a row the same bits in all of them
@@ -38,7 +43,7 @@ ALIGNED = 64                              # bytes; whatever torch makes begins a
 ROUND = 16                                # numbers in a vector register: shapes without a remainder have one way to add up
 
 
-def product(x, weight, reordered=None):
+def product(x: Tensor, weight: Tensor, reordered: Tensor | None = None) -> Tensor:
     """x (M, D) @ weight (N, D).T, in the first of three ways that gives a row the same bits at any place in any batch.
     reordered: the weight as fast.reorder lays it out."""
     N, D = weight.shape
@@ -102,7 +107,7 @@ class _Linear(torch.autograd.Function):
         return d_x, g.T @ x if ctx.needs_input_grad[1] else None
 
 
-def linear(x, weight, bias=None, reordered=None):
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, reordered: Tensor | None = None) -> Tensor:
     """x (..., D) @ weight (N, D).T + bias -> (..., N). reordered: as for `product`; then there is no gradient."""
     rows = x.reshape(-1, x.shape[-1]).contiguous()
     y = _Linear.apply(rows, weight) if torch.is_grad_enabled() else product(rows, weight, reordered)
@@ -110,7 +115,7 @@ def linear(x, weight, bias=None, reordered=None):
     return y if bias is None else y + bias
 
 
-def rms_norm(x, weight, eps):
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x (..., D) / root mean square * weight: the fast form is a sum along each row already."""
     return fast.rms_norm(x, weight, eps)
 
@@ -131,7 +136,7 @@ class _Rotate(torch.autograd.Function):
         return fast.rotate(g, cos, -sin), None, None
 
 
-def rotate(x, cos, sin):
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary position embedding: x (B, T, heads, hd), cos and sin (B, T, 1, hd/2) -> like x."""
     return _Rotate.apply(x.to(cos.dtype), cos, sin).to(x.dtype)
 
@@ -152,7 +157,7 @@ class _Swiglu(torch.autograd.Function):
         return g * up * s * (1 + gate * (1 - s)), gate * s * g
 
 
-def swiglu(gate, up):
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) * up, arXiv 2002.05202."""
     return _Swiglu.apply(gate, up)
 
@@ -161,13 +166,13 @@ def swiglu(gate, up):
 def _query_tiles(hd, dtype, threads):
     """How attention multiplies at this head size: the head size to fill up to; those of QUERIES whose products with PAGE keys
     give a row the bits that it has in tiles of QUERIES[0], at every place and in any number of tiles (rising); the product."""
-    for wide, multiply in ((hd, torch.bmm), (hd + -hd % ROUND, torch.bmm), (hd, _bmm_in_order)):
-        wanted = [x[:, :1] for x in _tiles_of_one_row(multiply, wide, dtype, QUERIES[0], 8)]
+    for padded, multiply in ((hd, torch.bmm), (hd + -hd % ROUND, torch.bmm), (hd, _bmm_in_order)):
+        wanted = [x[:, :1] for x in _tiles_of_one_row(multiply, padded, dtype, QUERIES[0], 8)]
         sizes = [size for size in sorted(QUERIES) if all(
             torch.equal(ours, theirs[torch.arange(count) % 8].expand_as(ours)) for count in (1, 3, 8, 20)
-            for ours, theirs in zip(_tiles_of_one_row(multiply, wide, dtype, size, count), wanted, strict=True))]
+            for ours, theirs in zip(_tiles_of_one_row(multiply, padded, dtype, size, count), wanted, strict=True))]
         if QUERIES[0] in sizes:                                               # as it is in the last way
-            return wide, sizes, multiply
+            return padded, sizes, multiply
 
 
 def _tiles_of_one_row(multiply, hd, dtype, size, count):
@@ -187,7 +192,7 @@ def _bmm_in_order(x, y):
     return out.to(x.dtype)
 
 
-def attend_tiles(q, K, blocks, first, window=0):
+def attend_tiles(q: Tensor, K: int, blocks: Callable, first: Tensor, window: int = 0) -> Tensor:
     """q (n, R, H, hd) against blocks of PAGE keys: blocks(j) -> k and v of block j, each (n, K, PAGE, hd) -> (n, R, H, hd).
 
     Query r of row i stands at position first[i] + r of its document (first (n,) of int) and sees the keys up to its own
@@ -195,11 +200,11 @@ def attend_tiles(q, K, blocks, first, window=0):
     """
     n, R, H, hd = q.shape
     G = H // K                                                                # query heads that share a key head
-    wide, sizes, multiply = _query_tiles(hd, q.dtype, torch.get_num_threads())
+    padded, sizes, multiply = _query_tiles(hd, q.dtype, torch.get_num_threads())
     size = max((size for size in sizes if size <= R * G), default=QUERIES[0])
     tiles = -(-R * G // size)
     q = q.reshape(n, R, K, G, hd).transpose(1, 2).reshape(n * K, R * G, hd) * hd ** -0.5
-    q = F.pad(q, (0, wide - hd, 0, tiles * size - R * G)).view(n * K, tiles, size, wide)
+    q = F.pad(q, (0, padded - hd, 0, tiles * size - R * G)).view(n * K, tiles, size, padded)
     earliest, latest = int(first.min()), int(first.max())
     token = torch.arange(tiles * size).div(G, rounding_mode="floor")          # of each row of the tiles
     positions = (first[:1] if earliest == latest else first)[:, None] + token # (n or 1, rows)
@@ -213,8 +218,8 @@ def attend_tiles(q, K, blocks, first, window=0):
         if start >= end:
             continue
         part, some = slice(start, end), end - start
-        kb, vb = (_fill_up(x, wide).reshape(n * K, 1, PAGE, wide).expand(-1, some, -1, -1).flatten(0, 1)
-                  for x in blocks(j // PAGE))                                 # (n K some, PAGE, wide)
+        kb, vb = (_pad_heads(x, padded).reshape(n * K, 1, PAGE, padded).expand(-1, some, -1, -1).flatten(0, 1)
+                  for x in blocks(j // PAGE))                                 # (n K some, PAGE, padded)
         scores = multiply(q[:, part].flatten(0, 1), kb.transpose(1, 2))       # (n K some, size, PAGE)
         behind = positions[:, :, part] - torch.arange(j, j + PAGE)            # how far the key lies behind the query
         hidden = behind < 0 if not window else (behind < 0) | (behind >= window)
@@ -224,16 +229,16 @@ def attend_tiles(q, K, blocks, first, window=0):
         shrink = (best[:, part] - higher).exp_()
         p = scores.sub_(higher).exp_()                                        # (n K, some, size, PAGE)
         total[:, part] = total[:, part].mul(shrink).add_(p.sum(dim=-1, keepdim=True))
-        more = multiply(p.flatten(0, 1), vb).view(n * K, some, size, wide)
+        more = multiply(p.flatten(0, 1), vb).view(n * K, some, size, padded)
         out[:, part] = out[:, part].mul(shrink).add_(more)
         best[:, part] = higher
     out = (out / total).flatten(1, 2)[:, :R * G, :hd]                         # (n K, R G, hd)
     return out.reshape(n, K, R, G, hd).transpose(1, 2).reshape(n, R, H, hd)
 
 
-def _fill_up(x, wide):
-    """x (..., hd) with zeros behind: (..., wide)."""
-    return x if x.shape[-1] == wide else F.pad(x, (0, wide - x.shape[-1]))
+def _pad_heads(x, padded):
+    """x (..., hd) with zeros behind: (..., padded)."""
+    return x if x.shape[-1] == padded else F.pad(x, (0, padded - x.shape[-1]))
 
 
 def _attend_rows(q, k, v, window):
@@ -269,35 +274,35 @@ class _Attend(torch.autograd.Function):
         return (*torch.autograd.grad(out, inputs, g), None, None)
 
 
-def attend(q, k, v, packing, window=0):
+def attend(q: Tensor, k: Tensor, v: Tensor, packing: Packing, window: int = 0) -> Tensor:
     """Causal attention inside each document: q (B, T, H, hd), k and v (B, T, K, hd) -> (B, T, H, hd)."""
     return _Attend.apply(q, k, v, packing, window)
 
 
-def attend_cached(q, cache, layer, window=0, pages=None):
+def attend_cached(q: Tensor, cache, layer: int, window: int = 0, pages: Pages | None = None) -> Tensor:
     """New tokens of each row against its pages (engine/cache.py), each of which is a block of keys: q (B, R, H, hd) -> like q.
     pages: of find_pages, where they are known already."""
     B, R, H, hd = q.shape
     K = cache.k.shape[2]
-    wide, sizes, multiply = _query_tiles(hd, q.dtype, torch.get_num_threads())
+    padded, sizes, multiply = _query_tiles(hd, q.dtype, torch.get_num_threads())
     tile = next((size for size in sizes if size >= H // K), None)
     if R == 1 and tile:
-        return _attend_pages(q, cache, layer, pages or find_pages(cache, B, q.dtype, window), tile, wide, multiply)
+        return _attend_pages(q, cache, layer, pages or find_pages(cache, B, q.dtype, window), tile, padded, multiply)
 
     def blocks(j):
         return (x[layer][cache.table[:B, j]] for x in (cache.k, cache.v))
     return attend_tiles(q, K, blocks, cache.lengths[:B], window)
 
 
-def _attend_pages(q, cache, layer, pages, tile, wide, multiply):
+def _attend_pages(q, cache, layer, pages, tile, padded, multiply):
     """attend_tiles for one token of each row, with the same additions in the same order. But products are taken of all pages
     in use at once, as they lie in the pool, so that no key is copied; and only the rows that have a block j read it. With the
     longest rows first these are the first n of them."""
     (B, _, H, hd), (P, K) = q.shape, (cache.used, cache.k.shape[2])
     G = H // K
     owner, mask, order, rank, parts = pages
-    k, v = (_fill_up(x[layer][:P].flatten(0, 1), wide) for x in (cache.k, cache.v))                    # (P K, PAGE, wide)
-    q = F.pad(q.view(B, K, G, hd) * hd ** -0.5, (0, wide - hd, 0, tile - G))[owner].flatten(0, 1)      # (P K, tile, wide)
+    k, v = (_pad_heads(x[layer][:P].flatten(0, 1), padded) for x in (cache.k, cache.v))                    # (P K, PAGE, padded)
+    q = F.pad(q.view(B, K, G, hd) * hd ** -0.5, (0, padded - hd, 0, tile - G))[owner].flatten(0, 1)      # (P K, tile, padded)
     scores = multiply(q, k.transpose(1, 2)).view(P, K, tile, PAGE)[order, :, :G].add_(mask)           # block after block
     top, best, highest, shrink = scores.amax(dim=-1, keepdim=True), q.new_full((B, K, G, 1), -1e30), [], []
     for part, n in parts:
@@ -308,7 +313,7 @@ def _attend_pages(q, cache, layer, pages, tile, wide, multiply):
     p = scores.sub_(torch.cat(highest)).exp_()                                # (P, K, G, PAGE)
     sums, rows = p.sum(dim=-1, keepdim=True), p.new_zeros(P, K, tile, PAGE)
     rows[order, :, :G] = p
-    more = multiply(rows.flatten(0, 1), v).view(P, K, tile, wide)[order, :, :G, :hd]
+    more = multiply(rows.flatten(0, 1), v).view(P, K, tile, padded)[order, :, :G, :hd]
     total, out = q.new_zeros(B, K, G, 1), q.new_zeros(B, K, G, hd)
     for part, n in parts:
         total[:n].mul_(shrink[part]).add_(sums[part])
@@ -325,7 +330,7 @@ class Pages(NamedTuple):
     parts: list[tuple[slice, int]]        # of each block: where its pages stand in `order`, and how many they are
 
 
-def find_pages(cache, B, dtype, window):
+def find_pages(cache, B: int, dtype: torch.dtype, window: int) -> Pages:
     """The Pages that B rows of a cache read for their next token, in a model of this type."""
     owner, _, mask = fast_attention.find_pages(cache, B, dtype, window)
     mine = (cache.owner[:cache.used] < B).nonzero().flatten()
@@ -337,6 +342,7 @@ def find_pages(cache, B, dtype, window):
     return Pages(owner, mask[order], order, rank, parts)
 
 
-def token_logprobs(hidden, weight, targets, temperature=1.0, entropy=False, absent=()):
+def token_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0, entropy: bool = False,
+                   absent: Sequence[tuple[int, int]] = ()) -> Tensor | tuple[Tensor, Tensor]:
     """Log-probability of each target, and on request the entropy: as fast.token_logprobs, from this file's product."""
     return fast.token_logprobs(hidden, weight, targets, temperature, entropy, absent, product=_Linear.apply)

@@ -3,39 +3,42 @@
 Letters as in model.py: B rows, T tokens in a row, H query heads, K key/value heads, hd head size, D width, V vocabulary.
 """
 
+from collections.abc import Callable, Sequence
+
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from . import processor
 from .fast_attention import Packing, attend, attend_cached, find_pages  # noqa: F401
 
 
-def has_onednn(*tensors):
+def has_onednn(*tensors: Tensor) -> bool:
     """May oneDNN multiply them? Of float32, on a CPU, in code that torch.compile does not make."""
     return (all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors) and not torch.compiler.is_compiling()
             and processor.able(processor.linear, torch.float32))
 
 
-def onednn(x, weight, bias=None):
+def onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., D) @ weight (N, D).T + bias by oneDNN, which was faster than the library behind F.linear where that was
     measured (results/tried.jsonl), most of all where the weight is a transposed view, as for the gradient of x. For the
     gradient of the weight it was slower."""
     return processor.linear(x, weight, bias)
 
 
-def reorder(weight):
+def reorder(weight: Tensor) -> Tensor | None:
     """A weight (N, D) in oneDNN's own layout, for many products with it: each one would otherwise lay it out anew, a good part
     of its time where rows are few (results/tried.jsonl). None where oneDNN cannot use it."""
     wanted = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)
     return processor.reorder(weight) if wanted and processor.able(processor.reorder, weight.dtype) else None
 
 
-def input_gradient(g, weight):
+def input_gradient(g: Tensor, weight: Tensor) -> Tensor:
     """g (rows, N) @ weight (N, D)."""
     return onednn(g, weight.T) if has_onednn(g, weight) else g @ weight
 
 
-def in_parts(multiply, x, weight, sizes):
+def in_parts(multiply: Callable, x: Tensor, weight: Tensor, sizes: Sequence[int]) -> Tensor:
     """multiply(rows, weight) for x (M, D) in parts of the last of `sizes` rows; the rest is filled up to one of them. Few
     sizes are few shapes: for each shape oneDNN keeps some compiled code."""
     parts = []
@@ -66,7 +69,7 @@ SIZES = 1, *range(16, 513, 16)                           # rows of a product wit
 SMALL = 2 ** 21                                          # multiplications up to which F.linear's library has begun sooner
 
 
-def linear(x, weight, bias=None, reordered=None):
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, reordered: Tensor | None = None) -> Tensor:
     """x (..., D) @ weight (N, D).T + bias -> (..., N). reordered: the weight by `reorder`; then there is no gradient."""
     if reordered is None and (not has_onednn(x, weight) or torch.is_autocast_enabled("cpu")):
         return F.linear(x, weight, bias)
@@ -104,7 +107,7 @@ class _RMSNorm(torch.autograd.Function):
         return (g * weight).mul_(r).addcmul_(x, along), d_weight[0], None
 
 
-def rms_norm(x, weight, eps):
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x (..., D) / root mean square * weight, in float32 for the half types and rounded once before the weight,
     as Hugging Face's Llama does (arXiv 1910.07467)."""
     if x.dtype in (torch.bfloat16, torch.float16):
@@ -137,7 +140,7 @@ class _Rotate(torch.autograd.Function):
         return _rotated(g, cos, -sin), None, None
 
 
-def rotate(x, cos, sin):
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary position embedding (arXiv 2104.09864), the two halves of a head being the pairs, as in Llama's checkpoints:
     x (B, T, heads, hd), cos and sin (B, T, 1, hd/2) -> like x."""
     if x.dtype == cos.dtype and not x.is_cuda:
@@ -146,7 +149,7 @@ def rotate(x, cos, sin):
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x.dtype)
 
 
-def swiglu(gate, up):
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) * up, arXiv 2002.05202."""
     return F.silu(gate) * up
 
@@ -154,7 +157,7 @@ def swiglu(gate, up):
 NEVER = -1e20                            # a logit without probability; -inf would make NaN of 0 * inf and of inf - inf
 
 
-def exclude(logits, absent, first=0):
+def exclude(logits: Tensor, absent: Sequence[tuple[int, int]], first: int = 0) -> Tensor:
     """Gives the words that do not exist a logit whose probability is zero, in place: logits (N, W) of the words from `first` on;
     absent: their ranges (start, end) among all words. Sampler and trainer both do it, between the product and the softmax."""
     for start, end in absent:
@@ -162,15 +165,15 @@ def exclude(logits, absent, first=0):
     return logits
 
 
-def row_logprobs(logits, targets, spend=False):
+def row_logprobs(logits: Tensor, targets: Tensor, in_place: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Log-softmax of each row at its target: logits (N, V), targets (N,) -> log-probabilities (N,), and what they were made
-    of: the logits minus their row's maximum, the exponentials of that (spend=True: both take the logits' own memory) and
+    of: the logits minus their row's maximum, the exponentials of that (in_place=True: both take the logits' own memory) and
     their sums (N, 1). The sampler reports these very numbers."""
     if logits.shape[0] == 1:                              # torch splits a sum to one number over threads, others not
-        return tuple(x[:1] for x in row_logprobs(logits.expand(2, -1).contiguous(), targets.expand(2), spend))
+        return tuple(x[:1] for x in row_logprobs(logits.expand(2, -1).contiguous(), targets.expand(2), in_place))
     shift, chosen = logits.amax(dim=-1, keepdim=True), logits.gather(1, targets[:, None])
-    shifted = logits.sub_(shift) if spend else logits - shift
-    p = shifted.exp_() if spend else shifted.exp()
+    shifted = logits.sub_(shift) if in_place else logits - shift
+    p = shifted.exp_() if in_place else shifted.exp()
     total = p.sum(dim=-1, keepdim=True)
     return (chosen - shift - total.log()).squeeze(1), shifted, p, total
 
@@ -204,7 +207,7 @@ class _TokenLogprobs(torch.autograd.Function):
         chosen_logprobs, entropies = [], []
         for h, t in zip(hidden.split(ctx.rows), targets.split(ctx.rows), strict=True):
             logits = _TokenLogprobs.logits(ctx, h, weight)
-            logprobs, shifted, p, total = row_logprobs(logits, t, spend=not entropy)
+            logprobs, shifted, p, total = row_logprobs(logits, t, in_place=not entropy)
             chosen_logprobs.append(logprobs)
             if entropy:                                                       # H = log Z - sum p log(p Z)
                 entropies.append((total.log() - shifted.mul_(p).sum(dim=-1, keepdim=True) / total).squeeze(1))
@@ -219,7 +222,7 @@ class _TokenLogprobs(torch.autograd.Function):
         hidden, weight, targets, entropies = ctx.saved_tensors
         grad = torch.zeros_like(targets, dtype=grad_entropy.dtype) if grad is None else grad
         d_hidden, d_weight = torch.empty_like(hidden), torch.zeros_like(weight)
-        # spent below, in place; a second backward computes again
+        # used up below, in place; a second backward computes again
         kept, ctx.kept = ctx.kept, None
         for i, at in enumerate(range(0, hidden.shape[0], ctx.rows)):
             part = slice(at, at + ctx.rows)
@@ -241,7 +244,8 @@ class _TokenLogprobs(torch.autograd.Function):
         return d_hidden, d_weight, None, None, None, None, None
 
 
-def token_logprobs(hidden, weight, targets, temperature=1.0, entropy=False, absent=(), product=linear):
+def token_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0, entropy: bool = False,
+                   absent: Sequence[tuple[int, int]] = (), product: Callable = linear) -> Tensor | tuple[Tensor, Tensor]:
     """Log-probability of each target: hidden (..., D), weight (V, D), targets (...) -> (...), float32 or better.
     With entropy=True a pair: also the entropy of the distribution at each place (...), in nats.
 

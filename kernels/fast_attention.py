@@ -3,11 +3,14 @@
 Letters as in model.py: B rows, T tokens in a row, H query heads, K key/value heads, G = H / K, hd head size.
 """
 
+from __future__ import annotations
+
 import functools
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from . import processor
 
@@ -41,7 +44,7 @@ class Packing:
         self._new = new
 
     @functools.cached_property
-    def mask(self):
+    def mask(self) -> Tensor | None:
         """(B, 1, T, T) of bool: True where the row may see the column; None when a row is one document."""
         if self._new is None:
             return None
@@ -86,7 +89,7 @@ class _Rows(torch.autograd.Function):
         return (g if ctx.keep is None else g * ctx.keep), None, None, None
 
 
-def attend(q, k, v, packing, window=0):
+def attend(q: Tensor, k: Tensor, v: Tensor, packing: Packing, window: int = 0) -> Tensor:
     """Causal attention inside each document: q (B, T, H, hd), k and v (B, T, K, hd) -> (B, T, H, hd).
 
     window > 0: a token sees itself and the window - 1 tokens before it.
@@ -111,7 +114,7 @@ def attend(q, k, v, packing, window=0):
     return out.view(B, T, H, hd)
 
 
-def attend_cached(q, cache, layer, window=0, pages=None):
+def attend_cached(q: Tensor, cache, layer: int, window: int = 0, pages: Pages | None = None) -> Tensor:
     """New tokens of each row against its pages (engine/cache.py), where their keys are written already: q (B, R, H, hd) -> (B, R,
     H, hd). Row b held cache.lengths[b] tokens before them. pages: of find_pages, where they are known already.
 
@@ -142,7 +145,7 @@ class Pages(NamedTuple):
     mask: torch.Tensor               # (P, 1, 1, page) added to scores: 0 for keys that the row's next token sees, else -inf
 
 
-def find_pages(cache, B, dtype, window):
+def find_pages(cache, B: int, dtype: torch.dtype, window: int) -> Pages:
     """The Pages that B rows of a cache read for their next token, in a model of this type."""
     owner, start = cache.owner[:cache.used], cache.start[:cache.used]
     start, owner = torch.where(owner < B, start, NOWHERE), owner.clamp(max=B - 1)     # other rows' pages show nothing

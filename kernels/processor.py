@@ -6,26 +6,28 @@ is not used: whoever asks has a plain form instead.
 """
 
 import functools
+from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 
-def linear(x, weight, bias=None):
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., D) @ weight (N, D).T + bias by oneDNN; weight may be reordered."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
-def reorder(weight):
+def reorder(weight: Tensor) -> Tensor:
     """A weight (N, D) in oneDNN's own layout."""
     return torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), 64)
 
 
-def softmax_gradient(g, p):
+def softmax_gradient(g: Tensor, p) -> Tensor:
     """p (g - sum of p g along the last axis), in the memory of g, the gradient of p = softmax."""
     return torch._softmax_backward_data(g, p, -1, p.dtype, grad_input=g)
 
 
-def silu_gradient(g, x):
+def silu_gradient(g: Tensor, x: Tensor) -> Tensor:
     """g times the derivative of silu at x."""
     return torch.ops.aten.silu_backward(g, x)
 
@@ -44,7 +46,7 @@ def _try(operator, x, y):
 
 
 @functools.cache
-def able(operator, dtype):
+def able(operator: Callable, dtype: torch.dtype) -> bool:
     """May one of the functions above be used with tensors of this type on a CPU?"""
     x, y = torch.arange(2 * 6 * 16, dtype=torch.float64).sin().to(dtype).view(2, 6, 16)
     try:

@@ -32,6 +32,7 @@ from dataclasses import dataclass
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from .linear import device_kind
 
@@ -86,7 +87,7 @@ class Spans:
         self.decode = False                       # one token each?
 
     @staticmethod
-    def of_documents(documents, device=None):
+    def of_documents(documents: Tensor, device: torch.device | None = None) -> "Spans":
         """documents (B, T) numbers the packed documents of each row as in Packing: equal numbers in a run are one.
         A shape (B, T) alone: every row is one document. Waits for the device once, to learn how many there are."""
         if not isinstance(documents, torch.Tensor):
@@ -98,7 +99,7 @@ class Spans:
         return Spans._of_whole(first, length, documents.numel())
 
     @staticmethod
-    def of_rows(B, T, device):
+    def of_rows(B: int, T: int, device: torch.device) -> "Spans":
         """Every row of (B, T) is one document."""
         first = torch.arange(B, device=device) * T
         return Spans._of_whole(first, torch.full_like(first, T), B * T)
@@ -110,7 +111,7 @@ class Spans:
         return spans
 
     @staticmethod
-    def of_cache(lengths, tokens=1, rows=None):
+    def of_cache(lengths: Tensor, tokens: int = 1, rows: Tensor | None = None) -> "Spans":
         """The next tokens (an int) of each of B cache rows, behind the lengths (B,) that it held before them; their
         keys are already written there. rows (B,): which rows, if not 0, ..., B - 1. Never waits for the device."""
         row = torch.arange(lengths.shape[0], device=lengths.device)
@@ -119,7 +120,7 @@ class Spans:
         spans.whole, spans.decode = True, tokens == 1
         return spans
 
-    def tiles(self, per_tile):
+    def tiles(self, per_tile: int) -> Tensor:
         """Cut into tiles of at most per_tile query tokens -> int32 (n_tiles, 4): first query index, count, in-document
         position of the first, base. Longest documents first and late tiles first, for the heavy ones to start early."""
         if self.decode:
@@ -127,7 +128,7 @@ class Spans:
         span, within, count = self._cut(per_tile, late_first=True)
         return self._table((self.first[span] + within, count, self.offset[span] + within, self.base[span]))
 
-    def key_tiles(self, per_tile):
+    def key_tiles(self, per_tile: int) -> Tensor:
         """The same for the keys of whole documents (offset 0) -> int32 (n_tiles, 5): first key index, count, its
         in-document position, index of the document's first query, its length. Early keys have the most queries."""
         span, within, count = self._cut(per_tile, late_first=False)
@@ -168,7 +169,7 @@ class Tiles:
     whole: bool                       # do the spans cover all the tokens?
 
 
-def make_tiles(spans, dtype, hd, G, exact=False, gradient=False):
+def make_tiles(spans: Spans, dtype: torch.dtype, hd: int, G: int, exact: bool = False, gradient: bool = False) -> Tiles:
     """Cuts spans into Tiles for queries of a type, of head size hd, with G query heads for each key head. All layers of a pass
     need the same ones. gradient: those of the backward pass as well."""
     kind = "exact" if exact else "decode" if spans.decode else "forward"
@@ -405,7 +406,8 @@ def _gradients(ctx, do, _):
 _attention.register_autograd(_gradients, setup_context=_keep)
 
 
-def attention(q, k, v, spans, window=0, exact=False, table=None):
+def attention(q: Tensor, k: Tensor, v: Tensor, spans: Spans | Tiles, window: int = 0, exact: bool = False,
+              table: Tensor | None = None) -> Tensor:
     """Causal attention inside each document: q (N, H, hd); k and v packed (N, K, hd), or pages (P, K, PAGE, hd) with
     the table (B, most) of the rows that own them; any strides with a contiguous last dim -> (N, H, hd); query tokens
     in no span give zeros.

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 import triton
 import triton.language as tl
+from torch import Tensor
 
 # The step along D. It sets the bits (other operands of one multiply-add chain), so nothing but the type may choose it.
 BLOCK_K = {torch.bfloat16: 64, torch.float16: 64, torch.float32: 32}
@@ -73,13 +74,13 @@ def _linear(x, weight, bias, y, M, N, K, BLOCK_M: tl.constexpr, BLOCK_N: tl.cons
 
 
 @functools.cache
-def device_kind(device):
+def device_kind(device: torch.device) -> str:
     """The column of TILES for a device."""
     large = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] in (9, 10)
     return "data centre" if large else "other"
 
 
-def tile(M, N, dtype, kind, out=None, D=0):
+def tile(M: int, N: int, dtype: torch.dtype, kind: str, out: torch.dtype | None = None, D: int = 0) -> tuple[int, int, int, int]:
     """(BLOCK_M, BLOCK_N, warps, stages) for M rows, N columns of type `out` (None: dtype) and a width of D."""
     block_m, block_n, warps, stages = next(t for rows, t in TILES[kind] if M <= rows)
     if dtype == torch.float32:                           # no tensor cores: operands and sums live in registers
@@ -116,8 +117,8 @@ def _by_library(x, weight, bias, dtype):
 
 @functools.cache
 def _forbid_split_k():
-    """The library may no longer cut D into parts that are summed later; False where it cannot be told. A setting of the whole
-    process."""
+    """The library may no longer cut D into parts that are summed later: a setting of the whole process. False where torch has
+    no such setting."""
     matmul = torch.backends.cuda.matmul
     try:
         torch.backends.cuda.preferred_blas_library("cublaslt")
@@ -127,7 +128,7 @@ def _forbid_split_k():
     return True
 
 
-def library_agrees(M, N, D, dtype, out, bias, device):
+def library_agrees(M: int, N: int, D: int, dtype: torch.dtype, out: torch.dtype, bias: bool, device: torch.device) -> bool:
     """Does the library's product of (M, D) and (N, D), with a bias or without, have the bits of the kernel above? Then it may
     take the kernel's place, and it is faster. Tried on random numbers, once for each shape, since the library promises nothing;
     but as long as it does not split D, it adds up in the kernel's order: on an H100 no shape that was tried differed."""
@@ -188,7 +189,7 @@ def _backward(ctx, grad):
 _op.register_autograd(_backward, setup_context=_save)
 
 
-def linear(x, weight, bias=None, out_dtype=None):
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, out_dtype: torch.dtype | None = None) -> Tensor:
     """x (..., D) @ weight (N, D).T + bias (N,) -> (..., N), summed in float32 and rounded once, to out_dtype (or x's).
 
     Weight and bias are taken in x's type; under autocast all of them in autocast's, as F.linear does.

@@ -14,9 +14,12 @@ right), so on its hidden state only if `product` is row-invariant. A sampler tha
 Simpler than the best: CCE fuses product and softmax, and skips blocks whose gradient is negligible.
 """
 
+from collections.abc import Callable, Sequence
+
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from ..fast import exclude
 from .norm import aligned
@@ -111,7 +114,7 @@ def _backward(ctx, g, e, _):
 _row_logprobs.register_autograd(_backward, setup_context=_save)
 
 
-def row_logprobs(logits, targets, temperature=1.0):
+def row_logprobs(logits: Tensor, targets: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
     """logits (N, V), targets (N,) -> log-probabilities of the targets (N,), entropies (N,) and log-sum-exps (N,) of
     softmax(logits / temperature), float32. A negative target is ignored: its log-probability and entropy are 0."""
     return _row_logprobs(logits, targets, temperature)
@@ -161,7 +164,9 @@ class _TokenLogprobs(torch.autograd.Function):
         return None if d_hidden is None else d_hidden.to(hidden.dtype), d_weight, None, None, None, None
 
 
-def token_logprobs(hidden, weight, targets, temperature=1.0, entropy=False, product=None, ignore=-100, absent=()):
+def token_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0, entropy: bool = False,
+                   product: Callable | None = None, ignore: int = -100,
+                   absent: Sequence[tuple[int, int]] = ()) -> Tensor | tuple[Tensor, Tensor]:
     """Log softmax(hidden @ weight.T / temperature) at the targets: hidden (N, D), weight (V, D), targets (N,) -> (N,)
     of float32; with entropy=True a pair: also the entropy of the distribution at each place (N,), in nats.
 

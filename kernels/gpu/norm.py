@@ -12,11 +12,12 @@ than keeping it. Simpler than the best: a row must fit into the registers of one
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 PROGRAMS = 256           # that share the rows in a backward; about two per multiprocessor
 
 
-def aligned(x):
+def aligned(x: Tensor) -> Tensor:
     """x itself if it is contiguous and begins at a multiple of 16 bytes, else a copy that does.
 
     The compiler makes other code, with another order of additions, for other alignments."""
@@ -117,7 +118,7 @@ def _back_norm(ctx, g, g_sum):
 _rms_norm.register_autograd(_back_norm, setup_context=_save_norm)
 
 
-def rms_norm(x, weight, eps, residual=None):
+def rms_norm(x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
     """x (..., D) / root mean square * weight (D,) -> (..., D), in float32 and rounded before the weight, as Llama does.
 
     With residual (..., D): the pair norm(s), s of s = x + residual. Results have x's type, whatever the weight's is.
@@ -205,7 +206,7 @@ def _blocks(x):
 
 @torch.library.custom_op("nanothink::qk_norm_rope", mutates_args=(),
                          schema="(Tensor x, Tensor? weight, Tensor cos, Tensor sin, float eps) -> Tensor")
-def qk_norm_rope(x, weight, cos, sin, eps):
+def qk_norm_rope(x: Tensor, weight: Tensor | None, cos: Tensor, sin: Tensor, eps: float) -> Tensor:
     """RMSNorm of each head (not where weight is None), then the rotation whose pairs are the two halves of a head:
     x (N, heads, hd), weight (hd,) or None, cos and sin (N, hd/2) of float32 -> like x."""
     y, weight = x.new_empty(x.shape), None if weight is None else aligned(weight)

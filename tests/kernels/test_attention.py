@@ -16,7 +16,7 @@ pytest.importorskip("triton")
 import kernels  # noqa: E402
 from kernels.fast_attention import Packing, attend  # noqa: E402
 from kernels.gpu import attention as flash  # noqa: E402
-from kernels.gpu.attention import Spans, attention  # noqa: E402
+from kernels.gpu.attention import Spans, attention, make_tiles  # noqa: E402
 from model import Config, Transformer  # noqa: E402
 
 CUDA = torch.cuda.is_available()
@@ -197,6 +197,11 @@ def test_what_cannot_work_says_so():
         attention(q, cache, cache, Spans.of_cache(torch.zeros(4, dtype=torch.long, device=DEVICE)))
     with pytest.raises(TypeError, match="one type"):
         attention(q, k, v.half(), Spans.of_rows(1, 4, DEVICE))
+    spans = Spans.of_rows(1, 4, DEVICE)
+    with pytest.raises(ValueError, match="tiles are for torch.float16 without a gradient, not for torch.float32 without one"):
+        attention(q.detach(), k.detach(), v.detach(), make_tiles(spans, torch.float16, q.shape[2], q.shape[1] // k.shape[1]))
+    with pytest.raises(ValueError, match="tiles are for torch.float32 without a gradient, not for torch.float32 with one"):
+        attention(q.requires_grad_(), k, v, make_tiles(spans, torch.float32, q.shape[2], q.shape[1] // k.shape[1]))
     with pytest.raises(ValueError, match="contiguous"):
         attention(q, k, v.transpose(0, 2).contiguous().transpose(0, 2), Spans.of_rows(1, 4, DEVICE))
 
