@@ -27,7 +27,16 @@ from formats.files import write_atomically
 from model import load
 from sampler import Sampler
 from sources.texts import read_texts
-from tasks.accuracy import gains, parse_band, print_comparison, print_world, rate_text, rates, without_problems
+from tasks.accuracy import (
+    file_line,
+    gains,
+    parse_band,
+    print_comparison,
+    print_evaluation,
+    print_world,
+    rates,
+    without_problems,
+)
 from tasks.problems import add_task_flag, kind_of, open_task, problems_of
 from tasks.questions import Questions, format_question
 from tasks.task import Reply
@@ -265,7 +274,7 @@ def evaluate_all(model, tokenizer, specs: list[str], modes: dict, problems=100, 
     return found
 
 
-def modes_of(think, no_think):
+def modes_of(think: str | None, no_think: str | None) -> dict:
     """Modes for evaluate_all: chats whose questions end in `think`, in `no_think`, or both ("" is no flag, None not this one)."""
     flags = [flag for flag in (think, no_think) if flag is not None]
     return {flag if i else "": CHAT | {"user_suffix": flag} for i, flag in enumerate(flags)}
@@ -278,30 +287,11 @@ EVAL_NEEDS = (
 )
 
 
-def print_results(result):
+def print_results(result: dict) -> None:
     """The tables in a training script's result, for people: its mixture, and what evaluate_all found."""
     if "mixture" in result:
         print_table(result["mixture"])
     print_evaluation(result.get("eval", {}))
-
-
-def print_evaluation(found):
-    """What evaluate_all found, for people."""
-    for name, result in found.items():
-        if isinstance(result, list):
-            print(name)
-            print_world(result, [1])
-        else:
-            print(file_line(name, result))
-
-
-def file_line(name, result):
-    """One line on a file: of file_accuracy or bits_per_byte."""
-    if "bits_per_byte" in result:
-        return f"{name}: {result['bits_per_byte']:.4f} bits per byte over {result['bytes']:,} bytes"
-    rates = ", ".join(f"{k} {rate_text(rate)}" for k, rate in result["accuracy"].items())
-    return (f"{name}: {result['problems']} questions, {rates}; {result['tokens']} tokens, thinking {result['thinking']:.3f}, "
-            f"empty {result['empty']:.3f}, cut off {result['cut_off']:.3f}")
 
 
 def write_json(path, value) -> None:

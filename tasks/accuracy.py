@@ -83,6 +83,25 @@ def rate_text(rate: Rate) -> str:
     return f"{rate[0]:.3f} [{rate[1]:.3f}, {rate[2]:.3f}]"
 
 
+def print_evaluation(found: dict) -> None:
+    """What evaluate.evaluate_all found."""
+    for name, result in found.items():
+        if isinstance(result, list):
+            print(name)
+            print_world(result, [1])
+        else:
+            print(file_line(name, result))
+
+
+def file_line(name: str, result: dict) -> str:
+    """One line on a file: what evaluate.file_accuracy or bits_per_byte found."""
+    if "bits_per_byte" in result:
+        return f"{name}: {result['bits_per_byte']:.4f} bits per byte over {result['bytes']:,} bytes"
+    rates = ", ".join(f"{k} {rate_text(rate)}" for k, rate in result["accuracy"].items())
+    return (f"{name}: {result['problems']} questions, {rates}; {result['tokens']} tokens, thinking {result['thinking']:.3f}, "
+            f"empty {result['empty']:.3f}, cut off {result['cut_off']:.3f}")
+
+
 def print_comparison(measured: dict, ks, found_gains=()) -> None:
     """Verified accuracy by operations, a column for each checkpoint and k, for every world; and the gains in bands."""
     folders = list(measured)

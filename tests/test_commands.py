@@ -58,7 +58,7 @@ def commands():
     script, which gets a process of its own. One that stands in several places is run once."""
     found, scripts = {}, set()
     rooms = [p for p in sorted(ROOT.glob("*/*.py")) + sorted(ROOT.glob("kernels/*/*.py")) if p.parts[-2] != "tests"]
-    pages, scripts_of_shell = [ROOT / "README.md", *sorted(ROOT.glob("*/README.md"))], sorted((ROOT / "recipes").glob("*.sh"))
+    pages, scripts_of_shell = [ROOT / "README.md", ROOT / "results" / "README.md"], sorted((ROOT / "recipes").glob("*.sh"))
     for path in [*pages, *sorted(ROOT.glob("*.py")), *rooms, *scripts_of_shell]:
         text = path.read_text()
         if path.suffix == ".py":
