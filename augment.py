@@ -32,13 +32,13 @@ from pathlib import Path
 
 import torch
 
+from formats.chat import END_THINK, THINK, split_thinking
 from formats.huggingface import write_atomically
 from model import load
 from sampler import Sampler
 from tasks.accuracy import interval
 from tasks.problems import add_task_flag, join_tasks, open_task, problems_of
 from tasks.task import SWITCHES, Problem, Reply
-from tokenizer import END_THINK, THINK, split_thinking
 from training import cli
 
 

@@ -23,6 +23,7 @@ import torch
 
 from data import batch_from, print_table
 from engine.thinking import parse_think
+from formats.chat import split_thinking
 from formats.files import write_atomically
 from model import load
 from sampler import Sampler
@@ -42,7 +43,6 @@ from tasks.questions import Questions, format_question
 from tasks.task import Reply
 from tasks.verify import mark_lines
 from tasks.world import Problem, World
-from tokenizer import split_thinking
 from training import cli
 
 

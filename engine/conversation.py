@@ -7,8 +7,9 @@ import torch
 
 from engine.requests import Completion
 from engine.thinking import parse_think
+from formats.chat import split_thinking
 from model import Transformer, load
-from tokenizer import Tokenizer, split_thinking
+from tokenizer import Tokenizer
 from training import cli
 
 # when a flag has an effect (see cli.Parser)

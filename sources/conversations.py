@@ -29,11 +29,11 @@ import torch
 from tqdm import tqdm
 
 from data import Batch, batch_from
+from formats.chat import END_THINK, THINK, split_thinking
 from sources.documents import Documents
 from sources.rows import given, read_rows, refuse_unknown, text_at
 from tasks.problems import load_problems
 from tasks.world import World
-from tokenizer import END_THINK, THINK, split_thinking
 
 ROLES = ("system", "user", "assistant", "tool")
 REASONING = ("reasoning", "reasoning_content", "thinking")

@@ -10,10 +10,10 @@ from helpers import refusal, run_main, tiny_checkpoint, write_rows
 import augment
 import dpo
 import sft
+from formats.chat import split_thinking
 from sampler import Completion
 from sources.conversations import Pairs, open_conversations
 from tasks.problems import load_problems
-from tokenizer import split_thinking
 
 WORLD = "world:ops=1-3,split=sft"
 

@@ -16,6 +16,7 @@ from helpers import a_run, run_main, state_of
 import data
 import sources
 from data import Batch, Mixture, Packer, Stream, batch_from
+from formats.tokenizer_file import GPT2_PATTERN
 from kernels import Packing
 from sources import shards, texts
 from sources.conversations import open_conversations
@@ -23,7 +24,7 @@ from sources.documents import Documents
 from sources.open import open_source
 from sources.shards import open_shards, prepare
 from tasks.problems import kind_of, load_problems
-from tokenizer import GPT2_PATTERN, Tokenizer
+from tokenizer import Tokenizer
 from training import cli
 
 

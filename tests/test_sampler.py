@@ -16,8 +16,8 @@ from engine import runner, thinking
 from engine.conversation import stream
 from engine.draws import SamplingParams, draw, truncate, uniform
 from engine.thinking import HAND_OVER, parse_think
+from formats.chat import split_thinking
 from sampler import Sampler
-from tokenizer import split_thinking
 
 HOWS = [dict(temperature=0.0), dict(temperature=1.0), dict(temperature=0.7), dict(temperature=0.7, top_k=20),
         dict(temperature=1.3, top_p=0.8)]

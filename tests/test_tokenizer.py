@@ -14,6 +14,8 @@ import regex
 from helpers import calls_of
 
 import tokenizer as T
+from formats.chat import split_thinking, thinking_mode
+from formats.tokenizer_file import CHAR_OF_BYTE, unspell
 from tokenizer import Tokenizer
 
 hf = pytest.importorskip("tokenizers")
@@ -104,7 +106,7 @@ def naive_merges(text, n_merges, pattern):
 def test_merges_equal_naive_bpe(text, n_merges, tmp_path):
     Tokenizer.train([text], 261 + n_merges).save(tmp_path)
     made = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))["model"]["merges"]
-    made = [tuple(map(T.unspell, merge.split(" "))) for merge in made]
+    made = [tuple(map(unspell, merge.split(" "))) for merge in made]
     assert made == naive_merges(text, n_merges, T.DEFAULT_PATTERN)
 
 
@@ -260,7 +262,7 @@ def test_reads_other_families(kind, tmp_path):
 
 def write(folder, merges, vocab, **model):
     """A tokenizer.json by hand: <|endoftext|>, then the given entries, then the bytes."""
-    spelled = {text: i for i, text in enumerate(["<|endoftext|>", *vocab, *T.CHAR_OF_BYTE.values()])}
+    spelled = {text: i for i, text in enumerate(["<|endoftext|>", *vocab, *CHAR_OF_BYTE.values()])}
     added = {"id": 0, "content": "<|endoftext|>", "special": True, "normalized": False}
     spec = {"added_tokens": [added | dict.fromkeys(["single_word", "lstrip", "rstrip"], False)], "normalizer": None,
             "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True},
@@ -283,7 +285,7 @@ def test_both_spellings_of_merges_and_unreachable_entries(tmp_path, ignore_merge
 
 def test_bytes_that_the_vocabulary_lacks_are_dropped(tmp_path):
     spec, spelled = write(tmp_path, [], [])
-    del spelled[T.CHAR_OF_BYTE[4]]
+    del spelled[CHAR_OF_BYTE[4]]
     (tmp_path / "tokenizer.json").write_text(json.dumps(spec), encoding="utf-8")
     theirs = hf.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     ids = Tokenizer.load(tmp_path).encode("a\x04b")
@@ -376,7 +378,7 @@ def test_the_last_flag_in_a_user_turn_decides(ours, folder, turns, expected):
     messages = [{"role": "system", "content": "x /no_think"}]                 # only the user may
     for turn in turns:
         messages += [{"role": "user", "content": turn}, {"role": "assistant", "content": "y /think"}]
-    assert T.thinking_mode(messages) is expected
+    assert thinking_mode(messages) is expected
     ids = ours.encode_chat(messages, add_generation_prompt=True, think=expected)[0]
     assert ours.chat_prompt(messages) == ids
     theirs = AutoTokenizer.from_pretrained(folder)
@@ -441,7 +443,7 @@ def test_chat_errors(ours, tmp_path):
     ("<think>\n\n</think>\n\n42\n", ("", "42\n")), ("<think>\nnever done", ("never done", "")), ("", (None, "")),
     ("<think>x</think>y</think>z", ("x", "y</think>z"))])
 def test_split_thinking(text, expected):
-    assert T.split_thinking(text) == expected
+    assert split_thinking(text) == expected
 
 
 # ---- command line

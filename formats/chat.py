@@ -1,0 +1,118 @@
+"""Conversations as ids, in ChatML: <|im_start|>role, content, <|im_end|>; reasoning stands between <think> and </think>.
+
+One chat format, with a checkpoint's own default system message; a template that writes anything else is refused
+(formats/templates.py). Earlier reasoning stays in the history (Qwen3's template drops it). What is saved is the template of what
+is written.
+"""
+
+import itertools
+
+from formats import templates
+
+IM_START, IM_END, THINK, END_THINK = "<|im_start|>", "<|im_end|>", "<think>", "</think>"
+
+
+class ChatFormat:
+    """How a tokenizer writes conversations.
+
+    head: ids that stand before every conversation; system: the system message of one that brings none, or None; template: the
+    chat template to save; refusal: why nothing can be written, or ""."""
+
+    def __init__(self, tokenizer, template: str | None, names: dict[str, str]):
+        """template: the checkpoint's own, None: it has none; names: {"bos_token": text, ...}, which a template may use."""
+        self.tokenizer, self.template, self.refusal, self.head, self.system = tokenizer, template, "", [], None
+        if tokenizer.im_start is None or tokenizer.im_end is None:
+            self.refusal = f"the tokenizer lacks {IM_START} or {IM_END}; use one of tokenizer.py train, or of Qwen"
+            return
+        bos = ""
+        if template is None:
+            bos = "".join(tokenizer.decode([i]) for i in tokenizer.prefix)
+        elif template != templates.chat_template():
+            try:
+                bos, self.system = templates.head_of(template, names)
+            except ValueError as error:
+                self.refusal = (f"its chat template is not ChatML as it is written here: {error}; remove it from "
+                                "tokenizer_config.json, or chat_template.jinja, to speak ChatML to it all the same")
+        self.head = tokenizer.prefix if template is None else [tokenizer.special[bos]] if bos else []
+        if not self.refusal:
+            self.template = templates.chat_template(bos, self.system)
+
+    def encode(self, messages: list[dict], add_generation_prompt: bool = False,
+               think: bool | None = None) -> tuple[list[int], list[float]]:
+        """As Tokenizer.encode_chat."""
+        if self.refusal:
+            raise ValueError(self.refusal)
+        start, end, encode = self.tokenizer.im_start, self.tokenizer.im_end, self.tokenizer.encode
+        opening = THINK if self.tokenizer.think is None else self.tokenizer.think
+        closing = END_THINK if self.tokenizer.end_think is None else self.tokenizer.end_think
+        empty_block = (opening, "\n\n", closing, "\n\n")
+        ids, mask = list(self.head), [0.0] * len(self.head)
+
+        def put(weight: float, *parts: int | str) -> None:
+            """Adds special tokens (int) and ordinary text (str; neighbours are encoded as one text)."""
+            for is_text, group in itertools.groupby(parts, key=lambda part: isinstance(part, str)):
+                ids.extend(encode("".join(group)) if is_text else group)  # noqa: B031 (used once)
+            mask.extend([weight] * (len(ids) - len(mask)))
+
+        if self.system is not None and (not messages or messages[0].get("role") != "system"):
+            put(0.0, start, f"system\n{self.system}", end, "\n")
+        for number, message in enumerate(messages):
+            role, content, reasoning = (message.get(key) for key in ("role", "content", "reasoning"))
+            content = plain_content(content)
+            if not (isinstance(role, str) and isinstance(content, str) and isinstance(reasoning, str | None)):
+                raise ValueError(f"message {number} must have 'role' and 'content', both text; got {str(message):.100}")
+            if role != "assistant":
+                put(0.0, start, f"{role}\n{content}", end, "\n")
+                continue
+            put(0.0, start, "assistant\n")
+            if reasoning:
+                put(0.0 if think else 1.0, opening, "\n")
+                put(1.0, f"{reasoning}\n", closing, f"\n\n{content}", end)
+            else:
+                put(0.0, *(() if reasoning is None else empty_block))
+                put(1.0, content, end)
+            put(0.0, "\n")
+        if add_generation_prompt:
+            put(0.0, start, "assistant\n")
+            put(0.0, *{None: (), True: (opening, "\n"), False: empty_block}[think])
+        return ids, mask
+
+    def thinking_in(self, ids: list[int]) -> bool | None:
+        """As Tokenizer.thinking_in."""
+        start = max((at for at, i in enumerate(ids) if i == self.tokenizer.im_start), default=0)
+        if self.tokenizer.think is not None and self.tokenizer.end_think is not None:
+            marks = [i == self.tokenizer.think for i in ids[start:] if i in (self.tokenizer.think, self.tokenizer.end_think)]
+            return marks[-1] if marks else None
+        turn = self.tokenizer.decode(ids[start:])
+        opened, closed = turn.rfind(THINK), turn.rfind(END_THINK)
+        return None if opened == closed else opened > closed
+
+
+def plain_content(content):
+    """A message's content as text: a list of {"type": "text", "text": ...} joined; anything else as it is."""
+    def is_text(part):
+        return isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
+    if isinstance(content, list) and all(map(is_text, content)):
+        return "".join(part["text"] for part in content)
+    return content
+
+
+def thinking_mode(messages: list[dict]) -> bool | None:
+    """Qwen3's soft switch, for encode_chat's `think`: the last user turn that ends in a flag decides. After "/no_think"
+    the prompt gives the empty block (False), which a model is never trained to write; after "/think", or with no flag,
+    the model opens a block itself (None)."""
+    turns = [str(plain_content(message.get("content"))).rstrip() for message in messages if message.get("role") == "user"]
+    flagged = [turn for turn in turns if turn.endswith(("/no_think", "/think"))]
+    return False if flagged and flagged[-1].endswith("/no_think") else None
+
+
+def split_thinking(text: str) -> tuple[str | None, str]:
+    """(reasoning, answer) of a decoded completion; reasoning is None where there is no block, "" where it is empty.
+
+    A block that never closes is all reasoning, with answer "". If the prompt opened the block, the completion lacks the
+    opening mark: put <think> before it, or an unfinished block would read as an answer.
+    """
+    before, closed, after = text.partition(END_THINK)
+    if not closed and not before.lstrip().startswith(THINK):
+        return None, text
+    return before.lstrip().removeprefix(THINK).strip("\n"), after.lstrip("\n")
