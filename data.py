@@ -190,6 +190,21 @@ def batch_from(rows, T):
     return Batch(*map(torch.from_numpy, (tokens, targets, positions, documents, mask)))
 
 
+@dataclass
+class PairBatch(Batch):
+    """A packed batch of pairs. Numbered within a row, the even documents are chosen answers and the odd ones rejected
+    (for KTO they come in threes, the third being the mismatched one)."""
+    reference: torch.Tensor          # (B, M) log-probability of each document under the reference; 0 for none
+
+
+def pair_batch(rows: list[list[tuple]], T: int) -> PairBatch:
+    """As batch_from, for rows of (tokens, weights, log-probability under the reference)."""
+    known = np.zeros((len(rows), max(map(len, rows))))
+    for b, row in enumerate(rows):
+        known[b, :len(row)] = [reference for *_, reference in row]
+    return PairBatch(*vars(batch_from(rows, T)).values(), torch.from_numpy(known))
+
+
 class Packer:
     """Fills rows of T slots with whole documents, best fit: each row starts with the document that has waited longest,
     then takes the largest waiting one that fits until none does. Only documents longer than a row are cut. Documents

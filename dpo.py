@@ -44,11 +44,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from data import Batch, Stream, document_sums, fingerprints, rounded_up
+from data import Batch, Stream, document_sums, fingerprints, pair_batch, rounded_up
 from evaluate import EVAL_NEEDS, check_specs, evaluate_all, modes_of, print_results
 from formats.chat import IM_END, IM_START
 from model import Transformer, load
-from sources.conversations import Pairs, pair_batch
+from sources.conversations import Pairs
 from tokenizer import Tokenizer
 from training import cli
 from training.flags import training_flags

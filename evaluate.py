@@ -27,6 +27,7 @@ from formats.chat import split_thinking
 from formats.files import write_atomically
 from model import load
 from sampler import Sampler
+from sources.kinds import kind_of
 from sources.texts import read_texts
 from tasks.accuracy import (
     file_line,
@@ -38,7 +39,7 @@ from tasks.accuracy import (
     rates,
     without_problems,
 )
-from tasks.problems import add_task_flag, kind_of, open_task, problems_of
+from tasks.problems import add_task_flag, open_task, problems_of
 from tasks.questions import Questions, format_question
 from tasks.task import Reply
 from tasks.verify import mark_lines

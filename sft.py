@@ -40,7 +40,7 @@ from data import Batch, Stream, document_sums, fingerprints, split_spec
 from evaluate import EVAL_NEEDS, check_specs, evaluate_all, modes_of, print_results
 from model import load
 from sources.conversations import open_conversations
-from tasks.problems import kind_of
+from sources.kinds import kind_of
 from training import cli
 from training.flags import training_flags, until_flags
 from training.run import Run

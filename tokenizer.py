@@ -24,7 +24,7 @@ import json
 import time
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -277,9 +277,8 @@ class Tokenizer:
         return (THINK if self.thinking_in(prompt) else "") + self.decode(known, skip_special=True)
 
 
-def train_command(args: argparse.Namespace) -> None:
-    from sources.texts import sample_texts  # here alone: sources stand above tokenizers, and read with them
-
+def train_command(args: argparse.Namespace, sample_texts: Callable[[str], Iterable[str]]) -> None:
+    """sample_texts: gives the texts of a SPEC."""
     start = time.perf_counter()
     if (Path(args.out) / "tokenizer.json").exists() and not args.overwrite:
         raise ValueError(f"{args.out} already has a tokenizer.json; give another --out, or --overwrite")
@@ -314,8 +313,10 @@ def main() -> None:
     show.add_argument("--init", required=True, metavar="FOLDER", help="folder with a tokenizer.json")
     show.add_argument("--text", required=True, help="the text to cut")
     args = parser.parse_args()
+    from sources.texts import sample_texts  # not above: sources stand on tokenizers
+
     with cli.bad_input():
-        train_command(args) if args.command == "train" else show_command(args)
+        train_command(args, sample_texts) if args.command == "train" else show_command(args)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-from sources.rows import read_rows
+from formats.rows import read_rows
 from tasks.answers import check_answer, same_answer
 from tasks.problems import load_problems
 

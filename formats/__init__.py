@@ -1,1 +1,1 @@
-"""How things are written in files: Hugging Face folders, chat templates, JSON."""
+"""How things are written in files: Hugging Face folders, tokenizers, chats, rows of data, JSON, and code that users add."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 import torch.distributed as dist
 
+from formats.plugins import PluginError
 from model import Transformer
 from rl.lengths import Caps, cap_at, overlong_penalty
 from rl.prompts import Prompts
@@ -21,7 +22,6 @@ from sampler import Completion, Sampler
 from tasks.rewards import Score, score_group
 from tasks.task import Problem, Reply, prompt_ids
 from tokenizer import Tokenizer
-from training.plugins import PluginError
 
 
 @dataclass

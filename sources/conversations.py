@@ -3,7 +3,7 @@
 A SPEC of conversations is one of:
 
     conversations.jsonl    rows of {"messages": [{"role": "user", "content": ...}, {"role": "assistant", ...}, ...]}
-    gsm8k/train.jsonl      rows with a question and an answer: GSM8K, MATH, or any other that tasks/problems.py reads
+    gsm8k/train.jsonl      rows with a question and an answer: GSM8K, MATH, or any other that tasks/questions.py reads
     world:ops=1-4,...      problems of the reasoning world
 
 and one of preference pairs a file of rows in either form, the two answers alike but for the last turn:
@@ -13,7 +13,7 @@ and one of preference pairs a file of rows in either form, the two answers alike
 A "system" text of a row becomes its first turn. A question or an answer beside messages must repeat what these say. An
 assistant's message may have its "reasoning" apart (also called "reasoning_content" or "thinking"), or begin with a <think>
 block, which then becomes its reasoning. "weight": 0 or "train": false keeps a turn out of the loss. Content may come in
-parts, {"type": "text", "text": ...}. Calls of tools, and every other key that is not metadata (sources/texts.py), are refused.
+parts, {"type": "text", "text": ...}. Calls of tools, and every other key that is not metadata (formats/rows.py), are refused.
 
 All files may also be .jsonl.gz or .parquet. Every conversation is one document, so packed neighbours never see each
 other. Loss falls on what an assistant says alone, and in a pair on the last turn alone.
@@ -22,16 +22,14 @@ Simpler than it could be: every rank holds all files, tokenised, in memory.
 """
 
 import re
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from data import Batch, batch_from
 from formats.chat import END_THINK, THINK, split_thinking
+from formats.rows import given, read_rows, refuse_unknown, text_at
 from sources.documents import Documents
-from sources.rows import given, read_rows, refuse_unknown, text_at
 from tasks.problems import load_problems
 from tasks.world import World
 
@@ -303,18 +301,3 @@ def read_pair(row, tokenizer, where):
     if np.array_equal(encoded[0][0], encoded[1][0]):
         raise ValueError(f"{where}: chosen equals rejected, so there is nothing to prefer; remove the line")
     return *encoded, start
-
-
-@dataclass
-class PairBatch(Batch):
-    """A packed batch of pairs. Numbered within a row, the even documents are chosen answers and the odd ones rejected
-    (for KTO they come in threes, the third being the mismatched one)."""
-    reference: torch.Tensor          # (B, M) log-probability of each document under the reference; 0 for none
-
-
-def pair_batch(rows, T):
-    """As data.batch_from, for rows of (tokens, weights, log-probability under the reference)."""
-    known = np.zeros((len(rows), max(map(len, rows))))
-    for b, row in enumerate(rows):
-        known[b, :len(row)] = [reference for *_, reference in row]
-    return PairBatch(*vars(batch_from(rows, T)).values(), torch.from_numpy(known))

@@ -3,8 +3,8 @@
 import hashlib
 from pathlib import Path
 
+from formats import plugins
 from sources.texts import sample_texts
-from training import plugins
 
 
 def fingerprint(name: str, block: int = 2 ** 20, blocks: int = 64) -> str:

@@ -1,6 +1,6 @@
 """Opens a source of documents by its SPEC.
 
-    open_source("notes.txt", tokenizer)       a file, tokenised into memory (sources/rows.py says which kinds)
+    open_source("notes.txt", tokenizer)       a file, tokenised into memory (formats/rows.py says which kinds)
     open_source("shards/", tokenizer)         a folder that data.py prepare wrote, mapped into memory (sources/shards.py)
     open_source("world:ops=1-4", tokenizer)   problems of the world, made when they are asked for (sources/world.py)
     open_source("hf:org/name", tokenizer)     a data set of the Hugging Face hub, streamed (sources/hf.py)
@@ -14,8 +14,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from formats import plugins
 from sources.documents import tokenise
-from sources.rows import find
 from sources.shards import open_shards
 from sources.texts import read_texts
 from tokenizer import Tokenizer
@@ -24,7 +24,7 @@ from tokenizer import Tokenizer
 def open_source(name: str, tokenizer: Tokenizer):
     """A SPEC without its weight -> a source with .get(i) and .count (documents in an epoch, None where endless)."""
     kind, colon, _ = name.partition(":")
-    if colon and (open_documents := find(kind, "open_documents")):
+    if colon and (open_documents := plugins.in_room("sources", kind, "open_documents")):
         return open_documents(name, tokenizer)
     if os.path.isdir(name):
         return open_shards(name, tokenizer)

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from formats.jsonl import parse_json
 from sources.documents import Documents, document, empty_size, report_empty
-from sources.jsonl import parse_json
 from sources.texts import read_texts
 from sources.world import WorldDocuments
 from tokenizer import Tokenizer

@@ -8,13 +8,11 @@
 
 import random
 
-from sources.rows import given, read_rows
-from sources.texts import read_texts
+from formats import plugins
 from tasks.questions import Questions
 from tasks.task import Problem, Task
 from tasks.user_task import UserTask
 from tasks.world import World
-from training import plugins
 
 
 def open_task(spec: str) -> Task:
@@ -56,20 +54,3 @@ def join_tasks(args) -> None:
     args.data = [*args.data, *args.task]
     if not args.data:
         raise ValueError("give --data or --task: where the problems come from")
-
-
-def kind_of(spec: str) -> str:
-    """What a SPEC holds: "world", "questions" (with answers to check, also those of a user's task), "conversations", or
-    "text". The first row of a file decides."""
-    if spec.startswith("world:"):
-        return "world"
-    if plugins.is_plugin(spec):
-        return "questions"
-    if spec.endswith(".txt"):
-        next(read_texts(spec))
-        return "text"
-    _, row = next(read_rows(spec), (None, {}))
-    there = {key for key, value in row.items() if given(value)} if isinstance(row, dict) else set()
-    if "text" in there:
-        return "text"
-    return "conversations" if "messages" in there else "questions" if {"question", "problem"} & there else "text"

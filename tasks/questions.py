@@ -1,13 +1,13 @@
 """Files of questions with answers: GSM8K-style, MATH-style, or any with a question and an answer in each row.
 
-A file may be of any kind that sources/rows.py reads. A question is asked as it stands (tasks/task.py), or, for a base model,
+A file may be of any kind that formats/rows.py reads. A question is asked as it stands (tasks/task.py), or, for a base model,
 behind a few solved ones (`format_question`).
 """
 
 import re
 from collections.abc import Sequence
 
-from sources.rows import read_rows, refuse_unknown, text_at
+from formats.rows import read_rows, refuse_unknown, text_at
 from tasks.answers import boxed
 from tasks.task import Problem, Task
 

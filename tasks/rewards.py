@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+from formats import plugins
 from formats.chat import END_THINK, THINK, split_thinking
 from tasks.answers import same_answer
 from tasks.problems import open_task
 from tasks.task import Problem, Reply, Verdict
-from training import plugins
 
 
 @dataclass

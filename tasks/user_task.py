@@ -17,8 +17,8 @@ tasks/task.py. In a chat, text becomes the user's turn, with the flag of the mod
 problems there are; without it they never end.
 """
 
+from formats import plugins
 from tasks.task import SWITCHES, Problem, Reply, Task, Verdict
-from training import plugins
 
 
 class UserTask(Task):

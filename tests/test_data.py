@@ -14,6 +14,7 @@ from conftest import real_file, script
 from helpers import a_run, run_main, state_of
 
 import data
+import formats
 import sources
 from data import Batch, Mixture, Packer, Stream, batch_from
 from formats.tokenizer_file import GPT2_PATTERN
@@ -21,9 +22,10 @@ from kernels import Packing
 from sources import shards, texts
 from sources.conversations import open_conversations
 from sources.documents import Documents
+from sources.kinds import kind_of
 from sources.open import open_source
 from sources.shards import open_shards, prepare
-from tasks.problems import kind_of, load_problems
+from tasks.problems import load_problems
 from tokenizer import Tokenizer
 from training import cli
 
@@ -415,8 +417,8 @@ def test_a_log_has_no_nan(tmp_path):
 
 
 @pytest.fixture
-def larger_room(tmp_path, monkeypatch):
-    """The room sources/ with two files that a user adds: csv.py reads rows, twice.py opens a kind of its own."""
+def larger_rooms(tmp_path, monkeypatch):
+    """The rooms formats/ and sources/ with a file each that a user adds: csv.py reads rows, twice.py opens a kind of source."""
     room = tmp_path / "room"
     room.mkdir()
     (room / "csv.py").write_text(
@@ -425,13 +427,14 @@ def larger_room(tmp_path, monkeypatch):
     (room / "twice.py").write_text(
         "from sources.documents import tokenise\n\n\ndef open_documents(spec, tokenizer):\n"
         "    return tokenise([spec.removeprefix('twice:')] * 2, tokenizer, spec)\n")
-    monkeypatch.setattr(sources, "__path__", [*sources.__path__, str(room)])
+    for package in (formats, sources):
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(room)])
     yield
-    for name in ("sources.csv", "sources.twice"):
+    for name in ("formats.csv", "sources.twice"):
         sys.modules.pop(name, None)
 
 
-def test_a_file_added_to_the_room_is_a_source(larger_room, tokenizer, tmp_path):
+def test_a_file_added_to_a_room_is_a_source(larger_rooms, tokenizer, tmp_path):
     (tmp_path / "texts.csv").write_text('text,url\n"Three, lions.",x\nTwo owls.,y\n')
     (tmp_path / "questions.csv").write_text("question,answer\nHow many?,7\n")
     assert list(texts.read_texts(tmp_path / "texts.csv")) == ["Three, lions.", "Two owls."]

@@ -25,9 +25,9 @@ from helpers import (
 )
 
 import dpo
-from data import Stream
+from data import Stream, pair_batch
 from model import load
-from sources.conversations import Pairs, pair_batch
+from sources.conversations import Pairs
 from tasks.world import World
 from tokenizer import Tokenizer
 from training.weights import full

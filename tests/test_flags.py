@@ -24,8 +24,8 @@ import sft
 from data import split_spec
 from rl.lengths import parse_caps
 from sources.conversations import tell
+from sources.kinds import kind_of
 from sources.shards import open_shards, prepare
-from tasks.problems import kind_of
 from tasks.task import prompt_ids
 from tasks.world import World
 from tokenizer import Tokenizer

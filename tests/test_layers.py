@@ -24,8 +24,8 @@ OPTIONAL = {"datasets", "jinja2", "math_verify", "pyarrow", "transformers", "tri
 
 # What does not hold yet, (file, what it imports): imports of a higher layer; those by which two rooms import each other; those in
 # a function. These sets must shrink: an entry that is no longer needed must be taken out.
-UPWARDS = {("sources.conversations", "data"), ("tokenizer", "sources.texts")}
-SIDEWAYS = {("tasks.problems", "sources.rows"), ("tasks.problems", "sources.texts"), ("tasks.questions", "sources.rows")}
+UPWARDS = set()
+SIDEWAYS = set()
 INSIDE = {("training.cli", "torch")}                      # small commands start without torch
 
 

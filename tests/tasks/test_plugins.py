@@ -8,11 +8,11 @@ from helpers import refusal, run_main, tiny_checkpoint
 import augment
 import evaluate
 import grpo
+from formats import plugins
 from rl.prompts import Prompts
 from tasks.problems import load_problems, open_task
 from tasks.rewards import parse_rewards, score_group
 from tasks.task import Problem, Reply, Verdict, prompt_ids
-from training import plugins
 
 BREVITY = "def brevity(problem, reply, group):\n    return 1 / (1 + len(reply.text))\n"
 TASK = """

@@ -1,4 +1,4 @@
-"""What users write in files of their own, named on the command line as FILE.py:NAME: rewards, tasks and the like.
+"""What users add: files of their own, named on the command line as FILE.py:NAME (rewards, tasks), and files in our rooms.
 
     brevity = plugins.load("my_rewards.py:brevity")     whatever `brevity` is in that file
     with plugins.named("my_rewards.py:brevity"):        around every call of it
@@ -9,13 +9,22 @@ PluginError: one line that names the file and the line.
 
 import argparse
 import contextlib
+import importlib
 import importlib.util
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+
+
+def in_room(room: str, name: str, function: str) -> Callable | None:
+    """A function of the file ROOM/NAME.py; None where there is no such file, or it has no such function. By such names rooms
+    find what a user adds to them: a format of rows (formats/rows.py), a source of documents (sources/open.py)."""
+    if not name.isidentifier() or importlib.util.find_spec(f"{room}.{name}") is None:
+        return None
+    return getattr(importlib.import_module(f"{room}.{name}"), function, None)
 
 
 class PluginError(ValueError):

@@ -2,8 +2,8 @@
 
     for where, row in read_rows("web.parquet"): ...         `where` names file and line, for error messages
 
-A file is read by the module of this room that its ending names: sources/jsonl.py reads .jsonl (and .jsonl.gz), sources/parquet.py
-reads .parquet. To read .csv, add a file sources/csv.py with a function rows(path) that yields (where, row), a row being a dict:
+A file is read by the module of this room that its ending names: formats/jsonl.py reads .jsonl (and .jsonl.gz), formats/parquet.py
+reads .parquet. To read .csv, add a file formats/csv.py with a function rows(path) that yields (where, row), a row being a dict:
 texts, questions, conversations and pairs can then all be in .csv.
 
 A key of a row is used or refused, never dropped: what stands in a row may change what should be learned. Only keys that
@@ -12,12 +12,12 @@ any that begins with _) mean nothing, and so does a key whose value is null or e
 nothing.
 """
 
-import importlib
-import importlib.util
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
+
+from formats import plugins
 
 METADATA = {"id", "uuid", "idx", "index", "name", "title", "source", "dataset", "subset", "split", "category", "subject",
             "topic", "type", "level", "difficulty", "language", "license", "url", "model", "generator", "date", "created",
@@ -25,17 +25,10 @@ METADATA = {"id", "uuid", "idx", "index", "name", "title", "source", "dataset", 
             "count", "rating", "rate"}
 
 
-def find(kind: str, function: str) -> Callable | None:
-    """A function of sources/KIND.py; None where there is no such file, or it has no such function."""
-    if not kind.isidentifier() or importlib.util.find_spec(f"sources.{kind}") is None:
-        return None
-    return getattr(importlib.import_module(f"sources.{kind}"), function, None)
-
-
 def read_rows(path: str | Path) -> Iterator[tuple[str, object]]:
     """(where, row) for the rows of a file. FileNotFoundError, or ValueError that names file and line."""
     path, empty = file_at(path), True
-    rows = find(path.name.removesuffix(".gz").rpartition(".")[2], "rows")
+    rows = plugins.in_room("formats", path.name.removesuffix(".gz").rpartition(".")[2], "rows")
     if rows is None:
         raise ValueError(f"{path}: use a .txt, .jsonl, .jsonl.gz or .parquet file, a folder of shards, world:... or hf:org/name")
     for where, row in rows(path):
