@@ -126,7 +126,7 @@ def sample(checkpoint, problems, args, n=1):
     def read(problem, completion):
         reply = Reply.of(completion, tokenizer, args.max_new_tokens)
         reasoning, answer = turn_of(reply.text, plain)
-        # a thinking mark elsewhere than in one block at the head: sft.py and dpo.py could not tell what was thought
+        # a thinking mark elsewhere than in one block at the head: sft.py and dpo.py could not see what was thought
         stray = any(mark in part for mark in (THINK, END_THINK) for part in (reasoning or "", answer))
         if completion.finish == "length" or not answer or stray:
             return None

@@ -9,7 +9,7 @@ A .txt is one document; the others have one document a row, in a field "text" (w
 "question" and "answer". Empty documents are left out. hf: streams through the `datasets` library.
 
 A world source also takes q_weight (the loss weight of question tokens, 0.1: they are random, and training on them at
-full weight drowns the rest) and chat (the share of problems told as a chat turn with a think block).
+full weight drowns the rest) and chat (the share of problems in the form of a chat turn with a think block).
 
 Large corpora are tokenised once, in parallel processes, into memory-mapped shards; then the folder is the source:
 

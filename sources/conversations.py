@@ -31,6 +31,7 @@ from formats.chat import END_THINK, THINK, split_thinking
 from formats.rows import given, read_rows, refuse_unknown, text_at
 from sources.documents import Documents
 from tasks.problems import load_problems
+from tasks.task import Problem
 from tasks.world import World
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -100,7 +101,7 @@ def read_messages(messages, where):
     """Messages of a file as encode_chat wants them, with "weight" where that is given. `where` names file and line."""
     if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
         raise ValueError(f"{where}: the messages must be a list of {{\"role\", \"content\"}}")
-    told = []
+    turns = []
     for number, m in enumerate(messages):
         here = f"{where}: message {number}"
         if m.get("role") not in ROLES:
@@ -114,8 +115,8 @@ def read_messages(messages, where):
             raise ValueError(f"{here}: {what} belongs to an assistant's turn, and the role is {m['role']}")
         else:
             turn = {"role": m["role"], "content": content_of(m, here)}
-        told.append(turn if weight is None else turn | {"weight": weight})
-    return told
+        turns.append(turn if weight is None else turn | {"weight": weight})
+    return turns
 
 
 def with_system(row, messages, where):
@@ -155,13 +156,13 @@ def encode(tokenizer, messages, where):
     return np.array(ids, np.int32), np.array(mask, np.float32)
 
 
-def tell(problem, i, no_think=0.0, unflagged=0.0):
+def problem_turns(problem: Problem, i: int, no_think: float = 0.0, unflagged: float = 0.0) -> list[dict]:
     """Problem number i as a user's turn and an assistant's, which thinks (its block holds the working) or does not.
 
-    With no_think above 0 that share of the problems is told in Qwen3's second mode (arXiv 2505.09388, section 4.3): the
+    With no_think above 0 that share of the problems is put in Qwen3's second mode (arXiv 2505.09388, section 4.3): the
     question ends in " /no_think" and the block is empty, kept but masked from the loss. The others end in " /think",
     but for a share `unflagged` of them: to think is the default. Which is which is a function of i alone, an even
-    sprinkling by the golden ratio. A problem without working can only be told without thinking.
+    sprinkling by the golden ratio. A problem without working can only be answered without thinking.
     """
     working = re.sub(r"(####|^Answer: ).*\s*\Z", "", problem.solution, flags=re.M).strip()      # without its last line
     if not no_think:
@@ -190,7 +191,7 @@ class WorldChats:
                              "or lower ops")
 
     def _encode(self, i):
-        return encode(self.tokenizer, tell(self.world.problem(i), i, *self.modes), f"problem {i}")
+        return encode(self.tokenizer, problem_turns(self.world.problem(i), i, *self.modes), f"problem {i}")
 
     def get(self, i):
         """Document i: tokens (n,) and loss weights (n,). One too long for the window, rare as none was found among the
@@ -209,12 +210,12 @@ def open_conversations(name, tokenizer, T, no_think=0.0, unflagged=0.0):
     if isinstance(row, dict) and not any(given(row.get(key)) for key in ("messages", "question", "problem")):
         raise ValueError(f'{where}: no field "messages", "question" or "problem" (found: {", ".join(row)})')
     if any(given(row.get("messages")) for _, row in rows if isinstance(row, dict)):
-        told = ((where, read_conversation(row, where)) for where, row in rows)
+        conversations = ((where, read_conversation(row, where)) for where, row in rows)
     else:
-        told = ((where, tell(problem, i, no_think, unflagged))
+        conversations = ((where, problem_turns(problem, i, no_think, unflagged))
                 for i, ((where, _), problem) in enumerate(zip(rows, load_problems(name), strict=True)))
     documents = []
-    for where, messages in tqdm(told, desc=f"tokenise {name}", total=len(rows), unit=" conversations", leave=False):
+    for where, messages in tqdm(conversations, desc=f"tokenise {name}", total=len(rows), unit=" conversations", leave=False):
         documents.append(encode(tokenizer, messages, where))
         check_length(len(documents[-1][0]) - 1, T, where, "conversation")
     ids, weights = zip(*documents)
@@ -269,7 +270,7 @@ def read_pair(row, tokenizer, where):
                          "lists of messages")
     repeated = ("messages",) if row.get("messages") == row["chosen"] else ()      # as in UltraFeedback
     refuse_unknown(row, ("prompt", "chosen", "rejected", "system", *ABOUT_PAIRS, *repeated), where, "a pair")
-    prompt, told = row.get("prompt"), []
+    prompt, sides = row.get("prompt"), []
     if isinstance(prompt, str):
         prompt = [{"role": "user", "content": prompt}]
     elif prompt is not None:
@@ -286,15 +287,15 @@ def read_pair(row, tokenizer, where):
         if any(m.get("weight", m is whole[-1]) != (m is whole[-1]) for m in whole):
             raise ValueError(f'{here}: in a pair the loss falls on the last turn alone, and "weight" or "train" says otherwise; '
                              "remove them")
-        told.append([{k: v for k, v in m.items() if k != "weight"} for m in whole])
-    if told[0][:-1] != told[1][:-1]:
+        sides.append([{k: v for k, v in m.items() if k != "weight"} for m in whole])
+    if sides[0][:-1] != sides[1][:-1]:
         raise ValueError(f"{where}: chosen and rejected answer different prompts; only their last turns may differ")
     try:
-        start = len(tokenizer.encode_chat(told[0][:-1], add_generation_prompt=True)[0])
+        start = len(tokenizer.encode_chat(sides[0][:-1], add_generation_prompt=True)[0])
     except ValueError as e:
         raise ValueError(f"{where}: {e}") from None
     encoded = []
-    for whole in told:
+    for whole in sides:
         ids, weights = encode(tokenizer, whole, where)
         weights[:start] = 0                                                   # earlier answers are part of the prompt
         encoded.append((ids, weights))

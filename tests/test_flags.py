@@ -23,7 +23,7 @@ import report
 import sft
 from data import split_spec
 from rl.lengths import parse_caps
-from sources.conversations import tell
+from sources.conversations import problem_turns
 from sources.kinds import kind_of
 from sources.shards import open_shards, prepare
 from tasks.task import prompt_ids
@@ -399,7 +399,7 @@ def test_fine_tuning_is_measured_in_each_of_its_modes(start, tmp_path, tokenizer
     for (prompts, *_), shares in zip(asked, wanted.values()):                 # the world comes first
         for i, prompt in enumerate(prompts):
             problem = World.from_spec(WORLD).problem(i)
-            trained, mask = tokenizer.encode_chat(tell(problem, i + 1, *shares))
+            trained, mask = tokenizer.encode_chat(problem_turns(problem, i + 1, *shares))
             assert trained[:len(prompt)] == prompt and mask[len(prompt)] == 1 and not any(mask[:len(prompt)])
 
 

@@ -25,7 +25,7 @@ from helpers import (
 import sft
 from data import Stream, batch_from
 from model import load
-from sources.conversations import open_conversations, tell
+from sources.conversations import open_conversations, problem_turns
 from tasks.problems import load_problems
 from tokenizer import Tokenizer
 from training import metrics
@@ -189,8 +189,8 @@ def test_two_modes_and_what_they_train(tokenizer):
 
 def test_a_problem_without_working_cannot_think():
     [problem] = load_problems("world:ops=2,solution=0", 1)
-    assert all(tell(problem, i, 0.1)[0]["content"].endswith(" /no_think") for i in range(20))
-    assert tell(problem, 0, 0.1)[1]["reasoning"] == "" and tell(problem, 0)[1]["reasoning"] is None
+    assert all(problem_turns(problem, i, 0.1)[0]["content"].endswith(" /no_think") for i in range(20))
+    assert problem_turns(problem, 0, 0.1)[1]["reasoning"] == "" and problem_turns(problem, 0)[1]["reasoning"] is None
 
 
 def test_a_tokenizer_without_thinking_tokens_spells_them(tokenizer, tmp_path):
