@@ -38,17 +38,19 @@ repeated in the loss, so there is no flag for it); ppo's value head stands on th
 weights (DDP, not --shard).
 """
 
+import argparse
 import copy
 import functools
 import os
 import sys
+from collections.abc import Callable
 
 import torch
 
 from data import fingerprints, split_spec
 from engine.thinking import ThinkBudget
 from evaluate import CHAT, EVAL_NEEDS, PLAIN, check_specs, evaluate_all, print_results
-from model import load
+from model import Transformer, load
 from rl import asynchronous
 from rl.correction import CORRECTIONS
 from rl.critic import ActorCritic
@@ -62,6 +64,7 @@ from rl.update import PolicyUpdate
 from tasks.problems import add_task_flag, join_tasks
 from tasks.rewards import REWARDS, parse_rewards
 from tasks.task import MODES, SWITCHES
+from tokenizer import Tokenizer
 from training import cli, machine
 from training.flags import training_flags
 from training.guard import Guard
@@ -73,7 +76,12 @@ CAP = cli.number("a number of at least 1", float, lambda x: x >= 1)
 VETO = cli.number("a number from 0 to less than 1", float, lambda x: 0 <= x < 1)
 
 
-def by_loss(name):
+def losses_where(condition: Callable) -> str:
+    """For --help: the names of the losses of which this is true."""
+    return ", ".join(name for name, loss in LOSSES.items() if condition(loss))
+
+
+def by_loss(name: str) -> str:
     """For --help: the settings of all losses, the usual one last: "gspo 0.0003, cispo none, others 0.2"."""
     found = {loss: getattr(LOSSES[loss], name) for loss in LOSSES if getattr(LOSSES[loss], name) is not None}
     usual = getattr(LOSSES["grpo"], name)
@@ -81,7 +89,7 @@ def by_loss(name):
     return ", ".join(f"{loss} {'none' if v == none else v}" for loss, v in found.items() if v != usual) + f", others {usual}"
 
 
-def flags():
+def flags() -> cli.Parser:
     p = training_flags(__doc__, NEEDS + EVAL_NEEDS, data_required=False)
     add_task_flag(p)
     p.set_defaults(batch_tokens=0, lr=2e-4, adam_lr=2e-4, optimizer="adamw", schedule="constant", warmup=0.0, log_every=1,
@@ -115,7 +123,7 @@ def flags():
     p.add_argument("--entropy", type=cli.not_negative, default=0.0, help="weight of an entropy bonus")
     p.add_argument("--correction", default="none", choices=CORRECTIONS,
                    help="weight for trainer against sampler: truncated, masked; per token, sequence, geometric mean "
-                   "(gspo, rloo: not per token)")
+                   f"({losses_where(lambda loss: loss.ratio != 'token')}: not per token)")
     p.add_argument("--cap", type=CAP, default=2.0, help="C of the correction")
     p.add_argument("--veto", type=VETO, default=0.0, help="drop a completion with a token less likely than this times "
                    "what the sampler had (1e-4); 0: none")
@@ -123,8 +131,8 @@ def flags():
     p.add_argument("--exact", action="store_true", help="kernels with which sampler and trainer agree to the last bit: pi_old "
                    "is the sampler's, and a step in which they differ is an error")
     p.add_argument("--async-steps", type=cli.whole, default=None, metavar="K",
-                   help="rollouts run at most K updates ahead of training, in one engine that is never emptied; none: they "
-                   "take turns")
+                   help="rollouts are begun at most K updates ahead of training, in an engine that goes on through updates; "
+                   "none: they take turns")
     p.add_argument("--rollout-ranks", type=cli.whole, default=0, metavar="R",
                    help="the last R ranks of torchrun sample, the others learn (K is 1 if --async-steps is not given)")
     p.add_argument("--recompute", action="store_true", help="new weights compute the keys of unfinished completions again")
@@ -135,23 +143,26 @@ def flags():
                    help="keep prompts whose pass rate under --init is within these")
     p.add_argument("--candidates", type=cli.count, default=256, help="prompts to measure for --keep-rate")
     p.add_argument("--curriculum", action="store_true", help="the kept prompts from easy to hard")
-    p.add_argument("--gamma", type=cli.share, default=1.0, help="discount of ppo and reinforce++")
+    p.add_argument("--gamma", type=cli.share, default=1.0,
+                   help=f"discount of {losses_where(lambda loss: loss.advantages.by_token)}")
     p.add_argument("--lam", type=cli.share, default=1.0, help="lambda of GAE")
-    p.add_argument("--value-weight", type=cli.not_negative, default=0.5, help="weight of ppo's value loss")
+    p.add_argument("--value-weight", type=cli.not_negative, default=0.5, help="weight of the value loss of "
+                   f"{losses_where(lambda loss: loss.advantages.value_head)}")
     p.add_argument("--show-every", type=cli.whole, default=10, help="steps between completions in the log")
     return p
 
 
-def ratio_moves(args):
+def ratio_moves(args: argparse.Namespace) -> bool:
     """False where pi is pi_old at every update, so that no clip ever acts."""
     return args.updates * args.minibatches > 1 or args.old == "sampler" or (args.exact and runs_ahead(args))
 
 
-def runs_ahead(args):
-    return args.async_steps or (args.rollout_ranks and args.async_steps is None)
+def runs_ahead(args: argparse.Namespace) -> bool:
+    """Are completions trained on that older weights began?"""
+    return bool(args.async_steps or (args.rollout_ranks and args.async_steps is None))
 
 
-def reads(name):
+def reads(name: str) -> Callable:
     """The condition that the loss has a use for this setting."""
     return lambda args: name in LOSSES[args.loss].reads
 
@@ -177,7 +188,7 @@ NEEDS = (
 )
 
 
-def check(args):
+def check(args: argparse.Namespace) -> None:
     """What argparse cannot see, each in one line that says how to fix it."""
     for wrong, fix in (
         (not args.init, "--init is needed: the checkpoint to train"),
@@ -200,7 +211,7 @@ def check(args):
         raise ValueError(fix)
 
 
-def resolve(args):
+def resolve(args: argparse.Namespace) -> None:
     """Puts in what follows from other flags, where a flag was not given, so that the log says what applied. It follows from
     flags alone, and before they are compared with those of a run to resume: the same command always means the same."""
     for name in ("clip_low", "clip_high", "scale"):
@@ -216,7 +227,7 @@ def resolve(args):
         args.old = "sampler"
 
 
-def make_rollouts(run, args, tokenizer):
+def make_rollouts(run: Run, args: argparse.Namespace, tokenizer: Tokenizer) -> Rollouts:
     """What samples and scores. ValueError where the flags do not fit the tokenizer, the ranks or the data."""
     caps, rewards = parse_caps(args.max_new_tokens), parse_rewards(args.reward, *(split_spec(d)[0] for d in args.data))
     if args.think_budget is not None:                     # refused here, before there is a folder, where it does not fit
@@ -234,7 +245,7 @@ def make_rollouts(run, args, tokenizer):
                                       recompute=args.recompute)
 
 
-def only_sample(run, rollouts, model):
+def only_sample(run: Run, rollouts: Rollouts, model: Transformer) -> None:
     """The whole life of a rank that does not learn."""
     if run.state is not None:
         saved = {name.removeprefix("model."): w for name, w in run.state["weights"].items() if not name.startswith("value")}
@@ -244,7 +255,7 @@ def only_sample(run, rollouts, model):
     run.close()
 
 
-def keep_prompts(run, args, rollouts, model):
+def keep_prompts(run: Run, args: argparse.Namespace, rollouts: Rollouts, model: Transformer) -> None:
     """--keep-rate: measures the pass rate of prompts and keeps some of them. A run that goes on has done so."""
     if not args.keep_rate or run.state is not None:
         return

@@ -1,1 +1,1 @@
-"""What grpo.py stands on: rollouts, batches, the critic, asynchronous rollouts."""
+"""What grpo.py stands on: prompts, rollouts and batches, policy losses and advantages, the update, the log of a step."""

@@ -23,17 +23,21 @@ A rank that dies makes torchrun end the others; the learner then saves what it h
 Simpler than OlmoRL: whole weights go to every rollout rank, in one piece.
 """
 
+import argparse
 import copy
 import json
 import time
 
+import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
+from model import Transformer
 from rl.lengths import cap_at, longest_cap
 from rl.rollouts import Collected, Rollouts, has_spread
 from sampler import Completion, Sampler
 from tasks.task import prompt_ids
+from training.ranks import Ranks
 
 FIELDS = ("prompt", "tokens", "logprobs", "finish", "versions", "forced")
 PATIENCE = 20.0                       # seconds that a rank which must stop waits for the others
@@ -44,7 +48,7 @@ class Maker:
 
     in_flight: {number: [cap, requests, numbers of the unfinished requests]}; ready: {number: (cap, completions)}."""
 
-    def __init__(self, rollouts, model, version, place, every, block=1):
+    def __init__(self, rollouts: Rollouts, model: Transformer, version: int, place: int, every: int, block: int = 1):
         self.rollouts, self.place, self.every, self.block = rollouts, place, every, block
         self.prompts = copy.copy(rollouts.prompts)
         self.prompts.given = list(rollouts.prompts.given)
@@ -54,10 +58,11 @@ class Maker:
         self.sampler.start(longest, rollouts.temperature, seed=rollouts.seed * 1_000_003)
         self.busy = self.slots = 0
 
-    def makes(self, g):
+    def makes(self, g: int) -> bool:
+        """Is the group of this number one of its own?"""
         return g // self.block % self.every == self.place
 
-    def feed(self, allowed):
+    def feed(self, allowed: int) -> None:
         """Begins its groups with numbers below `allowed`."""
         r = self.rollouts
         while self.next < allowed:
@@ -69,7 +74,7 @@ class Maker:
             requests = self.sampler.submit(ids, cap, r.G, g * r.G, r.think_budget)
             self.in_flight[g] = [cap, requests, {request.number for request in requests}]
 
-    def work(self):
+    def work(self) -> bool:
         """One step of the engine; finished groups go to `ready`, {number: (cap, completions)}. False with nothing to do."""
         if not self.in_flight:
             return False
@@ -83,22 +88,25 @@ class Maker:
                 del self.in_flight[g]
         return True
 
-    def take_slots(self):
+    def take_slots(self) -> tuple[int, int]:
         """Decode slots that were busy, and that there were, since the last call."""
         found, self.busy, self.slots = (self.busy, self.slots), 0, 0
         return found
 
 
 class AsyncRollouts(Rollouts):
-    """What Rollouts is, for groups that were begun earlier. ahead: K. run.rollout_ranks > 0: others make the groups."""
+    """As Rollouts, for groups that were begun earlier.
 
-    def __init__(self, run, *args, ahead, recompute=False, **options):
+    ahead: K. recompute: new weights compute the keys of unfinished completions again. run.rollout_ranks > 0: the groups are made
+    on ranks of their own."""
+
+    def __init__(self, run: Ranks, *args, ahead: int, recompute: bool = False, **options):
         super().__init__(*args, rank=run.rank, ranks=run.ranks, group=run.group, **options)
         self.run, self.ahead, self.recompute = run, ahead, recompute
         self.apart, self.maker, self.sending = run.rollout_ranks > 0, None, []
         self.ages, self.stale = [], 0
 
-    def begin(self, model, version):
+    def begin(self, model: Transformer, version: int) -> None:
         """Once the weights and the place in the prompts are those to start from."""
         if not self.apart:
             self.maker = Maker(self, model, version, self.rank, self.ranks, self.P // self.ranks)
@@ -149,7 +157,7 @@ class AsyncRollouts(Rollouts):
         self.ages.append(age)
         return self.score(problem, g, completions, cap, self.seed * 1_000_003)
 
-    def publish(self, model, step):
+    def publish(self, model: Transformer, step: int) -> None:
         """New weights for the engine, here or on the ranks that sample: `step` updates were made."""
         super().publish(model, step)
         if self.maker:
@@ -167,14 +175,14 @@ class AsyncRollouts(Rollouts):
                 self._announce()
                 self.sending = [dist.broadcast(w, 0, group=self.run.sync_group, async_op=True) for w in weights]
 
-    def notes(self):
-        """For the log."""
+    def notes(self) -> dict:
+        """How old the groups of this step were, in updates, and how many were too old."""
         ages, stale = self.run.sum(sum(self.ages), self.stale)
         count = max(1, self.run.sum(len(self.ages))[0])
         return {"staleness_mean": round(ages / count, 4), "staleness_max": self.run.most(max(self.ages, default=0)),
                 "stale_groups": int(stale)}
 
-    def finish(self):
+    def finish(self) -> None:
         """Lets the rollout ranks go."""
         if self.apart and self.run.main:
             post(self.run, "news", {"version": self.version, "allowed": 0, "stop": True})
@@ -207,6 +215,7 @@ class AsyncRollouts(Rollouts):
         return Collected(kept, sampled, busy / self.ranks, slots / self.ranks)
 
     def _gather(self, step):
+        """On rank 0: the groups of a step, in order; those too old or without spread are replaced. None if the run must stop."""
         kept, busy, slots, spare = [], 0, 0, self.P * self.replace
         self.problems, self.dropped, stale = {}, [], 0
         while len(kept) < self.P:
@@ -233,7 +242,7 @@ class AsyncRollouts(Rollouts):
         return {"kept": kept, "end": sum(self.prompts.given)}, busy, slots
 
 
-def serve(run, rollouts, model):
+def serve(run: Ranks, rollouts: AsyncRollouts, model: Transformer) -> None:
     """The life of a rollout rank: groups out, weights in, until the learners stop it."""
     start = take(run, "start", keep=True)
     if start is None:
@@ -267,15 +276,16 @@ def serve(run, rollouts, model):
 
 # the store that torchrun brings along
 
-def post(run, key, value):
+def post(run: Ranks, key: str, value) -> None:
     run.store.set(key, json.dumps(value))
 
 
-def look(run, key):
+def look(run: Ranks, key: str):
+    """The value of a key, or None."""
     return json.loads(run.store.get(key)) if run.store.check([key]) else None
 
 
-def take(run, key, keep=False):
+def take(run: Ranks, key: str, keep: bool = False):
     """Waits for a key, and removes it; None when the run must stop meanwhile."""
     while not run.store.check([key]):
         if run.stopping:
@@ -287,13 +297,13 @@ def take(run, key, keep=False):
     return value
 
 
-def whole(weight):
-    """A copy of a weight, gathered if it is sharded (all learners must call this together), where it lies."""
+def whole(weight: torch.Tensor) -> torch.Tensor:
+    """A copy of a weight, gathered if it is sharded (all learners must call this together), on its own device."""
     weight = weight.full_tensor() if isinstance(weight, DTensor) else weight
     return weight.detach().clone()
 
 
-def check(args, ranks):
+def check(args: argparse.Namespace, ranks: int) -> None:
     """ValueError for flags that do not go together; ranks: of the whole world."""
     if args.rollout_ranks >= max(1, ranks):
         raise ValueError(f"--rollout-ranks {args.rollout_ranks}: of {ranks} ranks one at least must learn; start more of them "

@@ -3,21 +3,23 @@
 import torch
 from torch import nn
 
+from model import Transformer
+
 
 class ActorCritic(nn.Module):
     """The policy with ppo's value head on its last hidden states."""
 
-    def __init__(self, model):
+    def __init__(self, model: Transformer):
         super().__init__()
         self.model = model
         self.value = nn.Linear(model.config.width, 1, dtype=model.head.dtype)
         nn.init.zeros_(self.value.weight)
 
     @property
-    def layers(self):                                     # no attribute, or a checkpoint would hold every layer twice
+    def layers(self) -> nn.ModuleList:                    # no attribute, or a checkpoint would hold every layer twice
         return self.model.layers
 
-    def compile_layers(self, **options):
+    def compile_layers(self, **options) -> None:
         self.model.compile_layers(**options)
 
     def forward(self, tokens, documents, targets, temperature, entropy):
@@ -25,12 +27,12 @@ class ActorCritic(nn.Module):
         logprobs, entropies = self.model.scores(x, targets, temperature, entropy)
         return logprobs, entropies, self.value(x.to(self.value.weight.dtype)).squeeze(-1)             # each (B, T)
 
-    def save(self, folder, tokenizer, weights):
+    def save(self, folder, tokenizer, weights: dict) -> None:
         own = {k.removeprefix("model."): w for k, w in weights.items() if k.startswith("model.")}
         self.model.save(folder, tokenizer, own)           # the value head is kept in train_state.pt alone
 
 
-def value_loss(values, old_values, returns, clip=0.2):
+def value_loss(values: torch.Tensor, old_values: torch.Tensor, returns: torch.Tensor, clip: float = 0.2) -> torch.Tensor:
     """PPO's clipped value loss: all (B, T) -> (B, T)."""
     clipped = old_values + (values - old_values).clamp(-clip, clip)
     return 0.5 * torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)
