@@ -14,7 +14,16 @@ full weight drowns the rest) and chat (the share of problems in the form of a ch
 Large corpora are tokenised once, in parallel processes, into memory-mapped shards; then the folder is the source:
 
     python data.py prepare --data corpus/*.jsonl --tokenizer tokenizer/ --out shards/ --workers 2
-    python data.py table --data shards/@0.7 world:ops=1-4@0.3 --tokenizer tokenizer/ --tokens 200000
+    python data.py table --data shards/@0.7 world:ops=1-4,split=pretrain@0.3 --tokenizer tokenizer/ --tokens 200000
+
+The way of a document into a batch:
+
+    source.get(i)      tokens (n,), loss weights (n,)                           sources/
+    Mixture.next()     the same, from the source furthest behind its share
+    Packer.row()       a list of documents that fill at most T slots
+    Stream.next()      this rank's micro-batches, each a Batch of (B, T)
+
+A slot is one place of a row: a token and its target. A document of n tokens takes n - 1 slots.
 
 Simpler than big loaders: every rank packs the whole global batch and takes its rows (so a batch does not depend on the
 number of ranks), a file that is not prepared is tokenised into memory, and a shuffle is a permutation of one epoch.
@@ -87,6 +96,7 @@ class Mixture:
         if not live:
             raise StopIteration
         total = self.given.sum()
+        # furthest behind its share; 1e-6 of the weight breaks the tie at the start in favour of the largest
         s = max(live, key=lambda i: self.weights[i] * total - self.given[i] + self.weights[i] * 1e-6)
         source, i = self.sources[s], self.cursors[s]
         if source.count:
@@ -150,7 +160,7 @@ class Batch:
     """Packed rows, all (B, T). The loss of a slot is loss_mask * -log p(target); masks are never guessed from ids."""
     tokens: torch.Tensor
     targets: torch.Tensor
-    positions: torch.Tensor          # within the document
+    positions: torch.Tensor          # within the document; to count FLOPs: the model finds them from `documents`
     documents: torch.Tensor          # number of the document in its row; -1 is padding
     loss_mask: torch.Tensor          # float; 0 on padding
 

@@ -23,7 +23,9 @@ The losses, with h = (log pi - log pi_reference of chosen) - (the same of reject
     ipo        (h - 1 / (2 beta))^2                                       arXiv 2310.12036, equation 17
     simpo      -log sigmoid(beta h - gamma), means, no reference          arXiv 2405.14734, equation 6
     orpo       SFT on chosen + beta -log sigmoid(log odds ratio), means   arXiv 2403.07691, equations 6 and 7
-    kto        chosen and rejected apart, each against a baseline z       arXiv 2402.01306, equation 8
+    kto        1 - sigmoid(beta (c - z)) and 1 - sigmoid(beta (z - r))    arXiv 2402.01306, equation 8
+
+For kto, c and r are the log-ratios of chosen and rejected, and z is the mean log-ratio of mismatched answers, at least 0.
 
 All of them can succeed by making both answers less likely, the rejected one faster. So the log has the log-probs of
 chosen and rejected answers apart, with their change against the reference, beside margin (the mean h) and accuracy (the
@@ -63,7 +65,7 @@ def flags() -> cli.Parser:
     p = training_flags(__doc__, NEEDS + EVAL_NEEDS)
     # the linear decay after a tenth of warm-up that OLMo 3 uses
     p.set_defaults(steps=200, lr=1e-6, optimizer="adamw", schedule="wsd", warmup=0.1, decay=0.9)
-    p.add_argument("--loss", default="dpo", choices=list(BETA), help="see above")
+    p.add_argument("--loss", default="dpo", choices=list(BETA), help="the table at the top of dpo.py")
     p.add_argument("--beta", type=cli.above_zero, default=None,
                    help="strength; none: " + ", ".join(f"{name} {beta:g}" for name, beta in BETA.items()))
     p.add_argument("--label-smoothing", type=HALF, default=0.0, metavar="SHARE",
@@ -259,10 +261,11 @@ def main() -> None:
         source.reference = known
     del reference
 
+    wrapped, z = run.distribute(model), 0.0               # z: kto's baseline, new in each step
+
     def loss_of(batch):
         return batch_loss(args, wrapped, batch, z)
 
-    wrapped = run.distribute(model)
     modes = modes_of_prompts(sources, tokenizer)
     evaluate = functools.partial(evaluate_all, model, tokenizer, args.eval_data, modes, args.eval_problems, args.seq_len)
     run.begin(model, tokenizer, stream, evaluate, parameters=sum(w.numel() for w in model.parameters()),

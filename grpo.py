@@ -15,21 +15,22 @@ One GPU, and eight:
     torchrun --nproc_per_node=8 grpo.py --init smollm2/ --data gsm8k/train.jsonl --out runs/node --prompts 128 \
         --group 16 --rows 256 --max-new-tokens 2048 --micro-tokens 16384 --lr 1e-6 --shard
 
-A step samples --prompts x --group completions, then makes --updates passes over them in --minibatches parts. Losses
-(--loss), with advantages A, ratio r = pi / pi_old, and where the mean over tokens is taken:
+A step samples --prompts x --group completions, then makes --updates passes over them in --minibatches parts. The losses
+(--loss), with R the reward of a completion and r = pi / pi_old:
 
-    grpo         clip(r) A, each completion's mean, A over the group's standard deviation      arXiv 2402.03300
-    dr_grpo      the same without the deviation, divided by a constant length                  arXiv 2503.20783
-    dapo         mean over all tokens, clip higher above than below                            arXiv 2503.14476
-    gspo         r of the whole completion, its geometric mean, in a very narrow clip          arXiv 2507.18071
-    cispo        -sg(clip(r)) A log pi: no token loses its gradient; clipped above only        arXiv 2506.13585
-    rloo         r of the whole completion, A against the mean of the others, no clip          arXiv 2402.14740
-    reinforce++  token returns, whitened over the whole batch                                  arXiv 2501.03262
-    ppo          a value head and GAE                                                          arXiv 1707.06347
+    loss         ratio r of                  advantage A                      mean over              clip          arXiv
+    grpo         each token                  (R - group mean) / group std     a completion's tokens  0.2, 0.2      2402.03300
+    dr_grpo      each token                  R - group mean                   sum / longest cap      0.2, 0.2      2503.20783
+    dapo         each token                  as grpo                          all tokens             0.2, 0.28     2503.14476
+    gspo         a completion, geom. mean    as grpo                          a completion's tokens  3e-4, 4e-4    2507.18071
+    cispo        each token, as a weight     as grpo                          all tokens             none, 4       2506.13585
+    rloo         a completion, product       R - mean of the others           a completion's tokens  none          2402.14740
+    reinforce++  each token                  return, whitened over the batch  all tokens             0.2, 0.2      2501.03262
+    ppo          each token                  GAE (value head), whitened       all tokens             0.2, 0.2      1707.06347
 
 A loss chosen by name has its paper's settings (the table LOSSES of rl/losses.py, where one more is one entry); flags change
-them. What a paper has beside its loss
-is a flag: DAPO's dynamic sampling is --replace, its length penalty --overlong-buffer; GRPO's KL term --kl 0.04 --kl-kind k3.
+them. What a paper has beside its loss is a flag: DAPO's dynamic sampling is --replace, its length penalty --overlong-buffer;
+GRPO's KL term is --kl 0.04 --kl-kind k3.
 
 Sampling and training take turns, or with --async-steps and --rollout-ranks overlap (rl/asynchronous.py).
 
@@ -94,7 +95,7 @@ def flags() -> cli.Parser:
     add_task_flag(p)
     p.set_defaults(batch_tokens=0, lr=2e-4, adam_lr=2e-4, optimizer="adamw", schedule="constant", warmup=0.0, log_every=1,
                    steps=100, eval_problems=50)
-    p.add_argument("--loss", default="grpo", choices=LOSSES, help="see above")
+    p.add_argument("--loss", default="grpo", choices=LOSSES, help="the table at the top of grpo.py")
     p.add_argument("--prompts", type=cli.count, default=16, help="P, prompts in a step, over all ranks")
     p.add_argument("--group", type=cli.count, default=8, help="G, completions of a prompt")
     p.add_argument("--mode", default="chat", choices=MODES, help="how a question is put")

@@ -53,6 +53,7 @@ class Config:
     qkv_bias: bool = option(False, "bias on q, k and v")                      # Qwen2
     # the output of attention and feed-forward is normed, not their input (OLMo 2)
     norm_after: bool = option(False, "OLMo's placement of the norms")
+    # tied: the head is the embedding. Its flag is --untied, and the help is the flag's
     tied: bool = option(True, "a head apart from the embedding", flag="untied")
     eps: float = 1e-6
     rope_theta: float = option(10_000.0, "base of the rotary embedding")
@@ -203,9 +204,10 @@ class Attention(nn.Module):
         q = q.view(B, T, self.heads, self.head_size)                          # (B, T, H, hd)
         k = k.view(B, T, self.kv_heads, self.head_size)                       # (B, T, K, hd)
         v = v.view(B, T, self.kv_heads, self.head_size)                       # (B, T, K, hd)
-        weights = (self.q_norm.weight, self.k_norm.weight) if self.qk_norm == "head" else (None, None)
+        q_weight, k_weight = (self.q_norm.weight, self.k_norm.weight) if self.qk_norm == "head" else (None, None)
         cos, sin = (None, None) if self.kind == "nope" else shared.angles[self.kind]
-        q, k = (kernels.norm_rotate(x, weight, cos, sin, self.eps, exact) for x, weight in zip((q, k), weights, strict=True))
+        q = kernels.norm_rotate(q, q_weight, cos, sin, self.eps, exact)       # (B, T, H, hd)
+        k = kernels.norm_rotate(k, k_weight, cos, sin, self.eps, exact)       # (B, T, K, hd)
         if shared.kept is not None:
             shared.kept.append((k, v))
         if cache is None:
@@ -304,7 +306,7 @@ class Transformer(nn.Module):
         """
         made = {}
         for kind in {"rope", "window"} & set(self.config.attention):
-            scaled = kind == "rope" or not self.config.norm_after
+            scaled = kind == "rope" or not self.config.norm_after             # OLMo 3, known here by norm_after
             if (scaled, positions.device) not in self._frequencies:
                 frequencies, growth = rope_frequencies(self.config, scaled)
                 self._frequencies[scaled, positions.device] = frequencies.to(positions.device), growth

@@ -1,7 +1,7 @@
 r"""Next-token training: pre-training from random weights, and mid-training from a checkpoint with another mixture.
 
 On a laptop:
-    python pretrain.py --data world:ops=1-3@0.9 world:ops=4-6@0.1 --out runs/base --steps 600
+    python pretrain.py --data world:ops=1-3,split=pretrain@0.9 world:ops=4-6,split=pretrain@0.1 --out runs/base --steps 600
     python pretrain.py --init runs/base --data world:ops=3-5,split=midtrain --out runs/mid --steps 200 --schedule cosine
 Real text (trains a tokenizer of its own when none is given):
     python pretrain.py --data corpus.txt --eval-data held_out.txt --out runs/text --vocab-size 4096 --steps 200

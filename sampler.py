@@ -183,6 +183,7 @@ class Sampler:
     def _step(self):
         finished = self._schedule()
         watched = self._run()
+        # with graphs the host reads a step late; a thinking budget must see each token at once
         return finished + self._read(1 if self.graphs and not watched and self.running else 0)
 
     def _schedule(self):

@@ -51,7 +51,8 @@ def flags() -> cli.Parser:
     p = training_flags(__doc__, NEEDS + EVAL_NEEDS)
     until_flags(p)
     p.set_defaults(steps=200, lr=0.005, adam_lr=0.001, schedule="cosine", warmup=0.05)
-    p.add_argument("--loss", default="sft", choices=["sft", "dft", "iw", "psft"], help="see above")
+    p.add_argument("--loss", default="sft", choices=["sft", "dft", "iw", "psft"],
+                   help="the table at the top of sft.py")
     p.add_argument("--iw-form", default="sequence", choices=["sequence", "token"], help="what iw weighs")
     p.add_argument("--refresh", type=cli.count, default=8, help="steps between psft's snapshots of the weights")
     p.add_argument("--clip-high", type=cli.not_negative, default=0.28,
@@ -103,7 +104,8 @@ def iw_loss(logprobs: Tensor, reference: Tensor, mask: Tensor, documents: Tensor
 
 
 def psft_loss(logprobs: Tensor, old: Tensor, mask: Tensor, high: float = 0.28) -> Tensor:
-    """Proximal, arXiv 2508.17784: -sum min(r, clip(r, 1 - low, 1 + high)), r = pi / pi_old: PPO's with advantage 1.
+    """Proximal, arXiv 2508.17784: -sum min(r, 1 + high), r = pi / pi_old. This is PPO's loss with advantage 1; the lower bound of
+    PPO's clip never acts then, so it is left out.
 
     A token that is already 1 + high times as likely as under pi_old has no gradient. Right after a refresh r = 1, and the
     gradient is that of sft.
@@ -160,13 +162,16 @@ def main() -> None:
             restore_weights(frozen, run.more["snapshot"])
         run.more["snapshot"] = frozen.state_dict()        # not a copy, so every checkpoint has the weights of its moment
 
+    wrapped = run.distribute(model)
+
     def loss_of(batch):
         return batch_loss(args, wrapped, frozen, batch)
 
-    wrapped = run.distribute(model)
-    # --eval-data is asked as conversations.tell puts the questions trained on
-    modes = modes_of(None if args.no_think == 1 else " /think" if args.no_think and args.unflagged < 1 else "",
-                     " /no_think" if args.no_think else None)
+    # --eval-data is asked as the questions trained on are put
+    think = " /think" if args.no_think and args.unflagged < 1 else ""
+    if args.no_think == 1:                                # no question of training asks for thinking
+        think = None
+    modes = modes_of(think, " /no_think" if args.no_think else None)
     evaluate = functools.partial(evaluate_all, model, tokenizer, args.eval_data, modes, args.eval_problems, args.seq_len)
     run.begin(model, tokenizer, stream, evaluate, parameters=sum(w.numel() for w in model.parameters()),
               config=vars(model.config))

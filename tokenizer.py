@@ -250,15 +250,16 @@ class Tokenizer:
                     think: bool | None = None) -> tuple[list[int], list[float]]:
         """A conversation in ChatML: its ids and its loss mask, two lists of one length.
 
-        messages: {"role", "content"}, and for an assistant maybe "reasoning" ("" is the empty block of no-think mode). A content
-        may be a list of {"type": "text", "text": ...}. First comes what the checkpoint's own template puts there: a
-        begin-of-text token, a system message where the conversation has none.
-        The mask is 1.0 on what an assistant produces: <think>, reasoning, </think>, content and <|im_end|>. It is 0.0
-        on all else, also on an empty block: whoever trains on that teaches the model not to think (Qwen3).
-        think: what the generation prompt says. None leaves thinking to the model, True opens the block, False writes
-        the empty one. With True, opening marks in messages are masked too, as the prompt always gives them.
-        Text is cut only at special tokens and where a generation starts, so a prompt's ids are a prefix of the whole
-        conversation's. ValueError for a tokenizer without ChatML's tokens and for a malformed message.
+        - messages: {"role", "content"}; an assistant's may have "reasoning" ("": the empty block of no-think mode). A content may
+          be a list of {"type": "text", "text": ...}.
+        - think: how the generation prompt ends. None: the model decides; True: an open <think>; False: an empty think block.
+        - mask: 1.0 on what an assistant writes (<think>, reasoning, </think>, content, <|im_end|>), else 0.0. An empty block is
+          0.0 as well, or the model would learn not to think (Qwen3). With think=True each opening <think> is 0.0, since the
+          prompt gives it.
+        - In front stands what the checkpoint's own template puts there: a begin-of-text token, a default system message.
+        - A prompt's ids are always a prefix of the whole conversation's ids.
+
+        ValueError for a tokenizer without ChatML's tokens, and for a malformed message.
         """
         return self.chat.encode(messages, add_generation_prompt, think)
 

@@ -25,8 +25,9 @@ def uniform(seed: int | Tensor, requests: Tensor, positions: Tensor) -> Tensor:
     """One number in [0, 1) for each (seed, request, position): an int or a tensor of one, and int tensors (B,), (B,) -> (B,)
     float64.
 
-    SplitMix64 on a counter, in wrapping int64 arithmetic, the same on every device. Its step is added before it is
-    mixed, since the mixer alone leaves zero at zero, and u = 0 would draw token 0 whatever its probability."""
+    SplitMix64 on a counter, in wrapping int64 arithmetic, the same on every device. The constant is added before mixing: mix(0)
+    is 0, and u = 0 would always draw token 0."""
+    # SplitMix64's constants as signed numbers: 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
     step = -0x61c8864680b583eb
     def mix(x):
         for shift, factor in ((30, -0x40a7b892e31b1a47), (27, -0x6b2fb644ecceee15)):

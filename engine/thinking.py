@@ -10,13 +10,16 @@ HAND_OVER = "\nTime to answer.\n"      # the last words of a think block that a 
 
 
 class ThinkBudget:
-    """Watches one completion on its way through a think block to an answer, and says where it must be corrected.
+    """Keeps one completion within its thinking budget.
 
-    A block that the prompt left open, or that the first token opens, may hold `budget` tokens. Then, or once no more
-    than answer_tokens (at most half of `limit`) would be left for the answer, or where the model would end inside the
-    block, the hand-over is forced: a sentence, </think> and an empty line (the budget of Qwen3, arXiv 2505.09388). With
-    nothing thought there is no sentence: a budget of 0 makes the empty block of no-think mode. Behind the block, and
-    where there was none, no end is accepted before something is said: no answer is empty."""
+    The think block (left open by the prompt, or opened by the first token) is closed by force when one of these holds:
+    - it has `budget` tokens,
+    - only answer_tokens (at most half of `limit`) are left for the answer,
+    - the model draws an end token inside the block.
+
+    The forced tokens are HAND_OVER, </think> and an empty line (Qwen3, arXiv 2505.09388). If the block is empty there is no
+    sentence, so a budget of 0 gives the empty block of no-think mode. After the block, and where there was none, an end
+    token is refused until the answer has some text."""
 
     def __init__(self, tokenizer, prompt, budget, limit, answer_tokens):
         if tokenizer is None or tokenizer.think is None or tokenizer.end_think is None:

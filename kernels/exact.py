@@ -3,13 +3,14 @@
 The bits of a token's result depend on that token and on what it attends to, and on nothing else: not on how many rows
 are computed at once, on the row it lies in, or on whether its past comes from a cache. Two rules give that.
 
-1. A matrix product always has the same shape, or one of a few that are known to agree. Libraries choose their order of
-   additions by the shape; a product of one row has other bits than the same row among a hundred. So rows are cut into tiles
-   of a fixed number, the last one filled up with zeros, and attention goes over blocks of PAGE keys counted from the
-   document's start, with an online softmax (arXiv 2205.14135). A block that a row does not see is an exact no-op for it:
-   its maximum stays, exp(0) = 1, and 0 is added. In some shapes a library also adds up a row by its place in the tile (the
-   product of 64 probabilities with keys of head size 6 or 10, for one). So each shape is tried once; where it fails, the
-   operands are filled up to multiples of ROUND, and where these fail as well the products are added one after the other.
+1. A matrix product always has the same shape, or one of a few shapes that give equal bits.
+   - Why: a library chooses its order of additions by the shape. A row alone gets other bits than the same row among 100.
+   - Linear layers: rows are cut into tiles of a fixed number of rows; the last tile is filled with zeros.
+   - Attention: blocks of PAGE keys from the start of the document, with an online softmax (arXiv 2205.14135). A block that
+     a row does not see changes nothing for it: its maximum stays, exp(0) = 1, and 0 is added.
+   - In some shapes the order also depends on the row's place in the tile (the product of 64 probabilities with keys of head
+     size 6 or 10, for one). So each shape is tried once. If it fails, the operands are filled up to multiples of ROUND. If
+     that fails as well, the products are added one after the other.
 2. Outside of products there are only additions, multiplications and divisions, which IEEE 754 rounds in one way, exp and
    log, and sums along the last axis of a contiguous tensor. No sigmoid or silu (torch's vector code and the code for the
    last few elements of a tensor differ in the last bit), no fused multiply-add.

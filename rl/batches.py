@@ -47,7 +47,8 @@ def pack(rollouts: list[Rollout], T: int = 0, micro_tokens: int = 16384, dtype=t
         if b == len(rows):
             rows.append([])
             space.append(T)
-        (r.batch, r.row), r.document = divmod(b, height), len(rows[b])
+        r.batch, r.row = divmod(b, height)
+        r.document = len(rows[b])
         rows[b].append(r)
         space[b] -= slots_of(r)
     rows = rows or [[]]
@@ -69,7 +70,9 @@ def batch_of(rows: list[list[Rollout]], T: int, dtype=torch.float32) -> RolloutB
             drawn = base.loss_mask[b, start:end].nonzero()
             if len(drawn):                                # a reward on a forced token would teach nothing
                 rewards[b, start + int(drawn[-1])] = r.reward
-    return RolloutBatch(*vars(base).values(), logprobs, rewards, *(torch.zeros(len(rows), T, dtype=dtype) for _ in range(5)))
+    later = ("advantages", "old_logprobs", "ref_logprobs", "values", "returns")
+    return RolloutBatch(**vars(base), sampler_logprobs=logprobs, rewards=rewards,
+                        **{name: torch.zeros(len(rows), T, dtype=dtype) for name in later})                   # (B, T) each
 
 
 def find(r: Rollout, micro: list[RolloutBatch]) -> tuple[RolloutBatch, tuple]:

@@ -52,7 +52,7 @@ class PolicyUpdate:
         self.clip = Clip(args.clip_low, args.clip_high, args.dual_clip)
         self.longest = longest_cap(parse_caps(args.max_new_tokens))
         self.kl_in_loss, self.kl_in_reward = (args.kl, 0.0) if args.kl_in == "loss" else (0.0, args.kl)
-        # is there a pass without gradient before the updates?
+        # is there a pass without gradient before the updates? exact: pi_old is the sampler's, to the bit, and needs none
         several = args.updates * args.minibatches > 1
         self.looks_first = self.loss.advantages.by_token or args.kl > 0 or (several and not args.exact)
 

@@ -40,7 +40,7 @@ class WorldDocuments:
 
     def get(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         problem = self.world.problem(i)
-        # an even sprinkling, the same in every run
+        # i * 0.618... % 1 spreads evenly over [0, 1): of any problems in a row nearly the wanted share, without randomness
         if self.chat and (i * 0.6180339887) % 1 < self.chat:
             reply = {"role": "assistant", "content": problem.solution.rpartition("\n")[2],
                      "reasoning": problem.reasoning}
