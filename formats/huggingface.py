@@ -190,6 +190,8 @@ def kind_of(c):
         return "nanothink"
     plain_heads = c.head_size * c.heads == c.width         # some classes cannot take another head size
     kinds = set(c.attention)
+    if kinds - {"rope", "nope", "window"}:                # a layer of somebody's own
+        return "nanothink"
     if c.norm_after:
         if c.qk_norm == "full" and plain_heads and not c.qkv_bias and "nope" not in kinds:
             if "window" in kinds:
