@@ -31,7 +31,7 @@ from model import Config, Transformer, load
 from tasks.world import World
 from tokenizer import Tokenizer
 
-WORLD = "ops=1,contexts=zoo,operators=+-,modulus=0,max_value=9"              # one operation, numbers from 0 to 9
+WORLD = "contexts=zoo,operators=+-,modulus=0,max_value=9,branch=0"           # plus and minus, numbers from 0 to 9
 
 
 def layout(prompts, completions, pad):
@@ -124,7 +124,7 @@ def grpo_step(model, optimizer, prompts, completions, rewards, pad, updates):
 
 def supervised_start(steps, seed):
     """A new tokenizer and a tiny model that have seen 32 solved problems a step: (model, tokenizer)."""
-    lessons = World.from_spec(f"{WORLD},split=sft,seed={seed}")
+    lessons = World.from_spec(f"ops=1-2,{WORLD},split=sft,seed={seed}")
     tokenizer = Tokenizer.train((f"{p.question}\n{p.solution}" for p in map(lessons.problem, range(1000))), vocab_size=512)
     model = Transformer(Config(vocab_size=len(tokenizer), layers=2, width=128, heads=4, kv_heads=4, attention="window+nope",
                                window=8, qk_norm="head", rope_theta=100.0))
@@ -147,8 +147,8 @@ def prompt_of(problem, tokenizer):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--init", default="", metavar="FOLDER", help="checkpoint to start from; none: train a tiny one")
-    parser.add_argument("--world", default=f"{WORLD},split=rl", help="what is asked, options of tasks/world.py")
-    parser.add_argument("--start-steps", type=int, default=360, help="supervised steps without --init")
+    parser.add_argument("--world", default=f"ops=1,{WORLD},split=rl", help="what is asked, options of tasks/world.py")
+    parser.add_argument("--start-steps", type=int, default=450, help="supervised steps without --init")
     parser.add_argument("--steps", type=int, default=30, help="steps of GRPO")
     parser.add_argument("--prompts", type=int, default=16, help="P, problems in a step")
     parser.add_argument("--group", type=int, default=8, help="G, completions of a problem")
