@@ -238,8 +238,9 @@ def test_a_device_that_is_not_there():
         assert parse(script, f"{start} --device cuda:7").device == "cuda:7"
 
 
-@pytest.mark.parametrize("where, command", [c.values[:2] for c in commands() if not c.values[1].startswith(("bash", "make", "python -m recipes."))
-                                            and "=" not in c.values[1].split()[0]])
+@pytest.mark.parametrize("where, command", [
+    c.values[:2] for c in commands()
+    if not c.values[1].startswith(("bash", "make", "python -m recipes.")) and "=" not in c.values[1].split()[0]])
 def test_documented_commands_give_no_idle_flag(where, command):
     command = command.split(" &&")[0]
     script, *words = shlex.split(re.sub(r"^(python -m tasks\.|python|torchrun \S+) ?", "", command))
