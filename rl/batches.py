@@ -14,7 +14,7 @@ class RolloutBatch(Batch):
     """Packed completions behind their prompts, all (B, T). loss_mask is 1 on the tokens that are to be learned from."""
     sampler_logprobs: torch.Tensor   # as reported by the sampler
     rewards: torch.Tensor            # the reward, on the last token of its completion that was drawn and not forced
-    advantages: torch.Tensor         # this and the following are filled in by rl/update.py
+    advantages: torch.Tensor         # this and the following are filled in before the updates (rl/update.py)
     old_logprobs: torch.Tensor
     ref_logprobs: torch.Tensor
     values: torch.Tensor

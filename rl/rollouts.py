@@ -86,7 +86,7 @@ class Rollouts:
     """Samples and scores groups.
 
     - P, G: prompts in a step over all ranks, completions of each
-    - mode: how a question is put (rl/prompts.py); caps: longest completion, tokens (rl/lengths.py)
+    - mode: how a question is put (MODES in tasks/task.py); caps: longest completion, tokens (rl/lengths.py)
     - temperature: of sampling; rows: completions that decode at once; dtype: of the sampler's matrix products
     - window: longest prompt and completion together, tokens; 0: any
     - think_budget: tokens of thinking, then it is closed; None: no limit

@@ -138,7 +138,7 @@ class PolicyUpdate:
         largest = float(apart.max())
         if self.args.exact and largest and not self.args.async_steps:
             cli.fail(f"step {self.run.step}: in exact mode sampler and trainer differ by {largest}; the last checkpoint is "
-                     "unharmed. tests/engine/test_exact.py tells which block is not invariant; without --exact the run goes on")
+                     "unharmed. `python bench.py probe` tells which block is not invariant; without --exact the run goes on")
         return {"logprob_diff_mean": (float(apart.sum()), float(b.loss_mask.sum())), "logprob_diff_max": Largest(largest)}
 
     def policy_loss(self, b: RolloutBatch, unmoved: bool) -> tuple[torch.Tensor, dict]:

@@ -196,8 +196,11 @@ class WorldChats:
     def get(self, i):
         """Document i: tokens (n,) and loss weights (n,). One too long for the window, rare as none was found among the
         first, is drawn again."""
-        ids, weights = self._encode(i)
-        return (ids, weights) if len(ids) - 1 <= self.T else self.get(i + 2 ** 36)
+        for again in range(100):
+            ids, weights = self._encode(i + again * 2 ** 36)
+            if len(ids) - 1 <= self.T:
+                return ids, weights
+        raise ValueError(f"problem {i}: a conversation takes {len(ids) - 1} tokens, --seq-len is {self.T}; raise --seq-len")
 
 
 def open_conversations(name, tokenizer, T, no_think=0.0, unflagged=0.0):

@@ -5,8 +5,9 @@
     task.prompt(problem, mode)      what the model is given: text, or the messages of a chat
     task.grade(problem, reply)      what a reply is worth: a Verdict
 
-Reinforcement learning, evaluation and augmentation speak to these and to nothing else. The reasoning world
-(tasks/world.py), files of questions (tasks/questions.py) and a class in a user's own file (tasks/user_task.py) are tasks.
+Reinforcement learning and augmentation speak to these and to nothing else, and so does evaluation, apart from its table of
+the world by operations and context. The reasoning world (tasks/world.py), files of questions (tasks/questions.py) and a
+class in a user's own file (tasks/user_task.py) are tasks.
 """
 
 from __future__ import annotations

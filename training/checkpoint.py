@@ -70,7 +70,7 @@ def state_of(model: nn.Module, optimizers: list, data, guard) -> dict:
 def restore(state: dict, model: nn.Module, optimizers: list, data, guard) -> None:
     """Puts back what `state_of` returned."""
     restore_weights(model, state["weights"])
-    for optimizer, saved in zip(optimizers, state["optimizers"]):
+    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
         restore_optimizer(optimizer, model, saved)
     data.restore(state["stream"])
     guard.restore(state["guard"])
