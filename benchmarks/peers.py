@@ -216,7 +216,7 @@ def of_the_engine(engine, device, prompts, limits):
     rows, engine.busy, engine.slots = min(engine.rows, len(prompts)), 0, 0
     weights = sum(w.numel() * w.element_size() for w in model.parameters())
     engine.start(max(len(p) + n for p, n in zip(prompts, limits)), stop=set(), rows=rows)
-    a_token = KVCache.page_bytes(model.config, engine.dtype) / engine.cache.k.shape[3]
+    a_token = KVCache.page_bytes(model.config, engine.runner.dtype) / engine.runner.cache.k.shape[3]
     moved, decoding, start = 0, 0.0, time.perf_counter()
     for prompt, limit in zip(prompts, limits, strict=True):
         [request] = engine.submit(prompt, limit)

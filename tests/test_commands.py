@@ -62,7 +62,8 @@ def commands():
     for path in [*pages, *sorted(ROOT.glob("*.py")), *rooms, *scripts_of_shell]:
         text = path.read_text()
         if path.suffix == ".py":
-            text = re.match(r'\s*r?"""(.*?)"""', text, re.S)[1]
+            head = re.match(r'\s*r?"""(.*?)"""', text, re.S)
+            text = head[1] if head else ""
         for line in text.replace("\\\n", " ").splitlines():
             line = line.lstrip("# ").strip()
             line = re.split(r"\s{3,}(?![-\s])", line)[0]                              # a note may stand behind a command
@@ -92,7 +93,7 @@ def sandbox(tmp_path_factory, toy_run):
                           "conversations.jsonl": chats, "pairs.jsonl": pairs}.items():
         (here / name).parent.mkdir(exist_ok=True)
         (here / name).write_text(content)
-    for name in ("base", "text", "mid", "sft", "dpo", "grpo"):
+    for name in ("base", "text", "mix", "mid", "sft", "dpo", "grpo"):
         shutil.copytree(toy_run, here / "runs" / name, ignore=shutil.ignore_patterns("train_state.pt"))
         shutil.copytree(here / "runs" / name, here / "runs" / "laptop" / name)
     shutil.copytree(toy_run, here / "smollm2", ignore=shutil.ignore_patterns("log.jsonl", "train_state.pt"))

@@ -18,7 +18,6 @@ from helpers import tiny_checkpoint, write_rows
 import dpo
 import grpo
 from rl import asynchronous
-from rl.lengths import parse_caps
 from rl.losses import LOSSES
 
 FACTORS = [
@@ -45,9 +44,9 @@ def allowed(row):
     parser = grpo.flags()
     try:
         args = parser.parse_args([*map(str, BASE), "--out", "x", *flags])
-        grpo.check(args)
         asynchronous.check(args, 1)
-        grpo.resolve(args, parse_caps(args.max_new_tokens))
+        grpo.resolve(args)
+        grpo.check(args)
     except (ValueError, SystemExit):
         return False
     return True
