@@ -40,8 +40,8 @@ LN2 = tl.constexpr(math.log(2))                           # scores are in base 2
 
 # Largest head size (rounded up to a power of two) -> BLOCK_M query rows, BLOCK_N keys, warps, pipeline stages; such
 # that a Hopper GPU holds a program in its registers, and a page of the cache is a whole number of blocks. For heads of 64
-# and 128 these were the fastest of 20 to 27 on an H100 (decoding and exact: of 24 and 6): several small programs on a
-# multiprocessor hide each other's waits better than one large one.
+# and 128 they come from a sweep on an H100 (results/tried.jsonl): the fastest, or one as fast that spills nothing in a loop.
+# Several small programs on a multiprocessor hide each other's waits better than one large one.
 TILES = {
     "exact": {64: (64, 64, 4, 3), 128: (64, 64, 4, 3), 256: (64, 32, 4, 2)},
     "forward": {64: (64, 64, 4, 3), 128: (64, 64, 4, 3), 256: (128, 32, 8, 3)},

@@ -8,7 +8,7 @@ The bit rule: a row's result depends on that row, the weight and the bias only. 
 chain of multiply-adds: D is walked from left to right in steps of one BLOCK_K per type, into one float32 accumulator,
 by one program. Which rows and columns share a tile, and which warps work on it, is free and follows the shape: the
 matrix units of a Hopper GPU (both instructions, mma and wgmma) give the same sum for all of them. A library that does
-not split D gives the same sum as well, so it takes over where it was tried and agrees (`library_agrees`).
+not split D gives nearly always the same sum, so it takes over where it was tried and agrees (`library_agrees`).
 
 Simpler than the best: pointers and no bulk copies (TMA), one tile per program, a table of tiles instead of tuning. The
 backward needs no such rule and is left to the library.
@@ -130,8 +130,8 @@ def _forbid_split_k():
 
 def library_agrees(M: int, N: int, D: int, dtype: torch.dtype, out: torch.dtype, bias: bool, device: torch.device) -> bool:
     """Does the library's product of (M, D) and (N, D), with a bias or without, have the bits of the kernel above? Then it may
-    take the kernel's place, and it is faster. Tried on random numbers, once for each shape, since the library promises nothing;
-    but as long as it does not split D, it adds up in the kernel's order: on an H100 no shape that was tried differed."""
+    take the kernel's place, and it is faster. Tried on random numbers, once for each shape, since the library promises nothing.
+    On an H100 nearly all shapes agree; results/tried.jsonl has those that do not, which are of a single row."""
     key = M, N, D, dtype, out, bias, device
     if key not in _tried:
         if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
