@@ -1,4 +1,7 @@
-r"""Data made by models: preference pairs, rejection sampling, and a teacher's answers.
+r"""Data made by models: preference pairs, verified answers, a teacher's answers, and whatever else transforms/ holds.
+
+    augment.py TRANSFORM ...                a file of transforms/: --help lists them, TRANSFORM --help shows its flags
+    augment.py my_transform.py:Shout ...    one of your own (transforms/__init__.py says what it is)
 
 Pairs without a judge (delta learning, arXiv 2507.06187): to each question one answer of a stronger checkpoint, chosen,
 and one of a weaker, rejected. What teaches is the difference between the two, so both may be worse than the student:
@@ -10,206 +13,180 @@ Rejection sampling (RFT, arXiv 2308.01825): several answers to each question, of
 A teacher's answers as they come, without a filter:
     python augment.py distill --init smollm2/ --data gsm8k/train.jsonl --count 1000 --out taught.jsonl
 
-On a GPU add --device cuda --dtype bfloat16 --rows 512. On eight, run eight processes, each with another --seed and
+On a GPU add --device cuda --dtype bfloat16 --rows 512 --chunk 4096. On eight, run eight processes, each with another --seed and
 --out, and for a world with another seed= in its SPEC.
 
-Questions come from world:..., GSM8K- or MATH-style files, or any file of questions and answers. `pairs` writes rows for
-dpo.py, {"prompt", "chosen", "rejected"}; the others write conversations for sft.py, {"messages": [...]}. Answers that
-were cut off at --max-new-tokens, are empty or have a thinking mark out of place are dropped and counted, so are pairs of
-equal answers, and repeated ones.
+A teacher is any checkpoint folder, ours or Hugging Face's, asked in a chat or, with --plain, in plain text (for one that never
+learned the chat format); or on the world an oracle, which costs nothing and is as good as you say: --init oracle:errors=0.2
+(transforms/parts/oracle.py).
 
-A checkpoint that never learned the chat format is asked in plain text (--plain; --weak-plain, --strong-plain). Its last
-line then is the answer and what stands before it the reasoning, so that the two sides of a pair differ in what they say
-and not in how it is laid out.
+The way of an item: its source yields it (transforms/parts/items.py), the transform says what to ask, the teachers answer in
+bulk (transforms/parts/teachers.py), the transform says which rows to keep, and these are appended to --out
+(transforms/parts/output.py).
+That happens chunk by chunk: a run that was killed goes on with the same command and --resume, and the file is the same as if it
+had not been. Each row says under "meta" where it comes from. FILE.ledger.json beside it has what the teachers cost, in tokens
+and FLOPs, and what was kept and dropped, and why.
 
-Simpler than the papers: one process, nothing is written before everything is sampled; RFT tells answers apart by their
-equations, here only equal texts are the same.
+Simpler than it could be: one process; a chunk is sampled to its end before the next one begins, so rows of the decode are empty
+while its longest answers are drawn.
 """
 
-import random
+import itertools
 import sys
-from pathlib import Path
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Iterator
 
-import torch
-
-from formats.chat import END_THINK, THINK, split_thinking
-from formats.huggingface import write_atomically
-from model import load
-from sampler import Sampler
-from tasks.accuracy import interval
-from tasks.problems import add_task_flag, join_tasks, open_task, problems_of
-from tasks.task import SWITCHES, Problem, Reply
+from formats import plugins
+from sources.fingerprint import fingerprint
+from tasks.problems import add_task_flag, join_tasks
 from training import cli
+from transforms import Item, Transform, find, names
+from transforms.parts import prompts
+from transforms.parts.items import open_items, pieces_of
+from transforms.parts.output import Output
+from transforms.parts.teachers import ask_all, open_teacher, rng_of
+
+MAY_DIFFER = {"resume", "out", "command"}                 # flags of a resumed run that do not change what is written
 
 
-def flags():
+def flags() -> cli.Parser:
     parser = cli.Parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True, parser_class=cli.Parser)
-    for name, text in (("pairs", "Preference pairs from a stronger and a weaker checkpoint."),
-                       ("reject", "Sample several answers to each question and keep the verified ones."),
-                       ("distill", "A teacher's answers, unfiltered.")):
-        p = commands.add_parser(name, text=text, needs=NEEDS)
-        for side in ("strong", "weak") if name == "pairs" else ("init",):
-            plain = "--plain" if side == "init" else f"--{side}-plain"
-            p.add_argument(f"--{side}", metavar="FOLDER", required=True, help="checkpoint, ours or Hugging Face's")
-            p.add_argument(plain, action="store_true", help="put the questions in plain text: it never learned the chat format")
-        p.add_argument("--data", metavar="SPEC", nargs="+", default=[], help="questions: world:... or files")
-        add_task_flag(p)
-        p.add_argument("--count", type=cli.whole, default=0, help="questions from each source; 0: all of a file")
-        p.add_argument("--out", type=cli.out_file, metavar="FILE", required=True, help=".jsonl to write; must not exist")
-        if name != "pairs":
-            p.add_argument("--samples", type=cli.count, default=8 if name == "reject" else 1, help="answers to each question")
-        if name == "reject":
-            p.add_argument("--keep", type=cli.whole, default=0, help="most answers kept to one question; 0: all")
-        p.add_argument("--mode", default="", choices=["" if mode == "chat" else mode for mode in SWITCHES],
-                       help="flag behind the questions (dual-mode models)")
-        p.add_argument("--max-new-tokens", type=cli.count, default=400, help="tokens of an answer")
-        p.add_argument("--temperature", type=cli.not_negative, default=0.7, help="0: always the most likely token")
-        p.add_argument("--top-p", type=cli.part, default=1.0, help="probability mass to draw from")
-        p.add_argument("--top-k", type=cli.whole, default=0, help="tokens to draw from; 0: all")
-        p.add_argument("--rows", type=cli.count, default=64, help="completions that decode at once")
-        p.add_argument("--seed", type=cli.seed, default=0, help="of the draws")
-        p.add_argument("--device", type=cli.device, default="cpu", help="cpu or cuda")
-        p.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of weights and cache")
+    own = [word for word in sys.argv[1:2] if plugins.is_plugin(word)]
+    for name in [*names(), *own]:
+        with cli.bad_input():
+            transform = find(name)
+        p = commands.add_parser(name, text=transform.about, help=transform.about.split(". ")[0], needs=NEEDS)
+        common_flags(p, transform)
+        with cli.bad_input():
+            transform.flags(p)
     return parser
 
 
-# when a flag has an effect (see cli.Parser)
-NEEDS = (
-    ("--top-p --top-k", lambda a: a.temperature, "with --temperature 0"),
-    ("--samples", lambda a: a.temperature or a.samples == 1, "with --temperature 0, where all answers are the same"),
-)
-
-
-def turns_before(problem: Problem, mode: str) -> list[dict]:
-    """The messages that put a problem in a chat."""
-    return problem.task.prompt(problem, mode or "chat")
-
-
-def turn_of(text: str, plain: bool) -> tuple[str | None, str]:
-    """(reasoning or None, answer) of a completion's text; of plain text the last line is the answer."""
-    if plain:
-        reasoning, _, answer = text.strip().rpartition("\n")
-        return reasoning.strip(), answer.strip()
-    reasoning, answer = split_thinking(text)
-    return reasoning, answer.strip()
-
-
-def text_of(reasoning: str | None, answer: str) -> str:
-    """The inverse of split_thinking: an assistant's text with its think block, if there is one."""
-    return answer if reasoning is None else f"{THINK}\n{reasoning}\n{END_THINK}\n\n{answer}"
-
-
-def open_checkpoint(side, args):
-    """(model, tokenizer, whether questions are put in plain text, name) of --init, --strong or --weak."""
-    folder, plain = getattr(args, side), getattr(args, "plain" if side == "init" else f"{side}_plain")
-    model, tokenizer = load(folder, args.device, getattr(torch, args.dtype))
-    if tokenizer is None:
-        raise ValueError(f"--{side} {folder}: the folder has no tokenizer.json")
-    if not plain:
-        tokenizer.encode_chat([])                         # refused here where the tokenizer lacks ChatML's tokens
-    return model, tokenizer, plain, folder
-
-
-def sample(checkpoint, problems, args, n=1):
-    """n answers to each problem: a list, for each problem, of n (reasoning, answer, right), None for one that was cut
-    off, is empty or has a thinking mark out of place. `right` is the verdict on the answer and, in the world, on every step."""
-    model, tokenizer, plain, name = checkpoint
-    if plain:
-        prompts = [tokenizer.encode_document(p.task.prompt(p, "plain")) for p in problems]
+def common_flags(p: cli.Parser, transform: Transform) -> None:
+    """The flags that all transforms have, in the order of --help."""
+    for side in transform.teachers:
+        p.add_argument(f"--{side}", metavar="TEACHER", required=True, help="checkpoint, ours or Hugging Face's, or oracle:...")
+        p.add_argument("--plain" if side == "init" else f"--{side}-plain", action="store_true",
+                       help="ask it in plain text: it never learned the chat format")
+    if transform.takes != "nothing":
+        p.add_argument("--data", metavar="SPEC", nargs="+", default=[], help="questions: world:... or files"
+                       if transform.takes == "problems" else "documents: files of text or of questions, or world:...")
+        add_task_flag(p)
+        p.add_argument("--count", type=cli.whole, default=0, help=f"{transform.takes} from each source; 0: all of a file")
     else:
-        prompts = [tokenizer.chat_prompt(turns_before(p, args.mode)) for p in problems]
+        p.add_argument("--count", type=cli.count, required=True, help="how many to write")
+    if transform.takes == "documents":
+        p.add_argument("--document-tokens", type=cli.count, default=2000,
+                       help="a document longer than this is cut into pieces, at the ends of lines where that is possible")
+    p.add_argument("--out", type=cli.out_file, metavar="FILE", required=True, help=".jsonl to write; must not exist")
+    p.add_argument("--resume", action="store_true", help="go on with --out, if it is there")
+    p.add_argument("--max-new-tokens", type=cli.count, default=400, help="tokens of an answer")
+    p.add_argument("--temperature", type=cli.not_negative, default=0.7, help="0: always the most likely token")
+    p.add_argument("--top-p", type=cli.part, default=1.0, help="probability mass to draw from")
+    p.add_argument("--top-k", type=cli.whole, default=0, help="tokens to draw from; 0: all")
+    p.add_argument("--rows", type=cli.count, default=64, help="completions that decode at once")
+    p.add_argument("--chunk", type=cli.count, default=256, help="items that are sampled together, then written")
+    p.add_argument("--seed", type=cli.seed, default=0, help="of the draws")
+    p.add_argument("--device", type=cli.device, default="cpu", help="cpu or cuda")
+    p.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of weights and cache")
+
+
+# when a flag has an effect (see cli.Parser)
+NEEDS = (("--top-p --top-k", lambda a: a.temperature, "with --temperature 0"),)
+
+
+def make(transform: Transform, items: list[Item], teachers: dict, args: Namespace) -> tuple[list[dict], Counter, Counter, dict]:
+    """What a chunk of items becomes: (rows, reasons why answers were dropped, what was counted, what each teacher cost)."""
+    rngs = [rng_of(args.seed, item, transform.name) for item in items]
     with cli.bad_input():
-        drawn = Sampler(model, tokenizer, args.rows).generate(
-            prompts, n, args.max_new_tokens, args.temperature, args.top_p, args.top_k, args.seed, progress=name)
-
-    def read(problem, completion):
-        reply = Reply.of(completion, tokenizer, args.max_new_tokens)
-        reasoning, answer = turn_of(reply.text, plain)
-        # a thinking mark elsewhere than in one block at the head: sft.py and dpo.py could not see what was thought
-        stray = any(mark in part for mark in (THINK, END_THINK) for part in (reasoning or "", answer))
-        if completion.finish == "length" or not answer or stray:
-            return None
-        if args.mode == "no_think" and not plain:
-            reasoning = ""
-        return reasoning, answer, bool(problem.task.grade(problem, reply).right)
-
-    with cli.bad_input():                                 # a user's task may fail at grading
-        return [[read(p, c) for c in completions] for p, completions in zip(problems, drawn)]
-
-
-def rate(right):
-    """Share of right answers with its 95% bootstrap interval, or None where there are none."""
-    return interval(right) if right else None
+        asks = [transform.ask(item, args, rng) for item, rng in zip(items, rngs)]
+    answers, costs = ask_all(teachers, list(zip(items, asks)))
+    if transform.has("ask_again"):
+        with cli.bad_input():
+            again = [transform.ask_again(item, found, args, rng) for item, found, rng in zip(items, answers, rngs)]
+        more, more_costs = ask_all(teachers, list(zip(items, again)), round=1)
+        answers = [first + second for first, second in zip(answers, more)]
+        costs = {side: costs[side] + more_costs[side] for side in costs}
+    rows, dropped, counts = [], Counter(), Counter()
+    with cli.bad_input():                                 # a user's task or transform may fail here
+        for item, found in zip(items, answers):
+            kept, reasons = transform.keep(item, found, args)
+            rows += [with_meta(row, transform, item, found, args) for row in kept]
+            dropped += reasons
+            counts += transform.tally(item, found, args)
+    return rows, dropped, counts, costs
 
 
-def make_pairs(problems, strong, weak, args):
-    """Rows for dpo.py, and what to report."""
-    strong, weak = sample(strong, problems, args), sample(weak, problems, args)
-    rows, unusable, equal = [], 0, 0
-    for problem, [chosen], [rejected] in zip(problems, strong, weak):
-        if chosen is None or rejected is None:
-            unusable += 1
-        elif chosen[:2] == rejected[:2]:
-            equal += 1
-        else:
-            before = turns_before(problem, args.mode)
-            prompt = before[0]["content"] if len(before) == 1 else before         # dpo.py reads both forms
-            rows.append({"prompt": prompt, "chosen": text_of(*chosen[:2]),
-                         "rejected": text_of(*rejected[:2]), "chosen_right": chosen[2], "rejected_right": rejected[2]})
-    # the premise of delta learning: on average the chosen side is better
-    found = {"cut_off_or_empty": unusable, "equal": equal,
-             "strong_verified": rate([bool(c and c[2]) for [c] in strong]),
-             "weak_verified": rate([bool(c and c[2]) for [c] in weak]),
-             "chosen_verified": rate([r["chosen_right"] for r in rows]),
-             "rejected_verified": rate([r["rejected_right"] for r in rows])}
-    return rows, found
+def with_meta(row: dict, transform: Transform, item: Item, answers: list, args: Namespace) -> dict:
+    """The row, with where it comes from under "meta"."""
+    sides = {side: getattr(args, side) for side in transform.teachers}
+    meta = {"transform": transform.name, "teacher": sides if len(sides) > 1 else sides[transform.teachers[0]], "seed": args.seed,
+            "item": item.number}
+    if item.source:
+        meta |= {"source": item.source, "index": item.index}
+    if hasattr(args, "prompt"):
+        meta["prompt"] = prompts.fingerprint(args.prompt)
+    meta["tokens"] = sum(reply.tokens for replies in answers for reply in replies)
+    return row | {"meta": meta | row.get("meta", {})}
 
 
-def make_conversations(problems, checkpoint, args):
-    """Rows for sft.py, and what to report: of each problem all different answers, or the right ones (reject)."""
-    rows, unusable, repeated, solved, right = [], 0, 0, 0, []
-    for problem, answers in zip(problems, sample(checkpoint, problems, args, args.samples)):
-        usable = [a for a in answers if a is not None]
-        unusable += len(answers) - len(usable)
-        right += [bool(a and a[2]) for a in answers]
-        solved += any(a[2] for a in usable)
-        wanted = [a for a in usable if a[2]] if args.command == "reject" else usable
-        different = list(dict.fromkeys(wanted))
-        repeated += len(wanted) - len(different)
-        for reasoning, answer, _ in different[:getattr(args, "keep", 0) or None]:
-            turn = {"role": "assistant", "content": answer} | ({} if reasoning is None else {"reasoning": reasoning})
-            rows.append({"messages": [*turns_before(problem, args.mode), turn]})
-    return rows, {"cut_off_or_empty": unusable, "repeated": repeated, "verified": rate(right),
-                  "problems_solved": round(solved / len(problems), 4)}
+def open_output(transform: Transform, args: Namespace) -> Output:
+    """The output, in which nothing is written yet."""
+    settings = {name: value for name, value in vars(args).items() if name not in MAY_DIFFER}
+    named = [*(getattr(args, flag) for flag in (*transform.teachers, *transform.files)), *getattr(args, "data", []),
+             *([transform.name] if transform.is_plugin else [])]
+    inputs = {name: fingerprint(name) for name in named if not name.startswith("oracle:")}
+    if hasattr(args, "prompt"):
+        inputs[f"--prompt {args.prompt}"] = prompts.fingerprint(args.prompt)
+    return Output(args.out, settings, inputs, args.resume)
 
 
-def main():
+def report(transform: Transform, output: Output, args: Namespace) -> None:
+    """What the run found: on standard error what to beware of, then the last line, and the ledger."""
+    ledger = output.ledger
+    what = "items" if transform.takes == "nothing" else transform.takes
+    with cli.bad_input():
+        found = transform.summary(output.counts + output.dropped, args)
+        found = {"out": args.out, what: ledger["items"], "written": ledger["rows"]} | found | {"dropped": ledger["dropped"]}
+        warning = transform.warning(found)
+        output.finish(found)
+    if not ledger["rows"]:
+        warning = (f"nothing was kept, {args.out} is empty; raise --max-new-tokens or --samples, or take easier questions or a "
+                   "better checkpoint")
+    if warning:
+        print(f"augment.py: {warning}", file=sys.stderr)
+    cli.finish(found)
+
+
+def main() -> None:
     args = flags().parse_args()
     with cli.bad_input():
-        if Path(args.out).exists():
-            raise ValueError(f"--out {args.out}: exists already; remove it or choose another file")
-        join_tasks(args)
-        tasks = [open_task(spec) for spec in args.data]
-        if not args.count and any(task.count is None for task in tasks):
-            raise ValueError("--count is needed with a world, or another task that never ends")
-        problems = [p for task in tasks for p in problems_of(task, args.count or None)]
-        checkpoints = [open_checkpoint(side, args) for side in ("strong", "weak", "init") if hasattr(args, side)]
-        plain = [plain for _, _, plain, _ in checkpoints]
-        if args.mode and (all(plain) or (any(plain) and args.mode == "no_think")):
-            raise ValueError(f"--mode {args.mode}: plain text has no modes; leave it out")
-    rows, found = (make_pairs if args.command == "pairs" else make_conversations)(problems, *checkpoints, args)
-    if not rows:
-        print(f"augment.py: nothing was kept, {args.out} is empty; raise --max-new-tokens or --samples, or take easier "
-              "questions or a better checkpoint", file=sys.stderr)
-    elif args.command == "pairs" and found["chosen_verified"][0] <= found["rejected_verified"][0]:
-        print("augment.py: the chosen answers are right no more often than the rejected ones, and delta learning lives "
-              "on that difference; take a stronger --strong or a weaker --weak", file=sys.stderr)
-    random.Random(args.seed).shuffle(rows)
-    with cli.bad_input():
-        Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(args.out, lambda path: path.write_text("".join(cli.to_json(row) + "\n" for row in rows)))
-    cli.finish({"out": args.out, "problems": len(problems), "written": len(rows)} | found)
+        transform, teachers = find(args.command), {}
+        if transform.takes != "nothing":
+            join_tasks(args)
+        transform.check(args)
+        output = open_output(transform, args)
+
+        def cut(text):
+            return pieces_of(text, teachers[transform.teachers[0]].length, args.document_tokens)
+        items = open_items(transform.takes, args, cut)
+        teachers |= {side: open_teacher(side, args) for side in transform.teachers}
+        items = itertools.islice(items, output.done, None)
+        output.begin()
+    try:
+        while chunk := next_chunk(items, args.chunk):
+            output.write(len(chunk), *make(transform, chunk, teachers, args))
+    except KeyboardInterrupt:
+        print(f"augment.py: stopped after {output.done} items; the same command with --resume goes on", file=sys.stderr)
+        raise SystemExit(130) from None
+    report(transform, output, args)
+
+
+def next_chunk(items: Iterator[Item], size: int) -> list[Item]:
+    with cli.bad_input():                                 # a row of a file may be wrong
+        return list(itertools.islice(items, size))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ process, no prefix cache between prompts, prefill and decode are two passes of a
 import dataclasses
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from tqdm import tqdm
@@ -76,7 +76,8 @@ class Sampler:
     def generate(self, prompts: list, n: int = 1, max_new_tokens: int | list[int] = 256, temperature: float = 1.0,
                  top_p: float = 1.0, top_k: int = 0, seed: int = 0, stop: set[int] | None = None,
                  on_token: Callable | None = None, progress: str = "", numbers: list[int] | None = None,
-                 think_budget: int | list | None = None, answer_tokens: int = 64) -> list[list[Completion]]:
+                 think_budget: int | list | None = None, answer_tokens: int = 64,
+                 stop_texts: list[Sequence[str]] | None = None) -> list[list[Completion]]:
         """n completions for each prompt: a list with, for each prompt, a list of n Completion.
 
         - prompts: strings (ordinary text, read from its beginning) or lists of token ids.
@@ -87,6 +88,7 @@ class Sampler:
           prompts of a batch draw what one rank would have drawn.
         - think_budget: the most tokens of a think block, one number or one per prompt, None for no limit; see ThinkBudget,
           also for answer_tokens.
+        - stop_texts: for each prompt the texts that end a completion, as end tokens do. The token that completes one is its last.
 
         ValueError for an empty prompt or a bad option.
         """
@@ -98,7 +100,8 @@ class Sampler:
         self.start(longest, temperature, top_p, top_k, seed, stop, on_token, min(self.rows, max(1, len(prompts) * n)))
         done = []
         for p, (prompt, limit, budget) in enumerate(zip(prompts, limits, budgets)):
-            done += self.submit(prompt, limit, n, (numbers[p] if numbers else p) * n, budget, answer_tokens)
+            done += self.submit(prompt, limit, n, (numbers[p] if numbers else p) * n, budget, answer_tokens,
+                                stop_texts[p] if stop_texts else ())
         with self.runner.mode(), tqdm(total=len(done), desc=progress, unit="completion", disable=not progress,
                                       leave=False) as bar:
             while self.running or self.waiting:
@@ -133,10 +136,10 @@ class Sampler:
         return self.runner.cache
 
     def submit(self, prompt: list[int], limit: int, n: int = 1, key: int | None = None, think_budget: int | None = None,
-               answer_tokens: int = 64) -> list[Request]:
+               answer_tokens: int = 64, stop_texts: Sequence[str] = ()) -> list[Request]:
         """Queues n completions of at most `limit` tokens of a prompt (ids); returns their n Requests, whose .completion
-        fills as steps go by. key: of the first one's randomness; None: the number of the request. ValueError for a prompt or
-        a limit that does not fit."""
+        fills as steps go by. key: of the first one's randomness; None: the number of the request. stop_texts: texts that end
+        them. ValueError for a prompt or a limit that does not fit."""
         if not prompt or limit < 1 or n < 1:
             raise ValueError("a request needs a prompt of at least one token, n >= 1 and a limit (max_new_tokens) >= 1")
         if min(prompt) < 0 or max(prompt) >= self.model.config.vocab_size:
@@ -149,9 +152,11 @@ class Sampler:
             self.longest = len(prompt) + limit
             self.runner.widen(self.longest)
         prefill, first, requests = Prefill(prompt), self.scheduler.submitted, []
+        stops = tuple(text.encode() for text in stop_texts)
         for i in range(n):
             thinking = None if think_budget is None else ThinkBudget(self.tokenizer, prompt, think_budget, limit, answer_tokens)
-            requests.append(Request(first + i, (first if key is None else key) + i, limit, Completion(prompt), thinking, prefill))
+            requests.append(Request(first + i, (first if key is None else key) + i, limit, Completion(prompt), thinking, prefill,
+                                    stops))
         self.scheduler.submitted += n
         self.waiting.extend(requests)
         return requests
@@ -271,13 +276,21 @@ class Sampler:
                 self.busy += drawn.queue
                 if self.on_token:
                     self.on_token(r.number, token, logprob)
-                ends = token in self.stop and row not in drawn.forced
+                ends = (token in self.stop and row not in drawn.forced) or self._says_stop(r)
                 if ends or len(c.tokens) == r.limit:
                     c.finish = "stop" if ends else "length"
                     done.append(r)
             if any(r.drawn < r.limit for r in done):      # the others have left already
                 self.scheduler.leave([row for row, r in enumerate(self.running) if r.completion.finish])
         return done
+
+    def _says_stop(self, r):
+        """Whether the newest token completes one of the request's stop texts."""
+        if not r.stops:
+            return False
+        newest = r.completion.tokens[-max(map(len, r.stops)):]                # a token has at least one byte
+        said = self.tokenizer.decode_bytes(newest)
+        return any(stop in said for stop in r.stops)
 
 
 def _for_each(option, prompts):

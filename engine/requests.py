@@ -44,6 +44,7 @@ class Request:
     completion: Completion
     thinking: ThinkBudget | None
     prefill: Prefill | None                                      # while it waits for a row
+    stops: tuple[bytes, ...] = ()                                # texts that end it
     drawn: int = 0                                               # tokens, also those that the host has not read yet
 
 

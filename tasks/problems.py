@@ -7,6 +7,7 @@
 """
 
 import random
+from collections.abc import Sequence
 
 from formats import plugins
 from tasks.questions import Questions
@@ -32,15 +33,19 @@ def load_problems(spec: str, limit: int | None = None, seed: int = 0) -> list[Pr
 def problems_of(task: Task, limit: int | None = None, seed: int = 0) -> list[Problem]:
     """All problems of a task, or with `limit` that many, drawn without replacement. A task without end, such as a world, needs a
     limit and gives its first ones (a world's spec has a seed of its own: world:seed=1,...)."""
+    return [task.problem(i) for i in numbers_of(task, limit, seed)]
+
+
+def numbers_of(task: Task, limit: int | None = None, seed: int = 0) -> Sequence[int]:
+    """The numbers of these problems in the task."""
     if task.count is None:
         if limit is None:
             what = "a world is endless" if task.source.startswith("world:") else "the task never ends"
             raise ValueError(f"{task.source}: {what}; set a limit")
-        return [task.problem(i) for i in range(limit)]
-    numbers = range(task.count)
+        return range(limit)
     if limit is not None and limit < task.count:
-        numbers = random.Random(seed).sample(numbers, limit)
-    return [task.problem(i) for i in numbers]
+        return random.Random(seed).sample(range(task.count), limit)
+    return range(task.count)
 
 
 def add_task_flag(parser) -> None:

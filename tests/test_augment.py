@@ -14,6 +14,7 @@ from formats.chat import split_thinking
 from sampler import Completion
 from sources.conversations import Pairs, open_conversations
 from tasks.problems import load_problems
+from transforms.parts import teachers, turns
 
 WORLD = "world:ops=1-3,split=sft"
 
@@ -32,7 +33,7 @@ def answers(monkeypatch, tokenizer):
         def __init__(self, model, tokenizer, rows):
             pass
 
-        def generate(self, prompts, n, *_, progress=""):
+        def generate(self, prompts, n, *_, **__):
             told.prompts.append([tokenizer.decode(p) for p in prompts])
             side, found = len(told.prompts) - 1, []
             for i, prompt in enumerate(prompts):
@@ -47,7 +48,7 @@ def answers(monkeypatch, tokenizer):
                     ids += [tokenizer.end_think] * bool(closed) + tokenizer.encode(after) + end
                     found[-1].append(Completion(prompt, ids, [0.0] * len(ids), finish))
             return found
-    monkeypatch.setattr(augment, "Sampler", Told)
+    monkeypatch.setattr(teachers, "Sampler", Told)
     return told
 
 
@@ -133,12 +134,12 @@ def test_distilling_keeps_everything_and_knows_modes_and_files(folder, answers, 
 
 @pytest.mark.parametrize("text", ["4", "<think>\nadd\n</think>\n\n4", "<think>\n\n</think>\n\n4"])
 def test_text_of_is_the_inverse_of_split_thinking(text):
-    assert augment.text_of(*split_thinking(text)) == text and augment.turn_of(text, False) == split_thinking(text)
+    assert turns.text_of(*split_thinking(text)) == text and turns.turn_of(text, False) == split_thinking(text)
 
 
 def test_the_plain_form(tokenizer):
-    assert augment.turn_of("a 1 + 2 = b 3\nAnswer: 3\n", True) == ("a 1 + 2 = b 3", "Answer: 3")
-    assert augment.turn_of("Answer: 3", True) == ("", "Answer: 3") and augment.turn_of(" \n", True) == ("", "")
+    assert turns.turn_of("a 1 + 2 = b 3\nAnswer: 3\n", True) == ("a 1 + 2 = b 3", "Answer: 3")
+    assert turns.turn_of("Answer: 3", True) == ("", "Answer: 3") and turns.turn_of(" \n", True) == ("", "")
 
 
 def test_from_checkpoints_to_training(folder, tokenizer, tmp_path):

@@ -36,6 +36,7 @@ from training.goals import Until
 # in CASES below; whoever adds one has to think which.
 TRAINING = """init out data steps batch-tokens micro-tokens lr optimizer schedule warmup weight-decay clip seed device dtype
     compile checkpointing resume log-every save-every wandb eval-data seq-len"""
+AUGMENT = "data task count out resume max-new-tokens temperature rows chunk seed device dtype"
 ALWAYS = {
     "pretrain": f"{TRAINING} until-loss", "sft": f"{TRAINING} until-loss loss", "dpo": f"{TRAINING} loss beta exact",
     "grpo": f"""{TRAINING} task loss group mode reward max-new-tokens temperature rows updates minibatches kl entropy exact
@@ -43,10 +44,13 @@ ALWAYS = {
     "sampler": "init prompt chat max-new-tokens temperature colors device dtype",
     "chat": "init prompt system think max-new-tokens temperature colors device dtype",
     "evaluate": "init data task text exact out device dtype",
-    "augment pairs": """strong strong-plain weak weak-plain data task count out mode max-new-tokens temperature rows seed device
-        dtype""",
-    "augment reject": "init plain data task count out keep mode max-new-tokens temperature rows seed device dtype",
-    "augment distill": "init plain data task count out mode max-new-tokens temperature rows seed device dtype",
+    "augment pairs": f"strong strong-plain weak weak-plain mode {AUGMENT}",
+    "augment reject": f"init plain keep mode {AUGMENT}", "augment distill": f"init plain mode {AUGMENT}",
+    "augment think": f"""init plain prompt focus back place drop-cut verified most-repeated least-overlap document-tokens
+        {AUGMENT}""",
+    "augment paraphrase": f"""init plain prompt with-document most-copied most-repeated least-overlap document-tokens
+        {AUGMENT}""",
+    "augment synthesise": f"init plain prompt topics most-repeated {AUGMENT.removeprefix('data task ')}",
     "report": "runs evaluation out overwrite", "tokenizer train": "data vocab-size out overwrite", "tokenizer show": "init text",
     "data prepare": "data tokenizer tokens out workers shard-tokens shard-dtype",
     "data table": "data tokenizer tokens seq-len seed",
@@ -114,6 +118,11 @@ CASES = {
     "augment pairs": ("pairs --strong s --weak w --data d --out o", DRAWS),
     "augment reject": ("reject --init i --data d --out o", DRAWS | {"--samples 3": [("--temperature 0", "--temperature 1")]}),
     "augment distill": ("distill --init i --data d --out o", DRAWS | {"--samples 3": [("--temperature 0", "")]}),
+    "augment think": ("think --init i --data d --out o", DRAWS | {"--whole": [("--plain", "")]}),
+    "augment paraphrase": ("paraphrase --init i --data d --out o", DRAWS),
+    "augment synthesise": ("synthesise --init i --count 2 --out o", DRAWS | {
+        "--sentences 2": [("", "--topics world:ops=1"), ("--topics t.txt", "--topics own.py:Task")],
+        "--verified": [("--topics world:ops=1", "--topics world:ops=1 --sentences 0")]}),
     "bench": ("", {
         "--rounds 3": [("learn", "train")], "--steps 3": [("train", "learn")], "--device cpu": [("real", "bits")],
         "--dtype bfloat16": [("async", "probe")], "--tokens 3": [("train", "bits")], "--sizes 1.2B": [("bits", "pretrain")],

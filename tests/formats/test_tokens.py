@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from helpers import refusal, tiny_checkpoint, write_rows
+from helpers import refusal, run_main, tiny_checkpoint, write_rows
 from safetensors.torch import load_file, save_file
 
 import augment
@@ -26,6 +26,7 @@ from sources.shards import prepare
 from tasks.problems import load_problems
 from tasks.task import prompt_ids
 from tokenizer import Tokenizer
+from transforms.parts import teachers
 
 transformers = pytest.importorskip("transformers")
 transformers.utils.logging.set_verbosity_error()
@@ -284,15 +285,15 @@ def test_every_way_into_the_model_begins_with_it_once(llama, tmp_path, monkeypat
                 note(ids)
             return super().generate(prompts, *args, **how)
     monkeypatch.setattr(evaluate, "Sampler", Watched)
-    monkeypatch.setattr(augment, "Sampler", Watched)
+    monkeypatch.setattr(teachers, "Sampler", Watched)
     rows = write_rows(tmp_path / "q.jsonl", [{"question": f"{n} + 1?", "answer": str(n + 1)} for n in range(4)])
     before = len(seen)
     for chat in (False, True):
         prompt = [{"role": "user", "content": "How many?"}] if chat else "How many?"
         evaluate.replies_to(model, tokenizer, [prompt], [3])
         evaluate.file_accuracy(model, tokenizer, rows, shots=0 if chat else 2, chat=chat, max_new_tokens=2)
-    augment.sample((model, tokenizer, True, "x"), [problem], augment.flags().parse_args(
-        ["reject", "--init", str(llama), "--data", str(rows), "--out", "x", "--max-new-tokens", "2"]))
+    assert run_main(augment, "reject", "--init", llama, "--plain", "--data", "world:ops=2", "--count", 1, "--out",
+                    tmp_path / "made.jsonl", "--max-new-tokens", 2)[0] == 0
     assert len(seen) == before + 1 + 2 + 1 + 4 + 1
 
 

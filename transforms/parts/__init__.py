@@ -1,0 +1,1 @@
+"""What augment.py and the transforms share."""

@@ -1,0 +1,64 @@
+"""What a transform works on, opened by SPEC: problems of tasks, documents of files, or only numbers."""
+
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+
+from sources.kinds import kind_of
+from sources.texts import read_texts
+from tasks.problems import numbers_of, open_task
+from tasks.task import Problem
+from transforms import Item
+
+Cut = Callable[[str], list[str]]
+
+
+def open_items(takes: str, args: Namespace, cut: Cut) -> Iterator[Item]:
+    """The items of --data, in order and numbered. takes: "problems", "documents" or "nothing" (transforms/__init__.py); cut: cuts
+    a document into the pieces that a teacher reads. What is wrong with a file is found here, before the first item, but for the
+    rows of a file of texts. FileNotFoundError, or ValueError that says what is wrong."""
+    if takes == "nothing":
+        return (Item(i) for i in range(args.count))
+    opened = [_texts(spec, args.count, cut) if takes == "documents" and kind_of(spec) in ("text", "conversations")
+              else _problems(spec, args.count) for spec in args.data]
+    return (Item(number, *found) for number, found in enumerate(found for source in opened for found in source))
+
+
+def _problems(spec: str, count: int) -> Iterator[tuple[str, int, str, Problem]]:
+    task = open_task(spec)
+    if not count and task.count is None:
+        raise ValueError("--count is needed with a world, or another task that never ends")
+    numbered = ((i, task.problem(i)) for i in numbers_of(task, count or None))
+    return ((spec, i, document_of(problem), problem) for i, problem in numbered)
+
+
+def _texts(spec: str, count: int, cut: Cut) -> Iterator[tuple[str, int, str]]:
+    next(read_texts(spec))                                # a file that cannot be read is refused here
+    pieces = (piece for text in read_texts(spec) if text.strip() for piece in cut(text))
+    return ((spec, i, piece) for i, piece in zip(range(count), pieces)) if count else (
+        (spec, i, piece) for i, piece in enumerate(pieces))
+
+
+def document_of(problem: Problem) -> str:
+    """A problem as a document: the question, and the solution with the answer (where it has no solution, the answer)."""
+    return f"{problem.question}\n{problem.solution or problem.answer}"
+
+
+def pieces_of(text: str, length: Callable[[str], int], most: int) -> list[str]:
+    """A document as pieces of at most `most` tokens each: whole lines where they fit, else parts of a line. Nothing is lost but
+    blank edges. length: the number of tokens of a text."""
+    pieces, piece, size = [], "", 0
+    for line in text.splitlines(keepends=True):
+        for part in _parts(line, length, most):
+            tokens = length(part)
+            if piece and size + tokens > most:
+                pieces, piece, size = [*pieces, piece], "", 0
+            piece, size = piece + part, size + tokens
+    return [piece.strip("\n") for piece in [*pieces, piece] if piece.strip()]
+
+
+def _parts(line: str, length, most):
+    """A line, in halves of halves where it is longer than a piece may be; halves end behind a blank where there is one."""
+    if length(line) <= most or len(line) < 2:
+        return [line]
+    middle = line.rfind(" ", 1, len(line) // 2) + 1 or len(line) // 2
+    return [*_parts(line[:middle], length, most), *_parts(line[middle:], length, most)]

@@ -1,0 +1,124 @@
+"""A teacher without a model: it writes the world's own solutions, as wrong as you like.
+
+    --init oracle:errors=0.2                 each step is wrong with this chance, and so is all that follows from it
+    --init oracle:rationalise=0.3            this share of the other answers has a wrong step and right results
+    --init oracle:errors=0.2,paraphrase=4    other options are the world's, put behind those of --data; only words may change
+
+So the quality of a teacher is a variable, which costs no FLOPs. It can answer about problems of the world alone. What it writes
+depends on what a transform asks for (Ask.oracle):
+
+    solution       the steps, then "Answer: N"; in a chat the steps stand in a think block
+    thinking       the steps alone
+    document       question and solution in the words of the options
+"""
+
+import random
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from tasks.task import Reply
+from tasks.world import Problem, World
+from transforms import Ask, Item
+from transforms.parts import turns
+
+OWN = ("errors", "rationalise")
+
+
+class Oracle:
+    """An oracle:... teacher. ValueError for a SPEC that is not known."""
+
+    parameters = 0
+
+    def __init__(self, spec: str, seed: int):
+        self.name, self.seed, self.worlds = spec, seed, {}
+        parts = [part.partition("=") for part in spec.removeprefix("oracle:").split(",") if part]
+        options = {key: value for key, _, value in parts}
+        if len(options) < len(parts) or not all(eq for _, eq, _ in parts):
+            raise ValueError(f"{spec}: use oracle:OPTION=VALUE,... with each option once")
+        self.errors, self.rationalise = (self._share(options, name) for name in OWN)
+        self.options = {key: value for key, value in options.items() if key not in OWN}
+
+    def _share(self, options, name):
+        given = options.get(name, "0")
+        try:
+            share = float(given)
+        except ValueError:
+            share = -1.0
+        if not 0 <= share <= 1:
+            raise ValueError(f"{self.name}: {name}={given}: use a number from 0 to 1")
+        return share
+
+    def length(self, text: str) -> int:
+        """Of a document, for cutting it: problems of the world are never cut."""
+        return 0
+
+    def answer(self, asked: Sequence[tuple[Item, int, Ask]], round: int) -> tuple[list[list[Reply]], Counter]:
+        """As Checkpoint.answer (transforms/parts/teachers.py); it costs nothing."""
+        return [self._replies(item, ask, f"{round}/{number}") for item, number, ask in asked], Counter()
+
+    def _replies(self, item: Item, ask: Ask, salt: str) -> list[Reply]:
+        problem, replies = self._in_my_words(item), []
+        chat = not isinstance(ask.prompt, str)
+        for sample in range(ask.n):
+            rng = random.Random(f"{self.name}/{self.seed}/{salt}/{item.number}/{sample}")
+            solution = problem.solution
+            wrong = [step.target for step in problem.steps if rng.random() < self.errors]
+            if wrong:
+                solution = with_errors(problem, solution, wrong, rng)
+            elif rng.random() < self.rationalise:
+                solution = with_one_error(problem, solution, rng)
+            reasoning, _, last = solution.rpartition("\n")
+            text = {"solution": turns.text_of(reasoning, last) if chat else solution, "thinking": reasoning,
+                    "document": f"{problem.question}\n{solution}"}[ask.oracle]
+            for stop in ask.stop:
+                text = text.partition(stop)[0]
+            replies.append(Reply(text, thinking=chat, sample=sample))
+        return replies
+
+    def _in_my_words(self, item: Item) -> Problem:
+        """The item's problem, as the world with this oracle's options tells it."""
+        if item.problem is None or not isinstance(item.problem.task, World):
+            raise ValueError(f"{self.name}: an oracle knows the answers of world:... alone; the data is {item.source or 'none'}")
+        if not self.options:
+            return item.problem
+        if item.source not in self.worlds:
+            options = [part for part in item.source.removeprefix("world:").split(",") if part]
+            kept = [part for part in options if part.partition("=")[0] not in self.options]
+            self.worlds[item.source] = World.from_spec(",".join(kept + [f"{k}={v}" for k, v in self.options.items()]))
+        problem = self.worlds[item.source].problem(item.index)
+        if (problem.answer, problem.steps) != (item.problem.answer, item.problem.steps):
+            raise ValueError(f"{self.name}: with these options the world has other problems than {item.source}; give it only "
+                             "those that change the words")
+        return problem
+
+
+def with_errors(problem: Problem, text: str, wrong: list[str], rng: random.Random) -> str:
+    """The text with a wrong result for each quantity in `wrong`, and all that follows from it, to the answer."""
+    values = dict(problem.values)
+    for step in problem.steps:
+        left, right = (values[x] if isinstance(x, str) else x for x in (step.left, step.right))
+        value = {"+": left + right, "-": left - right, "*": left * right}[step.op]
+        value = value % problem.modulus if problem.modulus else value
+        values[step.target] = near(problem, value, rng) if step.target in wrong else value
+    changed = {name: values[name] for name in values if values[name] != problem.values[name]}
+    for name, value in changed.items():
+        text = re.sub(rf"\b{re.escape(name)} {problem.values[name]}\b", f"{name} {value}", text)
+    last = problem.steps[-1].target
+    return re.sub(r"(?m)^Answer: -?\d+", f"Answer: {values[last]}", text) if last in changed else text
+
+
+def with_one_error(problem: Problem, text: str, rng: random.Random) -> str:
+    """The text with a wrong number for an operand in the line of one step. All results are right, and so is the answer: the steps
+    do not lead to it, they are written around it."""
+    step = rng.choice(problem.steps)
+    name = next(x for x in (step.left, step.right) if isinstance(x, str))
+    told, value = problem.values[name], near(problem, problem.values[name], rng)
+    line = re.compile(rf"(?m)^(.*)\b{re.escape(name)} {told}\b(.*= {re.escape(step.target)} {step.value}\b)")
+    return line.sub(rf"\g<1>{name} {value}\g<2>", text, count=1)
+
+
+def near(problem: Problem, value: int, rng: random.Random) -> int:
+    """Another number, at most 2 away."""
+    others = [value + distance for distance in (-2, -1, 1, 2)]
+    return rng.choice([x for x in ((y % problem.modulus if problem.modulus else y) for y in others) if x != value])

@@ -1,0 +1,36 @@
+"""Sample several answers to each question and keep the verified ones.
+
+Rejection sampling (RFT, arXiv 2308.01825). An answer counts as verified when its final answer is right and, where a task checks
+steps, so is each of them. Rows are conversations for sft.py, {"messages": [...]}. Simpler than the paper, which tells answers
+apart by their equations: here only equal texts are the same.
+"""
+
+from training import cli
+from transforms.parts import turns
+
+
+def flags(parser):
+    turns.mode_flag(parser)
+    parser.add_argument("--samples", type=cli.count, default=8, help="answers to each question")
+    parser.add_argument("--keep", type=cli.whole, default=0, help="most answers kept to one question; 0: all")
+    parser.needs += (turns.SAMPLES,)
+
+
+def check(args):
+    turns.check_mode(args, [args.plain])
+
+
+def ask(item, args, rng):
+    return [turns.ask_problem(item, args, plain=args.plain, n=args.samples)]
+
+
+def keep(item, answers, args):
+    return turns.different(item, answers[0], args, lambda right: right, args.keep)
+
+
+def tally(item, answers, args):
+    return turns.tally_right(item, answers[0], args)
+
+
+def summary(counts, args):
+    return turns.summary_right(counts)

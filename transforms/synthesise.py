@@ -1,0 +1,105 @@
+r"""Writes documents from nothing, each begun by a seed, so that they differ (phi-4, arXiv 2412.08905, section 2).
+
+    python augment.py synthesise --init smollm2/ --count 100 --out written.jsonl
+    python augment.py synthesise --init runs/base --plain --topics world:ops=1-3 --count 100 --out written.jsonl
+
+A seed is a topic, and a form in which to write about it. Topics are the lines of a file (--topics; those of
+transforms/prompts/topics.txt otherwise), each used once before any comes a second time; or the first --sentences sentences of
+the questions of a world or another task. A base model (--plain) goes on from the seed, and the row holds both: of a world, one
+sentence is little more than the context, so that the model writes a question of its own; with --sentences 0, the whole
+question, the answer is what it writes.
+
+Rows are for pretrain.py, {"text": ...}. Dropped is a text that is empty or cut off, talks about the request, or repeats itself.
+With --sentences 0 --verified keeps what is right.
+"""
+
+import functools
+import random
+import re
+from collections import Counter
+from pathlib import Path
+
+from formats import plugins
+from tasks.problems import open_task
+from tasks.task import Reply
+from training import cli
+from transforms import Ask
+from transforms.parts import filters, prompts, turns
+
+TAKES = "nothing"
+FILES = ("topics",)
+
+
+def flags(parser):
+    prompts.add_flag(parser, "its places are {topic} and {form}; empty: the one that fits, of transforms/prompts")
+    parser.add_argument("--topics", metavar="SPEC", default=str(prompts.FOLDER / "topics.txt"),
+                        help="a file with a topic in each line; or world:... or my_task.py:MyTask: beginnings of questions")
+    parser.add_argument("--sentences", type=cli.whole, default=1, help="sentences of a question to begin with; 0: all of them")
+    parser.add_argument("--verified", action="store_true", help="keep only what the task grades as right")
+    parser.add_argument("--most-repeated", type=cli.share, default=0.4, help="share of 6-grams of words that stand there before")
+    parser.set_defaults(temperature=1.0)
+    parser.needs += (("--sentences", is_task, "with topics from a file"),
+                     ("--verified", lambda a: is_task(a) and not a.sentences,
+                      "without whole questions to grade by (--sentences 0)"))
+
+
+def is_task(args):
+    return args.topics.startswith("world:") or plugins.is_plugin(args.topics)
+
+
+def check(args):
+    args.prompt = args.prompt or "synthesise" + "_plain" * args.plain
+    prompts.read(args.prompt)                             # what is not there is refused here
+    seed_of(args, 0)
+
+
+def ask(item, args, rng):
+    topic, _ = seed_of(args, item.number)
+    prompt = prompts.fill(args.prompt, topic=topic, form=rng.choice(lines_of(prompts.FOLDER / "forms.txt")))
+    return [Ask(prompt if args.plain else [{"role": "user", "content": prompt}])]
+
+
+def keep(item, answers, args):
+    [[reply]] = answers
+    topic, problem = seed_of(args, item.number)
+    text = turns.turn_of(reply.text, plain=False)[1]      # a think block is no part of the new text
+    if reply.finish == "length":
+        return [], Counter(cut_off=1)
+    if not text:
+        return [], Counter(empty=1)
+    if filters.about_the_request(text, topic):
+        return [], Counter(about_the_request=1)
+    if filters.repeated_share(text) > args.most_repeated:
+        return [], Counter(repetitive=1)
+    if args.verified and not problem.task.grade(problem, Reply(text)).right:
+        return [], Counter(wrong=1)
+    return [{"text": prompts.fill(args.prompt, topic=topic, form="") + reply.text.rstrip() if args.plain else text,
+             "meta": {"topic": topic}}], Counter()
+
+
+def seed_of(args, number):
+    """(the topic of document number `number`, the problem that it comes from or None)."""
+    if not is_task(args):
+        path = Path(args.topics)
+        if not path.is_file():
+            raise FileNotFoundError(f"--topics {path}: no such file")
+        topics = lines_of(path)
+        turn, place = divmod(number, len(topics))
+        return random.Random(f"{args.seed}/{turn}").sample(topics, len(topics))[place], None
+    task = open_task(args.topics)
+    problem = task.problem(number if task.count is None else number % task.count)
+    sentences = re.findall(r"[^.?!]+[.?!]?\s*", problem.question)
+    return ("".join(sentences[:args.sentences]).strip() if args.sentences else problem.question + "\n"), problem
+
+
+def lines_of(path):
+    """The lines of a file that are not empty."""
+    return _lines_of(path, path.stat().st_mtime_ns)
+
+
+@functools.lru_cache
+def _lines_of(path, changed):
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not lines:
+        raise ValueError(f"{path}: holds no line of text")
+    return lines
