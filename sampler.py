@@ -276,7 +276,8 @@ class Sampler:
                 self.busy += drawn.queue
                 if self.on_token:
                     self.on_token(r.number, token, logprob)
-                ends = (token in self.stop and row not in drawn.forced) or self._says_stop(r)
+                ends = token in self.stop and row not in drawn.forced
+                ends = ends or self._says_stop(r)
                 if ends or len(c.tokens) == r.limit:
                     c.finish = "stop" if ends else "length"
                     done.append(r)

@@ -165,7 +165,7 @@ def test_a_chat_teacher_opens_its_think_block(folder, tmp_path, asked):
 def find_args(data, **more):
     import argparse
     return argparse.Namespace(**{"data": [str(data)], "count": 0, "place": "after", "drop_cut": False, "verified": False,
-                                 "most_repeated": 0.4, "least_overlap": 0.1} | more)
+                                 "most_repeated": 0.4, "least_overlap": 0.15} | more)
 
 
 def test_a_users_prompt_is_used_and_noted(folder, tmp_path, asked):
@@ -207,7 +207,7 @@ def test_long_documents_are_cut_at_the_ends_of_lines_and_lose_nothing(tokenizer)
         assert "".join("".join(pieces).split()) == "".join(text.split()) and all(piece.strip() for piece in pieces)
         assert all(length(piece) <= most + 1 for piece in pieces)
     assert pieces_of("one\ntwo\n", length, 100) == ["one\ntwo"] and pieces_of("\n \n", length, 9) == []
-    assert all("\n" in piece for piece in pieces_of("a b\n" * 40, length, 40))
+    assert {line for piece in pieces_of("a b\n" * 40, length, 40) for line in piece.split("\n")} == {"a b"}
 
 
 def test_real_text_becomes_items(tokenizer):
@@ -264,7 +264,7 @@ def test_repetition(text, repeats):
     ("Photosynthesis turns water and carbon dioxide into sugar, and plants need light for it.", False),
     ("It is what it is, and so they have been there for all of them.", False), ("", False), ("30 + 12 = 42", False)])
 def test_overlap_with_the_document(text, related):
-    assert (filters.overlap(text, DOCUMENT) >= 0.1) == related
+    assert (filters.overlap(text, DOCUMENT) >= 0.15) == related
 
 
 def test_numbers_count_as_words_where_there_are_no_others():
