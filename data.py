@@ -3,13 +3,15 @@
 A source is named by a SPEC, `SOURCE[@WEIGHT]`, the weight being its share of the tokens (a number above 0; where a file or
 folder has the whole name, such as me@home.txt or backup@2, that is meant, with weight 1):
 
-    notes.txt  chat.jsonl  web.jsonl.gz  web.parquet  shards/  world:ops=1-4,contexts=zoo+school@0.9  hf:org/name
+    notes.txt  chat.jsonl  web.jsonl.gz  web.parquet  shards/  hf:org/name
+    world:ops=1-4,contexts=zoo+school@0.9  knowledge:people=200  instructions:ops=1-2
 
 A .txt is one document; the others have one document a row, in a field "text" (what else stands there is metadata), or
 "question" and "answer". Empty documents are left out. hf: streams through the `datasets` library.
 
-A world source also takes q_weight (the loss weight of question tokens, 0.1: they are random, and training on them at
-full weight drowns the rest) and chat (the share of problems in the form of a chat turn with a think block).
+What tasks write (world:, knowledge:, instructions:, see tasks/) also takes q_weight (the loss weight of question tokens, 0.1:
+they are random, and training on them at full weight drowns the rest) and chat (the share of documents in the form of a chat
+turn with a think block).
 
 Large corpora are tokenised once, in parallel processes, into memory-mapped shards; then the folder is the source:
 

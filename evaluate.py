@@ -39,7 +39,7 @@ from tasks.accuracy import (
     rates,
     without_problems,
 )
-from tasks.problems import add_task_flag, open_task, problems_of
+from tasks.problems import add_task_flag, is_generated, open_task, problems_of
 from tasks.questions import Questions, format_question
 from tasks.task import Reply
 from tasks.verify import mark_lines
@@ -105,7 +105,7 @@ def grade_world(model, tokenizer, spec: str, count=100, chat=False, progress=Fal
         todo = [world.problem(i) for i in range(count)]
         prompts = [world.prompt(p, "chat" if chat else "plain") for p in todo]
         # twice the gold solution; in a chat there are thinking marks as well, and maybe a hand-over to the answer
-        limits = [2 * len(tokenizer.encode(p.solution)) + (40 if chat else 8) for p in todo]
+        limits = [2 * len(tokenizer.encode(world.longest(p))) + (40 if chat else 8) for p in todo]
         drawn = replies_to(model, tokenizer, prompts, limits, progress=f"{ops} operations" if progress else "", **how)
         found += [Graded(p, replies, [world.grade(p, r) for r in replies]) for p, replies in zip(todo, drawn)]
     return found
@@ -161,8 +161,8 @@ def world_accuracy(model, tokenizer, spec: str, count=100, ks=(1,), **how) -> li
 
 def file_accuracy(model, tokenizer, spec: str, limit=0, shots=0, chat=False, ks=(1,), max_new_tokens=400, seed=0,
                   progress=False, on_answer=None, **how) -> dict:
-    """Accuracy of the answers to a file of questions, or to a user's task: {"problems", "accuracy": rates, and what
-    `reply_style` finds}.
+    """Accuracy of the answers to a file of questions, or to another task: {"problems", "accuracy": rates, and what `reply_style`
+    finds}. Where the task's problems are of several kinds, "kinds" has the rates of each.
 
     limit      how many questions to draw from the file; 0: all. A task that never ends gives its first ones
     shots      of a file, without chat: so many solved questions of the file stand before each question, and are not asked
@@ -192,7 +192,11 @@ def file_accuracy(model, tokenizer, spec: str, limit=0, shots=0, chat=False, ks=
         right.append([task.grade(problem, reply).right for reply in said])
         if on_answer:
             on_answer(problem, said[0].text, right[-1][0])
-    return {"data": str(spec), "problems": len(todo), "accuracy": rates(right, ks), **reply_style(drawn)}
+    kinds = {}
+    for problem, each in zip(todo, right):
+        kinds.setdefault(getattr(problem, "kind", ""), []).append(each)
+    by_kind = {"kinds": {kind: rates(kinds[kind], ks) for kind in sorted(kinds)}} if set(kinds) != {""} else {}
+    return {"data": str(spec), "problems": len(todo), "accuracy": rates(right, ks), **by_kind, **reply_style(drawn)}
 
 
 @torch.no_grad()
@@ -379,6 +383,9 @@ def check(args):
     if args.out and Path(args.out).exists():
         raise ValueError(f"--out {args.out}: exists already; remove it or choose another file")
     worlds = [World.from_spec(spec) for spec in args.data if spec.startswith("world:")]
+    for spec in args.data:
+        if is_generated(spec):
+            open_task(spec)
     bands = {flag: parse_band(f"--{flag}", getattr(args, flag)) for flag in ("band", "solved") if getattr(args, flag)}
     for flag, ops in bands.items():
         if not any(set(ops) & set(world.ops) for world in worlds):

@@ -4,7 +4,7 @@ A SPEC of conversations is one of:
 
     conversations.jsonl    rows of {"messages": [{"role": "user", "content": ...}, {"role": "assistant", ...}, ...]}
     gsm8k/train.jsonl      rows with a question and an answer: GSM8K, MATH, or any other that tasks/questions.py reads
-    world:ops=1-4,...      problems of the reasoning world
+    world:ops=1-4,...      problems of the reasoning world, or of another generated task (tasks/problems.py)
 
 and one of preference pairs a file of rows in either form, the two answers alike but for the last turn:
 
@@ -21,7 +21,7 @@ other. Loss falls on what an assistant says alone, and in a pair on the last tur
 Simpler than it could be: every rank holds all files, tokenised, in memory.
 """
 
-import re
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -30,9 +30,8 @@ from tqdm import tqdm
 from formats.chat import END_THINK, THINK, split_thinking
 from formats.rows import given, read_rows, refuse_unknown, text_at
 from sources.documents import Documents
-from tasks.problems import load_problems
+from tasks.problems import is_generated, load_problems, open_task
 from tasks.task import Problem
-from tasks.world import World
 
 ROLES = ("system", "user", "assistant", "tool")
 REASONING = ("reasoning", "reasoning_content", "thinking")
@@ -164,7 +163,7 @@ def problem_turns(problem: Problem, i: int, no_think: float = 0.0, unflagged: fl
     but for a share `unflagged` of them: to think is the default. Which is which is a function of i alone, an even
     sprinkling by the golden ratio. A problem without working can only be answered without thinking.
     """
-    working = re.sub(r"(####|^Answer: ).*\s*\Z", "", problem.solution, flags=re.M).strip()      # without its last line
+    working, said = problem.task.reply(problem)
     if not no_think:
         flag, reasoning = "", working or None
     elif not working or i * 0.6180339887 % 1 < no_think:
@@ -172,31 +171,34 @@ def problem_turns(problem: Problem, i: int, no_think: float = 0.0, unflagged: fl
     else:
         flag, reasoning = "" if i * 0.4142135624 % 1 < unflagged else " /think", working
     return [{"role": "user", "content": problem.question + flag},
-            {"role": "assistant", "content": f"Answer: {problem.answer}", "reasoning": reasoning}]
+            {"role": "assistant", "content": said, "reasoning": reasoning}]
 
 
 # conversations
 
-class WorldChats:
-    """Problems of the world as conversations, endless: document i is problem i."""
-
-    count = None
+class GeneratedChats:
+    """The lessons of a generated task as conversations: document i is lesson i."""
 
     def __init__(self, name, tokenizer, T, no_think=0.0, unflagged=0.0, look=200):
-        self.world, self.tokenizer, self.T = World.from_spec(name.removeprefix("world:")), tokenizer, T
-        self.modes = no_think, unflagged
-        longest = max(len(self._encode(i)[0]) - 1 for i in range(look))
+        self.task, self.tokenizer, self.T = open_task(name), tokenizer, T
+        self.modes, self.count = (no_think, unflagged), self.task.lessons
+        longest = max(len(self._encode(i)[0]) - 1 for i in range(min(look, self.count or look)))
         if longest > T:
             raise ValueError(f"{name}: a conversation takes {longest} tokens, --seq-len is {T}; raise --seq-len, "
                              "or lower ops")
 
+    @cached_property
+    def tokens(self):
+        """Tokens in all conversations of a task that ends."""
+        return sum(len(self._encode(i)[0]) for i in range(self.count))
+
     def _encode(self, i):
-        return encode(self.tokenizer, problem_turns(self.world.problem(i), i, *self.modes), f"problem {i}")
+        return encode(self.tokenizer, problem_turns(self.task.lesson(i), i, *self.modes), f"problem {i}")
 
     def get(self, i):
         """Document i: tokens (n,) and loss weights (n,). One too long for the window, rare as none was found among the
         first, is drawn again."""
-        for again in range(100):
+        for again in range(1 if self.count else 100):
             ids, weights = self._encode(i + again * 2 ** 36)
             if len(ids) - 1 <= self.T:
                 return ids, weights
@@ -206,8 +208,8 @@ class WorldChats:
 def open_conversations(name, tokenizer, T, no_think=0.0, unflagged=0.0):
     """A SPEC of conversations without its weight -> a source with .get(i) and .count, as in sources/documents.py."""
     tokenizer.encode_chat([])                             # a tokenizer without ChatML's tokens is refused here
-    if name.startswith("world:"):
-        return WorldChats(name, tokenizer, T, no_think, unflagged)
+    if is_generated(name):
+        return GeneratedChats(name, tokenizer, T, no_think, unflagged)
     rows = list(read_rows(name))
     where, row = rows[0]
     if isinstance(row, dict) and not any(given(row.get(key)) for key in ("messages", "question", "problem")):
@@ -238,7 +240,7 @@ class Pairs:
     the rejected one and, where KTO asks for it, a mismatched one, the chosen answer of the next pair to this prompt."""
 
     def __init__(self, name, tokenizer, T, mismatched=False):
-        if name.startswith("world:"):
+        if is_generated(name):
             raise ValueError(f"{name}: pairs come from a file; make one with python augment.py pairs")
         tokenizer.encode_chat([])
         self.name, self.size, self.pairs = name, 3 if mismatched else 2, []

@@ -5,15 +5,16 @@ from pathlib import Path
 
 from formats import plugins
 from sources.texts import sample_texts
+from tasks.problems import is_generated
 
 
 def fingerprint(name: str, block: int = 2 ** 20, blocks: int = 64) -> str:
     """A hash of a source or of a checkpoint's folder, to notice later that it has changed: of the bytes of a file; of the
     weights, tokenizer or shards of a folder (of large files the size and 64 blocks of 1 MiB, evenly spread); of the first
-    problems of a world; of the file of a user's my_task.py:MyTask. "" if there is no such file, and for a data set of the hub,
-    which is known by its name alone."""
+    documents of a generated task; of the file of a user's my_task.py:MyTask. "" if there is no such file, and for a data set of
+    the hub, which is known by its name alone."""
     h, path = hashlib.blake2b(digest_size=16), Path(plugins.file_of(name) if plugins.is_plugin(name) else name)
-    if name.startswith("world:"):
+    if is_generated(name):
         for text in sample_texts(name, problems=16):
             h.update(text.encode() + b"\0")
         return h.hexdigest()

@@ -3,14 +3,15 @@
 from formats import plugins
 from formats.rows import given, read_rows
 from sources.texts import read_texts
+from tasks.problems import is_generated
 
 
 def kind_of(spec: str) -> str:
-    """What a SPEC holds: "world", "questions" (with answers to check, also those of a user's task), "conversations", or
+    """What a SPEC holds: "world", "questions" (with answers to check, also those of another task), "conversations", or
     "text". The first row of a file decides."""
     if spec.startswith("world:"):
         return "world"
-    if plugins.is_plugin(spec):
+    if is_generated(spec) or plugins.is_plugin(spec):
         return "questions"
     if spec.endswith(".txt"):
         next(read_texts(spec))

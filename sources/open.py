@@ -2,11 +2,12 @@
 
     open_source("notes.txt", tokenizer)       a file, tokenised into memory (formats/rows.py says which kinds)
     open_source("shards/", tokenizer)         a folder that data.py prepare wrote, mapped into memory (sources/shards.py)
-    open_source("world:ops=1-4", tokenizer)   problems of the world, made when they are asked for (sources/world.py)
+    open_source("world:ops=1-4", tokenizer)   documents of a generated task, made when they are asked for (sources/generated.py)
     open_source("hf:org/name", tokenizer)     a data set of the Hugging Face hub, streamed (sources/hf.py)
 
-What stands before a colon names the file of this room that opens it. To read from somewhere else, as in db:..., add a file
-sources/db.py with a function open_documents(spec, tokenizer) that returns such a source (sources/documents.py).
+What stands before a colon names a generated task (tasks/problems.py) or the file of this room that opens it. To read from
+somewhere else, as in db:..., add a file sources/db.py with a function open_documents(spec, tokenizer) that returns such a source
+(sources/documents.py).
 """
 
 import os
@@ -15,14 +16,18 @@ from pathlib import Path
 from tqdm import tqdm
 
 from formats import plugins
+from sources import generated
 from sources.documents import tokenise
 from sources.shards import open_shards
 from sources.texts import read_texts
+from tasks.problems import is_generated
 from tokenizer import Tokenizer
 
 
 def open_source(name: str, tokenizer: Tokenizer):
     """A SPEC without its weight -> a source with .get(i) and .count (documents in an epoch, None where endless)."""
+    if is_generated(name):
+        return generated.open_documents(name, tokenizer)
     kind, colon, _ = name.partition(":")
     if colon and (open_documents := plugins.in_room("sources", kind, "open_documents")):
         return open_documents(name, tokenizer)

@@ -13,8 +13,9 @@ from tqdm import tqdm
 
 from formats.jsonl import parse_json
 from sources.documents import Documents, document, empty_size, report_empty
+from sources.generated import GeneratedDocuments, open_lessons
 from sources.texts import read_texts
-from sources.world import WorldDocuments
+from tasks.problems import is_generated
 from tokenizer import Tokenizer
 
 
@@ -66,16 +67,18 @@ def _encode_texts(job):
     return [(document(text, _tokenizer, name), None) for text in texts]
 
 
-def _encode_world(job):
+def _encode_lessons(job):
     spec, first, last = job
-    source = WorldDocuments(spec, _tokenizer)
+    source = GeneratedDocuments(spec, _tokenizer)
     return [source.get(i) for i in range(first, last)]
 
 
 def _jobs(name):
     """The work of `prepare` in pieces, as (function, argument)."""
-    if name.startswith("world:"):
-        yield from ((_encode_world, (name, i, i + 1000)) for i in range(0, 2 ** 40, 1000))
+    if is_generated(name):
+        count = open_lessons(name)[0].lessons or 2 ** 40
+        yield from ((_encode_lessons, (name, i, min(i + 1000, count))) for i in range(0, count, 1000))
+        return
     texts, size = [], 0
     for text in read_texts(name):
         # One long text is cut at line ends so that the processes can share it; each piece is then a document.
@@ -112,7 +115,7 @@ def prepare(specs: list[str], tokenizer_folder: str | Path, out: str | Path, wor
         raise ValueError(f"--shard-dtype {dtype}: cannot hold a vocabulary of {vocab}; use uint32")
     if out.exists():
         raise ValueError(f"--out {out}: exists already; remove it or choose another folder")
-    if any(s.startswith("world:") for s in specs) and not max_tokens:
+    if not max_tokens and any(is_generated(s) and open_lessons(s)[0].lessons is None for s in specs):
         raise ValueError("--tokens is needed with a world source, which is endless")
     pool = ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(str(tokenizer_folder),))
     temporary = Path(f"{out}.{os.getpid()}.tmp")

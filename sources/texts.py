@@ -5,6 +5,8 @@ from pathlib import Path
 
 from formats import plugins
 from formats.rows import file_at, given, read_rows, refuse_unknown, text_at
+from sources import generated
+from tasks.problems import is_generated
 
 # what a row of text may have beside "text" is all metadata (web data has a dozen such columns), but for these
 NOT_BESIDE_TEXT = {"messages", "question", "problem", "answer", "solution", "chosen", "rejected", "system", "tools", "weight",
@@ -44,6 +46,9 @@ def read_texts(path: str | Path) -> Iterator[str]:
 
 def sample_texts(spec: str, characters: int = 20_000_000, problems: int = 20_000) -> Iterator[str]:
     """Texts to train a tokenizer on: the beginning of a file, or the first documents of a kind:... that can give some."""
+    if is_generated(spec):
+        yield from generated.sample_texts(spec, problems)
+        return
     kind, colon, _ = spec.partition(":")
     if colon and (sample := plugins.in_room("sources", kind, "sample_texts")):
         yield from sample(spec, problems)

@@ -98,6 +98,8 @@ def file_line(name: str, result: dict) -> str:
     if "bits_per_byte" in result:
         return f"{name}: {result['bits_per_byte']:.4f} bits per byte over {result['bytes']:,} bytes"
     rates = ", ".join(f"{k} {rate_text(rate)}" for k, rate in result["accuracy"].items())
+    first = next(iter(result["accuracy"]))
+    rates += "".join(f"; {kind} {found[first][0]:.3f}" for kind, found in result.get("kinds", {}).items())
     return (f"{name}: {result['problems']} questions, {rates}; {result['tokens']} tokens, thinking {result['thinking']:.3f}, "
             f"empty {result['empty']:.3f}, cut off {result['cut_off']:.3f}")
 

@@ -1,6 +1,8 @@
 """Opens tasks by their SPEC, and loads their problems.
 
     open_task("world:ops=1-4,split=test")                   the reasoning world (tasks/world.py)
+    open_task("knowledge:people=100")                       facts about people who do not exist (tasks/knowledge.py)
+    open_task("instructions:ops=1-2")                       how an answer is to be given (tasks/instructions.py)
     open_task("gsm8k/test.jsonl")                           a file of questions with answers (tasks/questions.py)
     open_task("my_task.py:MyTask")                          a class in a file of your own (tasks/user_task.py)
     load_problems("world:ops=1-4,split=test", limit=100)    a list of problems
@@ -10,16 +12,26 @@ import random
 from collections.abc import Sequence
 
 from formats import plugins
+from tasks.instructions import Instructions
+from tasks.knowledge import Knowledge
 from tasks.questions import Questions
 from tasks.task import Problem, Task
 from tasks.user_task import UserTask
 from tasks.world import World
 
+# Tasks that are made up as they are asked for, by what stands before the colon of their SPEC. They write documents as well.
+GENERATED = {"world": World, "knowledge": Knowledge, "instructions": Instructions}
+
+
+def is_generated(spec: str) -> bool:
+    kind, colon, _ = str(spec).partition(":")
+    return bool(colon) and kind in GENERATED
+
 
 def open_task(spec: str) -> Task:
     """The task that a SPEC names. FileNotFoundError, or ValueError that says what is wrong with it."""
-    if spec.startswith("world:"):
-        return World.from_spec(spec)
+    if is_generated(spec):
+        return GENERATED[spec.partition(":")[0]].from_spec(spec)
     return UserTask(spec) if plugins.is_plugin(spec) else Questions(spec)
 
 
@@ -40,7 +52,7 @@ def numbers_of(task: Task, limit: int | None = None, seed: int = 0) -> Sequence[
     """The numbers of these problems in the task."""
     if task.count is None:
         if limit is None:
-            what = "a world is endless" if task.source.startswith("world:") else "the task never ends"
+            what = "a world is endless" if is_generated(task.source) else "the task never ends"
             raise ValueError(f"{task.source}: {what}; set a limit")
         return range(limit)
     if limit is not None and limit < task.count:

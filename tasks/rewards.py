@@ -23,7 +23,7 @@ from typing import NamedTuple
 from formats import plugins
 from formats.chat import END_THINK, THINK, split_thinking
 from tasks.answers import same_answer
-from tasks.problems import open_task
+from tasks.problems import is_generated, open_task
 from tasks.task import Problem, Reply, Verdict
 
 
@@ -188,7 +188,7 @@ def _from_file(spec: str) -> Callable[[Problem, Reply, Group], float]:
 
 def _has_steps(spec: str) -> bool:
     """Whether the problems of a SPEC have steps to check. (Of a file it is known without reading it.)"""
-    return (spec.startswith("world:") or plugins.is_plugin(spec)) and open_task(spec).has_steps
+    return (is_generated(spec) or plugins.is_plugin(spec)) and open_task(spec).has_steps
 
 
 # the scores of a group

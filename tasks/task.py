@@ -5,6 +5,13 @@
     task.prompt(problem, mode)      what the model is given: text, or the messages of a chat
     task.grade(problem, reply)      what a reply is worth: a Verdict
 
+Some tasks also write text to train on; such a task (tasks/problems.py, GENERATED) is a source of documents as well:
+
+    task.lessons                    how many documents it writes; None: it never ends
+    task.lesson(i)                  the problem that document i is about, with the solution that the document has
+    task.document(i)                document i as text: (what is given, what is to be learned)
+    task.reply(problem)             the problem's solution as a turn of a chat: (the working, what is said)
+
 Reinforcement learning and augmentation speak to these and to nothing else, and so does evaluation, apart from its table of
 the world by operations and context. The reasoning world (tasks/world.py), files of questions (tasks/questions.py) and a
 class in a user's own file (tasks/user_task.py) are tasks.
@@ -12,6 +19,7 @@ class in a user's own file (tasks/user_task.py) are tasks.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from tasks.answers import check_answer, count_answers, extract_answer
@@ -20,6 +28,8 @@ from tasks.answers import check_answer, count_answers, extract_answer
 # switch) which asks for thinking, or for none.
 SWITCHES = {"chat": "", "think": " /think", "no_think": " /no_think"}
 MODES = ("plain", *SWITCHES)
+# What a document of a generated task looks like: plain text; question and answer, marked as such; or a conversation in ChatML.
+FORMATS = ("plain", "qa", "chat")
 
 
 @dataclass
@@ -79,6 +89,7 @@ class Task:
     """What a task is unless it says otherwise: the question as it stands, graded by the final answer (tasks/answers.py)."""
 
     count: int | None = None         # problems; None: it never ends
+    lessons: int | None = None       # documents; None: it never ends
     has_steps = False                # whether `grade` checks steps, which some rewards need
     source = ""                      # the SPEC that it was opened from
 
@@ -90,6 +101,20 @@ class Task:
         if mode == "plain":
             return problem.question + "\n"
         return [{"role": "user", "content": problem.question + SWITCHES[mode]}]
+
+    def lesson(self, i: int) -> Problem:
+        """The problem of document i, with the solution that the document has; in some tasks it may be wrong."""
+        return self.problem(i)
+
+    def document(self, i: int) -> tuple[str, str]:
+        """Document i as text, in two parts: the prompt, and what is learned to follow it."""
+        lesson = self.lesson(i)
+        return self.prompt(lesson, "plain"), lesson.solution
+
+    def reply(self, problem: Problem) -> tuple[str | None, str]:
+        """The problem's solution as a turn of a chat: (the working, which may stand in a think block; what is said)."""
+        working = re.sub(r"(####|^Answer: ).*\s*\Z", "", problem.solution, flags=re.M).strip()      # without its last line
+        return working or None, f"Answer: {problem.answer}"
 
     def grade(self, problem: Problem, reply: Reply) -> Verdict:
         ok = check_answer(reply.text, problem.answer)

@@ -4,6 +4,10 @@ A gold step counts when the text has a line for the same quantity with the same 
 beside their names and the right result (the s(v) of arXiv 2512.07783, made stricter by the last three). Lines for
 quantities that the gold solution lacks are ignored. Where a quantity is computed twice, the lines must agree. Steps
 count anywhere, inside a think block and behind it; the answer counts only outside of one.
+
+A step may be taken back: "No, owls 8 is wrong." cancels the lines above it that give the owls as 8, and what then stands is
+judged. So an error that is corrected costs nothing. One that stands counts, and so does a correction that is wrong itself, a
+step taken back and not done again, and a later step that was computed from the number taken back.
 """
 
 import re
@@ -18,25 +22,37 @@ MAX_TEXT = 100_000   # characters that are read: of the steps from the front, of
 _NAME, _NUMBER = r"([a-z][A-Za-z ]{0,60}?)", r"(-?\d{1,9})"
 _OPEN, _CLOSE = r"^(?:</?think>)?[ \t]*", r"[ \t.]*(?=</think>|$)"
 LINE = re.compile(rf"{_OPEN}(?:{_NAME} )?{_NUMBER} ([-+*]) (?:{_NAME} )?{_NUMBER} = {_NAME} {_NUMBER}{_CLOSE}", re.M)
+TAKEN_BACK = re.compile(rf"{_OPEN}No, {_NAME} {_NUMBER} is wrong{_CLOSE}", re.M)
+LINE_OR_BACK = re.compile(f"{LINE.pattern}|{TAKEN_BACK.pattern}", re.M)
 ANSWER = re.compile(rf"{_OPEN}Answer: {_NUMBER}{_CLOSE}", re.M)
+# what the long style (tasks/styles.py) has between its steps: facts, checks, and steps taken back
+REMARK = re.compile(rf"{_OPEN}(?:The |Check: |No, )", re.M)
+
+
+def steps_of(text: str) -> dict[str, list[tuple[Step, dict]]]:
+    """The steps that stand in a text: {quantity: its different lines}, each line as the step and {operand: the value stated
+    beside it}. More than one line contradict each other."""
+    found = {}                                            # {quantity: {value: {line: None}}}
+    for *parts, back, value in LINE_OR_BACK.findall(text[:MAX_TEXT]):
+        if back:
+            found.get(back, {}).pop(int(value), None)
+            continue
+        step, stated = _read(parts)
+        found.setdefault(step.target, {}).setdefault(step.value, {})[step, tuple(stated.items())] = None
+    return {target: [(step, dict(stated)) for lines in values.values() for step, stated in lines]
+            for target, values in found.items() if values}
 
 
 def verify(problem, text: str) -> Verdict:
     """Whether the text solves the problem (a world.Problem)."""
-    found, twice = {}, set()
-    for parts in LINE.findall(text[:MAX_TEXT]):
-        line = _read(parts)
-        target = line[0].target
-        if found.setdefault(target, line) != line:
-            twice.add(target)
-    right, reason = 0, ""
+    found, right, reason = steps_of(text), 0, ""
     for gold in problem.steps:
         if gold.target not in found:
             why = "missing"
-        elif gold.target in twice:
+        elif len(found[gold.target]) > 1:
             why = "computed twice, with two results"
         else:
-            why = _fault(problem, gold, *found[gold.target])
+            why = _fault(problem, gold, *found[gold.target][0])
         right += not why
         if why and not reason:
             reason = f"{gold.target}: {why}"
@@ -48,7 +64,8 @@ def verify(problem, text: str) -> Verdict:
 
 
 def mark_lines(problem, text: str) -> list[tuple[str, bool | None]]:
-    """Each line of the text with True (a gold step or the answer, and right), False (wrong) or None (neither)."""
+    """Each line of the text with True (a gold step or the answer, and right), False (wrong, also where it is taken back) or None
+    (neither)."""
     gold_steps = {step.target: step for step in problem.steps}
     lines, said = text.split("\n"), after_thinking(text)
     first_said = len(lines) if said is None else len(lines) - 1 - said.count("\n")

@@ -1,4 +1,4 @@
-"""The words of the reasoning world: what is counted in each context, and how facts, questions and solutions are written."""
+"""The words of the reasoning world: what is counted in each context, and how facts, questions and steps are written."""
 
 from collections.abc import Callable, Sequence
 
@@ -35,19 +35,26 @@ ASK = ["How many {x}?", "How many {x} are there?", "What is the number of {x}?",
 def question_text(facts: Sequence[Leaf | Step], asked: str, context: str, modulus: int, pick: Callable[[], int]) -> str:
     """The question: the context, the facts in their order, and what is asked. pick() chooses one of the wordings."""
     sentences = [CONTEXTS[context][0] + (f", mod {modulus}." if modulus else ".")]
-    for fact in facts:
-        if isinstance(fact, Leaf):
-            sentences.append(SAY_LEAF[pick()].format(x=fact.name, v=fact.value))
-        else:
-            expression = f"{_with_article(fact.left)} {OPERATORS[fact.op]} {_with_article(fact.right)}"
-            sentences.append(SAY_STEP[pick()].format(x=fact.target, e=expression))
+    sentences += [fact_text(fact, pick()) for fact in facts]
     sentences.append(ASK[pick()].format(x=asked))
     return " ".join(sentences)
 
 
+def fact_text(fact: Leaf | Step, way: int = 0) -> str:
+    """The sentence of a fact, in one of its wordings."""
+    if isinstance(fact, Leaf):
+        return SAY_LEAF[way].format(x=fact.name, v=fact.value)
+    expression = f"{_with_article(fact.left)} {OPERATORS[fact.op]} {_with_article(fact.right)}"
+    return SAY_STEP[way].format(x=fact.target, e=expression)
+
+
 def solution_lines(steps: Sequence[Step], values: dict[str, int]) -> list[str]:
     """One line for each step: "lions 3 + 4 = owls 7"."""
-    return [f"{_with_value(s.left, values)} {s.op} {_with_value(s.right, values)} = {s.target} {s.value}" for s in steps]
+    return [step_text(step, values) for step in steps]
+
+
+def step_text(s: Step, values: dict[str, int]) -> str:
+    return f"{_with_value(s.left, values)} {s.op} {_with_value(s.right, values)} = {s.target} {s.value}"
 
 
 def _with_article(operand: str | int) -> str | int:

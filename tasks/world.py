@@ -14,7 +14,11 @@ controlled apart, as in "On the Interplay of Pre-Training, Mid-Training, and RL"
 Look at some problems, or measure the generator:
 
     python -m tasks.world --data world:ops=1-4,contexts=zoo+market --show 3
+    python -m tasks.world --data world:tiny,ops=2,style=long,errors=0.5 --show 4
     python -m tasks.world --data world:ops=3 --time 2
+
+What is asked, how a solution is written (style=long, tasks/styles.py), how good the documents are (errors=0.1, tasks/noise.py)
+and what form they have (format=qa) are options apart: the same problem can be had in all of them.
 
 Simpler than the paper: a step is one line with at most two named operands (no scratch letters), reverse questions use
 plus and minus only, and an operation count is exact by construction, so nothing has to be rejected for it.
@@ -22,20 +26,24 @@ plus and minus only, and an operation count is exact by construction, so nothing
 
 import hashlib
 import random
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field, replace
 
-from tasks.facts import Step
+from tasks import show
+from tasks.facts import Leaf, Step
 from tasks.graph import Graph
+from tasks.noise import Told, spoil
+from tasks.options import need, read_options
+from tasks.styles import STYLES, Numbers, long_lines
+from tasks.task import FORMATS, Reply, Task, Verdict
 from tasks.task import Problem as AnyProblem
-from tasks.task import Reply, Task, Verdict
-from tasks.verify import ANSWER, LINE, final_answer, verify
+from tasks.verify import ANSWER, LINE, REMARK, final_answer, verify
 from tasks.words import CONTEXTS, OPERATORS, PLACES, SAY_LEAF, question_text, solution_lines
-from training import cli
 
 # Shares of all problems, by hash, that belong to each named split: no problem is in two of them.
 SPLITS = {"pretrain": (0, 60), "midtrain": (60, 70), "sft": (70, 75), "rl": (75, 88), "dev": (88, 90), "test": (90, 100)}
+# Options that go together: world:tiny,ops=1-3. Models of half a million weights learn this one in a minute or two.
+PRESETS = {"tiny": "contexts=zoo,modulus=0,max_value=9,branch=0"}
 
 
 @dataclass
@@ -46,6 +54,8 @@ class Problem(AnyProblem):
     steps: tuple[Step, ...] = field(repr=False, default=())
     values: dict[str, int] = field(repr=False, default_factory=dict)   # of every quantity that a right step may name
     modulus: int = 0
+    facts: tuple[Leaf | Step, ...] = field(repr=False, default=())     # as the question has them
+    key: str = field(repr=False, default="")                           # what it is, whatever its wording and order
 
     @property
     def reasoning(self) -> str:
@@ -71,6 +81,10 @@ class World(Task):
     solution: int = 1                # 0: documents hold the question and the answer alone
     split: str = ""                  # pretrain, midtrain, sft, rl, dev or test; "" draws from all
     seed: int = 0                    # another seed, another order of other problems
+    style: str | list[str] = "short"      # how solutions are written: short, long, or hybrid, which is short+long; "short:3+long"
+    turns: float = 0.1               # of the long style: the chance of a wrong turn, taken back, at each step
+    errors: float = 0.0              # share of documents with a wrong step that stands, or a wrong answer
+    format: str = "plain"            # documents: "plain", "qa" (question and solution are marked) or "chat" (with a think block)
 
     count = None
     has_steps = True
@@ -78,42 +92,36 @@ class World(Task):
     def __post_init__(self):
         ops, distractors = self.ops, self.distractors
         self.ops, self.distractors = _range("ops", ops, 1), _range("distractors", distractors, 0)
-        self.contexts, self.shares = _shares(self.contexts)
-        _need(self.operators and set(self.operators) <= set(OPERATORS), f"operators={self.operators}: use any of + - *")
-        _need(self.modulus == 0 or self.modulus >= 2, f"modulus={self.modulus}: use 0 (none) or at least 2")
-        _need(self.modulus or self.max_value >= 9, f"max_value={self.max_value}: use at least 9")
-        _need(self.order in ("given", "shuffled"), f"order={self.order}: use given or shuffled")
-        _need(0 <= self.reverse <= 1 and 0 <= self.branch <= 1, "reverse and branch are shares: use 0 to 1")
-        _need(self.reverse == 0 or set(self.operators) & {"+", "-"},
+        self.contexts, self.shares = _shares("context", self.contexts, CONTEXTS)
+        self.style, self.style_shares = _shares("style", "short+long" if self.style == "hybrid" else self.style, STYLES)
+        need(self.operators and set(self.operators) <= set(OPERATORS), f"operators={self.operators}: use any of + - *")
+        need(self.modulus == 0 or self.modulus >= 2, f"modulus={self.modulus}: use 0 (none) or at least 2")
+        need(self.modulus or self.max_value >= 9, f"max_value={self.max_value}: use at least 9")
+        need(self.order in ("given", "shuffled"), f"order={self.order}: use given or shuffled")
+        need(0 <= self.reverse <= 1 and 0 <= self.branch <= 1, "reverse and branch are shares: use 0 to 1")
+        need(self.reverse == 0 or set(self.operators) & {"+", "-"},
               "reverse questions need + or - among the operators")
-        _need(1 <= self.paraphrase <= len(SAY_LEAF), f"paraphrase={self.paraphrase}: use 1 to {len(SAY_LEAF)}")
-        _need(self.places in (0, 1) and self.solution in (0, 1), "places and solution: use 0 or 1")
-        _need(self.split == "" or self.split in SPLITS, f"split={self.split}: use one of {', '.join(SPLITS)}")
+        need(1 <= self.paraphrase <= len(SAY_LEAF), f"paraphrase={self.paraphrase}: use 1 to {len(SAY_LEAF)}")
+        need(self.places in (0, 1) and self.solution in (0, 1), "places and solution: use 0 or 1")
+        need(0 <= self.turns <= 1 and 0 <= self.errors <= 1, "turns and errors are shares: use 0 to 1")
+        need(self.format in FORMATS, f"format={self.format}: use one of {', '.join(FORMATS)}")
+        need(self.split == "" or self.split in SPLITS, f"split={self.split}: use one of {', '.join(SPLITS)}")
         names = 32 * (len(PLACES) if self.places else 1)
         most = 2 * max(self.ops) + 1 + max(self.distractors)
-        _need(names >= most, f"ops={ops} with distractors={distractors} may need {most} names, there are {names}: " +
+        need(names >= most, f"ops={ops} with distractors={distractors} may need {most} names, there are {names}: " +
               ("use fewer" if self.places else "use places=1"))
         self.names = {}
         for context in self.contexts:
             kinds = CONTEXTS[context][1].split()
             self.names[context] = [f"{kind} in {place}" for place in PLACES for kind in kinds] if self.places else kinds
         self.low, self.high = SPLITS.get(self.split, (0, 100))
+        self.numbers = Numbers(self.modulus, self.max_value)
 
     @classmethod
     def from_spec(cls, spec: str) -> "World":
         """World from "ops=1-4,contexts=zoo+school" (a leading "world:" is dropped); ValueError for unknown options."""
-        kinds, options = {option.name: type(option.default) for option in fields(cls)}, {}
-        text = spec.removeprefix("world:")
-        for part in filter(None, text.split(",")):
-            key, eq, value = part.partition("=")
-            _need(key not in options, f"world option {key!r} is given twice")
-            _need(eq and key in kinds, f"world option {part!r} is not known: see the options in tasks/world.py, class World")
-            try:
-                options[key] = kinds[key](value)
-            except ValueError:
-                raise ValueError(f"world option {part!r}: {value!r} is not a number") from None
-        world = cls(**options)
-        world.source = f"world:{text}"
+        world = cls(**read_options(spec, cls, PRESETS))
+        world.source = f"world:{spec.removeprefix('world:')}"
         return world
 
     def __iter__(self) -> Iterator[Problem]:
@@ -129,18 +137,59 @@ class World(Task):
         context = rng.choices(self.contexts, self.shares)[0] if len(self.contexts) > 1 else self.contexts[0]
         for _ in range(100_000):
             graph = Graph.draw(self, rng, ops, context)
-            if graph is not None and self.low <= _bucket(graph.key(context, self.modulus)) < self.high:
-                return self._in_words(graph, rng, ops, context)
+            if graph is not None and self.low <= bucket(key := graph.key(context, self.modulus)) < self.high:
+                return self._in_words(graph, rng, ops, context, key)
         raise ValueError(f"world: 100,000 draws gave no problem of {ops} operations; raise max_value, or take other operators, "
                          "fewer distractors or a modulus")
 
-    def _in_words(self, graph: Graph, rng: random.Random, ops: int, context: str) -> Problem:
+    def _in_words(self, graph: Graph, rng: random.Random, ops: int, context: str, key: str) -> Problem:
         pick = (lambda: 0) if self.paraphrase == 1 else (lambda: rng.randrange(self.paraphrase))
         question = question_text(graph.facts, graph.asked, context, self.modulus, pick)
-        answer = str(graph.values[graph.asked])
-        last = f"Answer: {answer}"
-        solution = "\n".join([*solution_lines(graph.steps, graph.values), last]) if self.solution else last
-        return Problem(question, answer, solution, self, ops, context, tuple(graph.steps), graph.values, self.modulus)
+        answer = graph.values[graph.asked]
+        problem = Problem(question, str(answer), "", self, ops, context, tuple(graph.steps), graph.values, self.modulus,
+                          tuple(graph.facts), key)
+        problem.solution = self._solution(problem, (graph.steps, graph.values, answer))
+        return problem
+
+    def _solution(self, problem: Problem, told: Told, style: str = "") -> str:
+        """The steps in the style, then the answer. What is drawn for it depends on the problem alone (its key)."""
+        (steps, values, answer), lines = told, []
+        if self.solution:
+            rng = None if self.style == ["short"] else random.Random(f"style|{problem.key}")
+            drawn = rng.choices(self.style, self.style_shares)[0] if rng else "short"
+            style = style or drawn
+            lines = (solution_lines(steps, values) if style == "short" else
+                     long_lines(problem.facts, steps, values, self.numbers, self.operators, self.turns, rng))
+        return "\n".join([*lines, f"Answer: {answer}"])
+
+    def longest(self, problem: Problem) -> str:
+        """The solution in the longest of the world's styles: what a reply needs room for."""
+        told = problem.steps, problem.values, int(problem.answer)
+        return self._solution(problem, told, "long") if "long" in self.style else problem.solution
+
+    # documents
+
+    def told(self, problem: Problem) -> Told:
+        """Steps, values and answer as a document has them: right, but for a share `errors` of the problems. A problem that is
+        spoiled at errors=0.1 is so at errors=0.3, in the same way."""
+        rng = random.Random(f"errors|{problem.key}") if self.errors else None
+        if rng and rng.random() < self.errors:
+            return spoil(problem.steps, problem.values, self.numbers, rng, bool(self.solution))
+        return problem.steps, problem.values, int(problem.answer)
+
+    def lesson(self, i: int) -> Problem:
+        """Problem i with the solution that documents have. Its steps, values and answer are the true ones."""
+        problem = self.problem(i)
+        return replace(problem, solution=self._solution(problem, self.told(problem))) if self.errors else problem
+
+    def reply(self, problem: Problem) -> tuple[str, str]:
+        working, _, said = problem.solution.rpartition("\n")
+        return working, said
+
+    def prompt(self, problem: Problem, mode: str) -> str | list[dict]:
+        if mode == "plain" and self.format == "qa":
+            return f"Question: {problem.question}\nSolution:\n"
+        return super().prompt(problem, mode)
 
     def verify(self, problem: Problem, text: str) -> Verdict:
         """Checks a completion against the problem's graph (see tasks/verify.py)."""
@@ -156,63 +205,45 @@ class World(Task):
         return final_answer(text)
 
     def well_formed(self, text: str, thinking: bool) -> bool:
-        """One "Answer: N" line, at the end; where there was no think block, steps alone may stand before it."""
+        """One "Answer: N" line, at the end; where there was no think block, steps alone may stand before it (in the long style
+        also what stands between those)."""
         *before, last = [line for line in text.split("\n") if line.strip()] or [""]
-        fits = ANSWER.search(last) and (thinking or all(LINE.search(line) for line in before))
+        remarks = "long" in self.style
+        fits = ANSWER.search(last) and (
+            thinking or all(LINE.search(line) or (remarks and REMARK.search(line)) for line in before))
         return bool(fits) and len(ANSWER.findall(text)) == 1
 
 
-def _bucket(key: str) -> int:
+def bucket(key: str) -> int:
+    """The hundredth of all things that one belongs to; SPLITS shares them out."""
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") % 100
-
-
-def _need(condition, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
 
 
 def _range(name: str, text: str, least: int) -> list[int]:
     """"3" or "1-4" -> the list of whole numbers."""
     low, dash, high = str(text).partition("-")
-    _need(all(part.isdecimal() and len(part) < 5 for part in ([low, high] if dash else [low])),
+    need(all(part.isdecimal() and len(part) < 5 for part in ([low, high] if dash else [low])),
           f"{name}={text}: use a number or a range such as 1-4")
     low, high = int(low), int(high or low)
-    _need(least <= low <= high, f"{name}={text}: use a range that rises from at least {least}")
+    need(least <= low <= high, f"{name}={text}: use a range that rises from at least {least}")
     return list(range(low, high + 1))
 
 
-def _shares(text: str) -> tuple[list[str], list[float]]:
+def _shares(what: str, text: str, known: Collection[str]) -> tuple[list[str], list[float]]:
     """"zoo:3+school" -> (["zoo", "school"], [3.0, 1.0])."""
     names, shares = [], []
     for part in text.split("+"):
         name, colon, share = part.partition(":")
-        _need(name in CONTEXTS, f"context {name!r} is not known: use {'+'.join(CONTEXTS)}")
-        _need(not colon or (share.replace(".", "", 1).isdecimal() and float(share) > 0),
-              f"contexts={text}: {share!r} is not a share above 0")
+        need(name in known, f"{what} {name!r} is not known: use {'+'.join(known)}")
+        need(not colon or (share.replace(".", "", 1).isdecimal() and float(share) > 0),
+             f"{what} {text}: {share!r} is not a share above 0")
         names.append(name)
         shares.append(float(share or 1))
     return names, shares
 
 
 def main():
-    parser = cli.Parser("Show problems of the reasoning world, or measure its generator.")
-    parser.add_argument("--data", default="world:ops=1-4", help="which world: world:option=value,...")
-    parser.add_argument("--show", type=cli.whole, default=3, metavar="N", help="problems to print")
-    parser.add_argument("--time", type=cli.not_negative, default=0.0, metavar="S",
-                        help="seconds to generate for; prints problems per second")
-    args = parser.parse_args()
-    with cli.bad_input():
-        world = World.from_spec(args.data)
-        for p in map(world.problem, range(args.show)):
-            print(f"{p.question}\n{p.solution}\n")
-    result = {"shown": args.show}
-    if args.time:
-        start, n = time.perf_counter(), 0
-        while time.perf_counter() - start < args.time:
-            world.problem(n)
-            n += 1
-        result["problems_per_second"] = round(n / (time.perf_counter() - start))
-    cli.finish(result)
+    show.main("Show problems of the reasoning world, or measure its generator.", World.from_spec, "world:ops=1-4")
 
 
 if __name__ == "__main__":

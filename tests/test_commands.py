@@ -35,7 +35,7 @@ TOY = (  # flags put behind the commands that match (the last one wins), so that
     (r"data\.py table", "--tokens 3000"), (r"(sft|dpo)\.py", TOY_CHATS),
     (r"grpo\.py", "--prompts 2 --group 2 --max-new-tokens 16 --steps 1 --device cpu"),
     (r"augment\.py", "--count 6 --max-new-tokens 100 --temperature 1.5"), (r"report\.py", "--overwrite"),
-    (r"tasks\.world", "--time 0.1"),
+    (r"tasks\.(world|knowledge|instructions)", "--time 0.1"),
     (r"recipes\.grpo_small", "--start-steps 2 --steps 1 --prompts 2 --group 2 --max-new-tokens 4"),
     (r"bench\.py(?! plan --params| plan --init)", "--out results"),
     (r"bench\.py (?!real|plan --params|plan --init)", "--toy"),

@@ -55,6 +55,7 @@ ALWAYS = {
     "data prepare": "data tokenizer tokens out workers shard-tokens shard-dtype",
     "data table": "data tokenizer tokens seq-len seed",
     "bench": "what", "plan": "check", "world": "data show time",
+    "knowledge": "data show time", "instructions": "data show time",
 }
 
 # For every other flag: with these it is refused, with those it is accepted. {}: the flag and its value.
@@ -137,6 +138,9 @@ CASES = {
 }
 
 
+ROOMS = {"plan": "benchmarks", "world": "tasks", "knowledge": "tasks", "instructions": "tasks"}     # of those not in the root
+
+
 class Built(Exception):
     """Raised where a script would parse its command line."""
 
@@ -144,7 +148,8 @@ class Built(Exception):
 def parsers():
     """{script, and subcommand: its parser}, without running more of the scripts than what builds them."""
     found = {}
-    for module in (*"pretrain sft dpo grpo sampler chat evaluate augment report tokenizer data bench plan world".split(),):
+    for module in ("pretrain sft dpo grpo sampler chat evaluate augment report tokenizer data bench plan world knowledge "
+                   "instructions").split():
         made, init = [], cli.Parser.__init__
 
         def note(self, *args, made=made, init=init, **options):
@@ -152,7 +157,7 @@ def parsers():
             init(self, *args, **options)
         with (mock.patch.object(cli.Parser, "__init__", note), mock.patch.object(cli.Parser, "parse_args", side_effect=Built),
               mock.patch("sys.argv", ["x"]), pytest.raises(Built)):
-            importlib.import_module({"plan": "benchmarks.plan", "world": "tasks.world"}.get(module, module)).main()
+            importlib.import_module(f"{ROOMS[module]}.{module}" if module in ROOMS else module).main()
         for parser, prog in made if len(made) == 1 else made[1:]:
             found[" ".join([module, *(prog if len(made) > 1 else [])])] = parser
         found.setdefault(module, made[0][0])

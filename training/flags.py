@@ -113,5 +113,6 @@ NEEDS = (
     ("--eval-every --eval-problems", lambda a: a.eval_data, "without --eval-data"),
     ("--until-accuracy", lambda a: a.eval_every and any(spec.startswith("world:") for spec in a.eval_data),
      "without --eval-every and a world in --eval-data"),
-    ("--max-epochs", lambda a: not all(spec.startswith("world:") for spec in a.data), "on worlds, which never end"),
+    ("--max-epochs", lambda a: not all(spec.startswith(("world:", "instructions:")) for spec in a.data),
+     "on worlds, which never end"),
 )
