@@ -154,7 +154,7 @@ def test_world_documents_carry_their_weights(tokenizer):
     source = open_source("world:ops=2,q_weight=0.25", tokenizer)
     ids, weights = source.get(0)
     cut = int((weights == 0.25).sum())
-    problem = source.world.problem(0)
+    problem = source.task.problem(0)
     assert tokenizer.decode(ids[:cut]) == problem.question + "\n" and tokenizer.decode(ids[cut:-1]) == problem.solution
     assert ids[-1] == tokenizer.eot and set(weights[cut:].tolist()) == {1.0}
     chats = open_source("world:ops=2,q_weight=0,chat=0.3", tokenizer)

@@ -169,7 +169,7 @@ def test_two_modes_and_what_they_train(tokenizer):
     for i in range(1000):
         ids, weights = source.get(i)
         said, rest = trained(tokenizer, ids, weights)
-        problem = source.world.problem(i)
+        problem = source.task.problem(i)
         flag = rest.partition("?")[2].partition("<|im_end|>")[0].strip()
         kinds[flag] += 1
         at = ids.tolist().index(tokenizer.think)
