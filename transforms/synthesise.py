@@ -20,7 +20,7 @@ from collections import Counter
 from pathlib import Path
 
 from formats import plugins
-from tasks.problems import open_task
+from tasks.problems import is_generated, open_task
 from tasks.task import Reply
 from training import cli
 from transforms import Ask
@@ -44,7 +44,7 @@ def flags(parser):
 
 
 def is_task(args):
-    return args.topics.startswith("world:") or plugins.is_plugin(args.topics)
+    return is_generated(args.topics) or plugins.is_plugin(args.topics)
 
 
 def check(args):

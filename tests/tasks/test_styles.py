@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import re
+from argparse import Namespace
 from collections import Counter
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from conftest import script
 from helpers import calls_of, run_main, tiny_checkpoint
 from test_world import read
 
+import augment
 import evaluate
 from sources.generated import sample_texts
 from sources.open import open_source
@@ -20,6 +22,7 @@ from tasks.options import set_apart
 from tasks.task import Reply
 from tasks.verify import mark_lines, steps_of, verify
 from tasks.world import World
+from transforms.parts.items import open_items
 
 COMPUTE = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b}
 TINY = "world:tiny,ops=1-3"
@@ -314,6 +317,26 @@ def test_errors_and_styles_reach_documents_and_conversations(tokenizer):
         text = tokenizer.decode(from_chat.get(i)[0])
         assert told.reasoning in text and told.solution.rpartition("\n")[2] in text
         assert not verify(world.problem(i), text.partition("assistant\n")[2].replace("<|im_end|>", "")).ok
+
+
+def test_augment_takes_documents_as_they_are_and_problems_as_they_should_be(tmp_path):
+    """Thinking is added to the documents of a corpus of low quality; an oracle knows better than they do."""
+    spec, out = f"{TINY},style=hybrid,errors=0.5", tmp_path / "rows.jsonl"
+    world = World.from_spec(spec)
+    code, _, err = run_main(augment, "think", "--init", "oracle:", "--data", spec, "--count", 30, "--out", out)
+    assert code == 0, err
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    for i, row in enumerate(rows):
+        assert row["text"] == "".join(world.document(i)) + f"\n<think>\n{world.problem(i).reasoning}\n</think>"
+        assert row["meta"]["thought"] == "verified"
+    wrong = [i for i in range(30) if world.lesson(i).solution != world.problem(i).solution]
+    assert len(rows) == 30 and 5 < len(wrong) < 25
+    code, found, err = run_main(augment, "distill", "--plain", "--init", "oracle:", "--data", spec, "--count", 30,
+                                "--out", tmp_path / "b.jsonl")
+    assert code == 0 and found["verified"][0] == 1.0, err
+    items = list(open_items("documents", Namespace(count=9, data=["knowledge:people=3,times=2"]), lambda text: [text]))
+    assert len(items) == 6 and all(item.problem is None for item in items)
+    assert [item.text for item in items] == list(sample_texts("knowledge:people=3,times=2", 9))
 
 
 def test_the_preset_expands_and_what_stands_beside_it_wins():

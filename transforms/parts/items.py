@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 from sources.kinds import kind_of
 from sources.texts import read_texts
-from tasks.problems import numbers_of, open_task
+from tasks.problems import is_generated, numbers_of, open_task
 from tasks.task import Problem
 from transforms import Item
 
@@ -18,8 +18,14 @@ def open_items(takes: str, args: Namespace, cut: Cut) -> Iterator[Item]:
     rows of a file of texts. FileNotFoundError, or ValueError that says what is wrong."""
     if takes == "nothing":
         return (Item(i) for i in range(args.count))
-    opened = [_texts(spec, args.count, cut) if takes == "documents" and kind_of(spec) in ("text", "conversations")
-              else _problems(spec, args.count) for spec in args.data]
+    opened = []
+    for spec in args.data:
+        if takes == "documents" and is_generated(spec):
+            opened.append(_lessons(spec, args.count))
+        elif takes == "documents" and kind_of(spec) in ("text", "conversations"):
+            opened.append(_texts(spec, args.count, cut))
+        else:
+            opened.append(_problems(spec, args.count))
     return (Item(number, *found) for number, found in enumerate(found for source in opened for found in source))
 
 
@@ -29,6 +35,19 @@ def _problems(spec: str, count: int) -> Iterator[tuple[str, int, str, Problem]]:
         raise ValueError("--count is needed with a world, or another task that never ends")
     numbered = ((i, task.problem(i)) for i in numbers_of(task, count or None))
     return ((spec, i, document_of(problem), problem) for i, problem in numbered)
+
+
+def _lessons(spec: str, count: int) -> Iterator[tuple[str, int, str, Problem | None]]:
+    """The documents of a generated task, as they would be trained on. One that is more than its lesson (the biography that a
+    question about a person is taken from) comes as text alone."""
+    task = open_task(spec)
+    if not count and task.lessons is None:
+        raise ValueError("--count is needed with a world, or another task that never ends")
+
+    def lesson(i):
+        found, text = task.lesson(i), "".join(task.document(i))
+        return (spec, i, document_of(found), found) if found.question in text else (spec, i, text, None)
+    return map(lesson, range(min(count or task.lessons, task.lessons or count)))
 
 
 def _texts(spec: str, count: int, cut: Cut) -> Iterator[tuple[str, int, str]]:

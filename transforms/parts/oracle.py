@@ -77,11 +77,11 @@ class Oracle:
         return replies
 
     def _in_my_words(self, item: Item) -> Problem:
-        """The item's problem, as the world with this oracle's options tells it."""
+        """The item's problem, as the world with this oracle's options tells it; of a document with errors, the true one."""
         if item.problem is None or not isinstance(item.problem.task, World):
             raise ValueError(f"{self.name}: an oracle knows the answers of world:... alone; the data is {item.source or 'none'}")
         if not self.options:
-            return item.problem
+            return item.problem.task.problem(item.index) if item.problem.task.errors else item.problem
         if item.source not in self.worlds:
             options = [part for part in item.source.removeprefix("world:").split(",") if part]
             kept = [part for part in options if part.partition("=")[0] not in self.options]
