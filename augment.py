@@ -55,19 +55,20 @@ def flags():
             p.add_argument(plain, action="store_true", help="put the questions in plain text: it never learned the chat format")
         p.add_argument("--data", metavar="SPEC", nargs="+", default=[], help="questions: world:... or files")
         add_task_flag(p)
-        p.add_argument("--count", type=cli.whole, default=0, help="questions from each source; 0: all of a file")
+        p.add_argument("--count", type=cli.non_negative_int, default=0, help="questions from each source; 0: all of a file")
         p.add_argument("--out", type=cli.out_file, metavar="FILE", required=True, help=".jsonl to write; must not exist")
         if name != "pairs":
-            p.add_argument("--samples", type=cli.count, default=8 if name == "reject" else 1, help="answers to each question")
+            p.add_argument("--samples", type=cli.positive_int, default=8 if name == "reject" else 1,
+                           help="answers to each question")
         if name == "reject":
-            p.add_argument("--keep", type=cli.whole, default=0, help="most answers kept to one question; 0: all")
+            p.add_argument("--keep", type=cli.non_negative_int, default=0, help="most answers kept to one question; 0: all")
         p.add_argument("--mode", default="", choices=["" if mode == "chat" else mode for mode in SWITCHES],
                        help="flag behind the questions (dual-mode models)")
-        p.add_argument("--max-new-tokens", type=cli.count, default=400, help="tokens of an answer")
+        p.add_argument("--max-new-tokens", type=cli.positive_int, default=400, help="tokens of an answer")
         p.add_argument("--temperature", type=cli.not_negative, default=0.7, help="0: always the most likely token")
-        p.add_argument("--top-p", type=cli.part, default=1.0, help="probability mass to draw from")
-        p.add_argument("--top-k", type=cli.whole, default=0, help="tokens to draw from; 0: all")
-        p.add_argument("--rows", type=cli.count, default=64, help="completions that decode at once")
+        p.add_argument("--top-p", type=cli.positive_fraction, default=1.0, help="probability mass to draw from")
+        p.add_argument("--top-k", type=cli.non_negative_int, default=0, help="tokens to draw from; 0: all")
+        p.add_argument("--rows", type=cli.positive_int, default=64, help="completions that decode at once")
         p.add_argument("--seed", type=cli.seed, default=0, help="of the draws")
         p.add_argument("--device", type=cli.device, default="cpu", help="cpu or cuda")
         p.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of weights and cache")

@@ -76,7 +76,7 @@ def flags() -> cli.Parser:
     p.add_argument("--reference", metavar="FOLDER", default="", help="checkpoint of the reference; none: --init")
     p.add_argument("--exact", action="store_true", help="kernels that give an answer the same bits in any batch: before the "
                    "first step every margin is exactly 0")
-    p.add_argument("--seq-len", type=cli.count, default=1024, help="tokens in a row; both answers of a pair must fit")
+    p.add_argument("--seq-len", type=cli.positive_int, default=1024, help="tokens in a row; both answers of a pair must fit")
     p.add_argument("--max-epochs", type=cli.not_negative, default=0.0, help="cap on the passes through each source; 0: none")
     return p
 

@@ -37,8 +37,8 @@ def flags() -> cli.Parser:
     until_flags(p)
     p.add_argument("--tokenizer", metavar="FOLDER", default="",
                    help="folder with tokenizer.json; none: train one on the data")
-    p.add_argument("--vocab-size", type=cli.count, default=4096, help="of a tokenizer trained here")
-    p.add_argument("--seq-len", type=cli.count, default=256, help="tokens in a row")
+    p.add_argument("--vocab-size", type=cli.positive_int, default=4096, help="of a tokenizer trained here")
+    p.add_argument("--seq-len", type=cli.positive_int, default=256, help="tokens in a row")
     p.add_argument("--max-epochs", type=cli.not_negative, default=0.0, help="cap on the passes through each source; 0: none")
     option_flags(p, Config)
     p.add_argument("--peak-tflops", type=cli.above_zero, default=989.0,

@@ -54,14 +54,14 @@ def flags() -> cli.Parser:
     p.add_argument("--loss", default="sft", choices=["sft", "dft", "iw", "psft"],
                    help="the table at the top of sft.py")
     p.add_argument("--iw-form", default="sequence", choices=["sequence", "token"], help="what iw weighs")
-    p.add_argument("--refresh", type=cli.count, default=8, help="steps between psft's snapshots of the weights")
+    p.add_argument("--refresh", type=cli.positive_int, default=8, help="steps between psft's snapshots of the weights")
     p.add_argument("--clip-high", type=cli.not_negative, default=0.28,
                    help="psft clips the ratio at 1 + this, where the gradient ends")
-    p.add_argument("--no-think", type=cli.share, default=0.0, metavar="SHARE",
+    p.add_argument("--no-think", type=cli.fraction, default=0.0, metavar="SHARE",
                    help="share of questions answered without thinking; 0: one mode, no flags in the questions")
-    p.add_argument("--unflagged", type=cli.share, default=0.0, metavar="SHARE",
+    p.add_argument("--unflagged", type=cli.fraction, default=0.0, metavar="SHARE",
                    help="share of the thinking ones that do not say /think")
-    p.add_argument("--seq-len", type=cli.count, default=512, help="tokens in a row; the longest conversation must fit")
+    p.add_argument("--seq-len", type=cli.positive_int, default=512, help="tokens in a row; the longest conversation must fit")
     p.add_argument("--max-epochs", type=cli.not_negative, default=0.0, help="cap on the passes through each source; 0: none")
     return p
 

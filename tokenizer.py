@@ -307,7 +307,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True, parser_class=cli.Parser)
     train = commands.add_parser("train", text="Learn a vocabulary from files.")
     train.add_argument("--data", required=True, nargs="+", metavar="SPEC", help="files of text, or world:...")
-    train.add_argument("--vocab-size", type=cli.count, default=4096, help="tokens, with bytes and specials")
+    train.add_argument("--vocab-size", type=cli.positive_int, default=4096, help="tokens, with bytes and specials")
     train.add_argument("--out", type=cli.out_folder, required=True, metavar="FOLDER", help="folder to write")
     train.add_argument("--overwrite", action="store_true", help="replace the tokenizer in --out")
     show = commands.add_parser("show", text="Print the tokens of a text.")

@@ -23,10 +23,10 @@ def add_flags(p: cli.Parser, prompt_help: str):
     p.add_argument("--system", default="", help="system message of the chat")
     p.add_argument("--think", metavar="on|off|auto|N", default="auto",
                    help="thinking in a chat; N: on, for at most N tokens; auto: by /think or /no_think in your turn")
-    p.add_argument("--max-new-tokens", type=cli.count, default=256, help="tokens")
+    p.add_argument("--max-new-tokens", type=cli.positive_int, default=256, help="tokens")
     p.add_argument("--temperature", type=cli.not_negative, default=0.0, help="0: always the most likely token")
-    p.add_argument("--top-p", type=cli.part, default=1.0, help="probability mass to draw from")
-    p.add_argument("--top-k", type=cli.whole, default=0, help="tokens to draw from; 0: all")
+    p.add_argument("--top-p", type=cli.positive_fraction, default=1.0, help="probability mass to draw from")
+    p.add_argument("--top-k", type=cli.non_negative_int, default=0, help="tokens to draw from; 0: all")
     p.add_argument("--seed", type=cli.seed, default=0, help="of the draws")
     p.add_argument("--colors", action="store_true", help="colour each token by its log-probability")
     p.add_argument("--device", type=cli.device, default="cpu", help="cpu or cuda")

@@ -197,7 +197,7 @@ def _shares(text: str) -> tuple[list[str], list[float]]:
 def main():
     parser = cli.Parser("Show problems of the reasoning world, or measure its generator.")
     parser.add_argument("--data", default="world:ops=1-4", help="which world: world:option=value,...")
-    parser.add_argument("--show", type=cli.whole, default=3, metavar="N", help="problems to print")
+    parser.add_argument("--show", type=cli.non_negative_int, default=3, metavar="N", help="problems to print")
     parser.add_argument("--time", type=cli.not_negative, default=0.0, metavar="S",
                         help="seconds to generate for; prints problems per second")
     args = parser.parse_args()

@@ -82,13 +82,13 @@ def number(wanted: str, convert: Callable, fits: Callable) -> Callable:
     return read
 
 
-count = number("a whole number of at least 1", int, lambda x: 1 <= x <= MOST)
-whole = number("a whole number, 0 or more", int, lambda x: 0 <= x <= MOST)
+positive_int = number("a whole number of at least 1", int, lambda x: 1 <= x <= MOST)
+non_negative_int = number("a whole number, 0 or more", int, lambda x: 0 <= x <= MOST)
 seed = number(f"a whole number from 0 to {2 ** 32 - 1}", int, lambda x: 0 <= x < 2 ** 32)
 above_zero = number("a number above 0", float, lambda x: x > 0)
 not_negative = number("a number, 0 or more", float, lambda x: x >= 0)
-share = number("a number from 0 to 1", float, lambda x: 0 <= x <= 1)
-part = number("a number above 0, up to 1", float, lambda x: 0 < x <= 1)
+fraction = number("a number from 0 to 1", float, lambda x: 0 <= x <= 1)
+positive_fraction = number("a number above 0, up to 1", float, lambda x: 0 < x <= 1)
 
 
 def device(text: str) -> str:
