@@ -28,6 +28,8 @@ machine, the versions and the commit.
 """
 
 import sys
+from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -62,7 +64,7 @@ LINES = {"train": peers.speed_lines, "rl": peers.speed_lines, "sampler": peers.s
          "exact": timing.block_lines, "probe": bits.probe_lines, "answers": answers.lines}                  # for the terminal
 
 
-def of(*names):
+def of(*names: str) -> Callable:
     """A condition of NEEDS: the bench is one of these."""
     return lambda args: args.what in names
 
@@ -81,7 +83,7 @@ NEEDS = (
 )
 
 
-def main():
+def main() -> None:
     if sys.argv[1:2] == ["plan"]:
         return plan.main(sys.argv[2:])
     p = cli.Parser(__doc__, NEEDS)
@@ -123,7 +125,7 @@ def main():
     cli.finish(results)
 
 
-def run(name, args):
+def run(name: str, args: Namespace) -> dict:
     """Runs one bench, keeps its record and returns it; of launches, whose rows are too many for a line, how many there are."""
     rows = records.Rows(name, args.out)
     result = BENCHES[name](args, rows)

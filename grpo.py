@@ -270,7 +270,7 @@ def keep_prompts(run: Run, args: argparse.Namespace, rollouts: Rollouts, model: 
               file=sys.stderr)
 
 
-def main():
+def main() -> None:
     args = flags().parse_args()
     with cli.bad_input():
         join_tasks(args)

@@ -170,7 +170,7 @@ class Tokenizer:
         """What generation_config.json says, so that transformers stops where the sampler does."""
         return self.generation | {"bos_token_id": self.bos, "eos_token_id": sorted(self.stop_ids), "pad_token_id": self.eot}
 
-    def absent(self, rows: int) -> tuple[tuple[int, int], ...]:
+    def unused_ids(self, rows: int) -> tuple[tuple[int, int], ...]:
         """The ids below `rows`, of an embedding say, that no token has, as ranges (first, last + 1): holes, and what is beyond
         the tokenizer."""
         edges = [-1, *sorted(i for i in self._bytes if i < rows), rows]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from argparse import Namespace
 
 import torch
 
@@ -78,7 +79,7 @@ def option_flags(p: cli.Parser, kind: type) -> None:
         p.add_argument(name, default="+".join(f.default) if f.type is tuple else f.default, **more)
 
 
-def options_from(args, kind: type) -> dict:
+def options_from(args: Namespace, kind: type) -> dict:
     """{name of the field: its value} from the flags that option_flags made."""
     values = {f.name: getattr(args, flag_of(f)) for f in options_in(kind)}
     return values | {f.name: not values[f.name] for f in options_in(kind) if f.default is True}
@@ -97,7 +98,7 @@ def flag_of(f: dataclasses.Field) -> str:
     return f.metadata.get("flag", f.name)
 
 
-def uses_gpu(args) -> bool:
+def uses_gpu(args: Namespace) -> bool:
     return args.device == "cuda" or (args.device == "auto" and torch.cuda.is_available())
 
 
