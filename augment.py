@@ -74,20 +74,21 @@ def common_flags(p: cli.Parser, transform: Transform) -> None:
         p.add_argument("--data", metavar="SPEC", nargs="+", default=[], help="questions: world:... or files"
                        if transform.takes == "problems" else "documents: files of text or of questions, or world:...")
         add_task_flag(p)
-        p.add_argument("--count", type=cli.whole, default=0, help=f"{transform.takes} from each source; 0: all of a file")
+        p.add_argument("--count", type=cli.non_negative_int, default=0,
+                       help=f"{transform.takes} from each source; 0: all of a file")
     else:
-        p.add_argument("--count", type=cli.count, required=True, help="how many to write")
+        p.add_argument("--count", type=cli.positive_int, required=True, help="how many to write")
     if transform.takes == "documents":
-        p.add_argument("--document-tokens", type=cli.count, default=2000,
+        p.add_argument("--document-tokens", type=cli.positive_int, default=2000,
                        help="a document longer than this is cut into pieces, at the ends of lines where that is possible")
     p.add_argument("--out", type=cli.out_file, metavar="FILE", required=True, help=".jsonl to write; must not exist")
     p.add_argument("--resume", action="store_true", help="go on with --out, if it is there")
-    p.add_argument("--max-new-tokens", type=cli.count, default=400, help="tokens of an answer")
+    p.add_argument("--max-new-tokens", type=cli.positive_int, default=400, help="tokens of an answer")
     p.add_argument("--temperature", type=cli.not_negative, default=0.7, help="0: always the most likely token")
-    p.add_argument("--top-p", type=cli.part, default=1.0, help="probability mass to draw from")
-    p.add_argument("--top-k", type=cli.whole, default=0, help="tokens to draw from; 0: all")
-    p.add_argument("--rows", type=cli.count, default=64, help="completions that decode at once")
-    p.add_argument("--chunk", type=cli.count, default=256, help="items that are sampled together, then written")
+    p.add_argument("--top-p", type=cli.positive_fraction, default=1.0, help="probability mass to draw from")
+    p.add_argument("--top-k", type=cli.non_negative_int, default=0, help="tokens to draw from; 0: all")
+    p.add_argument("--rows", type=cli.positive_int, default=64, help="completions that decode at once")
+    p.add_argument("--chunk", type=cli.positive_int, default=256, help="items that are sampled together, then written")
     p.add_argument("--seed", type=cli.seed, default=0, help="of the draws")
     p.add_argument("--device", type=cli.device, default="cpu", help="cpu or cuda")
     p.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of weights and cache")

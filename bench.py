@@ -28,6 +28,8 @@ machine, the versions and the commit.
 """
 
 import sys
+from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -62,7 +64,7 @@ LINES = {"train": peers.speed_lines, "rl": peers.speed_lines, "sampler": peers.s
          "exact": timing.block_lines, "probe": bits.probe_lines, "answers": answers.lines}                  # for the terminal
 
 
-def of(*names):
+def of(*names: str) -> Callable:
     """A condition of NEEDS: the bench is one of these."""
     return lambda args: args.what in names
 
@@ -81,17 +83,17 @@ NEEDS = (
 )
 
 
-def main():
+def main() -> None:
     if sys.argv[1:2] == ["plan"]:
         return plan.main(sys.argv[2:])
     p = cli.Parser(__doc__, NEEDS)
     p.add_argument("what", metavar="WHAT", choices=[*BENCHES, "all", "plan", "readme"],
                    help="which comparison; readme: write the tables; plan has flags of its own: bench.py plan --help")
-    p.add_argument("--rounds", type=cli.count, default=7, help="turns of each side; seeds of async")
-    p.add_argument("--steps", type=cli.count, default=100, help="of each run of async and learn")
+    p.add_argument("--rounds", type=cli.positive_int, default=7, help="turns of each side; seeds of async")
+    p.add_argument("--steps", type=cli.positive_int, default=100, help="of each run of async and learn")
     p.add_argument("--device", type=cli.device, default="cpu", help="cpu or cuda")
     p.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of weights and matrix products")
-    p.add_argument("--tokens", type=cli.count, help="to sample for bits and shapes; none: 1,000,000 and 100,000")
+    p.add_argument("--tokens", type=cli.positive_int, help="to sample for bits and shapes; none: 1,000,000 and 100,000")
     p.add_argument("--sizes", nargs="+", default=[], choices=list(large.SIZES), help="of pretrain; none: all")
     p.add_argument("--seed", type=cli.seed, default=0, help="of the pipeline; of the strings of answers")
     p.add_argument("--keep", metavar="FOLDER", default="", help="where to keep the runs of pipeline and async; none: nowhere")
@@ -123,7 +125,7 @@ def main():
     cli.finish(results)
 
 
-def run(name, args):
+def run(name: str, args: Namespace) -> dict:
     """Runs one bench, keeps its record and returns it; of launches, whose rows are too many for a line, how many there are."""
     rows = records.Rows(name, args.out)
     result = BENCHES[name](args, rows)

@@ -16,7 +16,7 @@ from sampler import Sampler
 from training import cli
 
 
-def main():
+def main() -> None:
     p = cli.Parser(__doc__, NEEDS)
     add_flags(p, "one question, answered once; without it a conversation")
     args = p.parse_args()

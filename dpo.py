@@ -40,6 +40,8 @@ import functools
 import itertools
 from argparse import Namespace
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -56,18 +58,16 @@ from training import cli
 from training.flags import training_flags
 from training.run import Run
 
-BETA = {"dpo": 0.1, "dpo_norm": 5.0, "ipo": 0.1, "simpo": 2.0, "orpo": 0.1, "kto": 0.1}
 HALF = cli.number("a number from 0 to 0.5", float, lambda x: 0 <= x <= 0.5)
-BY_MEANS, NO_REFERENCE = ("dpo_norm", "simpo", "orpo"), ("simpo", "orpo")
 
 
 def flags() -> cli.Parser:
     p = training_flags(__doc__, NEEDS + EVAL_NEEDS)
     # the linear decay after a tenth of warm-up that OLMo 3 uses
     p.set_defaults(steps=200, lr=1e-6, optimizer="adamw", schedule="wsd", warmup=0.1, decay=0.9)
-    p.add_argument("--loss", default="dpo", choices=list(BETA), help="the table at the top of dpo.py")
+    p.add_argument("--loss", default="dpo", choices=list(LOSSES), help="the table at the top of dpo.py")
     p.add_argument("--beta", type=cli.above_zero, default=None,
-                   help="strength; none: " + ", ".join(f"{name} {beta:g}" for name, beta in BETA.items()))
+                   help="strength; none: " + ", ".join(f"{name} {loss.beta:g}" for name, loss in LOSSES.items()))
     p.add_argument("--label-smoothing", type=HALF, default=0.0, metavar="SHARE",
                    help="share of pairs taken to be the wrong way round (dpo, dpo_norm, simpo)")
     p.add_argument("--gamma", type=cli.not_negative, default=None, help="simpo's margin; none: half of beta")
@@ -76,17 +76,22 @@ def flags() -> cli.Parser:
     p.add_argument("--reference", metavar="FOLDER", default="", help="checkpoint of the reference; none: --init")
     p.add_argument("--exact", action="store_true", help="kernels that give an answer the same bits in any batch: before the "
                    "first step every margin is exactly 0")
-    p.add_argument("--seq-len", type=cli.count, default=1024, help="tokens in a row; both answers of a pair must fit")
+    p.add_argument("--seq-len", type=cli.positive_int, default=1024, help="tokens in a row; both answers of a pair must fit")
     p.add_argument("--max-epochs", type=cli.not_negative, default=0.0, help="cap on the passes through each source; 0: none")
     return p
 
 
+def reads(name: str) -> Callable:
+    """The condition that the loss has a use for this setting."""
+    return lambda args: name in LOSSES[args.loss].reads
+
+
 # when a flag has an effect (see cli.Parser)
 NEEDS = (
-    ("--label-smoothing", lambda a: a.loss in ("dpo", "dpo_norm", "simpo"), "with --loss {loss}"),
-    ("--gamma", lambda a: a.loss == "simpo", "with --loss {loss}"),
-    ("--kto-weights", lambda a: a.loss == "kto", "with --loss {loss}"),
-    ("--reference", lambda a: a.loss not in NO_REFERENCE, "with --loss {loss}, which has no reference"),
+    ("--label-smoothing", reads("label_smoothing"), "with --loss {loss}"),
+    ("--gamma", reads("gamma"), "with --loss {loss}"),
+    ("--kto-weights", reads("kto_weights"), "with --loss {loss}"),
+    ("--reference", lambda a: LOSSES[a.loss].reference, "with --loss {loss}, which has no reference"),
 )
 
 
@@ -132,6 +137,52 @@ def kto_loss(ratios: Tensor, z: float, beta: float = 0.1, weights: tuple = (1.0,
     return (weights[0] * (1 - good) + weights[1] * (1 - bad)) / 2
 
 
+@dataclass
+class Scores:
+    """What the models say of N pairs: log-probabilities of chosen and rejected answers, sums or means as the loss has them."""
+    policy: Tensor                       # (N, 2)
+    reference: Tensor                    # (N, 2); 0 where the loss has no reference
+    h: Tensor                            # (N,), their margins
+    z: float = 0.0                       # kto's baseline
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What tells one loss from another.
+
+    - compute: the loss of each pair, a function (Scores, beta, args) -> (N,)
+    - beta: its strength, unless --beta says it
+    - means: it takes means over an answer's tokens instead of sums
+    - reference: it compares with a reference
+    - mismatched: each pair comes with a third, mismatched answer, of which the baseline z is made
+    - reads: the flags that have an effect on it alone
+    """
+    compute: Callable
+    beta: float = 0.1
+    means: bool = False
+    reference: bool = True
+    mismatched: bool = False
+    reads: tuple[str, ...] = ()
+
+
+def simpo_of(x: Scores, beta: float, args: Namespace) -> Tensor:
+    """simpo_loss with the flags' margin and smoothing."""
+    return simpo_loss(x.h, beta, beta / 2 if args.gamma is None else args.gamma, args.label_smoothing)
+
+
+# To add a loss, write its function above and an entry here; --loss, the default of --beta and the rest follow from it.
+LOSSES = {
+    "dpo": Loss(lambda x, beta, args: dpo_loss(x.h, beta, args.label_smoothing), reads=("label_smoothing",)),
+    "dpo_norm": Loss(lambda x, beta, args: dpo_loss(x.h, beta, args.label_smoothing), beta=5.0, means=True,
+                     reads=("label_smoothing",)),
+    "ipo": Loss(lambda x, beta, args: ipo_loss(x.h, beta)),
+    "simpo": Loss(simpo_of, beta=2.0, means=True, reference=False, reads=("label_smoothing", "gamma")),
+    "orpo": Loss(lambda x, beta, args: orpo_loss(x.policy, beta), means=True, reference=False),
+    "kto": Loss(lambda x, beta, args: kto_loss(x.policy - x.reference, x.z, beta, args.kto_weights), mismatched=True,
+                reads=("kto_weights",)),
+}
+
+
 def answer_sums(model: nn.Module, batch: Batch, size: int) -> list[Tensor]:
     """Log-probability, length and reference log-probability of each answer: three of (N, size), size 2 or for kto 3."""
     logprobs = model(batch.tokens, batch.documents, batch.targets)                                          # (B, T)
@@ -161,26 +212,17 @@ def kto_baseline(run: Run, model: nn.Module, batches: list[Batch]) -> float:
 def batch_loss(args: Namespace, wrapped: nn.Module, batch: Batch, z: float = 0.0) -> tuple[Tensor, dict]:
     """The chosen loss summed over the pairs of a batch, and the metrics: log-probs of chosen and rejected, their change against
     the reference, h, and the share of pairs with h > 0."""
-    beta, size = BETA[args.loss] if args.beta is None else args.beta, 3 if args.loss == "kto" else 2
-    policy, lengths, reference = (x[:, :2] for x in answer_sums(wrapped, batch, size))                      # (N, 2)
-    scale = lengths if args.loss in BY_MEANS else 1
+    loss = LOSSES[args.loss]
+    policy, lengths, reference = (x[:, :2] for x in answer_sums(wrapped, batch, 3 if loss.mismatched else 2))       # (N, 2)
+    scale = lengths if loss.means else 1
     h = margins(policy / scale, reference / scale)                            # without a reference that is 0
-    if args.loss == "ipo":
-        losses = ipo_loss(h, beta)
-    elif args.loss == "simpo":
-        losses = simpo_loss(h, beta, beta / 2 if args.gamma is None else args.gamma, args.label_smoothing)
-    elif args.loss == "orpo":
-        losses = orpo_loss(policy / lengths, beta)
-    elif args.loss == "kto":
-        losses = kto_loss(policy - reference, z, beta, args.kto_weights)
-    else:
-        losses = dpo_loss(h, beta, args.label_smoothing)
+    losses = loss.compute(Scores(policy / scale, reference / scale, h, z), loss.beta if args.beta is None else args.beta, args)
     chosen, rejected = policy.sum(0)
     sums = {"chosen": chosen, "rejected": rejected}
-    if args.loss not in NO_REFERENCE:
+    if loss.reference:
         sums["chosen_change"], sums["rejected_change"] = (policy - reference).sum(0)
     sums |= {"margin": h.sum(), "accuracy": (h > 0).sum()}
-    if args.loss == "kto":
+    if loss.mismatched:
         sums["z"] = z * len(h)
     return losses.sum(), {name: (total, len(h)) for name, total in sums.items()}
 
@@ -241,6 +283,7 @@ def warning(step: int, change: float) -> str:
 
 def main() -> None:
     args = flags().parse_args()
+    method = LOSSES[args.loss]
     with cli.bad_input():
         check(args)
         run = Run(args, fingerprints(args))
@@ -249,13 +292,13 @@ def main() -> None:
         if tokenizer is None:
             raise ValueError(f"--init {args.init}: the folder has no tokenizer.json; copy the model's tokenizer there")
         check_specs(args.eval_data, tokenizer)
-        opener = functools.partial(Pairs, T=args.seq_len, mismatched=args.loss == "kto")
+        opener = functools.partial(Pairs, T=args.seq_len, mismatched=method.mismatched)
         stream = Stream(args.data, tokenizer, args.seq_len, args.batch_tokens, args.seed, args.max_epochs, opener, pair_batch)
-        run.split(stream)
+        run.plan_micro_batches(stream)
         sources = stream.mixture.sources
         reference = load_reference(args, run, tokenizer) if args.reference and not run.state else model
 
-    if args.loss not in NO_REFERENCE and not run.state:
+    if method.reference and not run.state:
         run.more["reference"] = [reference_logprobs(run, reference, source, run.micro_rows) for source in sources]
     for source, known in zip(sources, run.more.get("reference", [])):
         source.reference = known
@@ -275,7 +318,7 @@ def main() -> None:
         batches = run.next_batches()
         if batches is None:
             break
-        z = kto_baseline(run, wrapped, batches) if args.loss == "kto" else 0.0
+        z = kto_baseline(run, wrapped, batches) if method.mismatched else 0.0
         loss = run.backward(wrapped, batches, loss_of, weight=count_pairs(batches, sources[0].size))
         run.update(loss)
         run.end_of_step({"pairs": int(run.weight)})

@@ -14,18 +14,20 @@ one checkpoint to the next is a mean over the problems that both of them answere
 
 import contextlib
 import math
-from collections import Counter
-from dataclasses import dataclass, replace
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from data import batch_from, print_table
+from engine.draws import sampling_flags
 from engine.thinking import parse_think
-from formats.chat import split_thinking
-from formats.files import write_atomically
-from model import load
+from formats.files import write_text
+from model import Transformer, load
 from sampler import Sampler
 from sources.kinds import kind_of
 from sources.texts import read_texts
@@ -41,15 +43,17 @@ from tasks.accuracy import (
 )
 from tasks.problems import add_task_flag, is_generated, open_task, problems_of
 from tasks.questions import Questions, format_question
+from tasks.tables import Graded, reply_style, world_samples, world_table
 from tasks.task import Reply
-from tasks.verify import mark_lines
-from tasks.world import Problem, World
+from tasks.world import World
+from tokenizer import Tokenizer
 from training import cli
 
 
-def replies_to(model, tokenizer, prompts: list[str | list[dict]], limits: list[int], think=None, think_budget=None,
-               user_suffix="", ks=(1,), samples=0, temperature=1.0, rows=64, seed=0, dtype=None,
-               progress="") -> list[list[Reply]]:
+def replies_to(model: Transformer, tokenizer: Tokenizer, prompts: list[str | list[dict]], limits: list[int],
+               think: bool | None = None, think_budget: int | None = None, user_suffix: str = "", ks: Sequence[int] = (1,),
+               samples: int = 0, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0, rows: int = 64, seed: int = 0,
+               dtype: torch.dtype | None = None, progress: str = "") -> list[list[Reply]]:
     """The model's replies to each prompt.
 
     prompts        as a task gives them: plain text, or the messages of a chat (tasks/task.py)
@@ -58,7 +62,7 @@ def replies_to(model, tokenizer, prompts: list[str | list[dict]], limits: list[i
     think_budget   the most tokens of a think block
     user_suffix    in a chat: put behind the user's last turn
     ks, samples    ks of (1,) decodes greedily; else there are `samples` draws for a prompt, or as many as the largest k
-    temperature    of the draws
+    temperature    of the draws; top_p, top_k: what they are limited to (engine/draws.py)
     rows           how many replies are decoded at once
     """
     def ids(prompt):
@@ -68,34 +72,13 @@ def replies_to(model, tokenizer, prompts: list[str | list[dict]], limits: list[i
         return tokenizer.chat_prompt([*before, last | {"content": last["content"] + user_suffix}], think)
     sampled = tuple(ks) != (1,)
     done = Sampler(model, tokenizer, rows, dtype).generate(
-        list(map(ids, prompts)), max(samples, *ks) if sampled else 1, limits, temperature if sampled else 0.0, seed=seed,
-        progress=progress, think_budget=think_budget)
+        list(map(ids, prompts)), max(samples, *ks) if sampled else 1, limits, temperature if sampled else 0.0, top_p=top_p,
+        top_k=top_k, seed=seed, progress=progress, think_budget=think_budget)
     return [[Reply.of(c, tokenizer, limit) for c in completions] for completions, limit in zip(done, limits)]
 
 
-def reply_style(groups: list[list[Reply]]) -> dict:
-    """What replies look like, right or wrong: their mean length in tokens, and the shares that have reasoning in a think block,
-    that say nothing outside of one, and that were cut off at their limit."""
-    replies = [reply for group in groups for reply in group]
-    split = [split_thinking(reply.text) for reply in replies]
-
-    def mean(values, digits=4):
-        return round(float(np.mean(values)), digits)
-    return {"tokens": mean([r.tokens for r in replies], 1),
-            "thinking": mean([bool((reasoning or "").strip()) for reasoning, _ in split]),
-            "empty": mean([not said.strip() for _, said in split]),
-            "cut_off": mean([r.finish == "length" for r in replies])}
-
-
-@dataclass
-class Graded:
-    """A problem of the world, the replies to it, and what verify says about each of them."""
-    problem: Problem
-    replies: list
-    verdicts: list
-
-
-def grade_world(model, tokenizer, spec: str, count=100, chat=False, progress=False, **how) -> list[Graded]:
+def grade_world(model: Transformer, tokenizer: Tokenizer, spec: str, count: int = 100, chat: bool = False,
+                progress: bool = False, **how) -> list[Graded]:
     """Puts the first `count` problems of each number of operations in the spec to the model, and grades its replies.
     how: the other options of `replies_to`."""
     found = []
@@ -111,56 +94,15 @@ def grade_world(model, tokenizer, spec: str, count=100, chat=False, progress=Fal
     return found
 
 
-def world_table(graded: list[Graded], ks=(1,)) -> list[dict]:
-    """One row for each number of operations, then one for each context:
-
-    ops or context   what the row is for
-    problems         how many
-    answer, process  pass@k where the answer counts alone, and where every step must be right as well
-    steps            the share of steps that are right
-    why              the most common first error
-    right            rows by operations: [samples with every step right, samples] of each problem, in order
-    and what `reply_style` finds
-    """
-    table = []
-    for field in ("ops", "context"):
-        for value in sorted({getattr(a.problem, field) for a in graded}):
-            part = [a for a in graded if getattr(a.problem, field) == value]
-            verdicts = [v for a in part for v in a.verdicts]
-            reasons = [v.reason.partition(": ")[2] or v.reason for v in verdicts if not v.ok]
-            kinds = [" ".join(word for word in reason.split()[:2]) for reason in reasons]
-            row = {field: value, "problems": len(part),
-                   "answer": rates([[v.answer_ok for v in a.verdicts] for a in part], ks),
-                   "process": rates([[v.ok for v in a.verdicts] for a in part], ks),
-                   "steps": round(float(np.mean([v.steps_ok for v in verdicts])), 4),
-                   **reply_style([a.replies for a in part]),
-                   "why": max(set(kinds), key=kinds.count) if kinds else ""}
-            if field == "ops":
-                row["right"] = [[sum(v.ok for v in a.verdicts), len(a.verdicts)] for a in part]
-            table.append(row)
-    return table
-
-
-def world_samples(graded: list[Graded], keep: int) -> list[dict]:
-    """The first completion of the first `keep` problems of each number of operations, each line marked right (True),
-    wrong (False) or neither (None)."""
-    samples, seen = [], Counter()
-    for a in graded:
-        seen[a.problem.ops] += 1
-        if seen[a.problem.ops] <= keep:
-            p, text, verdict = a.problem, a.replies[0].text, a.verdicts[0]
-            samples.append({"ops": p.ops, "question": p.question, "gold": p.solution, "text": text, "ok": verdict.ok,
-                            "reason": verdict.reason, "lines": mark_lines(p, text)})
-    return samples
-
-
-def world_accuracy(model, tokenizer, spec: str, count=100, ks=(1,), **how) -> list[dict]:
+def world_accuracy(model: Transformer, tokenizer: Tokenizer, spec: str, count: int = 100, ks: Sequence[int] = (1,),
+                   **how) -> list[dict]:
     """The table of accuracy on problems of the world; how: the options of `replies_to`."""
     return world_table(grade_world(model, tokenizer, spec, count, ks=ks, **how), ks)
 
 
-def file_accuracy(model, tokenizer, spec: str, limit=0, shots=0, chat=False, ks=(1,), max_new_tokens=400, seed=0,
-                  progress=False, on_answer=None, **how) -> dict:
+def file_accuracy(model: Transformer, tokenizer: Tokenizer, spec: str, limit: int = 0, shots: int | None = 0, chat: bool = False,
+                  ks: Sequence[int] = (1,), max_new_tokens: int = 400, seed: int = 0, progress: bool = False,
+                  on_answer: Callable | None = None, **how) -> dict:
     """Accuracy of the answers to a file of questions, or to another task: {"problems", "accuracy": rates, and what `reply_style`
     finds}. Where the task's problems are of several kinds, "kinds" has the rates of each.
 
@@ -200,7 +142,8 @@ def file_accuracy(model, tokenizer, spec: str, limit=0, shots=0, chat=False, ks=
 
 
 @torch.no_grad()
-def bits_per_byte(model, tokenizer, texts, T=256, rows=16, max_tokens=0, autocast=None) -> dict:
+def bits_per_byte(model: Transformer, tokenizer: Tokenizer, texts: Iterable[str], T: int = 256, rows: int = 16,
+                  max_tokens: int = 0, autocast: AbstractContextManager | None = None) -> dict:
     """Cross entropy of texts in bits per byte of UTF-8: {"bits_per_byte", "loss" (nats per token), "tokens", "bytes"}.
 
     A text is cut into pieces of T slots; every token is predicted from the tokens before it in its piece, but for the
@@ -232,7 +175,7 @@ def bits_per_byte(model, tokenizer, texts, T=256, rows=16, max_tokens=0, autocas
             "bytes": size}
 
 
-def check_specs(specs: list[str], tokenizer) -> None:
+def check_specs(specs: list[str], tokenizer: Tokenizer) -> None:
     """ValueError for an --eval-data that cannot be measured; called before training, which may take days."""
     for spec in specs:
         kind = kind_of(spec)
@@ -247,7 +190,7 @@ def check_specs(specs: list[str], tokenizer) -> None:
             check_text(spec, tokenizer)
 
 
-def check_text(path: str, tokenizer) -> None:
+def check_text(path: str, tokenizer: Tokenizer) -> None:
     """ValueError for a file of text of which bits per byte cannot be measured. Reads it whole: its last line may be broken."""
     if not [text for text in read_texts(path) if len(tokenizer.encode_document(text[:1000])) > 1]:
         raise ValueError(f"{path}: bits per byte needs a text of at least two tokens, and there is none")
@@ -257,7 +200,8 @@ CHAT = dict(chat=True)
 PLAIN = {"": dict(chat=False)}
 
 
-def evaluate_all(model, tokenizer, specs: list[str], modes: dict, problems=100, T=256, autocast=None, max_new_tokens=400) -> dict:
+def evaluate_all(model: Transformer, tokenizer: Tokenizer, specs: list[str], modes: dict, problems: int = 100, T: int = 256,
+                 autocast: AbstractContextManager | None = None, max_new_tokens: int = 400) -> dict:
     """What training scripts report on --eval-data: of a world its accuracy table, of a file of questions the accuracy of the
     answers, both greedy and on that many problems; of text its bits per byte, in pieces of T tokens.
 
@@ -299,13 +243,7 @@ def print_results(result: dict) -> None:
     print_evaluation(result.get("eval", {}))
 
 
-def write_json(path, value) -> None:
-    """The file appears whole or not at all; its folder is made where it is missing."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda temporary: temporary.write_text(cli.to_json(value) + "\n", encoding="utf-8"))
-
-
-def has(args, world):
+def has(args: Namespace, world: bool) -> bool:
     """Whether --data names a world, or another task."""
     return any(spec.startswith("world:") == world for spec in [*args.data, *args.task])
 
@@ -315,7 +253,8 @@ NEEDS = (
     ("--problems --band --solved", lambda a: has(a, world=True), "without a world in --data"),
     ("--limit --shots --max-new-tokens --show", lambda a: has(a, world=False), "without a file in --data"),
     ("--k --chat --rows", lambda a: a.data or a.task, "without --data or --task"),
-    ("--samples --temperature", lambda a: a.k != [1], "with --k 1 alone, which decodes greedily"),
+    ("--samples --temperature --top-p --top-k", lambda a: a.k != [1], "with --k 1 alone, which decodes greedily"),
+    ("--top-p --top-k", lambda a: a.temperature, "without --temperature above 0"),
     ("--seed", lambda a: a.k != [1] or (a.limit and has(a, world=False)), "without draws: --k above 1, or --limit on a file"),
     ("--shots", lambda a: not a.chat or a.plain, "with --chat, where a question stands alone"),
     ("--plain --think --user-suffix", lambda a: a.chat, "without --chat"),
@@ -325,19 +264,19 @@ NEEDS = (
 )
 
 
-def main():
+def main() -> None:
     p = cli.Parser(__doc__, NEEDS)
     p.add_argument("--init", metavar="FOLDER", nargs="+", required=True,
                    help="checkpoints to measure, ours or Hugging Face's")
     p.add_argument("--data", metavar="SPEC", nargs="*", default=[], help="questions: world:... or a .jsonl file")
     add_task_flag(p)
     p.add_argument("--text", metavar="FILE", nargs="*", default=[], help="text, for bits per byte")
-    p.add_argument("--problems", type=cli.count, default=100, help="world problems for each number of operations")
-    p.add_argument("--limit", type=cli.whole, default=0, help="questions to take from a file or a task; 0: all")
-    p.add_argument("--k", type=cli.count, nargs="+", default=[1], help="the k of pass@k; 1 alone decodes greedily")
-    p.add_argument("--samples", type=cli.whole, default=0, help="samples per problem; 0: the largest k")
-    p.add_argument("--temperature", type=cli.not_negative, default=0.7, help="of the samples")
-    p.add_argument("--shots", type=cli.whole, default=0, help="solved questions of the file to show first")
+    p.add_argument("--problems", type=cli.positive_int, default=100, help="world problems for each number of operations")
+    p.add_argument("--limit", type=cli.non_negative_int, default=0, help="questions to take from a file or a task; 0: all")
+    p.add_argument("--k", type=cli.positive_int, nargs="+", default=[1], help="the k of pass@k; 1 alone decodes greedily")
+    p.add_argument("--samples", type=cli.non_negative_int, default=0, help="samples per problem; 0: the largest k")
+    sampling_flags(p, temperature=0.7, text="of the samples")
+    p.add_argument("--shots", type=cli.non_negative_int, default=0, help="solved questions of the file to show first")
     p.add_argument("--chat", action="store_true", help="ask in ChatML")
     p.add_argument("--plain", metavar="FOLDER", nargs="*", default=[],
                    help="checkpoints that --chat leaves out: they have not learned ChatML")
@@ -346,14 +285,13 @@ def main():
     p.add_argument("--user-suffix", metavar="TEXT", default="", help="put behind every question, such as ' /no_think'")
     p.add_argument("--band", metavar="OPS", default="", help="operations, such as 4-6, in which the gain is measured")
     p.add_argument("--solved", metavar="OPS", default="", help="operations solved before, to see what was forgotten")
-    p.add_argument("--max-new-tokens", type=cli.count, default=400, help="tokens of an answer to a file's question")
-    p.add_argument("--seq-len", type=cli.count, default=256, help="tokens of context for bits per byte")
-    p.add_argument("--rows", type=cli.count, default=64, help="completions that decode at once")
+    p.add_argument("--max-new-tokens", type=cli.positive_int, default=400, help="tokens of an answer to a file's question")
+    p.add_argument("--seq-len", type=cli.positive_int, default=256, help="tokens of context for bits per byte")
+    p.add_argument("--rows", type=cli.positive_int, default=64, help="completions that decode at once")
     p.add_argument("--exact", action="store_true", help="kernels that give an answer the same bits whatever --rows is")
-    p.add_argument("--show", type=cli.whole, default=0, help="answers to print from each file")
+    p.add_argument("--show", type=cli.non_negative_int, default=0, help="answers to print from each file")
     p.add_argument("--out", type=cli.out_file, metavar="FILE", default="", help="JSON file to write, with some completions")
-    p.add_argument("--keep", type=cli.whole, default=2, help="completions in --out for each number of operations")
-    p.add_argument("--seed", type=cli.seed, default=0, help="of the samples")
+    p.add_argument("--keep", type=cli.non_negative_int, default=2, help="completions in --out for each number of operations")
     p.add_argument("--device", type=cli.device, default="cpu", help="cpu or cuda")
     p.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of weights and cache")
     args = p.parse_args()
@@ -363,7 +301,7 @@ def main():
         measured = {folder: measure(folder, args) for folder in dict.fromkeys(args.init)}
         found = gains(measured, bands)
         if args.out:
-            write_json(args.out, {"flags": vars(args), "results": measured, "gain": found})
+            write_text(args.out, cli.to_json({"flags": vars(args), "results": measured, "gain": found}) + "\n")
     if len(args.init) > 1:
         print_comparison(measured, args.k, found)
     cli.finish({"k": args.k, "gain": found} | {
@@ -371,7 +309,7 @@ def main():
                  for name, value in results.items()} for folder, results in measured.items()})
 
 
-def check(args):
+def check(args: Namespace) -> dict[str, range]:
     """Refuses flags that do not go together before anything is measured; returns {name: numbers of operations}."""
     if not (args.data or args.text):
         raise ValueError("give --data, --task or --text: what to measure on")
@@ -393,7 +331,7 @@ def check(args):
     return bands
 
 
-def measure(folder, args):
+def measure(folder: str, args: Namespace) -> dict:
     """All measurements of one checkpoint: {spec or file: result}, printed as they come."""
     model, tokenizer = load(folder, args.device, getattr(torch, args.dtype))
     model.exact = args.exact
@@ -401,7 +339,8 @@ def measure(folder, args):
         raise ValueError(f"--init {folder}: the folder has no tokenizer.json")
     print(f"\n{folder}")
     think, budget = parse_think(args.think)
-    how = dict(ks=args.k, samples=args.samples, temperature=args.temperature, rows=args.rows, seed=args.seed,
+    how = dict(ks=args.k, samples=args.samples, temperature=args.temperature, top_p=args.top_p,
+               top_k=args.top_k, rows=args.rows, seed=args.seed,
                chat=args.chat and folder not in args.plain, think=think, think_budget=budget,
                user_suffix=args.user_suffix, progress=True)
     if not how["chat"]:

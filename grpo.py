@@ -96,20 +96,21 @@ def flags() -> cli.Parser:
     p.set_defaults(batch_tokens=0, lr=2e-4, adam_lr=2e-4, optimizer="adamw", schedule="constant", warmup=0.0, log_every=1,
                    steps=100, eval_problems=50)
     p.add_argument("--loss", default="grpo", choices=LOSSES, help="the table at the top of grpo.py")
-    p.add_argument("--prompts", type=cli.count, default=16, help="P, prompts in a step, over all ranks")
-    p.add_argument("--group", type=cli.count, default=8, help="G, completions of a prompt")
+    p.add_argument("--prompts", type=cli.positive_int, default=16, help="P, prompts in a step, over all ranks")
+    p.add_argument("--group", type=cli.positive_int, default=8, help="G, completions of a prompt")
     p.add_argument("--mode", default="chat", choices=MODES, help="how a question is put")
     p.add_argument("--reward", default="answer", metavar="NAME[:WEIGHT]+...",
                    help=f"{', '.join(REWARDS)} (see tasks/rewards.py), or a function of your own, my_rewards.py:NAME")
     p.add_argument("--max-new-tokens", nargs="+", default=["128"], metavar="CAP[@STEP]",
                    help="response cap, tokens; several are stages, each from its step on")
-    p.add_argument("--think-budget", type=cli.whole, default=None, help="tokens of thinking, then it is closed; none: no limit")
+    p.add_argument("--think-budget", type=cli.non_negative_int, default=None,
+                   help="tokens of thinking, then it is closed; none: no limit")
     p.add_argument("--temperature", type=cli.above_zero, default=1.0, help="of sampling, and again in the loss")
-    p.add_argument("--rows", type=cli.count, default=128, help="completions that decode at once")
-    p.add_argument("--seq-len", type=cli.whole, default=0, help="window and packed row, tokens; 0: as long as needed")
-    p.add_argument("--updates", type=cli.count, default=1, help="passes over a batch of rollouts")
-    p.add_argument("--minibatches", type=cli.count, default=1, help="parts of a pass, one optimiser step each")
-    p.add_argument("--clip-low", type=cli.share, default=None,
+    p.add_argument("--rows", type=cli.positive_int, default=128, help="completions that decode at once")
+    p.add_argument("--seq-len", type=cli.non_negative_int, default=0, help="window and packed row, tokens; 0: as long as needed")
+    p.add_argument("--updates", type=cli.positive_int, default=1, help="passes over a batch of rollouts")
+    p.add_argument("--minibatches", type=cli.positive_int, default=1, help="parts of a pass, one optimiser step each")
+    p.add_argument("--clip-low", type=cli.fraction, default=None,
                    help=f"r is clipped at 1 - this; 1: it is not (default: {by_loss('clip_low')})")
     p.add_argument("--clip-high", type=cli.not_negative, default=None, help=f"and at 1 + this (default: {by_loss('clip_high')})")
     p.add_argument("--dual-clip", type=DUAL, default=0.0, help="bound on r where A < 0 (3 is usual); 0: none")
@@ -131,25 +132,27 @@ def flags() -> cli.Parser:
     p.add_argument("--old", default="trainer", choices=["trainer", "sampler"], help="whose log-probabilities are pi_old")
     p.add_argument("--exact", action="store_true", help="kernels with which sampler and trainer agree to the last bit: pi_old "
                    "is the sampler's, and a step in which they differ is an error")
-    p.add_argument("--async-steps", type=cli.whole, default=None, metavar="K",
+    p.add_argument("--async-steps", type=cli.non_negative_int, default=None, metavar="K",
                    help="rollouts are begun at most K updates ahead of training, in an engine that goes on through updates; "
                    "none: they take turns")
-    p.add_argument("--rollout-ranks", type=cli.whole, default=0, metavar="R",
+    p.add_argument("--rollout-ranks", type=cli.non_negative_int, default=0, metavar="R",
                    help="the last R ranks of torchrun sample, the others learn (K is 1 if --async-steps is not given)")
     p.add_argument("--recompute", action="store_true", help="new weights compute the keys of unfinished completions again")
-    p.add_argument("--replace", type=cli.whole, default=0, help="times to replace groups without spread (DAPO); 0: keep them")
+    p.add_argument("--replace", type=cli.non_negative_int, default=0,
+                   help="times to replace groups without spread (DAPO); 0: keep them")
     p.add_argument("--mask-truncated", action="store_true", help="no loss on completions cut off at the cap")
-    p.add_argument("--overlong-buffer", type=cli.whole, default=0, help="DAPO's soft penalty over the last tokens before the cap")
-    p.add_argument("--keep-rate", type=cli.share, nargs=2, default=None, metavar=("LOW", "HIGH"),
+    p.add_argument("--overlong-buffer", type=cli.non_negative_int, default=0,
+                   help="DAPO's soft penalty over the last tokens before the cap")
+    p.add_argument("--keep-rate", type=cli.fraction, nargs=2, default=None, metavar=("LOW", "HIGH"),
                    help="keep prompts whose pass rate under --init is within these")
-    p.add_argument("--candidates", type=cli.count, default=256, help="prompts to measure for --keep-rate")
+    p.add_argument("--candidates", type=cli.positive_int, default=256, help="prompts to measure for --keep-rate")
     p.add_argument("--curriculum", action="store_true", help="the kept prompts from easy to hard")
-    p.add_argument("--gamma", type=cli.share, default=1.0,
+    p.add_argument("--gamma", type=cli.fraction, default=1.0,
                    help=f"discount of {losses_where(lambda loss: loss.advantages.by_token)}")
-    p.add_argument("--lam", type=cli.share, default=1.0, help="lambda of GAE")
+    p.add_argument("--lam", type=cli.fraction, default=1.0, help="lambda of GAE")
     p.add_argument("--value-weight", type=cli.not_negative, default=0.5, help="weight of the value loss of "
                    f"{losses_where(lambda loss: loss.advantages.value_head)}")
-    p.add_argument("--show-every", type=cli.whole, default=10, help="steps between completions in the log")
+    p.add_argument("--show-every", type=cli.non_negative_int, default=10, help="steps between completions in the log")
     return p
 
 
@@ -267,7 +270,7 @@ def keep_prompts(run: Run, args: argparse.Namespace, rollouts: Rollouts, model: 
               file=sys.stderr)
 
 
-def main():
+def main() -> None:
     args = flags().parse_args()
     with cli.bad_input():
         join_tasks(args)

@@ -14,8 +14,10 @@ The letters used everywhere:
 
 import contextlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -28,10 +30,26 @@ from kernels import Packing
 from tokenizer import Tokenizer
 
 
-def option(default, text: str, **more):
+def option(default: object, text: str, **more) -> Any:
     """A field of Config that is also a flag of pretrain.py, with this help text (training/flags.py makes the flags). more:
     `choices`, and `flag` where its name is not the field's."""
     return field(default=default, metadata={"help": text} | more)
+
+
+@dataclass(frozen=True)
+class LayerKind:
+    """What one kind of attention layer does.
+
+    - rope: its queries and keys carry their position by rotary embedding
+    - window: a token sees the last Config.window tokens of its document, itself included, and not all of them
+    """
+    rope: bool = True
+    window: bool = False
+
+
+# What Config.attention may name. For a new kind add an entry, and a field of LayerKind for what is new about it. A model with a
+# kind that Hugging Face's classes do not know is saved as one of our own (formats/huggingface.py, kind_of).
+LAYER_KINDS = {"rope": LayerKind(), "nope": LayerKind(rope=False), "window": LayerKind(window=True)}
 
 
 @dataclass
@@ -46,7 +64,7 @@ class Config:
     head_size: int = 0                   # 0: width / heads
     ff: int = option(0, "feed-forward width; 0: 8/3 of the width")            # rounded up to a multiple of 64
     # the kind of each layer, repeated to fill L; a window layer has RoPE
-    attention: tuple = option(("rope",), "kinds of layers, repeated: rope, nope, window, as in rope+rope+nope")
+    attention: tuple = option(("rope",), f"kinds of layers, repeated: {', '.join(LAYER_KINDS)}, as in rope+rope+nope")
     window: int = option(0, "tokens that a window layer sees")                # itself included
     # "head": each head by itself (Qwen3); "full": all heads together (OLMo 2)
     qk_norm: str = option("", "norm of queries and keys", choices=["", "head", "full"])
@@ -78,12 +96,11 @@ class Config:
         if isinstance(self.attention, str):
             self.attention = self.attention.replace("+", ",").split(",")
         if not self.attention:
-            raise ValueError("attention is empty: use rope, nope, window")
+            raise ValueError(f"attention is empty: use {', '.join(LAYER_KINDS)}")
         self.attention = tuple(self.attention[i % len(self.attention)] for i in range(self.layers))
         for wrong, message in (
-            (set(self.attention) - {"rope", "nope", "window"},
-             f"attention={','.join(self.attention)}: use rope, nope, window"),
-            (("window" in self.attention) != (self.window > 0),
+            (set(self.attention) - set(LAYER_KINDS), f"attention={','.join(self.attention)}: use {', '.join(LAYER_KINDS)}"),
+            (any(LAYER_KINDS[kind].window for kind in self.attention if kind in LAYER_KINDS) != (self.window > 0),
              f"window={self.window} must be set with, and only with, window layers"),
             (self.heads % self.kv_heads, f"heads={self.heads} must be a multiple of kv_heads={self.kv_heads}"),
             (self.head_size % 2, f"head size {self.head_size} must be even (width / heads)"),
@@ -91,6 +108,11 @@ class Config:
         ):
             if wrong:
                 raise ValueError(message)
+
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """How many tokens each layer sees, itself included: (L,); 0: all of its document."""
+        return tuple(self.window if LAYER_KINDS[kind].window else 0 for kind in self.attention)
 
 
 def _number(value):
@@ -152,19 +174,19 @@ def rope_frequencies(config: Config, scaled: bool = True) -> tuple[Tensor, float
 class Shared:
     """What all layers of one forward pass share, made once before the first."""
     exact: bool                              # which form of the kernels computes
-    angles: dict                             # {kind of layer: (cos, sin)}, see Transformer.angles
+    angles: dict                             # {kind of layer: (cos, sin), or (None, None)}, see Transformer.angles
     packing: Packing | None = None           # where the documents lie; None where the past comes from a cache
-    cache: object = None                     # engine.cache.KVCache: keys and values of past tokens
-    plan: object = None                      # of attention, see kernels.plan_attention and kernels.plan_decoding
-    kept: list | None = None                 # where it is a list, each layer adds its keys and values (k, v)
+    cache: Any = None                        # engine.cache.KVCache: keys and values of past tokens
+    plan: Any = None                         # of attention, see kernels.plan_attention and kernels.plan_decoding
+    keys_values: list | None = None          # where it is a list, each layer adds its keys and values (k, v)
 
 
 class RMSNorm(nn.Module):
-    def __init__(self, width, eps):
+    def __init__(self, width: int, eps: float):
         super().__init__()
         self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
 
-    def forward(self, x, exact):
+    def forward(self, x: Tensor, exact: bool) -> Tensor:
         return kernels.rms_norm(x, self.weight, self.eps, exact)
 
 
@@ -176,14 +198,14 @@ class Linear(nn.Linear):
     role = "hidden"
     reordered = None                         # the weight by kernels.reorder, in a copy for sampling (engine/weights.py)
 
-    def forward(self, x, exact):
+    def forward(self, x: Tensor, exact: bool) -> Tensor:
         return kernels.project(x, self.weight, self.bias, exact, self.reordered)
 
 
 class Attention(nn.Module):
-    def __init__(self, c, layer):
+    def __init__(self, c: Config, layer: int):
         super().__init__()
-        self.layer, self.kind, self.window = layer, c.attention[layer], c.window if c.attention[layer] == "window" else 0
+        self.layer, self.kind, self.window = layer, c.attention[layer], c.windows[layer]
         self.heads, self.kv_heads, self.head_size = c.heads, c.kv_heads, c.head_size
         self.q_proj = Linear(c.width, c.heads * c.head_size, bias=c.qkv_bias)
         self.k_proj = Linear(c.width, c.kv_heads * c.head_size, bias=c.qkv_bias)
@@ -195,7 +217,7 @@ class Attention(nn.Module):
             self.q_norm = RMSNorm(c.head_size * (c.heads if full else 1), c.eps)
             self.k_norm = RMSNorm(c.head_size * (c.kv_heads if full else 1), c.eps)
 
-    def forward(self, x, shared):                                             # (B, T, D) -> (B, T, D)
+    def forward(self, x: Tensor, shared: Shared) -> Tensor:                   # (B, T, D) -> (B, T, D)
         B, T, _ = x.shape
         exact, cache = shared.exact, shared.cache
         q, k, v = self.q_proj(x, exact), self.k_proj(x, exact), self.v_proj(x, exact)
@@ -205,11 +227,11 @@ class Attention(nn.Module):
         k = k.view(B, T, self.kv_heads, self.head_size)                       # (B, T, K, hd)
         v = v.view(B, T, self.kv_heads, self.head_size)                       # (B, T, K, hd)
         q_weight, k_weight = (self.q_norm.weight, self.k_norm.weight) if self.qk_norm == "head" else (None, None)
-        cos, sin = (None, None) if self.kind == "nope" else shared.angles[self.kind]
+        cos, sin = shared.angles[self.kind]
         q = kernels.norm_rotate(q, q_weight, cos, sin, self.eps, exact)       # (B, T, H, hd)
         k = kernels.norm_rotate(k, k_weight, cos, sin, self.eps, exact)       # (B, T, K, hd)
-        if shared.kept is not None:
-            shared.kept.append((k, v))
+        if shared.keys_values is not None:
+            shared.keys_values.append((k, v))
         if cache is None:
             y = kernels.attend(q, k, v, shared.packing, self.window, exact, shared.plan)                  # (B, T, H, hd)
         else:
@@ -219,13 +241,13 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    def __init__(self, c):
+    def __init__(self, c: Config):
         super().__init__()
         self.gate_proj = Linear(c.width, c.ff, bias=False)
         self.up_proj = Linear(c.width, c.ff, bias=False)
         self.down_proj = Linear(c.ff, c.width, bias=False)
 
-    def forward(self, x, exact):                                              # (B, T, D) -> (B, T, D)
+    def forward(self, x: Tensor, exact: bool) -> Tensor:                      # (B, T, D) -> (B, T, D)
         return self.down_proj(kernels.swiglu(self.gate_proj(x, exact), self.up_proj(x, exact), exact), exact)
 
 
@@ -233,7 +255,7 @@ class Block(nn.Module):
     """Attention and feed-forward, each added to the stream. The norms' names are the checkpoints' own: in the pre-norm
     kind `post_attention_layernorm` stands before the feed-forward, in the norm-after kind behind the attention."""
 
-    def __init__(self, c, layer):
+    def __init__(self, c: Config, layer: int):
         super().__init__()
         self.norm_after = c.norm_after
         self.self_attn, self.mlp = Attention(c, layer), MLP(c)
@@ -243,7 +265,7 @@ class Block(nn.Module):
         else:
             self.input_layernorm = RMSNorm(c.width, c.eps)
 
-    def forward(self, x, shared):                                             # (B, T, D) -> (B, T, D)
+    def forward(self, x: Tensor, shared: Shared) -> Tensor:                   # (B, T, D) -> (B, T, D)
         exact = shared.exact
         if self.norm_after:
             x = x + self.post_attention_layernorm(self.self_attn(x, shared), exact)
@@ -255,12 +277,12 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     compiled = False                              # its layers, by compile_layers
 
-    def __init__(self, config):
+    def __init__(self, config: Config):
         super().__init__()
         self.config = config
         # True: the forward pass gives a token the same bits in any batch, packing, prefill or decode (kernels/)
         self.exact = False
-        self.absent = ()                          # ranges of ids that the tokenizer does not have: no word, no probability
+        self.unused_ids = ()                          # ranges of ids that the tokenizer does not have: no word, no probability
         self.checkpointing = False                # recompute activations in the backward pass, to save memory
         self._frequencies = {}                    # of the rotary embedding, on each device
         self.embed_tokens = nn.Embedding(config.vocab_size, config.width)
@@ -272,7 +294,7 @@ class Transformer(nn.Module):
         if not self.embed_tokens.weight.is_meta:  # `load` brings the weights
             self.apply(self._init)
 
-    def compile_layers(self, **options):
+    def compile_layers(self, **options) -> None:
         """torch.compile for each layer. To the compiler all layers are the same code, and it keeps at most 8 graphs of it. Each
         kind of layer needs graphs of its own, with a gradient and without, so the limit is raised to 8 for each kind."""
         for layer in self.layers:
@@ -280,7 +302,7 @@ class Transformer(nn.Module):
         torch._dynamo.config.recompile_limit = 8 * len(set(self.config.attention))
         self.compiled = True
 
-    def uncompiled(self):
+    def uncompiled(self) -> Iterator[None]:
         """A context in which layers run without their compiled code. For sampling and evaluation, where almost every shape is
         new: each would take up one of the few graphs, until none is left for training."""
         return torch.compiler.set_stance("force_eager") if self.compiled else contextlib.nullcontext()
@@ -300,13 +322,17 @@ class Transformer(nn.Module):
         return self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
 
     def angles(self, positions: Tensor) -> dict:
-        """positions (B, T) -> {kind of layer: (cos, sin)}, each (B, T, 1, hd/2) of float32, shared by all layers.
+        """positions (B, T) -> {kind of layer: (cos, sin)}, each (B, T, 1, hd/2) of float32, shared by all layers of this kind;
+        (None, None) for a kind without RoPE.
 
         Frequencies are no buffers, so that no cast of the model can round them. OLMo 3 scales only its full-attention layers.
         """
         made = {}
-        for kind in {"rope", "window"} & set(self.config.attention):
-            scaled = kind == "rope" or not self.config.norm_after             # OLMo 3, known here by norm_after
+        for kind in dict.fromkeys(self.config.attention):
+            if not LAYER_KINDS[kind].rope:
+                made[kind] = None, None
+                continue
+            scaled = not (LAYER_KINDS[kind].window and self.config.norm_after)                 # OLMo 3, known here by norm_after
             if (scaled, positions.device) not in self._frequencies:
                 frequencies, growth = rope_frequencies(self.config, scaled)
                 self._frequencies[scaled, positions.device] = frequencies.to(positions.device), growth
@@ -317,12 +343,12 @@ class Transformer(nn.Module):
                 made[kind] = made[kind][0].double(), made[kind][1].double()
         return made
 
-    def hidden(self, tokens: Tensor, documents: Tensor | None = None, kept: list | None = None) -> Tensor:
-        """The last hidden states, normed: tokens (B, T) -> (B, T, D). `kept` (a list) receives each layer's (k, v)."""
+    def hidden(self, tokens: Tensor, documents: Tensor | None = None, keys_values: list | None = None) -> Tensor:
+        """The last hidden states, normed: tokens (B, T) -> (B, T, D). `keys_values` (a list) receives each layer's (k, v)."""
         packing = Packing(*tokens.shape, tokens.device, documents)
         x = self.embed_tokens(tokens)                                         # (B, T, D)
         plan = kernels.plan_attention(packing, x, self.config, self.exact)
-        shared = Shared(self.exact, self.angles(packing.positions), packing, plan=plan, kept=kept)
+        shared = Shared(self.exact, self.angles(packing.positions), packing, plan=plan, keys_values=keys_values)
         for layer in self.layers:
             if self.checkpointing and torch.is_grad_enabled():
                 x = checkpoint(layer, x, shared, use_reentrant=False)
@@ -340,14 +366,14 @@ class Transformer(nn.Module):
         """
         x = self.hidden(tokens, documents)
         if targets is None:
-            return self.logits(x)                                             # (B, T, V), with those of absent ids
+            return self.logits(x)                                             # (B, T, V), those of unused ids too
         return self.scores(x, targets, temperature, entropy)                  # (B, T), or two of them
 
     def scores(self, hidden: Tensor, targets: Tensor, temperature: float = 1.0,
                entropy: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """Log-probabilities of targets (..., ) given hidden (..., D), as `forward` has them. Ids that the tokenizer does not
         have count out of the distribution, here as where a token is drawn."""
-        return kernels.token_logprobs(hidden, self.head, targets, temperature, entropy, self.exact, self.absent)
+        return kernels.token_logprobs(hidden, self.head, targets, temperature, entropy, self.exact, self.unused_ids)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden (..., D) -> (..., V)."""
@@ -359,10 +385,10 @@ class Transformer(nn.Module):
 
     def prefill(self, tokens: Tensor, documents: Tensor) -> tuple[Tensor, list]:
         """Hidden states of packed prompts (1, T, D), and each layer's keys and values [(k, v)], each (1, T, K, hd)."""
-        kept = []
-        return self.hidden(tokens, documents, kept), kept
+        keys_values = []
+        return self.hidden(tokens, documents, keys_values), keys_values
 
-    def decode(self, tokens: Tensor, cache) -> Tensor:
+    def decode(self, tokens: Tensor, cache: Any) -> Tensor:
         """More tokens for each of the first B rows of the cache, which has reserved their place: tokens (B, R) -> hidden
         states (B, R, D)."""
         B, R = tokens.shape
@@ -381,7 +407,7 @@ class Transformer(nn.Module):
         n = sum(p.numel() for p in self.parameters()) - (0 if c.tied else self.embed_tokens.weight.numel())
         return 6 * n + 12 * c.layers * c.heads * c.head_size * T
 
-    def save(self, folder: str | Path, tokenizer: Tokenizer | None = None, weights: dict | None = None):
+    def save(self, folder: str | Path, tokenizer: Tokenizer | None = None, weights: dict | None = None) -> None:
         """Writes a Hugging Face folder: config.json, model.safetensors and the tokenizer's files, each atomically.
         weights: {name: tensor} to write instead of the model's own (gathered shards, say)."""
         weights = dict(weights if weights is not None else self.state_dict())
@@ -422,5 +448,5 @@ def load(folder: str | Path, device: str | torch.device = "cpu",
     model.load_state_dict(weights, assign=True)
     model.requires_grad_(True)
     if tokenizer is not None:
-        model.absent = tokenizer.absent(rows)
+        model.unused_ids = tokenizer.unused_ids(rows)
     return model, tokenizer

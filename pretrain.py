@@ -24,7 +24,7 @@ from torch import Tensor
 
 from data import Batch, Stream, fingerprints, split_spec
 from evaluate import EVAL_NEEDS, PLAIN, check_specs, evaluate_all, print_results
-from model import Config, Transformer, load
+from model import LAYER_KINDS, Config, LayerKind, Transformer, load
 from sources.texts import sample_texts
 from tokenizer import Tokenizer
 from training import cli
@@ -37,8 +37,8 @@ def flags() -> cli.Parser:
     until_flags(p)
     p.add_argument("--tokenizer", metavar="FOLDER", default="",
                    help="folder with tokenizer.json; none: train one on the data")
-    p.add_argument("--vocab-size", type=cli.count, default=4096, help="of a tokenizer trained here")
-    p.add_argument("--seq-len", type=cli.count, default=256, help="tokens in a row")
+    p.add_argument("--vocab-size", type=cli.positive_int, default=4096, help="of a tokenizer trained here")
+    p.add_argument("--seq-len", type=cli.positive_int, default=256, help="tokens in a row")
     p.add_argument("--max-epochs", type=cli.not_negative, default=0.0, help="cap on the passes through each source; 0: none")
     option_flags(p, Config)
     p.add_argument("--peak-tflops", type=cli.above_zero, default=989.0,
@@ -46,13 +46,18 @@ def flags() -> cli.Parser:
     return p
 
 
+def kinds_of(args: Namespace) -> list[LayerKind]:
+    """The kinds of layers that --attention names; Config refuses the others."""
+    return [LAYER_KINDS[name] for name in args.attention.replace("+", ",").split(",") if name in LAYER_KINDS]
+
+
 # when a flag has an effect (see cli.Parser)
 NEEDS = (
     (f"--tokenizer --vocab-size {option_names(Config)}", lambda a: not a.init,
      "with --init, which brings its model and its tokenizer"),
     ("--vocab-size", lambda a: not a.tokenizer, "with --tokenizer, which has a size of its own"),
-    ("--window", lambda a: "window" in a.attention, "without window layers, as in --attention window+rope"),
-    ("--rope-theta", lambda a: "rope" in a.attention or "window" in a.attention, "with --attention {attention}"),
+    ("--window", lambda a: any(kind.window for kind in kinds_of(a)), "without window layers, as in --attention window+rope"),
+    ("--rope-theta", lambda a: any(kind.rope for kind in kinds_of(a)), "with --attention {attention}"),
     ("--peak-tflops", uses_gpu, "on a CPU"),
 )
 
@@ -95,7 +100,7 @@ def load_or_make(args: Namespace, run: Run) -> tuple[Transformer, Tokenizer]:
     folder = args.tokenizer or (args.out if run.state else "")
     tokenizer = Tokenizer.load(folder) if folder else new_tokenizer(args)
     model = new_model(args, len(tokenizer)).to(run.weight_dtype)
-    model.absent = tokenizer.absent(len(tokenizer))
+    model.unused_ids = tokenizer.unused_ids(len(tokenizer))
     return model, tokenizer
 
 
@@ -106,7 +111,7 @@ def main() -> None:
         model, tokenizer = load_or_make(args, run)
         check_specs(args.eval_data, tokenizer)
         stream = Stream(args.data, tokenizer, args.seq_len, args.batch_tokens, args.seed, args.max_epochs)
-        run.split(stream)
+        run.plan_micro_batches(stream)
 
     def loss_of(batch):
         logprobs = wrapped(batch.tokens, batch.documents, batch.targets)      # (B, T)

@@ -43,7 +43,7 @@ def whole_page(stages: list[Stage], evaluation: dict) -> tuple[str, dict]:
     return TEMPLATE.read_text(encoding="utf-8").replace("BODY", body, 1).replace("TITLE", escape(title), 1), numbers
 
 
-def main():
+def main() -> None:
     p = cli.Parser(__doc__)
     p.add_argument("--runs", metavar="FOLDER", nargs="+", required=True, help="run folders, in their order")
     p.add_argument("--evaluation", metavar="FILE", default="", help="what evaluate.py --out wrote")

@@ -64,8 +64,8 @@ class Sampler:
                  graphs: bool | None = None):
         self.model, self.tokenizer, self.rows, self.version = model, tokenizer, rows, version
         self.prefill_chunk, self.pool_tokens = prefill_chunk, pool_tokens
-        if isinstance(tokenizer, Tokenizer) and not model.absent:             # a model not made by `load`: as it is drawn from
-            model.absent = tokenizer.absent(model.config.vocab_size)
+        if isinstance(tokenizer, Tokenizer) and not model.unused_ids:         # a model not made by `load`: as it is drawn from
+            model.unused_ids = tokenizer.unused_ids(model.config.vocab_size)
         self.runner = Runner(model, dtype, exact, graphs)
         self.graphs, self.scheduler = self.runner.fixed_sizes, None           # the scheduler comes with `start`
         # what the host has not read yet; whether new weights have come and the keys of running rows shall be theirs
@@ -111,7 +111,7 @@ class Sampler:
     # the engine
 
     def start(self, longest: int, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0, seed: int = 0,
-              stop: set[int] | None = None, on_token: Callable | None = None, rows: int | None = None):
+              stop: set[int] | None = None, on_token: Callable | None = None, rows: int | None = None) -> None:
         """Empties the engine, takes the weights as they are now (later changes need update_weights), and sets how it draws.
         longest: the most tokens of a prompt with its completion, as far as is known; the size of the cache follows from it."""
         self.params = SamplingParams(temperature, top_k, top_p)
@@ -166,7 +166,7 @@ class Sampler:
         with self.runner.mode():
             return self._step()
 
-    def update_weights(self, state: dict | None = None, version: int | None = None, recompute: bool = False):
+    def update_weights(self, state: dict | None = None, version: int | None = None, recompute: bool = False) -> None:
         """New weights between two steps: {name: tensor}, or None where the model's own were changed in place. The keys of
         tokens that are there already stay those of the old weights, or with recompute=True are computed again."""
         if state is not None:
@@ -177,7 +177,7 @@ class Sampler:
         self.version = self.version + 1 if version is None else version
         self.outdated = self.outdated or recompute
 
-    def abort(self, request: Request | None = None):
+    def abort(self, request: Request | None = None) -> None:
         """Ends one request, or all of them; what they have drawn so far stays in their completions."""
         for r in [r for r in [*self.running, *self.waiting] if request is None or r is request]:
             r.completion.finish = "aborted"
@@ -304,7 +304,7 @@ def _for_each(option, prompts):
 NEEDS = (("--system --think", lambda a: a.chat, "without --chat"), *conversation.NEEDS)
 
 
-def main():
+def main() -> None:
     p = cli.Parser(__doc__, NEEDS)
     conversation.add_flags(p, "text to continue, or with --chat the user's question; answers once")
     p.add_argument("--chat", action="store_true",

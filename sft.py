@@ -32,6 +32,8 @@ small batches out of one large one; the frozen copy of iw and psft stands whole 
 import copy
 import functools
 from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -51,25 +53,30 @@ def flags() -> cli.Parser:
     p = training_flags(__doc__, NEEDS + EVAL_NEEDS)
     until_flags(p)
     p.set_defaults(steps=200, lr=0.005, adam_lr=0.001, schedule="cosine", warmup=0.05)
-    p.add_argument("--loss", default="sft", choices=["sft", "dft", "iw", "psft"],
+    p.add_argument("--loss", default="sft", choices=list(LOSSES),
                    help="the table at the top of sft.py")
     p.add_argument("--iw-form", default="sequence", choices=["sequence", "token"], help="what iw weighs")
-    p.add_argument("--refresh", type=cli.count, default=8, help="steps between psft's snapshots of the weights")
+    p.add_argument("--refresh", type=cli.positive_int, default=8, help="steps between psft's snapshots of the weights")
     p.add_argument("--clip-high", type=cli.not_negative, default=0.28,
                    help="psft clips the ratio at 1 + this, where the gradient ends")
-    p.add_argument("--no-think", type=cli.share, default=0.0, metavar="SHARE",
+    p.add_argument("--no-think", type=cli.fraction, default=0.0, metavar="SHARE",
                    help="share of questions answered without thinking; 0: one mode, no flags in the questions")
-    p.add_argument("--unflagged", type=cli.share, default=0.0, metavar="SHARE",
+    p.add_argument("--unflagged", type=cli.fraction, default=0.0, metavar="SHARE",
                    help="share of the thinking ones that do not say /think")
-    p.add_argument("--seq-len", type=cli.count, default=512, help="tokens in a row; the longest conversation must fit")
+    p.add_argument("--seq-len", type=cli.positive_int, default=512, help="tokens in a row; the longest conversation must fit")
     p.add_argument("--max-epochs", type=cli.not_negative, default=0.0, help="cap on the passes through each source; 0: none")
     return p
 
 
+def reads(name: str) -> Callable:
+    """The condition that the loss has a use for this setting."""
+    return lambda args: name in LOSSES[args.loss].reads
+
+
 # when a flag has an effect (see cli.Parser)
 NEEDS = (
-    ("--iw-form", lambda a: a.loss == "iw", "with --loss {loss}"),
-    ("--refresh --clip-high", lambda a: a.loss == "psft", "with --loss {loss}"),
+    ("--iw-form", reads("iw_form"), "with --loss {loss}"),
+    ("--refresh --clip-high", reads("clip_high"), "with --loss {loss}"),
     ("--no-think", lambda a: any(kind_of(split_spec(spec)[0]) in ("world", "questions") for spec in a.data),
      "on conversations, which are used as they are"),
     ("--unflagged", lambda a: a.no_think, "without --no-think above 0: else no question has a flag"),
@@ -114,25 +121,66 @@ def psft_loss(logprobs: Tensor, old: Tensor, mask: Tensor, high: float = 0.28) -
     return -(ratios.clamp(max=1 + high) * mask).sum()
 
 
+@dataclass
+class Scores:
+    """What the model says of a batch: all (B, T). old: log-probabilities under the loss's frozen weights, None if it has none."""
+    logprobs: Tensor
+    old: Tensor | None
+    mask: Tensor                         # 1 on the assistant's tokens
+    documents: Tensor
+
+
+def clipped_share(x: Scores, args: Namespace) -> dict[str, Tensor]:
+    """Tokens that psft clips."""
+    return {"clipped": (x.logprobs - x.old).exp() > 1 + args.clip_high}
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What tells one loss from another.
+
+    - compute: the loss summed over the tokens of a batch, a function (Scores, args) -> scalar
+    - frozen: a copy of the weights whose log-probabilities it compares with: "init", those of --init; "snapshot", those of the
+      last step that --refresh divides; or "" for none
+    - reads: the flags that have an effect on it alone
+    - metrics: what it adds to the log, a function (Scores, args) -> {name: value of each token (B, T)}, logged as means
+    """
+    compute: Callable
+    frozen: str = ""
+    reads: tuple[str, ...] = ()
+    metrics: Callable = lambda x, args: {}
+
+
+# To add a loss, write its function above and an entry here; --loss, the copy of the weights and the log follow from it.
+LOSSES = {
+    "sft": Loss(lambda x, args: sft_loss(x.logprobs, x.mask)),
+    "dft": Loss(lambda x, args: dft_loss(x.logprobs, x.mask)),
+    "iw": Loss(lambda x, args: iw_loss(x.logprobs, x.old, x.mask, x.documents, args.iw_form), "init", reads=("iw_form",)),
+    "psft": Loss(lambda x, args: psft_loss(x.logprobs, x.old, x.mask, args.clip_high), "snapshot",
+                 reads=("refresh", "clip_high"), metrics=clipped_share),
+}
+
+
 def batch_loss(args: Namespace, wrapped: nn.Module, frozen: nn.Module | None, batch: Batch) -> tuple[Tensor, dict]:
-    """The chosen loss of a batch, and the metrics: negative log-likelihood, entropy, with psft the share of clipped tokens."""
+    """The chosen loss of a batch, and the metrics: negative log-likelihood, entropy, and what the loss adds."""
     logprobs, entropies = wrapped(batch.tokens, batch.documents, batch.targets, entropy=True)               # (B, T)
     mask, n = batch.loss_mask.to(logprobs.dtype), batch.loss_mask.double().sum()
-    metrics = {"nll": (sft_loss(logprobs, mask), n), "entropy": ((entropies * mask).sum(), n)}
-    if frozen is not None:
+    loss, old = LOSSES[args.loss], None
+    if loss.frozen:
         with torch.no_grad():
             old = frozen(batch.tokens, batch.documents, batch.targets)                                      # (B, T)
-    if args.loss == "dft":
-        loss = dft_loss(logprobs, mask)
-    elif args.loss == "iw":
-        loss = iw_loss(logprobs, old, mask, batch.documents, args.iw_form)
-    elif args.loss == "psft":
-        loss = psft_loss(logprobs, old, mask, args.clip_high)
-        clipped = (logprobs - old).exp() > 1 + args.clip_high
-        metrics["clipped"] = (clipped * mask).sum(), n
-    else:
-        loss = sft_loss(logprobs, mask)
-    return loss, metrics
+    scores = Scores(logprobs, old, mask, batch.documents)
+    metrics = {"nll": (sft_loss(logprobs, mask), n), "entropy": ((entropies * mask).sum(), n)}
+    metrics |= {name: ((values * mask).sum(), n) for name, values in loss.metrics(scores, args).items()}
+    return loss.compute(scores, args), metrics
+
+
+def modes_of_questions(args: Namespace) -> dict:
+    """How --eval-data is asked: as the questions trained on are put."""
+    think = " /think" if args.no_think and args.unflagged < 1 else ""
+    if args.no_think == 1:                                # no question of training asks for thinking
+        think = None
+    return modes_of(think, " /no_think" if args.no_think else None)
 
 
 def check(args: Namespace) -> None:
@@ -143,6 +191,7 @@ def check(args: Namespace) -> None:
 
 def main() -> None:
     args = flags().parse_args()
+    method = LOSSES[args.loss]
     with cli.bad_input():
         check(args)
         run = Run(args, fingerprints(args))
@@ -152,12 +201,12 @@ def main() -> None:
         check_specs(args.eval_data, tokenizer)
         opener = functools.partial(open_conversations, T=args.seq_len, no_think=args.no_think, unflagged=args.unflagged)
         stream = Stream(args.data, tokenizer, args.seq_len, args.batch_tokens, args.seed, args.max_epochs, opener)
-        run.split(stream)
+        run.plan_micro_batches(stream)
 
-    frozen = None                                         # iw's reference: the weights of --init; psft's snapshot
-    if args.loss in ("iw", "psft"):
+    frozen, snapshot = None, method.frozen == "snapshot"
+    if method.frozen:
         frozen = copy.deepcopy(model).requires_grad_(False).to(run.device)
-    if args.loss == "psft":
+    if snapshot:
         if "snapshot" in run.more:
             restore_weights(frozen, run.more["snapshot"])
         run.more["snapshot"] = frozen.state_dict()        # not a copy, so every checkpoint has the weights of its moment
@@ -167,11 +216,7 @@ def main() -> None:
     def loss_of(batch):
         return batch_loss(args, wrapped, frozen, batch)
 
-    # --eval-data is asked as the questions trained on are put
-    think = " /think" if args.no_think and args.unflagged < 1 else ""
-    if args.no_think == 1:                                # no question of training asks for thinking
-        think = None
-    modes = modes_of(think, " /no_think" if args.no_think else None)
+    modes = modes_of_questions(args)
     evaluate = functools.partial(evaluate_all, model, tokenizer, args.eval_data, modes, args.eval_problems, args.seq_len)
     run.begin(model, tokenizer, stream, evaluate, parameters=sum(w.numel() for w in model.parameters()),
               config=vars(model.config))
@@ -179,7 +224,7 @@ def main() -> None:
         batches = run.next_batches()
         if batches is None:
             break
-        if args.loss == "psft" and run.step % args.refresh == 0:
+        if snapshot and run.step % args.refresh == 0:
             restore_weights(frozen, full_weights(model))
         loss = run.backward(wrapped, batches, loss_of)
         run.update(loss)

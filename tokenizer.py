@@ -170,7 +170,7 @@ class Tokenizer:
         """What generation_config.json says, so that transformers stops where the sampler does."""
         return self.generation | {"bos_token_id": self.bos, "eos_token_id": sorted(self.stop_ids), "pad_token_id": self.eot}
 
-    def absent(self, rows: int) -> tuple[tuple[int, int], ...]:
+    def unused_ids(self, rows: int) -> tuple[tuple[int, int], ...]:
         """The ids below `rows`, of an embedding say, that no token has, as ranges (first, last + 1): holes, and what is beyond
         the tokenizer."""
         edges = [-1, *sorted(i for i in self._bytes if i < rows), rows]
@@ -307,7 +307,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True, parser_class=cli.Parser)
     train = commands.add_parser("train", text="Learn a vocabulary from files.")
     train.add_argument("--data", required=True, nargs="+", metavar="SPEC", help="files of text, or world:...")
-    train.add_argument("--vocab-size", type=cli.count, default=4096, help="tokens, with bytes and specials")
+    train.add_argument("--vocab-size", type=cli.positive_int, default=4096, help="tokens, with bytes and specials")
     train.add_argument("--out", type=cli.out_folder, required=True, metavar="FOLDER", help="folder to write")
     train.add_argument("--overwrite", action="store_true", help="replace the tokenizer in --out")
     show = commands.add_parser("show", text="Print the tokens of a text.")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from kernels import NOWHERE, PAGE
+from model import Config
 
 
 class KVCache:
@@ -25,7 +26,8 @@ class KVCache:
     free names `spare`, one page more that belongs to nobody: a row that decodes only to fill up a batch writes there.
     """
 
-    def __init__(self, config, rows, pages, longest, device="cpu", dtype=torch.float32):
+    def __init__(self, config: Config, rows: int, pages: int, longest: int, device: str | torch.device = "cpu",
+                 dtype: torch.dtype = torch.float32):
         shape = (config.layers, pages + 1, config.kv_heads, PAGE, config.head_size)
         self.size = self.spare = pages
         self.k, self.v = torch.zeros(shape, device=device, dtype=dtype), torch.zeros(shape, device=device, dtype=dtype)
@@ -41,12 +43,12 @@ class KVCache:
         return (self.lengths.shape[0] == rows and pages <= self.size <= 2 * pages
                 and pages_of(longest) <= self.table.shape[1])
 
-    def clear(self):
+    def clear(self) -> None:
         for row in range(len(self.pages)):
             self.release(row)
 
     @staticmethod
-    def page_bytes(config, dtype: torch.dtype) -> int:
+    def page_bytes(config: Config, dtype: torch.dtype) -> int:
         return 2 * config.layers * config.kv_heads * PAGE * config.head_size * torch.finfo(dtype).bits // 8
 
     def widen(self, longest: int) -> bool:
@@ -71,7 +73,7 @@ class KVCache:
             self.used = max(self.used, new[-1] + 1)
         return True
 
-    def release(self, row: int):
+    def release(self, row: int) -> None:
         """Takes back a row's pages. On a CPU the pages in use are then moved together, since its attention goes over all of
         the pool up to the last one."""
         for page in self.pages[row]:
@@ -97,14 +99,14 @@ class KVCache:
             self.owner[hole], self.start[hole], self.start[page] = row, self.start[page].clone(), NOWHERE
         self.used = len(held)
 
-    def move(self, source: int, target: int):
+    def move(self, source: int, target: int) -> None:
         """The pages of one row become those of another, which has none."""
         self.pages[target], self.pages[source] = self.pages[source], []
         self.table[target], self.lengths[target] = self.table[source], self.lengths[source]
         self.owner[self._ids(target)] = target
         self.lengths[source], self.table[source] = 0, self.spare
 
-    def fill(self, row: int, k: Tensor, v: Tensor):
+    def fill(self, row: int, k: Tensor, v: Tensor) -> None:
         """Starts a row, whose pages are reserved, with k and v (L, T, K, hd)."""
         L, T, K, hd = k.shape
         ids = self._ids(row)[:pages_of(T)]
@@ -113,7 +115,7 @@ class KVCache:
             pool[:, ids] = x.view(L, -1, PAGE, K, hd).transpose(2, 3).to(pool.dtype)
         self.lengths[row] = T
 
-    def write(self, layer: int, k: Tensor, v: Tensor):
+    def write(self, layer: int, k: Tensor, v: Tensor) -> None:
         """Puts R tokens' k and v (B, R, K, hd) behind each of the first B rows, whose pages are reserved."""
         B, R = k.shape[:2]
         slots = self.lengths[:B, None] + torch.arange(R, device=k.device)     # (B, R)
@@ -129,8 +131,8 @@ def free_bytes(device: torch.device) -> int | None:
     """Memory that nobody uses at the moment; None where the system does not say. On a GPU torch keeps what was freed for itself,
     and hands it out again: after training that is most of the memory."""
     if device.type == "cuda":
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + kept
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):

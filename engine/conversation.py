@@ -2,9 +2,11 @@
 
 import argparse
 import sys
+from typing import Any, TextIO
 
 import torch
 
+from engine.draws import sampling_flags
 from engine.requests import Completion
 from engine.thinking import parse_think
 from formats.chat import split_thinking
@@ -16,18 +18,15 @@ from training import cli
 NEEDS = (("--top-p --top-k --seed", lambda a: a.temperature, "without --temperature above 0"),)
 
 
-def add_flags(p: cli.Parser, prompt_help: str):
+def add_flags(p: cli.Parser, prompt_help: str) -> None:
     """The flags of both commands."""
     p.add_argument("--init", metavar="FOLDER", required=True, help="checkpoint, ours or Hugging Face's")
     p.add_argument("--prompt", default="", help=prompt_help)
     p.add_argument("--system", default="", help="system message of the chat")
     p.add_argument("--think", metavar="on|off|auto|N", default="auto",
                    help="thinking in a chat; N: on, for at most N tokens; auto: by /think or /no_think in your turn")
-    p.add_argument("--max-new-tokens", type=cli.count, default=256, help="tokens")
-    p.add_argument("--temperature", type=cli.not_negative, default=0.0, help="0: always the most likely token")
-    p.add_argument("--top-p", type=cli.part, default=1.0, help="probability mass to draw from")
-    p.add_argument("--top-k", type=cli.whole, default=0, help="tokens to draw from; 0: all")
-    p.add_argument("--seed", type=cli.seed, default=0, help="of the draws")
+    p.add_argument("--max-new-tokens", type=cli.positive_int, default=256, help="tokens")
+    sampling_flags(p, temperature=0.0)
     p.add_argument("--colors", action="store_true", help="colour each token by its log-probability")
     p.add_argument("--device", type=cli.device, default="cpu", help="cpu or cuda")
     p.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of weights and cache")
@@ -41,7 +40,7 @@ def open_checkpoint(args: argparse.Namespace) -> tuple[Transformer, Tokenizer]:
     return model, tokenizer
 
 
-def converse(sampler, args: argparse.Namespace):
+def converse(sampler: Any, args: argparse.Namespace) -> dict:
     """A chat in the terminal: one turn about args.prompt, or as many as the user wants. Returns the JSON object for the last
     line of standard output."""
     tokenizer, (think, budget) = sampler.tokenizer, parse_think(args.think)
@@ -69,7 +68,8 @@ def read_turn() -> str:
         return ""
 
 
-def stream(sampler, ids: list[int], args: argparse.Namespace, think_budget=None, out=None) -> Completion:
+def stream(sampler: Any, ids: list[int], args: argparse.Namespace, think_budget: int | None = None,
+           out: TextIO | None = None) -> Completion:
     """Shows one completion of the ids while it is drawn, on standard output or `out`, and returns it. A character whose bytes
     are spread over several tokens is shown once it is whole."""
     out = out or sys.stdout

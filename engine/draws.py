@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from kernels import row_logprobs
+from training import cli
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,14 @@ class SamplingParams:
     def __post_init__(self):
         if self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
             raise ValueError("use temperature >= 0, 0 < top_p <= 1 and top_k >= 0")
+
+
+def sampling_flags(p: cli.Parser, temperature: float, text: str = "0: always the most likely token") -> None:
+    """The flags that say how tokens are drawn. temperature: its default; text: its help."""
+    p.add_argument("--temperature", type=cli.not_negative, default=temperature, help=text)
+    p.add_argument("--top-p", type=cli.positive_fraction, default=1.0, help="probability mass to draw from")
+    p.add_argument("--top-k", type=cli.non_negative_int, default=0, help="tokens to draw from; 0: all")
+    p.add_argument("--seed", type=cli.seed, default=0, help="of the draws")
 
 
 def uniform(seed: int | Tensor, requests: Tensor, positions: Tensor) -> Tensor:
@@ -73,10 +82,10 @@ def draw(logits: Tensor, u: Tensor, params: SamplingParams) -> tuple[Tensor, Ten
         tokens = logits.argmax(dim=1)
         return tokens, row_logprobs(logits, tokens, 1.0, exact)
     scaled = logits / temperature
-    kept = truncate(scaled, params.top_k, params.top_p)
-    cumulative = kept.softmax(dim=1, dtype=torch.float64).cumsum(dim=1)                       # (B, V)
+    truncated = truncate(scaled, params.top_k, params.top_p)
+    cumulative = truncated.softmax(dim=1, dtype=torch.float64).cumsum(dim=1)                       # (B, V)
     at = (u * cumulative[:, -1])[:, None]
     tokens = torch.searchsorted(cumulative, at, right=True).squeeze(1).clamp_(max=logits.shape[1] - 1)
-    if kept is scaled:                                    # the temperature once more in there, where training has it
+    if truncated is scaled:                                    # the temperature once more in there, where training has it
         return tokens, row_logprobs(logits, tokens, temperature, exact)
-    return tokens, row_logprobs(kept, tokens, 1.0, exact)
+    return tokens, row_logprobs(truncated, tokens, 1.0, exact)

@@ -1,6 +1,7 @@
 """CUDA graphs: hundreds of small launches on a GPU, recorded once and replayed as a single one."""
 
 from collections.abc import Callable, Hashable
+from typing import Any
 
 import torch
 
@@ -12,10 +13,10 @@ class Graphs:
     def __init__(self, enabled: bool):
         self.enabled, self.captured, self.pool = enabled, {}, None
 
-    def clear(self):
+    def clear(self) -> None:
         self.captured, self.pool = {}, None
 
-    def replay(self, key: Hashable, work: Callable, changed: torch.Tensor):
+    def replay(self, key: Hashable, work: Callable, changed: torch.Tensor) -> Any:
         """What work() returns: recorded when the key first comes, replayed after that. The next replay of the key overwrites
         the tensors that are returned. changed: the tensor that work() does not only overwrite, but counts on from."""
         if not self.enabled:

@@ -17,19 +17,19 @@ class Rows:
         self.hidden = torch.zeros(count, width, device=device, dtype=dtype)
         self.pending, self.keys, self.positions = (torch.zeros(count, dtype=torch.long, device=device) for _ in range(3))
 
-    def enter(self, first: int, requests: list):
+    def enter(self, first: int, requests: list) -> None:
         """Requests take the rows from `first` on."""
         rows = slice(first, first + len(requests))
         self.keys[rows] = upload([r.key for r in requests], self.device)
         self.positions[rows] = upload([r.drawn for r in requests], self.device)
 
-    def advance(self, tokens: torch.Tensor):
+    def advance(self, tokens: torch.Tensor) -> None:
         """The first rows have drawn these tokens (B,)."""
         B = len(tokens)
         self.pending[:B] = tokens
         self.positions[:B] += 1
 
-    def move(self, source: int, target: int):
+    def move(self, source: int, target: int) -> None:
         """The sequence of one row goes on in another."""
         for t in (self.pending, self.keys, self.positions):
             t[target] = t[source]

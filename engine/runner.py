@@ -5,8 +5,10 @@ where it is: the cache, the tensors of Rows, and the weights of the copy that sa
 """
 
 import contextlib
+from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from engine.cache import PAGE, KVCache, free_bytes, pages_of, upload
@@ -35,7 +37,7 @@ class Runner:
         self.graphs = Graphs(self.fixed_sizes and self.device.type == "cuda")
         self.cache = self.rows = self.seed = self.logits = self.addresses = None
 
-    def take_weights(self):
+    def take_weights(self) -> None:
         """The weights as they are now; later changes of the model's are seen after the next call."""
         self.copy = self.copies.refresh()
         self._choose_form()
@@ -44,7 +46,7 @@ class Runner:
             self.graphs.clear()
         self.addresses = addresses
 
-    def allocate(self, rows: int, longest: int, seed: int, pool_tokens: int = 0):
+    def allocate(self, rows: int, longest: int, seed: int, pool_tokens: int = 0) -> None:
         """An empty cache for so many rows of at most `longest` tokens each, and their tensors. They are kept from one start to
         the next where graphs read them and they are large enough. pool_tokens: size of the cache; 0: for all rows at their
         longest, if four fifths of the free memory hold that. ValueError where there is no room for one row."""
@@ -67,13 +69,13 @@ class Runner:
         self.cache = KVCache(self.model.config, rows, pages, longest, self.device, self.dtype)
         self.rows = Rows(rows, self.model.config.width, self.device, self.model.head.dtype)
 
-    def widen(self, longest: int):
+    def widen(self, longest: int) -> None:
         """Lets a row be longer than was thought."""
         if self.cache.widen(longest):
             self.graphs.clear()                           # they would read the old table
 
     @contextlib.contextmanager
-    def mode(self):
+    def mode(self) -> Iterator[None]:
         """How the model computes here: without gradients, exact or not, in the sampler's type."""
         self._choose_form()
         # a graph must not keep autocast's copies of weights, which live as long as this block
@@ -86,7 +88,7 @@ class Runner:
 
     # decoding and drawing
 
-    def decode(self, B: int):
+    def decode(self, B: int) -> None:
         """The pending token of each of the first B rows -> its hidden state, in rows.hidden."""
         rows = self._bucket(B)
 
@@ -95,13 +97,13 @@ class Runner:
         self.graphs.replay(("decode", rows, self.copy.exact), work, self.cache.lengths)
         self.cache.lengths[B:rows] = 0                    # those that filled up the bucket
 
-    def draw(self, B: int, params: SamplingParams, watched: bool):
+    def draw(self, B: int, params: SamplingParams, watched: bool) -> tuple[Tensor, Tensor, Tensor]:
         """A token of each of the first B rows: their logits (B, V) if somebody wants to see them (watched), else (0, V); tokens
         (B,) and log-probabilities (B,)."""
         rows = self._bucket(B) if self.fixed_sizes else B
 
         def work():
-            logits = exclude(self.copy.logits(self.rows.hidden[:rows]), self.model.absent)                    # (rows, V)
+            logits = exclude(self.copy.logits(self.rows.hidden[:rows]), self.model.unused_ids)                # (rows, V)
             drawn = draw(logits, self.uniform(rows), params)
             if self.fixed_sizes and watched:              # one place for the graphs of all buckets: each would keep its own
                 if self.logits is None:
@@ -124,7 +126,7 @@ class Runner:
 
     # prompts
 
-    def prefill(self, prompts: list[Prefill], version: int):
+    def prefill(self, prompts: list[Prefill], version: int) -> None:
         """Computes prompts, packed into rows of documents."""
         at = 0
         while at < len(prompts):
@@ -161,12 +163,12 @@ class Runner:
             p.hidden, p.scratch = hidden[0, -1], None
         return piece.shape[1]
 
-    def enter(self, row: int, p: Prefill):
+    def enter(self, row: int, p: Prefill) -> None:
         """A row, whose pages are reserved, begins with this prompt."""
         self.cache.fill(row, p.k, p.v)
         self.rows.hidden[row] = p.hidden
 
-    def recompute(self, sequences: list[list[int]], version: int):
+    def recompute(self, sequences: list[list[int]], version: int) -> None:
         """The keys and values of the running rows again, with new weights. sequences: the ids of each row."""
         again = [Prefill(ids) for ids in sequences]
         self.prefill(again, version)

@@ -76,7 +76,7 @@ class Scheduler:
                 total += len(p.ids)
         return chosen
 
-    def leave(self, rows: list[int]):
+    def leave(self, rows: list[int]) -> None:
         """Frees rows, given in rising order. The last running row takes the place of each."""
         for row in reversed(rows):
             last = len(self.running) - 1
@@ -88,7 +88,7 @@ class Scheduler:
             self.running.pop()
             self.crowded = False
 
-    def remove(self, request: Request):
+    def remove(self, request: Request) -> None:
         if request in self.waiting:
             self.waiting.remove(request)
         else:

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from engine.draws import SamplingParams, draw, wide
 from kernels import row_logprobs
+from tokenizer import Tokenizer
 
 HAND_OVER = "\nTime to answer.\n"      # the last words of a think block that a budget closes
 
@@ -21,7 +22,7 @@ class ThinkBudget:
     sentence, so a budget of 0 gives the empty block of no-think mode. After the block, and where there was none, an end
     token is refused until the answer has some text."""
 
-    def __init__(self, tokenizer, prompt, budget, limit, answer_tokens):
+    def __init__(self, tokenizer: Tokenizer | None, prompt: list[int], budget: int, limit: int, answer_tokens: int):
         if tokenizer is None or tokenizer.think is None or tokenizer.end_think is None:
             raise ValueError("a think budget needs a tokenizer with the special tokens <think> and </think>")
         self.tokenizer, self.budget = tokenizer, budget
@@ -41,7 +42,7 @@ class ThinkBudget:
             self.queue = list(self.hand_over if self.thought else self.at_once)
         return self.queue[0] if self.queue else None
 
-    def take(self, token: int):
+    def take(self, token: int) -> None:
         """Notes the token that came in the end."""
         if self.queue:
             del self.queue[0]

@@ -6,6 +6,7 @@ is written.
 """
 
 import itertools
+from typing import Any
 
 from formats import templates
 
@@ -18,7 +19,7 @@ class ChatFormat:
     head: ids that stand before every conversation; system: the system message of one that brings none, or None; template: the
     chat template to save; refusal: why nothing can be written, or ""."""
 
-    def __init__(self, tokenizer, template: str | None, names: dict[str, str]):
+    def __init__(self, tokenizer: Any, template: str | None, names: dict[str, str]):
         """template: the checkpoint's own, None: it has none; names: {"bos_token": text, ...}, which a template may use."""
         self.tokenizer, self.template, self.refusal, self.head, self.system = tokenizer, template, "", [], None
         if tokenizer.im_start is None or tokenizer.im_end is None:
@@ -88,7 +89,7 @@ class ChatFormat:
         return None if opened == closed else opened > closed
 
 
-def plain_content(content):
+def plain_content(content: Any) -> Any:
     """A message's content as text: a list of {"type": "text", "text": ...} joined; anything else as it is."""
     def is_text(part):
         return isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)

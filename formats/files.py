@@ -2,10 +2,11 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 
-def read_json(path):
+def read_json(path: str | Path) -> dict:
     """What a JSON file holds, which must be an object (dict). ValueError in one line that names the file."""
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -16,18 +17,24 @@ def read_json(path):
     return found
 
 
-def write_json(path, value):
-    write_atomically(path, lambda p: p.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"))
+def write_json(path: str | Path, value: object) -> None:
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
-def remove(folder, *patterns):
+def write_text(path: str | Path, text: str) -> None:
+    """The file appears whole or not at all; its folder is made where it is missing."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def remove(folder: str | Path, *patterns: str) -> None:
     """Removes the files of a folder whose names fit."""
     for pattern in patterns:
         for path in Path(folder).glob(pattern):
             path.unlink(missing_ok=True)
 
 
-def write_atomically(path, write):
+def write_atomically(path: str | Path, write: Callable) -> None:
     """Calls write(temporary path), flushes it to disk and renames it over `path`; on failure the old file stays."""
     temporary = Path(f"{path}.tmp")
     try:

@@ -10,6 +10,7 @@ Simpler than transformers: no weights other than safetensors, no quantised weigh
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -42,7 +43,7 @@ EXPRESSED = {"vocab_size", "layers", "width", "heads", "kv_heads", "head_size", 
              "qkv_bias", "tied", "norm_after", "eps", "rope_theta", "rope_scaling", "context"}
 
 
-def fields_from(hf, where="config.json"):
+def fields_from(hf: dict, where: str | Path = "config.json") -> dict:
     """config.json of any known kind (dict) -> the fields of our Config (dict). ValueError names what cannot be read.
 
     A field that changes what transformers computes is used or refused; tests/formats/test_folders.py changes each one."""
@@ -153,7 +154,7 @@ def _rope(hf, kind, context, windows, where):
     return theta, scaling
 
 
-def config_for(c, eos=None, bos=None, dtype="float32"):
+def config_for(c: Any, eos: list[int] | None = None, bos: int | None = None, dtype: str = "float32") -> dict:
     """Our Config -> config.json (dict) of the kind that has the same architecture, or of our own kind if none has."""
     scaled = {"rope_type": "default", **(c.rope_scaling or {}), "rope_theta": c.rope_theta}
     hf = {"model_type": kind_of(c), "vocab_size": c.vocab_size, "hidden_size": c.width, "intermediate_size": c.ff,
@@ -184,7 +185,7 @@ def config_for(c, eos=None, bos=None, dtype="float32"):
     return hf
 
 
-def kind_of(c):
+def kind_of(c: Any) -> str:
     """The simplest Hugging Face kind with exactly this architecture; "nanothink" where there is none."""
     if any(getattr(c, f.name) != f.default for f in dataclasses.fields(c) if f.name not in EXPRESSED):
         return "nanothink"
@@ -209,7 +210,7 @@ def kind_of(c):
     return "smollm3" if plain_heads else "nanothink"
 
 
-def read_config(folder):
+def read_config(folder: str | Path) -> dict:
     """folder/config.json -> dict. FileNotFoundError or ValueError in one line that names the file."""
     path = Path(folder) / "config.json"
     if not path.is_file():
@@ -217,7 +218,7 @@ def read_config(folder):
     return read_json(path)
 
 
-def weight_files(folder):
+def weight_files(folder: str | Path) -> list[Path]:
     """The safetensors files of a folder. As in transformers, a whole model.safetensors goes before an index of shards."""
     folder = Path(folder)
     whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
@@ -236,7 +237,8 @@ def weight_files(folder):
     return [folder / name for name in names]
 
 
-def read_weights(folder, expected, device="cpu", dtype=torch.float32):
+def read_weights(folder: str | Path, expected: dict[str, tuple], device: str | torch.device = "cpu",
+                 dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
     """Reads the weights that a model of ours expects.
 
     expected: {our name: shape}. Returns {our name: tensor}. Every name that is missing, unknown, of another shape, not a
@@ -292,7 +294,7 @@ STALE = ("model.safetensors.index.json", "model-*-of-*.safetensors", "pytorch_mo
          "adapter_config.json", "adapter_model.*")
 
 
-def write_folder(folder, config, weights, generation=None):
+def write_folder(folder: str | Path, config: dict, weights: dict[str, torch.Tensor], generation: dict | None = None) -> None:
     """Writes model.safetensors ({our name: tensor}), config.json and generation_config.json (dicts), each under a temporary
     name, then renamed, and removes what an older checkpoint left there. Its shards go last: model.safetensors is read before
     them, so at no moment are there no weights."""

@@ -6,6 +6,7 @@ import math
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 
 def _once(pairs):
@@ -27,7 +28,7 @@ def _finite(text):
 _decoder = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_number, parse_float=_finite)
 
 
-def parse_json(text: str, where: str | Path):
+def parse_json(text: str, where: str | Path) -> Any:
     """What a line or a file of JSON holds. ValueError for what is not JSON, and for what Python's reader lets through or
     fails on: a key given twice, NaN and Infinity, endless digits, brackets nested too deeply."""
     try:

@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 
 def in_room(room: str, name: str, function: str) -> Callable | None:
@@ -47,7 +48,7 @@ def file_of(spec: str) -> str:
     return spec.rpartition(":")[0]
 
 
-def load(spec: str):
+def load(spec: str) -> Any:
     """The object NAME of FILE.py:NAME. PluginError where there is no such file or name, or where the file cannot be run."""
     file, _, name = spec.rpartition(":")
     if not Path(file).is_file():

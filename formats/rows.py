@@ -16,6 +16,7 @@ import math
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 from formats import plugins
 
@@ -52,7 +53,7 @@ def file_at(path: str | Path) -> Path:
     return path
 
 
-def given(value) -> bool:
+def given(value: Any) -> bool:
     """False for null and for empty text, lists and objects: in a table every row has a value for every key."""
     return value is not None and value not in ("", [], {})
 

@@ -39,7 +39,7 @@ PROBES = (
     [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi."}])
 
 
-def chat_template(bos="", system=None):
+def chat_template(bos: str = "", system: str | None = None) -> str:
     """Our template: the text of a begin-of-text token, and a system message for conversations without one."""
     head = "{{ " + json.dumps(bos, ensure_ascii=False) + " }}" if bos else ""
     if system is not None:
@@ -48,7 +48,7 @@ def chat_template(bos="", system=None):
     return head + BODY
 
 
-def render(template, messages, names, **options):
+def render(template: str, messages: list[dict], names: dict[str, str], **options) -> str:
     """What a template writes, in a sandbox, since it may come from a stranger. names: {"bos_token": text, ...}. ValueError."""
     import jinja2  # with torch; needed for templates of others alone
     import jinja2.ext
@@ -74,7 +74,7 @@ def render(template, messages, names, **options):
         raise ValueError(f"{type(e).__name__}: {e}") from None
 
 
-def head_of(template, names):
+def head_of(template: str, names: dict[str, str]) -> tuple[str, str | None]:
     """(text of the begin-of-text token or "", system message or None) that a template writes first, if the rest of
     it is ChatML; ValueError that names the difference otherwise."""
     first, mark = render(template, PROBES[0], names, add_generation_prompt=True), "<|im_start|>user\nHi."

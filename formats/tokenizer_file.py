@@ -15,6 +15,7 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -105,7 +106,7 @@ def write_files(folder: str | Path, spec: dict, config: dict, template: str | No
     remove(folder, *STALE)
 
 
-def token_text(token) -> str:
+def token_text(token: Any) -> str:
     """The text of a token in tokenizer_config.json: a string, or an object with its "content"; "" for none."""
     token = token.get("content") if isinstance(token, dict) else token
     return token if isinstance(token, str) else ""

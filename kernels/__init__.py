@@ -9,6 +9,21 @@
 Each function here takes `exact`, which the model passes (model.exact), looks at the device, and calls one of them. Exact
 means that the bits of a token's result do not depend on how many tokens are computed together, nor on whether its past
 comes from a cache: sampler and trainer then agree to the last bit.
+
+What a variant of attention has to touch, from little to much:
+
+- Something before or after attention, as a gate for each head (recipes/README.md has it worked out): model.Attention and a field
+  of Config, no more. It holds in training, sampling and exact mode if it uses the functions below or obeys the two rules at the
+  top of exact.py.
+- Where positions come from, or a window: an entry of model.LAYER_KINDS, and model.Transformer.angles for other rotations.
+- Which keys a token sees, or what happens to a score (a soft cap, a sink): each place that makes scores. In training
+  fast_attention.attend (its forms: _sdpa and _Blocks, also in _Blocks.backward); in sampling fast_attention.attend_cached (pages
+  and _attend_gathered; the masks are find_pages'); in exact mode exact.attend_tiles and exact._attend_pages, whose gradient is
+  fast.attend's; on a GPU all of these are the three kernels of gpu/attention.py, _attend_forward and two backward ones.
+  A new setting goes through attend, attend_cached and the two plans below, as `window` does.
+- What is kept of past tokens: engine/cache.py (KVCache and its write and fill), and what reads cache.k and cache.v here.
+
+tests/kernels/test_attention.py and tests/engine/test_exact.py compare all forms with the formula and with each other.
 """
 
 from __future__ import annotations
@@ -16,7 +31,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -103,7 +118,7 @@ def _type_of_queries(x):
     return torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
 
 
-def plan_attention(packing: Packing, x: Tensor, config, exact: bool = False) -> Tiles | None:
+def plan_attention(packing: Packing, x: Tensor, config: Any, exact: bool = False) -> Tiles | None:
     """What the attention of all layers goes by in one pass over packed documents; x (B, T, D): the hidden states before the
     first layer, config: of the model. On a GPU the tiles that Triton's programs compute, else None: a Packing says enough.
 
@@ -116,7 +131,7 @@ def plan_attention(packing: Packing, x: Tensor, config, exact: bool = False) -> 
                       torch.is_grad_enabled())
 
 
-def plan_decoding(cache, x: Tensor, config, exact: bool = False) -> Tiles | dict:
+def plan_decoding(cache: Any, x: Tensor, config: Any, exact: bool = False) -> Tiles | dict:
     """The same for R new tokens of each of the first B rows of a cache; x (B, R, D): their hidden states before the first
     layer. On a GPU tiles; on a CPU {window: the pages in use}, where R is 1."""
     B, R, _ = x.shape
@@ -125,7 +140,7 @@ def plan_decoding(cache, x: Tensor, config, exact: bool = False) -> Tiles | dict
         from .gpu.attention import Spans, make_tiles
         return make_tiles(Spans.of_cache(cache.lengths[:B], R), _type_of_queries(x), config.head_size,
                           config.heads // config.kv_heads, exact)
-    windows = {config.window if kind == "window" else 0 for kind in config.attention} if R == 1 else ()
+    windows = set(config.windows) if R == 1 else ()
     return {window: form.find_pages(cache, B, x.dtype, window) for window in windows}
 
 
@@ -141,7 +156,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, packing: Packing, window: int = 0, e
     return (fast if form == "triton" else form).attend(q, k, v, packing, window)
 
 
-def attend_cached(q: Tensor, cache, layer: int, window: int = 0, exact: bool = False,
+def attend_cached(q: Tensor, cache: Any, layer: int, window: int = 0, exact: bool = False,
                   plan: Tiles | dict | None = None) -> Tensor:
     """New tokens of each row against its pages (engine/cache.py), where their keys are written already: q (B, R, H, hd) -> like
     q. Row b held cache.lengths[b] tokens before them. plan: of plan_decoding, which is otherwise made here."""
@@ -171,17 +186,17 @@ def row_logprobs(logits: Tensor, targets: Tensor, temperature: float = 1.0, exac
 
 
 def token_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0, entropy: bool = False,
-                   exact: bool = False, absent: Sequence[tuple[int, int]] = ()) -> Tensor | tuple[Tensor, Tensor]:
+                   exact: bool = False, unused_ids: Sequence[tuple[int, int]] = ()) -> Tensor | tuple[Tensor, Tensor]:
     """Log-probability of each target: hidden (..., D), weight (V, D), targets (...) -> (...), float32 or better.
-    With entropy=True a pair: also the entropy of the distribution at each place (...), in nats. absent: ranges of words
+    With entropy=True a pair: also the entropy of the distribution at each place (...), in nats. unused_ids: ranges of words
     that do not exist and have no probability, see fast.exclude."""
     form = _form(hidden, exact)
     if form != "triton":
-        return form.token_logprobs(hidden, weight, targets, temperature, entropy, absent)
+        return form.token_logprobs(hidden, weight, targets, temperature, entropy, unused_ids)
     from .gpu.linear import linear as invariant
     from .gpu.logprob import token_logprobs as chunked
     hidden, weight = _half(hidden, weight)
     product = functools.partial(invariant, out_dtype=torch.float32) if exact else None
     found = chunked(hidden.flatten(0, -2), weight.to(hidden.dtype), targets.flatten(), temperature, entropy, product,
-                    absent=absent)
+                    unused_ids=unused_ids)
     return tuple(x.view(targets.shape) for x in found) if entropy else found.view(targets.shape)

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -204,14 +204,14 @@ def attend_tiles(q: Tensor, K: int, blocks: Callable, first: Tensor, window: int
     padded, sizes, multiply = _query_tiles(hd, q.dtype, torch.get_num_threads())
     size = max((size for size in sizes if size <= R * G), default=QUERIES[0])
     tiles = -(-R * G // size)
-    q = q.reshape(n, R, K, G, hd).transpose(1, 2).reshape(n * K, R * G, hd) * hd ** -0.5
-    q = F.pad(q, (0, padded - hd, 0, tiles * size - R * G)).view(n * K, tiles, size, padded)
+    q = q.reshape(n, R, K, G, hd).transpose(1, 2).reshape(n * K, R * G, hd) * hd ** -0.5           # row r G + g: token r, head g
+    q = F.pad(q, (0, padded - hd, 0, tiles * size - R * G)).view(n * K, tiles, size, padded)            # filled up with zeros
     earliest, latest = int(first.min()), int(first.max())
     token = torch.arange(tiles * size).div(G, rounding_mode="floor")          # of each row of the tiles
     positions = (first[:1] if earliest == latest else first)[:, None] + token # (n or 1, rows)
-    positions = positions.view(-1, 1, tiles, size, 1)
+    positions = positions.view(-1, 1, tiles, size, 1)                         # (n or 1, 1, tiles, size, 1)
     best = q.new_full((n * K, tiles, size, 1), -1e30)                         # not -inf, whose difference with itself is nan
-    total, out = torch.zeros_like(best), torch.zeros_like(q)
+    total, out = torch.zeros_like(best), torch.zeros_like(q)                  # (n K, tiles, size, 1), (n K, tiles, size, padded)
     for j in range(0, latest + R, PAGE):
         # tiles from here on reach position j, and those up to there have not lost sight of the block
         start = max(0, j - latest) * G // size
@@ -222,15 +222,16 @@ def attend_tiles(q: Tensor, K: int, blocks: Callable, first: Tensor, window: int
         kb, vb = (_pad_heads(x, padded).reshape(n * K, 1, PAGE, padded).expand(-1, some, -1, -1).flatten(0, 1)
                   for x in blocks(j // PAGE))                                 # (n K some, PAGE, padded)
         scores = multiply(q[:, part].flatten(0, 1), kb.transpose(1, 2))       # (n K some, size, PAGE)
-        behind = positions[:, :, part] - torch.arange(j, j + PAGE)            # how far the key lies behind the query
+        # how far the key lies behind the query: (n or 1, 1, some, size, PAGE)
+        behind = positions[:, :, part] - torch.arange(j, j + PAGE)
         hidden = behind < 0 if not window else (behind < 0) | (behind >= window)
         mask = torch.zeros(hidden.shape, dtype=q.dtype).masked_fill_(hidden, float("-inf"))
         scores = scores.view(n, K, some, size, PAGE).add_(mask).view(n * K, some, size, PAGE)
-        higher = torch.maximum(best[:, part], scores.amax(dim=-1, keepdim=True))
-        shrink = (best[:, part] - higher).exp_()
+        higher = torch.maximum(best[:, part], scores.amax(dim=-1, keepdim=True))               # (n K, some, size, 1)
+        shrink = (best[:, part] - higher).exp_()                              # (n K, some, size, 1): 1 where the maximum stays
         p = scores.sub_(higher).exp_()                                        # (n K, some, size, PAGE)
         total[:, part] = total[:, part].mul(shrink).add_(p.sum(dim=-1, keepdim=True))
-        more = multiply(p.flatten(0, 1), vb).view(n * K, some, size, padded)
+        more = multiply(p.flatten(0, 1), vb).view(n * K, some, size, padded)  # (n K, some, size, padded)
         out[:, part] = out[:, part].mul(shrink).add_(more)
         best[:, part] = higher
     out = (out / total).flatten(1, 2)[:, :R * G, :hd]                         # (n K, R G, hd)
@@ -280,7 +281,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, packing: Packing, window: int = 0) -
     return _Attend.apply(q, k, v, packing, window)
 
 
-def attend_cached(q: Tensor, cache, layer: int, window: int = 0, pages: Pages | None = None) -> Tensor:
+def attend_cached(q: Tensor, cache: Any, layer: int, window: int = 0, pages: Pages | None = None) -> Tensor:
     """New tokens of each row against its pages (engine/cache.py), each of which is a block of keys: q (B, R, H, hd) -> like q.
     pages: of find_pages, where they are known already."""
     B, R, H, hd = q.shape
@@ -331,7 +332,7 @@ class Pages(NamedTuple):
     parts: list[tuple[slice, int]]        # of each block: where its pages stand in `order`, and how many they are
 
 
-def find_pages(cache, B: int, dtype: torch.dtype, window: int) -> Pages:
+def find_pages(cache: Any, B: int, dtype: torch.dtype, window: int) -> Pages:
     """The Pages that B rows of a cache read for their next token, in a model of this type."""
     owner, _, mask = fast_attention.find_pages(cache, B, dtype, window)
     mine = (cache.owner[:cache.used] < B).nonzero().flatten()
@@ -344,6 +345,6 @@ def find_pages(cache, B: int, dtype: torch.dtype, window: int) -> Pages:
 
 
 def token_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0, entropy: bool = False,
-                   absent: Sequence[tuple[int, int]] = ()) -> Tensor | tuple[Tensor, Tensor]:
+                   unused_ids: Sequence[tuple[int, int]] = ()) -> Tensor | tuple[Tensor, Tensor]:
     """Log-probability of each target, and on request the entropy: as fast.token_logprobs, from this file's product."""
-    return fast.token_logprobs(hidden, weight, targets, temperature, entropy, absent, product=_Linear.apply)
+    return fast.token_logprobs(hidden, weight, targets, temperature, entropy, unused_ids, product=_Linear.apply)

@@ -157,10 +157,10 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
 NEVER = -1e20                            # a logit without probability; -inf would make NaN of 0 * inf and of inf - inf
 
 
-def exclude(logits: Tensor, absent: Sequence[tuple[int, int]], first: int = 0) -> Tensor:
+def exclude(logits: Tensor, unused_ids: Sequence[tuple[int, int]], first: int = 0) -> Tensor:
     """Gives the words that do not exist a logit whose probability is zero, in place: logits (N, W) of the words from `first` on;
-    absent: their ranges (start, end) among all words. Sampler and trainer both do it, between the product and the softmax."""
-    for start, end in absent:
+    unused_ids: their ranges (start, end) among all words. Sampler and trainer both do it, between the product and the softmax."""
+    for start, end in unused_ids:
         logits[:, max(start - first, 0):max(end - first, 0)] = NEVER
     return logits
 
@@ -194,16 +194,17 @@ class _TokenLogprobs(torch.autograd.Function):
         logits = ctx.product(hidden, weight)                                  # (rows, V)
         if logits.dtype in (torch.bfloat16, torch.float16):
             logits = logits.float()
-        exclude(logits, ctx.absent)
+        exclude(logits, ctx.unused_ids)
         return logits if ctx.temperature == 1.0 else logits.div_(ctx.temperature)
 
     @staticmethod
-    def forward(ctx, hidden, weight, targets, temperature, entropy, product, absent):
+    def forward(ctx, hidden, weight, targets, temperature, entropy, product, unused_ids):
         N, V = hidden.shape[0], weight.shape[0]
-        ctx.product, ctx.absent = product, absent
+        ctx.product, ctx.unused_ids = product, unused_ids
         ctx.rows = max(1, (2 ** 26 if hidden.is_cuda else _TokenLogprobs.CHUNK) // V)
         ctx.set_materialize_grads(False)                                      # an output that nobody used gives None
-        ctx.temperature, ctx.kept = temperature, [] if N * V <= _TokenLogprobs.KEEP and any(ctx.needs_input_grad) else None
+        ctx.temperature = temperature
+        ctx.probabilities = [] if N * V <= _TokenLogprobs.KEEP and any(ctx.needs_input_grad) else None
         chosen_logprobs, entropies = [], []
         for h, t in zip(hidden.split(ctx.rows), targets.split(ctx.rows), strict=True):
             logits = _TokenLogprobs.logits(ctx, h, weight)
@@ -211,8 +212,8 @@ class _TokenLogprobs(torch.autograd.Function):
             chosen_logprobs.append(logprobs)
             if entropy:                                                       # H = log Z - sum p log(p Z)
                 entropies.append((total.log() - shifted.mul_(p).sum(dim=-1, keepdim=True) / total).squeeze(1))
-            if ctx.kept is not None:
-                ctx.kept.append(p.div_(total))
+            if ctx.probabilities is not None:
+                ctx.probabilities.append(p.div_(total))
         entropies = torch.cat(entropies) if entropy else None
         ctx.save_for_backward(hidden, weight, targets, entropies)
         return torch.cat(chosen_logprobs), entropies
@@ -223,14 +224,14 @@ class _TokenLogprobs(torch.autograd.Function):
         grad = torch.zeros_like(targets, dtype=grad_entropy.dtype) if grad is None else grad
         d_hidden, d_weight = torch.empty_like(hidden), torch.zeros_like(weight)
         # used up below, in place; a second backward computes again
-        kept, ctx.kept = ctx.kept, None
+        probabilities, ctx.probabilities = ctx.probabilities, None
         for i, at in enumerate(range(0, hidden.shape[0], ctx.rows)):
             part = slice(at, at + ctx.rows)
             h, g, t = hidden[part], grad[part], targets[part]
-            if kept is None:
+            if probabilities is None:
                 p = _TokenLogprobs.logits(ctx, h, weight).softmax(dim=-1)
             else:
-                p = kept[i]
+                p = probabilities[i]
             g = g.to(p.dtype) / ctx.temperature
             along = g[:, None]                                                # d logits = g (onehot - p)
             if grad_entropy is not None:                                      # and of the entropy: -p (log p + H)
@@ -245,7 +246,7 @@ class _TokenLogprobs(torch.autograd.Function):
 
 
 def token_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0, entropy: bool = False,
-                   absent: Sequence[tuple[int, int]] = (), product: Callable = linear) -> Tensor | tuple[Tensor, Tensor]:
+                   unused_ids: Sequence[tuple[int, int]] = (), product: Callable = linear) -> Tensor | tuple[Tensor, Tensor]:
     """Log-probability of each target: hidden (..., D), weight (V, D), targets (...) -> (...), float32 or better.
     With entropy=True a pair: also the entropy of the distribution at each place (...), in nats.
 
@@ -255,5 +256,5 @@ def token_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor, temperature:
     if torch.is_autocast_enabled(hidden.device.type):
         hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
     logprobs, entropies = _TokenLogprobs.apply(hidden.reshape(-1, hidden.shape[-1]), weight.to(hidden.dtype),
-                                               targets.reshape(-1), temperature, entropy, product, absent)
+                                               targets.reshape(-1), temperature, entropy, product, unused_ids)
     return (logprobs.view(targets.shape), entropies.view(targets.shape)) if entropy else logprobs.view(targets.shape)

@@ -6,7 +6,7 @@ Letters as in model.py: B rows, T tokens in a row, H query heads, K key/value he
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +30,7 @@ class Packing:
     lie in one document.
     """
 
-    def __init__(self, B, T, device, documents=None):
+    def __init__(self, B: int, T: int, device: torch.device, documents: Tensor | None = None):
         self.B, self.T, self.documents, self.buckets, self._new = B, T, documents, None, None
         index = torch.arange(T, device=device).expand(B, T)
         self.positions = index                                                # (B, T), restart at each document
@@ -114,7 +114,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, packing: Packing, window: int = 0) -
     return out.view(B, T, H, hd)
 
 
-def attend_cached(q: Tensor, cache, layer: int, window: int = 0, pages: Pages | None = None) -> Tensor:
+def attend_cached(q: Tensor, cache: Any, layer: int, window: int = 0, pages: Pages | None = None) -> Tensor:
     """New tokens of each row against its pages (engine/cache.py), where their keys are written already: q (B, R, H, hd) -> (B, R,
     H, hd). Row b held cache.lengths[b] tokens before them. pages: of find_pages, where they are known already.
 
@@ -145,7 +145,7 @@ class Pages(NamedTuple):
     mask: torch.Tensor               # (P, 1, 1, page) added to scores: 0 for keys that the row's next token sees, else -inf
 
 
-def find_pages(cache, B: int, dtype: torch.dtype, window: int) -> Pages:
+def find_pages(cache: Any, B: int, dtype: torch.dtype, window: int) -> Pages:
     """The Pages that B rows of a cache read for their next token, in a model of this type."""
     owner, start = cache.owner[:cache.used], cache.start[:cache.used]
     start, owner = torch.where(owner < B, start, NOWHERE), owner.clamp(max=B - 1)     # other rows' pages show nothing
@@ -188,24 +188,24 @@ class _Blocks(torch.autograd.Function):
         ctx.n, ctx.L, H, hd = q.shape
         ctx.K, ctx.G, ctx.window, ctx.scale = k.shape[2], H // k.shape[2], window, hd ** -0.5
         q, k, v = (_Blocks.heads_first(ctx, x) for x in (q * ctx.scale, k, v))
-        out, kept = torch.empty_like(q), []
+        out, probabilities = torch.empty_like(q), []
         # Probabilities, about n H L L/2 numbers, are kept for the backward pass if they are no more than q, k, v and out.
         keep = any(ctx.needs_input_grad) and ctx.L * H <= 4 * (H + ctx.K) * hd
         for rows, first, at, end in _Blocks.parts(ctx):
             p = _Blocks.probabilities(ctx, q[:, rows], k[:, first:end], first, at)
             out[:, rows] = torch.bmm(p, v[:, first:end])
             if keep:
-                kept.append(p)
-        ctx.save_for_backward(q, k, v, *kept)
+                probabilities.append(p)
+        ctx.save_for_backward(q, k, v, *probabilities)
         return _Blocks.tokens_first(ctx, out)
 
     @staticmethod
     def backward(ctx, g):
-        q, k, v, *kept = ctx.saved_tensors
+        q, k, v, *probabilities = ctx.saved_tensors
         g = _Blocks.heads_first(ctx, g)
         dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
         for i, (rows, first, at, end) in enumerate(_Blocks.parts(ctx)):
-            p = kept[i] if kept else _Blocks.probabilities(ctx, q[:, rows], k[:, first:end], first, at)
+            p = probabilities[i] if probabilities else _Blocks.probabilities(ctx, q[:, rows], k[:, first:end], first, at)
             dp = torch.bmm(g[:, rows], v[:, first:end].transpose(1, 2))
             ds = _softmax_gradient(dp, p)
             dq[:, rows] = torch.bmm(ds, k[:, first:end])

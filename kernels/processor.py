@@ -22,7 +22,7 @@ def reorder(weight: Tensor) -> Tensor:
     return torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), 64)
 
 
-def softmax_gradient(g: Tensor, p) -> Tensor:
+def softmax_gradient(g: Tensor, p: Tensor) -> Tensor:
     """p (g - sum of p g along the last axis), in the memory of g, the gradient of p = softmax."""
     return torch._softmax_backward_data(g, p, -1, p.dtype, grad_input=g)
 

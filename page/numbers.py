@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 
 from data import split_spec
-from page.plots import rate_text
+from page.plots import whole_rate
 from page.stages import RL, Stage
 from tasks.accuracy import gain, interval, parse_band, pass_at_k
 
@@ -61,13 +61,13 @@ def headline(before: Stage | None, after: Stage, evaluation: dict) -> tuple[str,
     numbers = {"before": before.name, "after": after.name, "band": band, "gain": grown or None,
                "verified": [round(old[0], 4), round(new[0], 4)]}
     how = "greedy" if evaluation.get("k", [1]) == [1] else f"temperature {evaluation.get('temperature', '?')}"
-    text = (f"{after.name} against {before.name}: {rate_text(grown or [new[0] - old[0]], '+.2f')} in pass@1 ({how}) "
+    text = (f"{after.name} against {before.name}: {whole_rate(grown or [new[0] - old[0]], '+.2f')} in pass@1 ({how}) "
             f"over {sum(a[ops]['problems'] for ops in band)} problems. "
             + ("95% bootstrap interval over problems, paired." if grown else "No per-problem results, so no interval."))
     if evaluation.get("solved"):
         solved = band_of(after, a, evaluation["solved"])
         numbers["gain_on_solved"] = paired_gain(a, b, solved)
-        text += f" At {span(solved)} operations, solved before: {rate_text(numbers['gain_on_solved'], '+.2f')}."
+        text += f" At {span(solved)} operations, solved before: {whole_rate(numbers['gain_on_solved'], '+.2f')}."
     verb = ("takes" if not grown else "raises" if grown[1] > 0 else "lowers" if grown[2] < 0
             else "does not measurably move")
     return (f"{'RL' if after.script == RL else after.name} {verb} verified accuracy at {span(band)} operations, "

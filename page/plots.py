@@ -5,6 +5,8 @@ from html import escape
 
 import numpy as np
 
+from tasks.accuracy import rate_text
+
 
 def running_mean(values: list, window: int) -> np.ndarray:
     """Centred running mean; near the ends over what there is."""
@@ -27,10 +29,9 @@ def clock(seconds: float) -> str:
     return f"{seconds / size:.{0 if size == 1 else 1}f} {unit}"
 
 
-def rate_text(rate: list, form: str = ".2f") -> str:
-    """0.61 [0.50, 0.70], of [mean, low, high] or of [mean]; the blank does not break."""
-    return "–" if not rate else f"{rate[0]:{form}}" + (
-        f"\N{NO-BREAK SPACE}[{rate[1]:{form}},\N{NO-BREAK SPACE}{rate[2]:{form}}]" if len(rate) == 3 else "")
+def whole_rate(rate: list | None, form: str = ".2f") -> str:
+    """rate_text with blanks that do not break."""
+    return rate_text(rate, form).replace(" ", "\N{NO-BREAK SPACE}")
 
 
 # Plots. Colours are variables of the page's style, so that they follow its dark and its printed form.
@@ -38,7 +39,8 @@ def rate_text(rate: list, form: str = ".2f") -> str:
 class Plot:
     """An SVG: axes with ticks, and where a value lies on them. What is drawn is added to `parts`."""
 
-    def __init__(self, xs, ys, x_label, x_ticks=None, width=360, height=210):
+    def __init__(self, xs: tuple[float, float], ys: tuple[float, float], x_label: str, x_ticks: list | None = None,
+                 width: int = 360, height: int = 210):
         self.xs, self.ys, self.width, self.height, self.parts = xs, ys, width, height, []
         for y in ticks(*ys):
             self.parts.append(f'<line class="grid" x1="42" x2="{width - 8}" y1="{self.y(y)}" y2="{self.y(y)}"/>'
@@ -112,7 +114,7 @@ def bar_plot(bars: dict, groups: list, width: int, kind: str) -> str:
             whisker = "V".join(str(plot.y(v)) for v in rate[1:]) or top
             plot.parts.append(
                 f'<g style="--c:var(--{colour})"><title>{escape(name)}, {groups[i]} operations: '
-                f'{rate_text(rate)}</title>'
+                f'{whole_rate(rate)}</title>'
                 f'<rect x="{left}" y="{top}" width="{right - left:.1f}" height="{plot.y(0) - top:.1f}"/>'
                 f'<path class="halo" d="M{middle} {whisker}"/><path class="whisker" d="M{middle} {whisker}"/></g>')
     return plot.svg("Verified accuracy by operations, a bar for each stage; the table below has the numbers", kind)

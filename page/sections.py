@@ -7,7 +7,7 @@ from pathlib import Path
 
 from page.numbers import band_of, common_specs, rate_of, span, used
 from page.panels import PANELS
-from page.plots import Plot, bar_plot, clock, figure, line_plot, rate_text, short
+from page.plots import Plot, bar_plot, clock, figure, line_plot, short, whole_rate
 from page.stages import Stage
 
 
@@ -82,10 +82,10 @@ def accuracy(stages: list[Stage], before: Stage | None, after: Stage, chosen: st
         body += (f"<p class=lead>On <code>{escape(spec)}</code>, {max(row['problems'] for row in last.values())} "
                  f"problems for each number of operations.</p><div class=charts>{plots}</div>"
                  + table(["operations", *(s.name for s in measured), f"most common error of {measured[-1].name}"],
-                         [[ops, *(rate_text(rates.get(ops)) for rates in bars.values()),
+                         [[ops, *(whole_rate(rates.get(ops)) for rates in bars.values()),
                            last.get(ops, {}).get("why", "")] for ops in groups]))
     if names := dict.fromkeys(name for s in stages for name in s.others):
-        rows = [[name, *(rate_text(s.others.get(name)) for s in stages)] for name in names]
+        rows = [[name, *(whole_rate(s.others.get(name)) for s in stages)] for name in names]
         body += table(["", *(s.name for s in stages)], rows)
     return section("Accuracy", body, "A solution counts only if every step of it is right. Whiskers, bands and "
                    "brackets are 95% bootstrap intervals over problems." if body else

@@ -179,7 +179,7 @@ class AsyncRollouts(Rollouts):
         """How old the groups of this step were, in updates, and how many were too old."""
         ages, stale = self.run.sum(sum(self.ages), self.stale)
         count = max(1, self.run.sum(len(self.ages))[0])
-        return {"staleness_mean": round(ages / count, 4), "staleness_max": self.run.most(max(self.ages, default=0)),
+        return {"staleness_mean": round(ages / count, 4), "staleness_max": self.run.max(max(self.ages, default=0)),
                 "stale_groups": int(stale)}
 
     def finish(self) -> None:

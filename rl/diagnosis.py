@@ -33,7 +33,7 @@ def nothing_to_learn(run, groups: list[Group], over_batch: bool, masked: bool = 
     earned, alike = [r.earned for r in flat], sum(not has_spread(g) for g in groups)
     teach = run.sum(sum(not (masked and r.cut_off) for r in flat))[0]
     if over_batch:
-        spread = run.most(max(earned, default=-math.inf)) > -run.most(max((-e for e in earned), default=-math.inf))
+        spread = run.max(max(earned, default=-math.inf)) > -run.max(max((-e for e in earned), default=-math.inf))
     else:
         spread = run.sum(len(groups) - alike)[0] > 0
     if spread and teach:

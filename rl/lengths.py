@@ -13,7 +13,7 @@ def parse_caps(words: list[str]) -> Caps:
     for word in words:
         tokens, at, step = word.partition("@")
         try:
-            caps.append((cli.whole(step) if at else 0, cli.count(tokens)))
+            caps.append((cli.non_negative_int(step) if at else 0, cli.positive_int(tokens)))
         except argparse.ArgumentTypeError:
             raise ValueError(f"--max-new-tokens {word}: give tokens, or tokens@step, as in 64 128@200") from None
     if min(caps)[0]:

@@ -92,7 +92,7 @@ class PolicyUpdate:
         """Micro-batches of completions, as many on each rank; with what the weights that sampled say about them."""
         args, dtype = self.args, self.run.weight_dtype
         micro = pack(chosen, args.seq_len, args.micro_tokens or MICRO_TOKENS[self.run.device.type], dtype)
-        micro += pack([], dtype=dtype) * (self.run.most(len(micro)) - len(micro))
+        micro += pack([], dtype=dtype) * (self.run.max(len(micro)) - len(micro))
         if self.looks_first:
             for b in micro:
                 self.look(b)

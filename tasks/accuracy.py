@@ -1,11 +1,12 @@
 """Accuracy with its error bar: pass@k, bootstrap intervals, the gain between two checkpoints, and their tables as text.
 
 A rate is (mean, low, high): the mean over problems and its 95% bootstrap interval. A table is a list of rows (dict), one for each
-number of operations ("ops") and one for each context; evaluate.world_table says what a row holds.
+number of operations ("ops") and one for each context; tasks/tables.py says what a row holds.
 """
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -79,8 +80,11 @@ def print_world(table: list[dict], ks) -> None:
                   f"{row['thinking']:>8.3f} {row['empty']:>6.3f}  {row['why']}")
 
 
-def rate_text(rate: Rate) -> str:
-    return f"{rate[0]:.3f} [{rate[1]:.3f}, {rate[2]:.3f}]"
+def rate_text(rate: Rate | Sequence[float] | None, form: str = ".3f") -> str:
+    """0.610 [0.500, 0.700], of (mean, low, high) or of (mean,); a dash where there is nothing."""
+    if not rate:
+        return "–"
+    return f"{rate[0]:{form}}" + (f" [{rate[1]:{form}}, {rate[2]:{form}}]" if len(rate) == 3 else "")
 
 
 def print_evaluation(found: dict) -> None:

@@ -32,7 +32,7 @@ def main(text: str, open_task: Callable[[str], Task], default: str) -> None:
     """The command line of a generated task."""
     parser = cli.Parser(text)
     parser.add_argument("--data", default=default, help=f"which one: {default.partition(':')[0]}:option=value,...")
-    parser.add_argument("--show", type=cli.whole, default=3, metavar="N", help="documents to print")
+    parser.add_argument("--show", type=cli.non_negative_int, default=3, metavar="N", help="documents to print")
     parser.add_argument("--time", type=cli.not_negative, default=0.0, metavar="S",
                         help="seconds to generate for; prints problems per second")
     args = parser.parse_args()

@@ -15,7 +15,8 @@ from unittest import mock
 import torch
 from conftest import HANG, ROOT
 
-from model import Config, Transformer
+from model import LAYER_KINDS, Config, Transformer
+from training.flags import flag_of, options_in
 from training.run import Run
 
 
@@ -62,6 +63,15 @@ def a_run(**more):
     flags = {"out": "/never/written", "device": "cpu", "dtype": "float64", "resume": False, "seed": 0, "shard": False,
              "compile": False, "checkpointing": False, "steps": 1, "wandb": ""}
     return Run(argparse.Namespace(**flags | more), {})
+
+
+def given_options(kind):
+    """{name of the flag of each option of a dataclass: a value that is not its default, as one types it; None for a switch}."""
+    def value(f):
+        if f.type is tuple:
+            return "+".join(LAYER_KINDS)
+        return None if f.type is bool else f.metadata["choices"][-1] if "choices" in f.metadata else str(f.default + 3)
+    return {flag_of(f): value(f) for f in options_in(kind)}
 
 
 def on_two_ranks(tmp_path, code):

@@ -94,7 +94,7 @@ def by_the_book(loss, policy, reference, lengths, beta, smoothing=0.0, gamma=1.0
     ("kto", {"z": 0.3, "weights": (1.3, 0.7)})])
 def test_losses_and_gradients_are_the_formulas(loss, more):
     policy, reference, lengths = numbers()
-    beta = dpo.BETA[loss]
+    beta = dpo.LOSSES[loss].beta
     found = {"dpo": lambda: dpo.dpo_loss(dpo.margins(policy, reference), beta, **more),
              "dpo_norm": lambda: dpo.dpo_loss(dpo.margins(policy / lengths, reference / lengths), beta),
              "ipo": lambda: dpo.ipo_loss(dpo.margins(policy, reference), beta),
@@ -220,7 +220,7 @@ def test_reference_logprobs_are_in_their_places(folder, tokenizer, pairs, size):
 
 # one gradient
 
-def gradients(folder, pairs, micro=None, shard=False, losses=tuple(dpo.BETA)):
+def gradients(folder, pairs, micro=None, shard=False, losses=tuple(dpo.LOSSES)):
     """The loss and the whole gradient of one batch by each loss: {loss: (loss, {parameter: gradient})}."""
     run, found = a_run(shard=shard), {}
     for name in losses:
@@ -229,7 +229,7 @@ def gradients(folder, pairs, micro=None, shard=False, losses=tuple(dpo.BETA)):
         stream = Stream([pairs], tokenizer, 800, 6400, make=pair_batch,
                         opener=functools.partial(Pairs, T=800, mismatched=name == "kto"))
         [source] = stream.mixture.sources
-        if name not in dpo.NO_REFERENCE:
+        if dpo.LOSSES[name].reference:
             source.reference = dpo.reference_logprobs(run, model, source, 4) - 0.5 - torch.arange(source.size) / 5
         wrapped = run.distribute(model)
         batches = stream.next(run.rank, run.ranks, micro)
@@ -257,7 +257,7 @@ def common_flags(folder, pairs):
     return ["--init", folder, "--data", pairs, "--seq-len", 384, "--batch-tokens", 1536, "--log-every", 1, "--lr", 1e-3]
 
 
-@pytest.mark.parametrize("loss", list(dpo.BETA))
+@pytest.mark.parametrize("loss", list(dpo.LOSSES))
 def test_each_loss_trains(folder, pairs, tmp_path, loss):
     more = ["--eval-data", "world:ops=1,split=test", "--eval-problems", 2] if loss == "dpo" else []
     code, result, err = run_main(dpo, *common_flags(folder, pairs), "--out", tmp_path / "run", "--steps", 15, "--loss",

@@ -11,9 +11,11 @@ import pytest
 import torch
 from conftest import script
 
-from evaluate import bits_per_byte, evaluate_all, file_accuracy, grade_world, world_accuracy, world_samples, write_json
+from evaluate import bits_per_byte, evaluate_all, file_accuracy, grade_world, world_accuracy
+from formats.files import write_json
 from sampler import Completion, Sampler
 from tasks.accuracy import gain, gains, interval, parse_band, pass_at_k, rates
+from tasks.tables import world_samples
 from tasks.verify import mark_lines
 from tasks.world import World
 
@@ -245,6 +247,13 @@ def test_commands(toy_run, tmp_path):
     (tmp_path / "q.jsonl").write_text(json.dumps({"question": "1 + 1?", "answer": "2"}) + "\n")
     done = script("evaluate.py", "--init", toy_run, "--data", tmp_path / "q.jsonl", "--max-new-tokens", 4, "--show", 1)
     assert "1 questions" in done.stdout and "--- wrong, gold 2" in done.stdout
+
+
+def test_the_sampler_draws_as_the_flags_say(toy_run, tokenizer, monkeypatch):
+    asked = answer_with(monkeypatch, tokenizer, lambda prompt, j: "")
+    script("evaluate.py", "--init", toy_run, "--data", "world:ops=1,split=test", "--problems", 1, "--k", 2, "--top-p", 0.5,
+           "--top-k", 5, "--seed", 3)
+    assert [{name: how[name] for name in ("top_p", "top_k", "seed")} for how in asked] == [{"top_p": 0.5, "top_k": 5, "seed": 3}]
 
 
 def test_a_chat_with_a_budget_kept_in_a_file(toy_run, tmp_path):

@@ -11,7 +11,7 @@ from unittest import mock
 
 import pytest
 from conftest import ROOT
-from helpers import refusal, run_main, tiny_checkpoint, write_rows
+from helpers import given_options, refusal, run_main, tiny_checkpoint, write_rows
 from test_commands import commands, toy
 
 import data
@@ -22,6 +22,7 @@ import pretrain
 import report
 import sft
 from data import split_spec
+from model import Config
 from rl.lengths import parse_caps
 from sources.conversations import problem_turns
 from sources.kinds import kind_of
@@ -73,8 +74,8 @@ DRAWS = {"--top-p 0.5": [("--temperature 0", "--temperature 1")], "--top-k 5": [
 ON_A_FILE = [("--data world:ops=1 --k 2", "--data world:ops=1 f.jsonl")]
 CASES = {
     "pretrain": (A_RUN, OPTIMISER | ENDING | EPOCHS | {
-        flag: [(FROM, NEW)] for flag in ("--layers 1", "--width 8", "--heads 1", "--kv-heads 1", "--ff 8", "--attention nope",
-                                         "--qk-norm head", "--qkv-bias", "--norm-after", "--untied")} | {
+        f"--{name.replace('_', '-')} {value or ''}".strip(): [(FROM, NEW)] for name, value in given_options(Config).items()
+        if name not in ("window", "rope_theta")} | {
         "--tokenizer t": [(FROM, NEW)], "--vocab-size 300": [(FROM, NEW), ("--tokenizer t", NEW)],
         "--window 8": [(FROM, "--attention window+rope"), ("", "--attention window")],
         "--rope-theta 9": [(FROM, NEW), ("--attention nope", "--attention nope+window")],
@@ -105,6 +106,8 @@ CASES = {
         "--system s": [("", "--chat")], "--think on": [("", "--chat")], "--seed 3": [("", "--temperature 1")]}),
     "chat": ("--init i", DRAWS | {"--seed 3": [("", "--temperature 1")]}),
     "evaluate": ("--init i", {
+        "--top-p 0.5": [("--data world:", "--data world: --k 2"), ("--data world: --k 2 --temperature 0", "--data world: --k 2")],
+        "--top-k 5": [("--data world:", "--data world: --k 2"), ("--data world: --k 2 --temperature 0", "--data world: --k 2")],
         "--problems 3": [("--data f.jsonl", "--data world:ops=1")], "--limit 3": ON_A_FILE, "--max-new-tokens 3": ON_A_FILE,
         "--show 3": ON_A_FILE, "--shots 2": [*ON_A_FILE, ("--data f.jsonl --chat", "--data f.jsonl --chat --plain i")],
         "--k 2": [("--text t.txt", "--data f.jsonl")], "--chat": [("--text t.txt", "--data f.jsonl")],

@@ -182,8 +182,8 @@ def test_numbers_in_words():
     assert [plots.short(x) for x in (0, 0.123456, 12.34, 1234, 45_600, 3_482_000, -0.5, -5e-9, 1.2e10)] == [
         "0", "0.123", "12.3", "1,234", "45.6k", "3.48M", "−0.5", "−5e−9", "12B"]
     assert [plots.clock(s) for s in (42, 150, 7200)] == ["42 s", "2.5 min", "2.0 h"]
-    assert plots.rate_text([0.5, 0.25, 0.75]).replace("\xa0", " ") == "0.50 [0.25, 0.75]"
-    assert plots.rate_text([-0.1], "+.2f") == "-0.10" and plots.rate_text([]) == "–"
+    assert plots.whole_rate([0.5, 0.25, 0.75]).replace("\xa0", " ") == "0.50 [0.25, 0.75]"
+    assert plots.whole_rate([-0.1], "+.2f") == "-0.10" and plots.whole_rate([]) == "–"
 
 
 def test_a_plot_puts_values_where_its_axes_say():

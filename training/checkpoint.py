@@ -7,12 +7,14 @@ in one rename, so a kill at any moment leaves a state that fits together. Only t
 
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from formats.files import write_atomically
+from training.guard import Guard
 from training.weights import full, full_weights, like, restore_weights
 
 # random states
@@ -60,14 +62,14 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, saved:
 
 # the whole of it
 
-def state_of(model: nn.Module, optimizers: list, data, guard) -> dict:
+def state_of(model: nn.Module, optimizers: list, data: Any, guard: Guard) -> dict:
     """The part of train_state.pt that training changes. data: what batches or prompts come from; it has state() and
     restore(). All ranks must call this together."""
     return {"weights": full_weights(model), "optimizers": [optimizer_state(o, model) for o in optimizers],
             "stream": data.state(), "guard": guard.state(), "random": random_state()}
 
 
-def restore(state: dict, model: nn.Module, optimizers: list, data, guard) -> None:
+def restore(state: dict, model: nn.Module, optimizers: list, data: Any, guard: Guard) -> None:
     """Puts back what `state_of` returned."""
     restore_weights(model, state["weights"])
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
@@ -77,7 +79,7 @@ def restore(state: dict, model: nn.Module, optimizers: list, data, guard) -> Non
     set_random_state(state["random"])
 
 
-def write(folder: Path, model: nn.Module, tokenizer, state: dict) -> str:
+def write(folder: Path, model: nn.Module, tokenizer: Any, state: dict) -> str:
     """Writes the Hugging Face folder, then train_state.pt. Returns "", or why it could not, say because the disk is full; then
     the checkpoint before it is unharmed."""
     try:

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -37,20 +37,21 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=text.strip().split("\n\n")[0], allow_abbrev=False,
                          formatter_class=lambda prog: Help(prog, max_help_position=32, width=120), **options)
 
-    def add_argument(self, *names, **options):
+    def add_argument(self, *names: str, **options) -> argparse.Action:
         action = super().add_argument(*names, **options)
         if action.dest != "help":
             self.names[action.dest] = names[0]
         return action
 
-    def parse_known_args(self, args=None, namespace=None):
+    def parse_known_args(self, args: list[str] | None = None,
+                         namespace: argparse.Namespace | None = None) -> tuple[argparse.Namespace, list[str]]:
         """As argparse does it, and refuses what has no effect. (The parser of a subcommand is called here as well.)"""
-        absent = object()                                 # stands where the command line says nothing
-        found = argparse.Namespace(**dict.fromkeys(self.names, absent))
+        not_given = object()                                 # stands where the command line says nothing
+        found = argparse.Namespace(**dict.fromkeys(self.names, not_given))
         found, rest = super().parse_known_args(args, found)
-        given = {name for dest, name in self.names.items() if getattr(found, dest) is not absent}
+        given = {name for dest, name in self.names.items() if getattr(found, dest) is not not_given}
         for dest in self.names:
-            if getattr(found, dest) is absent:
+            if getattr(found, dest) is not_given:
                 setattr(found, dest, self.get_default(dest))
         with bad_input():
             for flags, works, why in self.needs:
@@ -60,7 +61,7 @@ class Parser(argparse.ArgumentParser):
                          f"{why.format(**vars(found))}; leave {'it' if len(names) == 1 else 'them'} out")
         return found, rest
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         fail(f"{message} (--help lists the flags)")
 
 
@@ -82,13 +83,13 @@ def number(wanted: str, convert: Callable, fits: Callable) -> Callable:
     return read
 
 
-count = number("a whole number of at least 1", int, lambda x: 1 <= x <= MOST)
-whole = number("a whole number, 0 or more", int, lambda x: 0 <= x <= MOST)
+positive_int = number("a whole number of at least 1", int, lambda x: 1 <= x <= MOST)
+non_negative_int = number("a whole number, 0 or more", int, lambda x: 0 <= x <= MOST)
 seed = number(f"a whole number from 0 to {2 ** 32 - 1}", int, lambda x: 0 <= x < 2 ** 32)
 above_zero = number("a number above 0", float, lambda x: x > 0)
 not_negative = number("a number, 0 or more", float, lambda x: x >= 0)
-share = number("a number from 0 to 1", float, lambda x: 0 <= x <= 1)
-part = number("a number above 0, up to 1", float, lambda x: 0 < x <= 1)
+fraction = number("a number from 0 to 1", float, lambda x: 0 <= x <= 1)
+positive_fraction = number("a number above 0, up to 1", float, lambda x: 0 < x <= 1)
 
 
 def device(text: str) -> str:
@@ -124,7 +125,7 @@ def out_folder(text: str) -> str:
     return out_file(text, folder=True)
 
 
-def fail(message) -> NoReturn:
+def fail(message: object) -> NoReturn:
     """Ends the program as the convention for bad input wants it."""
     line = f"{os.path.basename(sys.argv[0])}: {' '.join(str(message).split())}"
     if "tqdm" in sys.modules:                             # on a line of its own, not behind a progress bar
@@ -135,7 +136,7 @@ def fail(message) -> NoReturn:
 
 
 @contextlib.contextmanager
-def bad_input():
+def bad_input() -> Iterator[None]:
     """Around the part of a script that reads what the user gave: a ValueError or OSError raised there is for the
     user to fix and becomes one line. Around anything else a bug would be hidden, so scripts keep their loops outside."""
     try:
@@ -144,7 +145,7 @@ def bad_input():
         fail(e)
 
 
-def to_json(value) -> str:
+def to_json(value: object) -> str:
     """One line of JSON, for everything that scripts write. JSON has no NaN and no infinity, so such a number becomes null;
     the caller reports the reason in another field or message."""
     try:

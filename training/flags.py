@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from argparse import Namespace
 
 import torch
 
@@ -17,9 +18,9 @@ def training_flags(text: str, needs: tuple = (), data_required: bool = True) -> 
     p.add_argument("--data", metavar="SPEC", nargs="+", required=data_required,
                    default=None if data_required else [],
                    help="sources, SOURCE[@WEIGHT] (see data.py)")
-    p.add_argument("--steps", type=cli.count, default=1000, help="optimiser steps")
-    p.add_argument("--batch-tokens", type=cli.whole, default=4096, help="tokens in a global batch")
-    p.add_argument("--micro-tokens", type=cli.whole, default=0,
+    p.add_argument("--steps", type=cli.positive_int, default=1000, help="optimiser steps")
+    p.add_argument("--batch-tokens", type=cli.non_negative_int, default=4096, help="tokens in a global batch")
+    p.add_argument("--micro-tokens", type=cli.non_negative_int, default=0,
                    help="tokens in a micro-batch of one rank; 0: its whole share (grpo: 4096, or 16384 on a GPU)")
     p.add_argument("--lr", type=cli.not_negative, default=0.02, help="peak learning rate (of Muon, or of AdamW without it)")
     p.add_argument("--adam-lr", type=cli.not_negative, default=0.003, help="peak learning rate of what Muon leaves to AdamW")
@@ -27,9 +28,9 @@ def training_flags(text: str, needs: tuple = (), data_required: bool = True) -> 
                    help="for the matrices inside the layers")
     p.add_argument("--schedule", default="wsd", choices=["constant", "cosine", "wsd"],
                    help="shape of the learning rate")
-    p.add_argument("--warmup", type=cli.share, default=0.01, help="share of the steps")
-    p.add_argument("--decay", type=cli.share, default=0.2, help="share of the steps, for wsd")
-    p.add_argument("--floor", type=cli.share, default=0.0, help="final learning rate, share of the peak")
+    p.add_argument("--warmup", type=cli.fraction, default=0.01, help="share of the steps")
+    p.add_argument("--decay", type=cli.fraction, default=0.2, help="share of the steps, for wsd")
+    p.add_argument("--floor", type=cli.fraction, default=0.0, help="final learning rate, share of the peak")
     p.add_argument("--weight-decay", type=cli.not_negative, default=0.0, help="on the matrices inside the layers")
     p.add_argument("--clip", type=cli.above_zero, default=1.0, help="largest gradient norm")
     p.add_argument("--seed", type=cli.seed, default=0, help="of weights and data order")
@@ -40,14 +41,14 @@ def training_flags(text: str, needs: tuple = (), data_required: bool = True) -> 
     p.add_argument("--checkpointing", action="store_true", help="recompute activations in the backward pass")
     p.add_argument("--shard", action="store_true", help="FSDP2 instead of DDP under torchrun")
     p.add_argument("--resume", action="store_true", help="go on with the run in --out, if there is one")
-    p.add_argument("--log-every", type=cli.count, default=10, help="steps")
-    p.add_argument("--eval-every", type=cli.whole, default=0, help="steps; 0: only at the end")
+    p.add_argument("--log-every", type=cli.positive_int, default=10, help="steps")
+    p.add_argument("--eval-every", type=cli.non_negative_int, default=0, help="steps; 0: only at the end")
     p.add_argument("--eval-data", metavar="SPEC", nargs="*", default=[],
                    help="held out, asked as the run puts its own questions and answered greedily: world:... (verified "
                    "accuracy), a file of questions (accuracy of the answers), text (bits per byte)")
-    p.add_argument("--eval-problems", type=cli.count, default=100,
+    p.add_argument("--eval-problems", type=cli.positive_int, default=100,
                    help="problems for each number of operations of a world, and of a file")
-    p.add_argument("--save-every", type=cli.whole, default=0, help="steps; 0: only at the end")
+    p.add_argument("--save-every", type=cli.non_negative_int, default=0, help="steps; 0: only at the end")
     p.add_argument("--wandb", metavar="PROJECT", default="", help="log to Weights & Biases as well (pip install wandb)")
     return p
 
@@ -56,7 +57,7 @@ def until_flags(p: cli.Parser) -> None:
     """The flags of the stages that may end by what they have reached (training/goals.py)."""
     p.add_argument("--until-loss", type=cli.not_negative, default=0.0,
                    help="end sooner, when the mean loss of 20 steps is down to this; 0: never")
-    p.add_argument("--until-accuracy", type=cli.share, default=0.0,
+    p.add_argument("--until-accuracy", type=cli.fraction, default=0.0,
                    help="end sooner, when the greedy, process-verified accuracy on the worlds of --eval-data, the mean of the "
                         "last two times --eval-every measured it, is up to this; 0: never")
 
@@ -70,7 +71,7 @@ def option_flags(p: cli.Parser, kind: type) -> None:
             p.add_argument(name, action="store_true", **more)
             continue
         if f.type is int:
-            more["type"] = cli.count if f.default else cli.whole
+            more["type"] = cli.positive_int if f.default else cli.non_negative_int
         if f.type is float:
             more["type"] = cli.above_zero if f.default else cli.not_negative
         if "choices" in f.metadata:
@@ -78,7 +79,7 @@ def option_flags(p: cli.Parser, kind: type) -> None:
         p.add_argument(name, default="+".join(f.default) if f.type is tuple else f.default, **more)
 
 
-def options_from(args, kind: type) -> dict:
+def options_from(args: Namespace, kind: type) -> dict:
     """{name of the field: its value} from the flags that option_flags made."""
     values = {f.name: getattr(args, flag_of(f)) for f in options_in(kind)}
     return values | {f.name: not values[f.name] for f in options_in(kind) if f.default is True}
@@ -97,7 +98,7 @@ def flag_of(f: dataclasses.Field) -> str:
     return f.metadata.get("flag", f.name)
 
 
-def uses_gpu(args) -> bool:
+def uses_gpu(args: Namespace) -> bool:
     return args.device == "cuda" or (args.device == "auto" and torch.cuda.is_available())
 
 

@@ -1,5 +1,7 @@
 """Goals that end a stage before its last step: a loss, or an accuracy."""
 
+from collections.abc import Sequence
+
 
 class Until:
     """Ends a stage by what it has reached and not by its steps, so that runs from different seeds end alike.
@@ -8,7 +10,8 @@ class Until:
     (one alone is lucky now and then). 0: no goal. recent, measured: the losses and accuracies seen so far, from a checkpoint.
     """
 
-    def __init__(self, loss: float, accuracy: float = 0.0, recent=(), measured=()):
+    def __init__(self, loss: float, accuracy: float = 0.0, recent: Sequence[float] = (),
+                 measured: Sequence[float] = ()):
         self.loss, self.accuracy, self.recent, self.measured = loss, accuracy, list(recent), list(measured)
 
     def memory(self) -> dict:

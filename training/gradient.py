@@ -1,15 +1,17 @@
 """The gradient of a step, the same for any split into micro-batches and any number of ranks; and its norm, clipped."""
 
 import contextlib
+from collections.abc import Callable
 
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
 from training import metrics
+from training.ranks import Ranks
 
 
-def accumulate(ranks, wrapped: nn.Module, batches: list, loss_of, weight: float, found: dict) -> float:
+def accumulate(ranks: Ranks, wrapped: nn.Module, batches: list, loss_of: Callable, weight: float, found: dict) -> float:
     """Adds up the gradient of the mean loss over the micro-batches of a step and over all ranks; returns that mean.
 
     ranks: a Ranks (or a Run). wrapped: what Ranks.distribute returned. loss_of(batch) returns the sum of a micro-batch's

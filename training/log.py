@@ -4,7 +4,7 @@ import importlib.util
 import json
 from pathlib import Path
 
-from formats.files import write_atomically
+from formats.files import write_text
 from training import cli
 
 
@@ -28,8 +28,8 @@ class Log:
         if not path.exists():
             return False
         whole = [line for line in path.read_text().splitlines() if line.endswith("}")]
-        kept = [line for line in whole if json.loads(line).get("step", 0) <= step]
-        write_atomically(path, lambda p: p.write_text("\n".join(kept) + "\n"))
+        before = [line for line in whole if json.loads(line).get("step", 0) <= step]
+        write_text(path, "\n".join(before) + "\n")
         self.file = open(path, "a")
         self._open_wandb(flags)
         return True

@@ -4,9 +4,17 @@ A loss function returns such a dict beside its loss, with the sums over its micr
 the number of tokens)}. Sums and divisors are added over the micro-batches of a step and over all ranks, and only then divided,
 so a mean in the log depends neither on the split into micro-batches nor on the number of ranks. To log one number more, add an
 entry.
+
+A metric may be missing on some ranks, say because none of their samples has it: it is a mean over the others then.
 """
 
+import math
+import zlib
+from collections.abc import Collection
+
 import torch
+
+from training.ranks import Ranks
 
 
 class Largest(float):
@@ -25,11 +33,35 @@ def add(metrics: dict, more: dict) -> None:
         metrics[name] = before[0] + total, before[1] + divisor
 
 
-def means(metrics: dict, ranks) -> dict[str, float]:
-    """{name: value over all ranks}. All ranks must call this together, with the same names."""
-    names = sorted(name for name, value in metrics.items() if not isinstance(value, Largest))      # in one order on all ranks
-    sums = ranks.sum(*(x for name in names for x in metrics[name])) if names else []
+def means(metrics: dict, ranks: Ranks) -> dict[str, float]:
+    """{name: value over all ranks}. All ranks must call this together."""
+    largest = names_of_all(metrics, ranks)
+    names = [name for name in largest if not largest[name]]
+    sums = ranks.sum(*(x for name in names for x in metrics.get(name, (0, 0)))) if names else []
     found = {name: sums[2 * i] / max(sums[2 * i + 1], 1e-9) for i, name in enumerate(names)}
-    for name in sorted(metrics.keys() - found.keys()):
-        found[name] = ranks.most(float(metrics[name]))
-    return {name: found[name] for name in metrics}
+    for name in sorted(largest.keys() - found.keys()):
+        found[name] = ranks.max(float(metrics.get(name, -math.inf)))
+    return {name: found[name] for name in [*metrics, *sorted(found.keys() - metrics.keys())]}
+
+
+def names_of_all(metrics: dict, ranks: Ranks) -> dict[str, bool]:
+    """{name: whether it is a Largest} of the metrics of all ranks, in the same order on each of them: they are summed by their
+    place. ValueError where a name is a Largest on one rank and a mean on another.
+
+    Names are sent around only in a step where they differ, which a checksum tells."""
+    own = {name: isinstance(metrics[name], Largest) for name in sorted(metrics)}
+    mark = zlib.crc32(repr(own).encode())
+    if ranks.max(mark) == -ranks.max(-mark):
+        return own
+    union = {}
+    for other in ranks.gather(own):
+        for name, largest in other.items():
+            if union.setdefault(name, largest) != largest:
+                raise ValueError(f"metric {name!r}: some ranks give (sum, divisor) and others a Largest; give the same on all")
+    return dict(sorted(union.items()))
+
+
+def check_names(metrics: Collection[str], taken: Collection[str]) -> None:
+    """ValueError where a metric has a name that the log uses itself: one of the two would be lost."""
+    if both := sorted(set(metrics) & set(taken)):
+        raise ValueError(f"metric {both[0]!r}: the log has something else under this name; give the metric another one")

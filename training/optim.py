@@ -36,11 +36,11 @@ class Muon(torch.optim.Optimizer):
     """Momentum (Nesterov) made orthogonal; for matrices only. The step is scaled by sqrt(max(1, rows / columns)), which
     keeps the size of the outputs' change the same for every shape. Weight decay is decoupled: w *= 1 - lr * decay."""
 
-    def __init__(self, matrices, lr: float = 0.02, momentum: float = 0.95, weight_decay: float = 0.0):
+    def __init__(self, matrices: list, lr: float = 0.02, momentum: float = 0.95, weight_decay: float = 0.0):
         super().__init__(matrices, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self):
+    def step(self) -> None:
         for group in self.param_groups:
             by_shape = {}                                                     # same shapes are orthogonalised together
             for w in group["params"]:

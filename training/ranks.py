@@ -6,6 +6,7 @@ torchrun starts one process for each rank. With one process everything here does
 import contextlib
 import os
 import sys
+from argparse import Namespace
 from datetime import timedelta
 
 import torch
@@ -25,7 +26,7 @@ class Ranks:
     group: the learners. sync_group: rank 0 and those that sample. Both None where all learn.
     """
 
-    def __init__(self, args):
+    def __init__(self, args: Namespace):
         self.args = args
         self.rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         self.rollout_ranks = getattr(args, "rollout_ranks", 0)
@@ -63,7 +64,7 @@ class Ranks:
         if dist.is_initialized():
             dist.barrier()
 
-    def autocast(self):
+    def autocast(self) -> contextlib.AbstractContextManager:
         """The context of a forward pass: matrix products in bfloat16, where that is the type."""
         half = self.dtype == torch.bfloat16
         return torch.autocast(self.device.type, self.dtype) if half else contextlib.nullcontext()
@@ -76,7 +77,15 @@ class Ranks:
         dist.all_reduce(t, group=self.group)
         return t.tolist()
 
-    def most(self, number):
+    def gather(self, value: object) -> list:
+        """What all ranks hold, in their order: anything that pickle can write."""
+        if self.ranks == 1:
+            return [value]
+        found = [None] * self.ranks
+        dist.all_gather_object(found, value, group=self.group)
+        return found
+
+    def max(self, number: int | float) -> int | float:
         """The largest of a number over all ranks, in its own type."""
         if self.ranks == 1:
             return number

@@ -72,7 +72,7 @@ def same_rates(step: int, then: dict, now: dict) -> bool:
     return now["steps"] >= step and rates(then) == rates(now)
 
 
-def as_typed(name: str, value) -> str:
+def as_typed(name: str, value: object) -> str:
     """A flag as one would type it."""
     flag = f"--{name.replace('_', '-')}"
     if isinstance(value, bool):

@@ -23,8 +23,10 @@ A run folder is a Hugging Face folder (config.json, model.safetensors, tokenizer
 import copy
 import signal
 import sys
+from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from torch import nn
 
@@ -37,6 +39,9 @@ from training.progress import Progress
 from training.ranks import Ranks
 from training.resume import find_state
 from training.weights import gathered
+
+# names of the log and of the result beside those of a step's own record: no metric may have one
+RESERVED = ("step", "loss", "eval", "result", "resumed_at", "flags", "out", "steps", "seconds", "ended_by")
 
 
 class Run(Ranks):
@@ -54,7 +59,7 @@ class Run(Ranks):
     loss, weight, grad_norm, lr: of the last update.  means: {name: mean} of the metrics of the last step.
     """
 
-    def __init__(self, args, inputs: dict):
+    def __init__(self, args: Namespace, inputs: dict):
         super().__init__(args)
         self.folder, self.flags, self.inputs = Path(args.out), copy.deepcopy(vars(args)), inputs
         self.log_file = Log(self.folder, args.wandb)
@@ -69,7 +74,7 @@ class Run(Ranks):
         self.loss = self.grad_norm = self.lr = float("nan")
         self.weight, self.micro_rows, self.evaluate = 0.0, None, None
 
-    def split(self, stream) -> None:
+    def plan_micro_batches(self, stream: Any) -> None:
         """Finds how many rows of a Stream go into a micro-batch. ValueError where they cannot be shared out to the ranks."""
         args = self.args
         if args.micro_tokens:
@@ -79,7 +84,8 @@ class Run(Ranks):
                              f"(= {args.seq_len * self.ranks}), and --micro-tokens at least --seq-len")
         self.micro_rows = self.micro_rows or stream.rows // self.ranks
 
-    def begin(self, model: nn.Module, tokenizer, data, evaluate=None, guard: Guard | None = None, **about) -> None:
+    def begin(self, model: nn.Module, tokenizer: Any, data: Any, evaluate: Callable | None = None,
+              guard: Guard | None = None, **about) -> None:
         """Makes the optimisers, takes up the saved state if there is one, opens the log and shows the progress bar.
 
         model: what is saved and whose parameters are trained, not the wrapped module. data: what gives the batches; it has
@@ -102,7 +108,7 @@ class Run(Ranks):
         if not self.main:
             return
         if self.state is not None and self.log_file.reopen(self.flags, self.step):
-            self.log({"resumed_at": self.step, "steps": self.args.steps})
+            self.log({"resumed_at": self.step, "steps": self.args.steps, "commit": commit()})
         else:
             self.log_file.open(self.flags)
             self.log({"flags": self.flags, "script": Path(sys.argv[0]).name, "versions": versions(), "commit": commit(),
@@ -148,7 +154,7 @@ class Run(Ranks):
         self.progress.tokens += self.args.batch_tokens
         return batches
 
-    def backward(self, wrapped: nn.Module, batches: list, loss_of, weight: float | None = None) -> float:
+    def backward(self, wrapped: nn.Module, batches: list, loss_of: Callable, weight: float | None = None) -> float:
         """The gradient of the mean loss over all micro-batches and ranks; returns that mean.
 
         loss_of(batch) returns the sum of weighted losses, and metrics {name: (sum, divisor)}, which join those of the step.
@@ -186,15 +192,17 @@ class Run(Ranks):
         """
         args = self.args
         self.step += 1
-        self.means = metrics.means(self.metrics, self)
+        own = {"grad_norm": self.grad_norm, "lr": self.lr, "weight": self.weight, "skipped": self.skipped,
+               "tokens_per_second": round(self.progress.rate(), 1)} | (record or {})
+        with cli.bad_input():
+            self.means = metrics.means(self.metrics, self)
+            metrics.check_names(self.means, [*own, *RESERVED])
         last = self.step >= args.steps
         self.ended = self.ended or self.until.low(self.loss)
         known = {"loss": self.loss} | self.means
         self.progress.step(**{name: f"{known[name]:.3f}" for name in show})
         if self.step % args.log_every == 0 or last or self.ended or self.skipped:
-            self.log({"step": self.step} | known | {
-                "grad_norm": self.grad_norm, "lr": self.lr, "weight": self.weight, "skipped": self.skipped,
-                "tokens_per_second": round(self.progress.rate(), 1)} | (record or {}))
+            self.log({"step": self.step} | known | own)
         if args.eval_every and self.step % args.eval_every == 0 and not last:
             found = self.measure()
             self.log({"step": self.step, "eval": found})
@@ -202,7 +210,7 @@ class Run(Ranks):
         if args.save_every and self.step % args.save_every == 0 and not last:
             self.save()
 
-    def finish(self, result: dict | None = None, show=None) -> None:
+    def finish(self, result: dict | None = None, show: Callable | None = None) -> None:
         """Saves, evaluates where the run has come to its end, and prints the result as one JSON line.
 
         result: what the script adds to it. show(result) prints tables for people.

@@ -4,6 +4,7 @@ Simpler than big trainers: to be saved, full weights are gathered on every rank.
 """
 
 import contextlib
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -39,7 +40,7 @@ def restore_weights(model: nn.Module, weights: dict) -> None:
 
 
 @contextlib.contextmanager
-def gathered(model: nn.Module):
+def gathered(model: nn.Module) -> Iterator[None]:
     """Around evaluation: under FSDP2 the parameters outside the layers are whole meanwhile (the layers see to theirs)."""
     sharded = hasattr(model, "unshard")
     if sharded:

@@ -10,7 +10,7 @@ from transforms.parts import turns
 
 def flags(parser):
     turns.mode_flag(parser)
-    parser.add_argument("--samples", type=cli.count, default=1, help="answers to each question")
+    parser.add_argument("--samples", type=cli.positive_int, default=1, help="answers to each question")
     parser.needs += (turns.SAMPLES,)
 
 

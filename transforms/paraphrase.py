@@ -24,9 +24,11 @@ TAKES = "documents"
 def flags(parser):
     prompts.add_flag(parser, "its place is {document}; empty: the one that fits, of transforms/prompts")
     parser.add_argument("--with-document", action="store_true", help="the row holds the document, too")
-    parser.add_argument("--most-copied", type=cli.share, default=0.8, help="share of 5-grams of words that the document has, too")
-    parser.add_argument("--most-repeated", type=cli.share, default=0.4, help="share of 6-grams of words that stand there before")
-    parser.add_argument("--least-overlap", type=cli.share, default=0.2, help="share of words in common with the document")
+    parser.add_argument("--most-copied", type=cli.fraction, default=0.8,
+                        help="share of 5-grams of words that the document has, too")
+    parser.add_argument("--most-repeated", type=cli.fraction, default=0.4,
+                        help="share of 6-grams of words that stand there before")
+    parser.add_argument("--least-overlap", type=cli.fraction, default=0.2, help="share of words in common with the document")
 
 
 def check(args):

@@ -11,8 +11,8 @@ from transforms.parts import turns
 
 def flags(parser):
     turns.mode_flag(parser)
-    parser.add_argument("--samples", type=cli.count, default=8, help="answers to each question")
-    parser.add_argument("--keep", type=cli.whole, default=0, help="most answers kept to one question; 0: all")
+    parser.add_argument("--samples", type=cli.positive_int, default=8, help="answers to each question")
+    parser.add_argument("--keep", type=cli.non_negative_int, default=0, help="most answers kept to one question; 0: all")
     parser.needs += (turns.SAMPLES,)
 
 

@@ -34,9 +34,11 @@ def flags(parser):
     prompts.add_flag(parser, "its places are {topic} and {form}; empty: the one that fits, of transforms/prompts")
     parser.add_argument("--topics", metavar="SPEC", default=str(prompts.FOLDER / "topics.txt"),
                         help="a file with a topic in each line; or world:... or my_task.py:MyTask: beginnings of questions")
-    parser.add_argument("--sentences", type=cli.whole, default=1, help="sentences of a question to begin with; 0: all of them")
+    parser.add_argument("--sentences", type=cli.non_negative_int, default=1,
+                        help="sentences of a question to begin with; 0: all of them")
     parser.add_argument("--verified", action="store_true", help="keep only what the task grades as right")
-    parser.add_argument("--most-repeated", type=cli.share, default=0.4, help="share of 6-grams of words that stand there before")
+    parser.add_argument("--most-repeated", type=cli.fraction, default=0.4,
+                        help="share of 6-grams of words that stand there before")
     parser.set_defaults(temperature=1.0)
     parser.needs += (("--sentences", is_task, "with topics from a file"),
                      ("--verified", lambda a: is_task(a) and not a.sentences,

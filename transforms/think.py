@@ -43,8 +43,9 @@ def flags(parser):
                         help="where the thinking stands: after the document, or before the answer to its question")
     parser.add_argument("--drop-cut", action="store_true", help="drop what is longer than --max-new-tokens, and do not cut it")
     parser.add_argument("--verified", action="store_true", help="keep only thinking whose steps verify (on the world)")
-    parser.add_argument("--most-repeated", type=cli.share, default=0.4, help="share of 6-grams of words that stand there before")
-    parser.add_argument("--least-overlap", type=cli.share, default=0.15, help="share of words in common with the document")
+    parser.add_argument("--most-repeated", type=cli.fraction, default=0.4,
+                        help="share of 6-grams of words that stand there before")
+    parser.add_argument("--least-overlap", type=cli.fraction, default=0.15, help="share of words in common with the document")
     parser.set_defaults(temperature=0.6, top_p=0.9, max_new_tokens=2000)
     parser.needs += (("--whole", lambda a: not a.plain, "with --plain, where the reply is what stands before </think>"),)
 

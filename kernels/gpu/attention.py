@@ -81,7 +81,7 @@ class Spans:
     its page table. tokens: N, a Python int.
     """
 
-    def __init__(self, first, length, offset, base, tokens):
+    def __init__(self, first: Tensor, length: Tensor, offset: Tensor, base: Tensor, tokens: int):
         self.first, self.length, self.offset, self.base, self.tokens = first, length, offset, base, tokens
         self.whole = False                        # known to cover all the tokens?
         self.decode = False                       # one token each?

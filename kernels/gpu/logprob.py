@@ -133,14 +133,14 @@ class _TokenLogprobs(torch.autograd.Function):
     """Not a custom op, since `product` is a Python function."""
 
     @staticmethod
-    def forward(ctx, hidden, weight, targets, temperature, product, absent):
+    def forward(ctx, hidden, weight, targets, temperature, product, unused_ids):
         V, w = weight.shape[0], weight.to(hidden.dtype)
         rows = max(1, LOGITS // V)
         rows -= rows % 128 if rows > 128 else 0                               # whole tiles
-        parts = [_row_logprobs(exclude(product(h, w), absent), t, temperature)
+        parts = [_row_logprobs(exclude(product(h, w), unused_ids), t, temperature)
                  for h, t in zip(hidden.split(rows), targets.split(rows), strict=True)]
         logprobs, entropies, lses = (torch.cat(results) for results in zip(*parts, strict=True))
-        ctx.temperature, ctx.product, ctx.absent = temperature, product, absent
+        ctx.temperature, ctx.product, ctx.unused_ids = temperature, product, unused_ids
         ctx.save_for_backward(hidden, weight, targets, entropies, lses)
         return logprobs, entropies
 
@@ -153,7 +153,7 @@ class _TokenLogprobs(torch.autograd.Function):
         d_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
         for first in range(0, V, width):
             words = w[first:first + width]
-            logits = exclude(ctx.product(hidden, words), ctx.absent, first)
+            logits = exclude(ctx.product(hidden, words), ctx.unused_ids, first)
             d = _row_logprobs_backward(logits, targets, entropies, lses, g, e, ctx.temperature,
                                        first, hidden.dtype)                   # (N, words)
             del logits                                    # the next ones take its place
@@ -166,17 +166,17 @@ class _TokenLogprobs(torch.autograd.Function):
 
 def token_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0, entropy: bool = False,
                    product: Callable | None = None, ignore: int = -100,
-                   absent: Sequence[tuple[int, int]] = ()) -> Tensor | tuple[Tensor, Tensor]:
+                   unused_ids: Sequence[tuple[int, int]] = ()) -> Tensor | tuple[Tensor, Tensor]:
     """Log softmax(hidden @ weight.T / temperature) at the targets: hidden (N, D), weight (V, D), targets (N,) -> (N,)
     of float32; with entropy=True a pair: also the entropy of the distribution at each place (N,), in nats.
 
     product(h, weight) makes the logits of some rows or some words: the library's in the type of hidden, or a
-    row-invariant one. absent: words without probability (fast.exclude). Where the target is `ignore`, the results are 0
+    row-invariant one. unused_ids: words without probability (fast.exclude). Where the target is `ignore`, the results are 0
     and have no gradient. Under autocast, hidden
     takes its type, and so does the weight.
     """
     if torch.is_autocast_enabled(hidden.device.type):
         hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
     logprobs, entropies = _TokenLogprobs.apply(hidden, weight, targets.masked_fill(targets == ignore, -1), temperature,
-                                               product or _by_library, absent)
+                                               product or _by_library, unused_ids)
     return (logprobs, entropies) if entropy else logprobs

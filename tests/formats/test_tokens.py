@@ -60,13 +60,13 @@ def holed(tokenizer, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def padded(holed, tmp_path_factory):
-    """A folder whose embedding has 40 rows more than the tokenizer, and whose absent ids the model likes best."""
+    """A folder whose embedding has 40 rows more than the tokenizer, and whose unused ids the model likes best."""
     folder, V = tmp_path_factory.mktemp("padded"), len(holed) + 40
     torch.manual_seed(0)
     model = Transformer(Config(vocab_size=V, layers=2, width=32, heads=4, kv_heads=2, tied=False))
     for w in model.parameters():
         w.data.add_(torch.randn_like(w) * 0.15)
-    for start, end in holed.absent(V):
+    for start, end in holed.unused_ids(V):
         model.lm_head.weight.data[start:end] *= 6
     model.save(folder, holed)
     return folder
@@ -76,8 +76,8 @@ def padded(holed, tmp_path_factory):
 
 def test_absent_ranges(tokenizer, holed):
     n = len(tokenizer)
-    assert tokenizer.absent(n) == () and tokenizer.absent(n + 7) == ((n, n + 7),) and tokenizer.absent(n - 3) == ()
-    missing = {i for start, end in holed.absent(len(holed) + 5) for i in range(start, end)}
+    assert tokenizer.unused_ids(n) == () and tokenizer.unused_ids(n + 7) == ((n, n + 7),) and tokenizer.unused_ids(n - 3) == ()
+    missing = {i for start, end in holed.unused_ids(len(holed) + 5) for i in range(start, end)}
     known = set(holed._text_bytes) | set(holed.special.values())
     assert missing == set(range(len(holed) + 5)) - known and len(missing) == 3 + 1 + 5
 
@@ -123,13 +123,13 @@ def test_gradients_without_absent_words(monkeypatch, exact, keep):
     monkeypatch.setattr(fast._TokenLogprobs, "CHUNK", 200)
     g = torch.Generator().manual_seed(0)
     hidden, weight = torch.randn(30, 8, generator=g).double(), torch.randn(50, 8, generator=g).double()
-    absent, kept = ((3, 5), (44, 50)), [i for i in range(50) if not (3 <= i < 5 or i >= 44)]
+    unused_ids, kept = ((3, 5), (44, 50)), [i for i in range(50) if not (3 <= i < 5 or i >= 44)]
     targets = torch.tensor(kept)[torch.randint(0, len(kept), (30,), generator=g)]
     results = []
     for ours in (True, False):
         h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
         if ours:
-            logprobs, entropy = token_logprobs(h, w, targets, 0.7, True, exact, absent)
+            logprobs, entropy = token_logprobs(h, w, targets, 0.7, True, exact, unused_ids)
         else:
             logp = (h @ w[kept].T / 0.7).log_softmax(-1)
             at = torch.tensor([kept.index(t) for t in targets.tolist()])
@@ -142,7 +142,7 @@ def test_gradients_without_absent_words(monkeypatch, exact, keep):
 
 
 def test_padding_of_a_batch_may_be_an_absent_id(tiny):
-    tiny.absent = ((0, 1),)
+    tiny.unused_ids = ((0, 1),)
     batch = batch_from([[(torch.tensor([5, 6, 7]).numpy(), torch.ones(3).numpy())]], 8)
     logprobs, entropies = tiny(batch.tokens, batch.documents, batch.targets, entropy=True)
     loss = -(logprobs * batch.loss_mask).sum() + (entropies * batch.loss_mask).sum()
@@ -159,7 +159,7 @@ def test_a_value_head_and_a_hand_made_model_count_them_out_too(padded, tokenizer
         assert all(map(torch.equal, both, model(ids[:, :-1], None, ids[:, 1:], 0.8, True)))
     made = Transformer(Config(vocab_size=len(tokenizer) + 9, layers=1, width=16, heads=2))
     Sampler(made, tokenizer)
-    assert made.absent == ((len(tokenizer), len(tokenizer) + 9),)
+    assert made.unused_ids == ((len(tokenizer), len(tokenizer) + 9),)
 
 
 def test_no_draw_takes_a_token_without_probability():

@@ -235,18 +235,18 @@ def test_token_logprobs(N, V, temperature, product, small_chunks):
 @pytest.mark.parametrize("product", [None, linear])
 def test_absent_words_have_no_probability(product, small_chunks):
     """Ranges in several chunks of words, at both ends and across a chunk's end."""
-    absent, V, N = ((0, 3), (120, 140), (200, 201), (290, 300)), 300, 9
-    kept = torch.tensor([i for i in range(V) if not any(a <= i < b for a, b in absent)], device=DEVICE)
+    unused_ids, V, N = ((0, 3), (120, 140), (200, 201), (290, 300)), 300, 9
+    kept = torch.tensor([i for i in range(V) if not any(a <= i < b for a, b in unused_ids)], device=DEVICE)
     hidden, weight = randn(N, 24).requires_grad_(), (randn(V, 24) * 0.7).requires_grad_()
     targets = kept[torch.randint(len(kept), (N,), device=DEVICE)]
 
     def of_kept(h, w, t):
         return formula_logprobs(h, w[kept], torch.searchsorted(kept, t), 0.7)
-    agree(lambda h, w, t: token_logprobs(h, w, t, 0.7, True, product, absent=absent), of_kept,
-          lambda h, w, t: fast.token_logprobs(h, w, t, 0.7, True, absent), inputs=(hidden, weight, targets))
-    (grad,) = torch.autograd.grad(token_logprobs(hidden, weight, targets, product=product, absent=absent).sum(), weight)
-    assert grad[kept].any() and all(not grad[a:b].any() for a, b in absent)
-    logits = fast.exclude((hidden @ weight.T).detach(), absent)               # what a sampler hands over
+    agree(lambda h, w, t: token_logprobs(h, w, t, 0.7, True, product, unused_ids=unused_ids), of_kept,
+          lambda h, w, t: fast.token_logprobs(h, w, t, 0.7, True, unused_ids), inputs=(hidden, weight, targets))
+    (grad,) = torch.autograd.grad(token_logprobs(hidden, weight, targets, product=product, unused_ids=unused_ids).sum(), weight)
+    assert grad[kept].any() and all(not grad[a:b].any() for a, b in unused_ids)
+    logits = fast.exclude((hidden @ weight.T).detach(), unused_ids)               # what a sampler hands over
     close(row_logprobs(logits, targets, 0.7)[0], of_kept(hidden, weight, targets)[0])
 
 

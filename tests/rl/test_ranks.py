@@ -83,7 +83,7 @@ OTHERS += [["sft", "--init", "INIT", "--data", "chats.jsonl", "world:ops=1", *LO
            for more in (["--loss", "dft", "--max-epochs", 1], ["--loss", "iw"], ["--loss", "psft", "--shard"],
                         ["--loss", "iw", "--iw-form", "token", "--micro-tokens", 256],
                         ["--loss", "psft", "--refresh", 2, "--no-think", 0.5, "--unflagged", 0.5])]
-OTHERS += [["dpo", "--init", "INIT", "--data", "pairs.jsonl", *TEXT, "--lr", 0.001, "--loss", loss, *more] for loss in dpo.BETA
+OTHERS += [["dpo", "--init", "INIT", "--data", "pairs.jsonl", *TEXT, "--lr", 0.001, "--loss", loss, *more] for loss in dpo.LOSSES
            for more in ([["--micro-tokens", 128, "--max-epochs", 1]] if loss in ("dpo", "kto") else [[]])]
 SHARDED = [["--shard", "--loss", "reinforce++", "--minibatches", 2, "--reward", "random", "--replace", 1],
            ["--mode", "think", "--think-budget", 2, "--max-new-tokens", 20, "--minibatches", 2, "--reward", "random"]]

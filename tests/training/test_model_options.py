@@ -2,17 +2,20 @@
 
 import json
 from dataclasses import dataclass, fields
+from unittest import mock
 
 import pytest
+import torch
+from helpers import given_options
 
 import pretrain
 from formats import huggingface as hf
-from model import Config, Transformer, load, option
+from kernels import Packing
+from model import LAYER_KINDS, Config, LayerKind, Shared, Transformer, load, option
 from training import cli
 from training.flags import option_flags, option_names, options_from
 
-GIVEN = {"layers": "3", "width": "48", "heads": "6", "kv_heads": "3", "ff": "80", "attention": "rope+nope+window", "window": "7",
-         "qk_norm": "head", "qkv_bias": None, "norm_after": None, "untied": None, "rope_theta": "500.5"}
+GIVEN = given_options(Config)
 
 
 def parsed(kind, *flags):
@@ -30,16 +33,41 @@ def test_without_flags_a_new_model_is_the_default_one():
 def test_every_flag_sets_its_field_and_no_other(name):
     flags = [f"--{name.replace('_', '-')}", *([GIVEN[name]] if GIVEN[name] else [])]
     found, usual = parsed(Config, *flags), parsed(Config)
-    field = {"untied": "tied"}.get(name, name)
-    assert {key for key in usual if found[key] != usual[key]} == {field}
-    wanted = {"attention": GIVEN["attention"], "qk_norm": "head", "rope_theta": 500.5, "tied": False}
-    assert found[field] == wanted.get(field, True if GIVEN[name] is None else GIVEN[name].isdigit() and int(GIVEN[name]))
+    [field] = [f for f in fields(Config) if f.metadata.get("flag", f.name) == name]
+    assert {key for key in usual if found[key] != usual[key]} == {field.name}
+    wanted = not field.default if field.type is bool else GIVEN[name] if field.type is tuple else field.type(GIVEN[name])
+    assert found[field.name] == wanted
 
 
 def test_the_flags_are_those_of_pretrain():
-    assert option_names(Config).split() == [f"--{name.replace('_', '-')}" for name in GIVEN]
+    """A new option needs no line here, nor in EXPRESSED: with it set, a model is of our own kind (see below)."""
+    assert option_names(Config).split() == [f"--{name.replace('_', '-')}" for name in GIVEN] and len(GIVEN) >= 12
     assert set(option_names(Config).split()) < set(pretrain.flags().names.values())
-    assert all(f.name in hf.EXPRESSED for f in fields(Config))
+    assert hf.EXPRESSED <= {f.name for f in fields(Config)}                   # no name of a field that is gone
+
+
+def test_a_new_kind_of_layer_is_one_entry(tmp_path):
+    """Its flag is read, its window checked, its model runs and is saved as one of our own."""
+    kinds = LAYER_KINDS | {"near": LayerKind(rope=False, window=True)}
+    with mock.patch.dict(LAYER_KINDS, kinds):
+        model = Transformer(Config(vocab_size=50, layers=2, width=16, heads=2, attention="near+rope", window=3))
+        model.save(tmp_path)
+        loaded, _ = load(tmp_path)
+        assert loaded.config == model.config and json.loads((tmp_path / "config.json").read_text())["model_type"] == "nanothink"
+        assert model.config.windows == (3, 0) and model.angles(torch.zeros(1, 1))["near"] == (None, None)
+        seen = torch.randint(0, 50, (1, 9))
+        changed = torch.cat([(seen[:, :1] + 1) % 50, seen[:, 1:]], dim=1)
+        x, other = (model.layers[0](model.embed_tokens(t), shared_of(model, t)) for t in (seen, changed))
+        assert not torch.equal(x[0, 2], other[0, 2]) and torch.equal(x[0, 3:], other[0, 3:])
+        with pytest.raises(ValueError, match="must be set with, and only with, window layers"):
+            Config(attention="near")
+    with pytest.raises(ValueError, match="use rope, nope, window"):
+        Config(attention="near", window=3)
+
+
+def shared_of(model, tokens):
+    packing = Packing(*tokens.shape, tokens.device)
+    return Shared(False, model.angles(packing.positions), packing)
 
 
 @dataclass

@@ -8,8 +8,10 @@ from unittest import mock
 
 import pytest
 import torch
+from helpers import on_two_ranks
 
 from training.flags import training_flags, until_flags
+from training.machine import commit
 from training.metrics import Largest
 from training.run import Run
 
@@ -121,6 +123,8 @@ def test_an_interrupted_run_exits_with_130_and_goes_on(tmp_path):
         run.close()
     assert stop.value.code == 130 and run.step == 4
     again = started(tmp_path, "--steps", 9, "--resume")
+    first, *_, last = records(tmp_path)
+    assert last == {"resumed_at": 4, "steps": 9, "commit": first["commit"]} and last["commit"] == commit()
     assert again.step == 4 and again.data.at == 4 and again.until.recent == run.until.recent and len(again.until.recent) == 4
 
 
@@ -133,3 +137,40 @@ def test_ranks_leave_the_loop_together(tmp_path):
     run.sum = lambda *numbers: [2.0 * n for n in numbers]                     # the other rank says the same
     run.backward(run.model, run.next_batches(), loss_of)
     assert not run.going()
+
+
+@pytest.mark.parametrize("name", ["loss", "grad_norm", "tokens_per_second", "eval", "pairs"])
+def test_a_metric_cannot_take_a_name_of_the_log(tmp_path, capsys, name):
+    run = started(tmp_path, "--steps", 3, "--log-every", 1)
+    run.going()
+    run.update(run.backward(run.model, run.next_batches(), loss_of))
+    run.metrics[name] = (1.0, 2)
+    with pytest.raises(SystemExit) as stop:
+        run.end_of_step({"pairs": 3})                     # what the script itself puts into the record
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and f"metric '{name}': the log has something else under this name" in err
+    assert "Traceback" not in err and len(records(tmp_path)) == 1
+
+
+def test_metrics_may_differ_between_ranks(tmp_path):
+    """A rank without a metric adds nothing to it; the others' numbers stay under their names. One error on all ranks where a
+    name means a mean on one and a Largest on the other."""
+    found = on_two_ranks(tmp_path, """
+from helpers import a_run
+from training.metrics import Largest, means
+run = a_run()
+def on_each(*metrics):
+    try:
+        result = means(metrics[run.rank], run)
+    except ValueError as e:
+        result = str(e)
+    return run.gather(result)
+found = [on_each({"b": (1.0, 2), "a": (3.0, 4), "top": Largest(2)}, {"a": (1.0, 4), "top": Largest(5), "b": (1.0, 2)}),
+         on_each({"b": (1.0, 2), "a": (3.0, 4)}, {"c": (6.0, 3), "b": (5.0, 2), "top": Largest(-7)}),
+         on_each({"a": (3.0, 4)}, {"b": (3.0, 4)}), on_each({}, {"top": Largest(1)}),
+         on_each({"a": (3.0, 4)}, {"a": Largest(3)})]
+""")
+    assert found[0] == [{"b": 0.5, "a": 0.5, "top": 5.0}] * 2
+    assert found[1] == [{"a": 0.75, "b": 1.5, "c": 2.0, "top": -7.0}] * 2
+    assert found[2] == [{"a": 0.75, "b": 0.75}] * 2 and found[3] == [{"top": 1.0}] * 2
+    assert found[4][0] == found[4][1] and found[4][0].startswith("metric 'a': some ranks give (sum, divisor)")

@@ -1,0 +1,78 @@
+"""What is said of graded replies: the table of accuracy on the world, the samples shown beside it, and what replies look like."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from formats.chat import split_thinking
+from tasks.accuracy import rates
+from tasks.task import Reply, Verdict
+from tasks.verify import mark_lines
+from tasks.world import Problem
+
+
+def reply_style(groups: list[list[Reply]]) -> dict:
+    """What replies look like, right or wrong: their mean length in tokens, and the shares that have reasoning in a think block,
+    that say nothing outside of one, and that were cut off at their limit."""
+    replies = [reply for group in groups for reply in group]
+    split = [split_thinking(reply.text) for reply in replies]
+
+    def mean(values, digits=4):
+        return round(float(np.mean(values)), digits)
+    return {"tokens": mean([r.tokens for r in replies], 1),
+            "thinking": mean([bool((reasoning or "").strip()) for reasoning, _ in split]),
+            "empty": mean([not said.strip() for _, said in split]),
+            "cut_off": mean([r.finish == "length" for r in replies])}
+
+
+@dataclass
+class Graded:
+    """A problem of the world, the replies to it, and what verify says about each of them."""
+    problem: Problem
+    replies: list[Reply]
+    verdicts: list[Verdict]
+
+
+def world_table(graded: list[Graded], ks: Sequence[int] = (1,)) -> list[dict]:
+    """One row for each number of operations, then one for each context:
+
+    ops or context   what the row is for
+    problems         how many
+    answer, process  pass@k where the answer counts alone, and where every step must be right as well
+    steps            the share of steps that are right
+    why              the most common first error
+    right            rows by operations: [samples with every step right, samples] of each problem, in order
+    and what `reply_style` finds
+    """
+    table = []
+    for field in ("ops", "context"):
+        for value in sorted({getattr(a.problem, field) for a in graded}):
+            part = [a for a in graded if getattr(a.problem, field) == value]
+            verdicts = [v for a in part for v in a.verdicts]
+            reasons = [v.reason.partition(": ")[2] or v.reason for v in verdicts if not v.ok]
+            kinds = [" ".join(word for word in reason.split()[:2]) for reason in reasons]
+            row = {field: value, "problems": len(part),
+                   "answer": rates([[v.answer_ok for v in a.verdicts] for a in part], ks),
+                   "process": rates([[v.ok for v in a.verdicts] for a in part], ks),
+                   "steps": round(float(np.mean([v.steps_ok for v in verdicts])), 4),
+                   **reply_style([a.replies for a in part]),
+                   "why": max(set(kinds), key=kinds.count) if kinds else ""}
+            if field == "ops":
+                row["right"] = [[sum(v.ok for v in a.verdicts), len(a.verdicts)] for a in part]
+            table.append(row)
+    return table
+
+
+def world_samples(graded: list[Graded], keep: int) -> list[dict]:
+    """The first completion of the first `keep` problems of each number of operations, each line marked right (True),
+    wrong (False) or neither (None)."""
+    samples, seen = [], Counter()
+    for a in graded:
+        seen[a.problem.ops] += 1
+        if seen[a.problem.ops] <= keep:
+            p, text, verdict = a.problem, a.replies[0].text, a.verdicts[0]
+            samples.append({"ops": p.ops, "question": p.question, "gold": p.solution, "text": text, "ok": verdict.ok,
+                            "reason": verdict.reason, "lines": mark_lines(p, text)})
+    return samples
