@@ -174,7 +174,6 @@ def main() -> None:
         items = open_items(transform.takes, args, cut)
         teachers |= {side: open_teacher(side, args) for side in transform.teachers}
         items = itertools.islice(items, output.done, None)
-        output.begin()
     try:
         while chunk := next_chunk(items, args.chunk):
             output.write(len(chunk), *make(transform, chunk, teachers, args))

@@ -83,6 +83,7 @@ def test_it_may_die_at_any_moment(folder, whole, tmp_path, monkeypatch, moment, 
             if moment == "before the rows":
                 raise Killed
             if moment == "within a row":
+                self._begin()
                 with open(self.path, "ab") as f:
                     f.write(b'{"messages": [{"role"')
                 raise Killed

@@ -25,17 +25,21 @@ class Output:
                        "dropped": {}, "counts": {}, "teachers": {}}
         if self.path.exists() and not resume:
             raise ValueError(f"--out {path}: exists already; remove it or choose another file, or add --resume to go on with it")
+        self.begun = False
         if self.path.exists():
             self._find()
 
-    def begin(self) -> None:
-        """From here on something is written: a new file, or an old one cut off behind the last row that the ledger knows."""
+    def _begin(self):
+        """Called before the first change: a new file, or an old one cut off behind the last row that the ledger knows."""
+        if self.begun:
+            return
         if self.path.exists():
             os.truncate(self.path, self.ledger["bytes"])
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(self.ledger_path, self.ledger)         # first: rows without a ledger could not be gone on with
-        self.path.touch()
+        else:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(self.ledger_path, self.ledger)     # first: rows without a ledger could not be gone on with
+            self.path.touch()
+        self.begun = True
 
     def _find(self):
         if not self.ledger_path.exists():
@@ -66,6 +70,7 @@ class Output:
 
     def write(self, items: int, rows: list[dict], dropped: Counter, counts: Counter, costs: dict) -> None:
         """The rows of the next `items` items; first to the file, then to the ledger."""
+        self._begin()
         data = "".join(cli.to_json(row) + "\n" for row in rows).encode()
         with open(self.path, "ab") as f:
             f.write(data)
@@ -80,5 +85,6 @@ class Output:
         write_json(self.ledger_path, ledger)
 
     def finish(self, found: dict) -> None:
+        self._begin()
         self.ledger |= {"finished": True, "summary": found}
         write_json(self.ledger_path, self.ledger)
