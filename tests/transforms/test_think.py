@@ -64,7 +64,7 @@ def test_an_oracles_thinking_stands_behind_the_document(tmp_path, tokenizer):
     assert cost == {"answers": 12}                        # an oracle costs nothing
 
 
-@pytest.mark.parametrize("world", [WORLD, "world:ops=2-6,modulus=0,max_value=9",
+@pytest.mark.parametrize("world", [WORLD, "world:ops=2-6,modulus=0,max_value=9", "world:ops=1-3,style=long,turns=0.5",
                                    "world:ops=1-4,reverse=0.5,distractors=1,places=1"])
 def test_a_rationalising_oracle_is_measured_as_what_it_is(tmp_path, world):
     rows, found = made(tmp_path, "think", "--back", "--init", "oracle:rationalise=0.3", "--data", world, "--count", 400)
@@ -99,6 +99,20 @@ def test_the_dial_of_an_oracle_is_the_chance_of_a_wrong_step(tmp_path, errors):
     if errors == 0.2:                                     # two samples are two draws
         both = [row for row in rows if sum(r["meta"]["item"] == row["meta"]["item"] for r in rows) == 2]
         assert both and found["dropped"]["repeated"] > 100
+
+
+def test_an_oracle_thinks_in_the_style_that_it_is_told(tmp_path):
+    problems = load_problems(f"{WORLD},style=long,turns=1", 60)
+    rows, found = made(tmp_path, "think", "--init", "oracle:style=long,turns=1", "--data", WORLD, "--count", 60)
+    for row, p in zip(rows, problems, strict=True):
+        assert row["text"].endswith(f"Answer: {p.answer}\n<think>\n{p.reasoning}\n</think>") and "is wrong." in p.reasoning
+    assert found["verified"][0] == 1                      # wrong turns are taken back
+    rows, found = made(tmp_path, "think", "--init", "oracle:style=long,turns=1,errors=1", "--data", WORLD, "--count", 60,
+                       name="w")
+    assert len(rows) == 60 and found["verified"][0] == 0 and found["wrong"][0] > 0.8
+    rows, _ = made(tmp_path, "think", "--init", "oracle:solution=1", "--data", f"{WORLD},solution=0", "--count", 9, name="s")
+    assert all(p.reasoning and row["text"] == f"{p.question}\nAnswer: {p.answer}\n<think>\n{p.reasoning}\n</think>"
+               for row, p in zip(rows, load_problems(WORLD, 9), strict=True))
 
 
 def test_errors_carry_on_to_the_answer(tmp_path):
