@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from formats.files import write_atomically
+from training.ledger import write_ledger
 from training.weights import full, full_weights, like, restore_weights
 
 # random states
@@ -82,6 +83,7 @@ def write(folder: Path, model: nn.Module, tokenizer, state: dict) -> str:
     the checkpoint before it is unharmed."""
     try:
         model.save(folder, tokenizer, state["weights"])
+        write_ledger(folder, state["ledger"])
         write_atomically(folder / "train_state.pt", lambda path: torch.save(state, path))
     except Exception as e:                                # torch and safetensors have errors of their own for a full disk
         if not isinstance(e, (OSError, RuntimeError)) and type(e).__name__ != "SafetensorError":
