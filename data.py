@@ -44,6 +44,7 @@ from sources.open import open_source
 from sources.shards import prepare
 from tokenizer import Tokenizer
 from training import cli
+from training.ledger import Ledger, write_ledger
 
 
 def split_spec(spec):
@@ -351,6 +352,11 @@ def main():
                 raise ValueError(f"--data {weighted[0]}: shards are written whole; give the weight where they are read")
             index = prepare(args.data, args.tokenizer, args.out, args.workers, args.shard_tokens, args.tokens,
                             args.shard_dtype)
+            ledger = Ledger(args.out, {"data": args.data, "tokens": args.tokens})
+            for name in args.data:
+                ledger.inherit(name)
+            if ledger.inherited:                          # of made data: its cost goes where its tokens go
+                write_ledger(args.out, ledger.found())
             cli.finish({k: index[k] for k in ("documents", "tokens", "vocab_size", "dtype")}
                        | {"shards": len(index["shards"])})
             return

@@ -56,6 +56,7 @@ from sources.conversations import Pairs
 from tokenizer import Tokenizer
 from training import cli
 from training.flags import training_flags
+from training.ledger import Costs
 from training.run import Run
 
 HALF = cli.number("a number from 0 to 0.5", float, lambda x: 0 <= x <= 0.5)
@@ -201,6 +202,7 @@ def kto_baseline(run: Run, model: nn.Module, batches: list[Batch]) -> float:
     """KTO's z: the mean log-ratio of the mismatched answers, not below 0. It is that of the whole global batch, so neither
     micro-batches nor ranks change it."""
     total = count = 0.0
+    run.count("scoring", batches)
     for batch in batches:
         with torch.no_grad(), run.autocast():
             policy, _, reference = answer_sums(model, batch.to(run.device), 3)
@@ -232,11 +234,12 @@ def reference_logprobs(run: Run, model: nn.Module, source: Pairs, rows: int) -> 
     """Log-probability of every answer of a source under a model: (pairs, source.size). Ranks share the work, `rows`
     pairs at a time."""
     model.to(run.device)
-    table = torch.zeros(source.count, source.size, dtype=torch.float64)
+    table, costs = torch.zeros(source.count, source.size, dtype=torch.float64), Costs.of(model)
     mine = sorted(range(run.rank, source.count, run.ranks), key=source.slots.__getitem__)     # by length: less padding
     for at in tqdm(range(0, len(mine), rows), desc="reference", unit=" batches", leave=False, disable=not run.main):
         some = mine[at:at + rows]
         batch = pair_batch([source.get(i) for i in some], rounded_up(source.slots[some[-1]], 64)).to(run.device)
+        run.ledger.add("scoring", costs.forward_batch(batch), int((batch.documents >= 0).sum()))
         with run.autocast():
             table[some] = answer_sums(model, batch, source.size)[0].double().cpu()
     return torch.tensor(run.sum(*table.flatten().tolist()), dtype=torch.float64).view(table.shape)

@@ -242,7 +242,7 @@ def make_rollouts(run: Run, args: argparse.Namespace, tokenizer: Tokenizer) -> R
     prompts, half = Prompts(args.data, args.seed), run.dtype if run.dtype == torch.bfloat16 else None
     options = dict(P=args.prompts, G=args.group, mode=args.mode, caps=caps, temperature=args.temperature, seed=args.seed,
                    rows=args.rows, dtype=half, window=args.seq_len, think_budget=args.think_budget,
-                   overlong_buffer=args.overlong_buffer, replace=args.replace)
+                   overlong_buffer=args.overlong_buffer, replace=args.replace, ledger=run.ledger)
     if args.async_steps is None:
         return Rollouts(prompts, tokenizer, rewards, **options, rank=run.rank, ranks=run.ranks, group=run.group)
     return asynchronous.AsyncRollouts(run, prompts, tokenizer, rewards, **options, ahead=args.async_steps,

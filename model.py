@@ -28,6 +28,7 @@ import kernels
 from formats import huggingface as hf
 from kernels import Packing
 from tokenizer import Tokenizer
+from training.ledger import Costs
 
 
 def option(default: object, text: str, **more) -> Any:
@@ -403,9 +404,7 @@ class Transformer(nn.Module):
     def flops_per_token(self, T: int) -> float:
         """Training FLOPs per token by the usual convention: 6 N + 12 L H hd T, causality not halved (N: all weights
         that multiply, so without the embedding table unless it is also the head)."""
-        c = self.config
-        n = sum(p.numel() for p in self.parameters()) - (0 if c.tied else self.embed_tokens.weight.numel())
-        return 6 * n + 12 * c.layers * c.heads * c.head_size * T
+        return Costs.of(self).usual(T)
 
     def save(self, folder: str | Path, tokenizer: Tokenizer | None = None, weights: dict | None = None) -> None:
         """Writes a Hugging Face folder: config.json, model.safetensors and the tokenizer's files, each atomically.

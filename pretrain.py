@@ -81,8 +81,8 @@ def speed(run: Run, model: Transformer, batches: list[Batch]) -> dict:
     """Tokens per second, and FLOP/s and utilisation of the GPU twice: by the usual convention (every token attends to a
     whole row) and truly (to the tokens before it in its document)."""
     rate = run.progress.rate()
-    attended = [(b.positions + 1)[b.documents >= 0].double().mean() for b in batches]
-    counts = {"": model.flops_per_token(run.args.seq_len), "_true": model.flops_per_token(float(sum(attended)) / len(batches))}
+    tokens, flops = sum(int((b.documents >= 0).sum()) for b in batches), 3 * sum(map(run.costs.forward_batch, batches))
+    counts = {"": model.flops_per_token(run.args.seq_len), "_true": flops / tokens}
     found = {"tokens_per_second": round(rate, 1)} | {f"flops_per_second{k}": round(rate * n) for k, n in counts.items()}
     if run.device.type == "cuda":
         peak = run.args.peak_tflops * 1e12 * run.ranks

@@ -3,9 +3,9 @@
     python report.py --runs runs/base runs/mid --out report.html
     python report.py --runs runs/sft runs/grpo --evaluation evaluation.json --out report.html
 
-It reads what the other scripts wrote, log.jsonl in each run folder and the file of `evaluate.py --out`, and computes
-nothing but means and bootstrap intervals over problems. What a run has not got is left out of the page. The page needs
-no script, no network and no file beside it: its plots are SVG.
+It reads what the other scripts wrote, log.jsonl and ledger.json in each run folder and the file of `evaluate.py --out`,
+and computes nothing but means and bootstrap intervals over problems. What a run has not got is left out of the page. The
+page needs no script, no network and no file beside it: its plots are SVG.
 
 page/ holds the parts: stages.py reads, numbers.py computes, sections.py and plots.py draw, panels.py lists the curves.
 
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from page.numbers import headline
 from page.plots import short
-from page.sections import accuracy, completions, settings, stage_cards, training
+from page.sections import accuracy, completions, costs, settings, stage_cards, training
 from page.stages import RL, Stage, before_and_after, read_evaluation, read_stage
 from training import cli
 
@@ -38,8 +38,8 @@ def whole_page(stages: list[Stage], evaluation: dict) -> tuple[str, dict]:
                  if max(diffs) else " Sampler and trainer agreed on every log-probability to the last bit.")
     chosen = evaluation.get("band")
     body = (f"<header><p class=lead>{escape(' → '.join(s.name for s in stages))}</p><h1>{escape(title)}</h1>"
-            f"<p class=lead>{escape(text)}</p></header>" + stage_cards(stages) + accuracy(stages, before, after, chosen)
-            + completions(before, after, chosen) + training(stages) + settings(stages))
+            f"<p class=lead>{escape(text)}</p></header>" + stage_cards(stages) + costs(stages)
+            + accuracy(stages, before, after, chosen) + completions(before, after, chosen) + training(stages) + settings(stages))
     return TEMPLATE.read_text(encoding="utf-8").replace("BODY", body, 1).replace("TITLE", escape(title), 1), numbers
 
 

@@ -226,6 +226,8 @@ def main() -> None:
             break
         if snapshot and run.step % args.refresh == 0:
             restore_weights(frozen, full_weights(model))
+        if frozen is not None:
+            run.count("scoring", batches)
         loss = run.backward(wrapped, batches, loss_of)
         run.update(loss)
         run.end_of_step()

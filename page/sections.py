@@ -50,6 +50,35 @@ def stage_cards(stages: list[Stage]) -> str:
     return section("Stages", f'<ol class="stages">{cards}</ol>', lead)
 
 
+def costs(stages: list[Stage]) -> str:
+    """The ledger of each stage, and the table of its mixture (as phi-4's, arXiv 2412.08905)."""
+    rows, mixtures, unknown = [], [], []
+    for s in stages:
+        for row in s.result.get("mixture", []):
+            mixtures.append([s.name, row["source"], f"{row['share']:.1%}", short(row["tokens"]), short(row["unique_tokens"]),
+                             f"{row['epochs']:.2f}"])
+        if s.ledger is None:
+            rows.append([s.name] + ["–"] * 9)
+            continue
+        own, tokens = s.ledger["own"], s.ledger["tokens"]
+        unique = sum(row["unique_tokens"] for row in s.result.get("mixture", []))
+        # what made data cost is of other ledgers: its teachers and judges, once for the whole way to this stage
+        made = sum(other["own"].get(kind, 0) for other in s.ledger["inherited"].values() for kind in ("teacher", "judge"))
+        rows.append([s.name, short(tokens.get("training", 0)), short(unique) if unique else "–",
+                     short(tokens.get("rollouts", 0)), *(short(own.get(kind, 0)) for kind in ("training", "rollouts", "scoring")),
+                     short(made), short(sum(own.values())), short(s.ledger["total"])])
+        unknown += [name for name in s.ledger["unknown"] if name not in unknown]
+    if not any(s.ledger for s in stages):
+        return ""
+    notes = f"<p class=note>▲ unknown cost, so totals are lower bounds: {escape(', '.join(unknown))}</p>" if unknown else ""
+    mixture = table(["stage", "source", "share", "tokens", "unique tokens", "epochs"], mixtures) if mixtures else ""
+    head = ["stage", "tokens trained", "unique tokens", "tokens sampled", "FLOPs: training", "rollouts", "scoring",
+            "teachers and judges", "this stage", "all until here"]
+    return section("What it cost", table(head, rows) + notes + mixture,
+                   "Runs are compared at equal tokens (those trained), at equal data (the unique ones) or at equal money: all "
+                   "FLOPs from random weights until here, made data included.")
+
+
 def pass_curves(stages: list[Stage], spec: str, band: list[int]) -> str:
     """Verified pass@k over the band against k, for the stages before and after."""
     curves = {s: {k: r for k in (2 ** i for i in range(14)) if (r := rate_of(s.tables[spec], band, k))} for s in stages}

@@ -1,4 +1,4 @@
-"""Reads what the scripts wrote: log.jsonl in each run folder, and the file of evaluate.py --out.
+"""Reads what the scripts wrote: log.jsonl and ledger.json in each run folder, and the file of evaluate.py --out.
 
 Nothing else in this room knows how these files are laid out.
 """
@@ -7,6 +7,8 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from training.ledger import read_ledger
 
 RL = "grpo.py"
 
@@ -22,6 +24,7 @@ class Stage:
     tables: dict = field(default_factory=dict)             # {world spec: {operations: evaluate.py's row}}
     others: dict = field(default_factory=dict)             # {other measurement: [mean, low, high] or [number]}
     samples: list = field(default_factory=list)            # evaluate.py's completions
+    ledger: dict | None = None                             # what it cost (training/ledger.py); None: an older run has none
     colour: str = "one"                                    # a variable of the page's style
 
     @property
@@ -61,6 +64,8 @@ class Stage:
             self.others |= {f"{name}: {k}": rate for k, rate in found["accuracy"].items()}
         elif "bits_per_byte" in found:
             self.others[f"{name}: bits per byte"] = [found["bits_per_byte"]]
+        elif "loss" in found:
+            self.others[f"{name}: nats per token"] = [found["loss"]]
 
 
 def read_stage(folder: str) -> Stage:
@@ -69,6 +74,7 @@ def read_stage(folder: str) -> Stage:
     if not path.is_file():
         raise ValueError(f"--runs {folder}: " + ("has no log.jsonl; give a folder that a training script wrote to"
                                                  if path.parent.is_dir() else "no such folder"))
+    stage.ledger = read_ledger(folder)
     lines, wanted = path.read_text(errors="replace").strip().split("\n"), 0
     for number, line in enumerate(lines, 1):
         try:

@@ -37,6 +37,7 @@ from rl.lengths import cap_at, longest_cap
 from rl.rollouts import Collected, Rollouts, has_spread
 from sampler import Completion, Sampler
 from tasks.task import prompt_ids
+from training.ledger import Costs
 from training.ranks import Ranks
 
 FIELDS = ("prompt", "tokens", "logprobs", "finish", "versions", "forced")
@@ -108,6 +109,7 @@ class AsyncRollouts(Rollouts):
 
     def begin(self, model: Transformer, version: int) -> None:
         """Once the weights and the place in the prompts are those to start from."""
+        self.costs = Costs.of(model)
         if not self.apart:
             self.maker = Maker(self, model, version, self.rank, self.ranks, self.P // self.ranks)
         elif self.run.main:
@@ -136,7 +138,9 @@ class AsyncRollouts(Rollouts):
                         return None
                     self.maker.feed(numbers.stop + self.P * self.ahead)
                     self.maker.work()
-                group = self._take(problems[g], g, *self.maker.ready.pop(g), step)
+                cap, completions = self.maker.ready.pop(g)
+                self.pay(self.costs, completions)         # also those that are too old
+                group = self._take(problems[g], g, cap, completions, step)
                 states[g] = self.rank, group and has_spread(group)
                 if group:
                     made[g] = group
@@ -225,6 +229,7 @@ class AsyncRollouts(Rollouts):
             if message is None:
                 return None
             problem, completions = self.prompts.next(), [Completion(**c) for c in message["completions"]]
+            self.pay(self.costs, completions)
             busy, slots = busy + message["busy"], slots + message["slots"]
             if step - min(v for c in completions for v in c.versions) > self.ahead:
                 stale += 1

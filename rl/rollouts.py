@@ -22,6 +22,7 @@ from sampler import Completion, Sampler
 from tasks.rewards import Score, score_group
 from tasks.task import Problem, Reply, prompt_ids
 from tokenizer import Tokenizer
+from training.ledger import Costs, Ledger
 
 
 @dataclass
@@ -92,18 +93,21 @@ class Rollouts:
     - think_budget: tokens of thinking, then it is closed; None: no limit
     - overlong_buffer: DAPO's penalty over the last tokens before the cap; replace: rounds of dynamic sampling
     - rank, ranks, group: of the ranks that share the prompts
+    - ledger: where the cost of all that is sampled is entered; None: nowhere
 
     failures collects on which completions a reward failed: (name, text, error)."""
 
     def __init__(self, prompts: Prompts, tokenizer: Tokenizer, rewards, *, P: int, G: int, mode: str = "chat",
                  caps: Caps = ((0, 256),), temperature: float = 1.0, seed: int = 0, rows: int = 64,
                  dtype: torch.dtype | None = None, window: int = 0, think_budget: int | None = None, overlong_buffer: int = 0,
-                 replace: int = 0, rank: int = 0, ranks: int = 1, group: dist.ProcessGroup | None = None):
+                 replace: int = 0, rank: int = 0, ranks: int = 1, group: dist.ProcessGroup | None = None,
+                 ledger: Ledger | None = None):
         self.prompts, self.tokenizer, self.rewards, self.P, self.G, self.mode = prompts, tokenizer, rewards, P, G, mode
         self.caps, self.temperature, self.seed, self.rows, self.dtype = caps, temperature, seed, rows, dtype
         self.window, self.think_budget, self.overlong_buffer = window, think_budget, overlong_buffer
         self.replace, self.rank, self.ranks, self.group = replace, rank, ranks, group
         self.failures, self.sampler, self.first_step = [], None, True
+        self.ledger = ledger
 
     def sample(self, model: Transformer, problems: list[Problem], numbers, G: int, cap: int, seed: int,
                version: int = 0) -> tuple[list[Group], int, int]:
@@ -120,9 +124,18 @@ class Rollouts:
         sampler.version, before = version, sampler.steps
         drawn = sampler.generate(ids, n=G, max_new_tokens=cap, temperature=self.temperature, seed=seed, numbers=numbers,
                                  think_budget=self.think_budget)
+        costs = Costs.of(model)
+        for completions in drawn:
+            self.pay(costs, completions)
         groups = [self.score(*group, cap, seed) for group in zip(problems, numbers, drawn, strict=True)]
         busy = sum(len(c.tokens) for cs in drawn for c in cs)
         return groups, busy, (sampler.steps - before + 1) * min(self.rows, len(ids) * G)
+
+    def pay(self, costs: Costs, completions: list[Completion]) -> None:
+        """Enters what the completions of one prompt have cost into the ledger."""
+        if self.ledger is not None and completions:
+            lengths = [len(c.tokens) for c in completions]
+            self.ledger.add("rollouts", costs.sampling(len(completions[0].prompt), lengths), sum(lengths))
 
     def check_window(self, problem: Problem, prompt: list[int], cap: int) -> None:
         if self.window and len(prompt) + cap > self.window:

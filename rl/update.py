@@ -101,6 +101,7 @@ class PolicyUpdate:
     @torch.no_grad()
     def look(self, b: RolloutBatch) -> None:
         """Fills in pi_old, the values and the reference's log-probabilities."""
+        self.run.count("scoring", [b] * (1 if self.reference is None else 2))
         on_device = b.to(self.run.device)
         logprobs, _, values = self.forward(on_device)
         b.old_logprobs, b.values = logprobs.to(b.values).cpu(), values.to(b.values).cpu()

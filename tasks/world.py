@@ -148,10 +148,10 @@ class World(Task):
         answer = graph.values[graph.asked]
         problem = Problem(question, str(answer), "", self, ops, context, tuple(graph.steps), graph.values, self.modulus,
                           tuple(graph.facts), key)
-        problem.solution = self._solution(problem, (graph.steps, graph.values, answer))
+        problem.solution = self.write(problem, (graph.steps, graph.values, answer))
         return problem
 
-    def _solution(self, problem: Problem, told: Told, style: str = "") -> str:
+    def write(self, problem: Problem, told: Told, style: str = "") -> str:
         """The steps in the style, then the answer. What is drawn for it depends on the problem alone (its key)."""
         (steps, values, answer), lines = told, []
         if self.solution:
@@ -165,7 +165,7 @@ class World(Task):
     def longest(self, problem: Problem) -> str:
         """The solution in the longest of the world's styles: what a reply needs room for."""
         told = problem.steps, problem.values, int(problem.answer)
-        return self._solution(problem, told, "long") if "long" in self.style else problem.solution
+        return self.write(problem, told, "long") if "long" in self.style else problem.solution
 
     # documents
 
@@ -180,7 +180,7 @@ class World(Task):
     def lesson(self, i: int) -> Problem:
         """Problem i with the solution that documents have. Its steps, values and answer are the true ones."""
         problem = self.problem(i)
-        return replace(problem, solution=self._solution(problem, self.told(problem))) if self.errors else problem
+        return replace(problem, solution=self.write(problem, self.told(problem))) if self.errors else problem
 
     def reply(self, problem: Problem) -> tuple[str, str]:
         working, _, said = problem.solution.rpartition("\n")

@@ -15,6 +15,7 @@ from torch import nn
 
 from formats.files import write_atomically
 from training.guard import Guard
+from training.ledger import write_ledger
 from training.weights import full, full_weights, like, restore_weights
 
 # random states
@@ -84,6 +85,7 @@ def write(folder: Path, model: nn.Module, tokenizer: Any, state: dict) -> str:
     the checkpoint before it is unharmed."""
     try:
         model.save(folder, tokenizer, state["weights"])
+        write_ledger(folder, state["ledger"])
         write_atomically(folder / "train_state.pt", lambda path: torch.save(state, path))
     except Exception as e:                                # torch and safetensors have errors of their own for a full disk
         if not isinstance(e, (OSError, RuntimeError)) and type(e).__name__ != "SafetensorError":

@@ -16,8 +16,8 @@
 
 A step may have several pairs of backward and update, and its batches may come from anywhere (grpo.py).
 
-A run folder is a Hugging Face folder (config.json, model.safetensors, tokenizer) with two files more: log.jsonl
-(training/log.py) and train_state.pt (training/checkpoint.py).
+A run folder is a Hugging Face folder (config.json, model.safetensors, tokenizer) with three files more: log.jsonl
+(training/log.py), train_state.pt (training/checkpoint.py) and ledger.json, what it has cost (training/ledger.py).
 """
 
 import copy
@@ -33,6 +33,7 @@ from torch import nn
 from training import checkpoint, cli, gradient, metrics, optim
 from training.goals import Until
 from training.guard import Guard
+from training.ledger import Costs, Ledger, summary
 from training.log import Log
 from training.machine import commit, device_name, versions
 from training.progress import Progress
@@ -54,6 +55,7 @@ class Run(Ranks):
     metrics: {name: (sum, divisor)} of this step (training/metrics.py); anyone may add to it.
     more: what a script keeps in the checkpoint beside the rest; a dict that torch.save can store.
     state: the saved state that the run goes on from, or None.
+    ledger: what it has cost, and what came before it. costs: FLOPs of the model that is trained; None until `begin`.
     stopping: True once it was interrupted.  agreed: True once all ranks know.
     ended: the flag that ended the run before --steps, or "".
     loss, weight, grad_norm, lr: of the last update.  means: {name: mean} of the metrics of the last step.
@@ -67,12 +69,31 @@ class Run(Ranks):
         self.wait_for_all()                               # no rank writes to the folder before all have looked into it
         checkpoint.seed_everything(args.seed)
         self.more = dict(self.state["more"]) if self.state else {}
+        self.ledger, self.costs, self.spent = self.open_ledger(), None, {}
         self.until = Until(getattr(args, "until_loss", 0.0), getattr(args, "until_accuracy", 0.0),
                            self.more.pop("recent", ()), self.more.pop("measured", ()))
         self.step, self.stopping, self.agreed, self.ended, self.skipped = 0, False, False, "", ""
         self.metrics, self.means = {}, {}
         self.loss = self.grad_norm = self.lr = float("nan")
         self.weight, self.micro_rows, self.evaluate = 0.0, None, None
+
+    def open_ledger(self) -> Ledger:
+        """The ledger of the saved state; or a new one, with the cost of --init and of every file of --data that was made."""
+        ledger = Ledger(self.folder, {"flags": self.flags, "inputs": self.inputs})
+        if self.state and "ledger" in self.state:
+            ledger.restore(self.state["ledger"], sums=self.main)
+            return ledger
+        if init := self.flags.get("init"):
+            ledger.inherit(init, checkpoint=True)
+        for name in (what.removeprefix("--data ") for what in self.inputs if what.startswith("--data ")):
+            ledger.inherit(name)
+        return ledger
+
+    def count(self, kind: str, batches: list, passes: int = 1) -> None:
+        """Enters forward passes over these batches into the ledger, so many over each. A model without a Config has no costs."""
+        if self.costs is not None:
+            tokens = sum(int((b.documents >= 0).sum()) for b in batches)
+            self.ledger.add(kind, passes * sum(map(self.costs.forward_batch, batches)), tokens)
 
     def plan_micro_batches(self, stream: Any) -> None:
         """Finds how many rows of a Stream go into a micro-batch. ValueError where they cannot be shared out to the ranks."""
@@ -95,6 +116,7 @@ class Run(Ranks):
         args = self.args
         self.model, self.tokenizer, self.data, self.evaluate = model, tokenizer, data, evaluate
         self.guard = guard or Guard()
+        self.costs = Costs.of(model) if hasattr(getattr(model, "model", model), "config") else None
         self.optimizers = optim.build(model, args.optimizer, args.lr, args.adam_lr, args.weight_decay)
         if self.state is not None:
             with cli.bad_input():
@@ -164,6 +186,8 @@ class Run(Ranks):
             weight = sum(float(b.loss_mask.double().sum()) for b in batches)
         self.weight, wants_stop = self.sum(weight, self.stopping)
         self.stopping = self.agreed = wants_stop > 0                          # all ranks stop at the same step
+        self.count("training", batches, passes=3)         # the backward pass takes two forward passes
+        self.ledger.usual += sum(b.documents.numel() * self.costs.usual(b.documents.shape[1]) for b in batches if self.costs)
         return gradient.accumulate(self, wrapped, batches, loss_of, self.weight, self.metrics)
 
     def update(self, loss: float) -> None:
@@ -222,6 +246,7 @@ class Run(Ranks):
         found |= {name: float(f"{mean:.6g}") for name, mean in self.means.items()}
         found |= {"seconds": round(seconds, 1), "tokens_per_second": round(rate, 1), "skipped": self.guard.skipped}
         found |= result or {}
+        found["flops"] = summary(self.spent)
         if (self.step >= self.args.steps or self.ended) and self.args.eval_data:
             found["eval"] = self.measure()
         if self.ended:                                    # report.py tells such a stage from one that was interrupted
@@ -245,7 +270,9 @@ class Run(Ranks):
 
     def save(self) -> None:
         """Writes a checkpoint of the state after self.step steps. A full disk keeps the old one and ends the run."""
-        state = {"step": self.step, "args": self.flags, "inputs": self.inputs, "more": self.more | self.until.memory()}
+        self.spent = self.ledger.found(self)
+        state = {"step": self.step, "args": self.flags, "inputs": self.inputs, "more": self.more | self.until.memory(),
+                 "ledger": self.spent}
         state |= checkpoint.state_of(self.model, self.optimizers, self.data, self.guard)
         trouble = checkpoint.write(self.folder, self.model, self.tokenizer, state) if self.main else ""
         if self.sum(bool(trouble))[0]:

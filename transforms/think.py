@@ -6,7 +6,7 @@ marks, so that what is hard to predict is spelled out beside it:
     {"text": "The document.\n<think>\nThe thinking.\n</think>"}
 
     python augment.py think --init smollm2/ --whole --data corpus.txt --count 100 --out thought.jsonl
-    python augment.py think --init oracle:errors=0.1 --data world:ops=1-3,split=pretrain --count 1000 --out thought.jsonl
+    python augment.py think --init oracle:style=long --data world:ops=1-3,split=pretrain --count 1000 --out thought.jsonl
     python augment.py think --init runs/base --plain --data world:ops=1-3,split=pretrain --count 100 --out thought.jsonl
 
 The teacher is asked in a chat, where it is made to open a think block and stops at the end of it (TPT never samples the answer
@@ -106,7 +106,7 @@ def fault(item, reply, thought, args):
         return "mark_out_of_place"
     if args.drop_cut and reply.finish == "length":
         return "cut_off"
-    if filters.about_the_request(thought, item.text):
+    if filters.about_the_request(thought, item.text, prompts.read(args.prompt)):
         return "about_the_request"
     if filters.repeated_share(thought) > args.most_repeated:
         return "repetitive"

@@ -16,6 +16,7 @@ import sft
 from sources.fingerprint import fingerprint
 from sources.shards import prepare
 from training import optim
+from training.ledger import read_ledger
 from training.run import Run
 
 
@@ -82,6 +83,8 @@ def test_the_same_command_goes_on_bit_for_bit(start, tmp_path, monkeypatch, modu
     assert run["more"]["recent"]                          # what the goals remember
     for key in ("weights", "optimizers", "stream", "random", "inputs", "guard", "more"):
         assert_same_state(whole[key], run[key])
+    ledgers = [read_ledger(tmp_path / name) for name in ("whole", "run")]
+    assert {**ledgers[0], "name": ""} == {**ledgers[1], "name": ""} and ledgers[0]["own"]["training"] > 0
     assert steps_of(tmp_path / "run") == steps_of(tmp_path / "whole") and len(steps_of(tmp_path / "run")) == 4
 
 

@@ -64,7 +64,7 @@ def test_an_oracles_thinking_stands_behind_the_document(tmp_path, tokenizer):
     assert cost == {"answers": 12}                        # an oracle costs nothing
 
 
-@pytest.mark.parametrize("world", [WORLD, "world:ops=2-6,modulus=0,max_value=9",
+@pytest.mark.parametrize("world", [WORLD, "world:ops=2-6,modulus=0,max_value=9", "world:ops=1-3,style=long,turns=0.5",
                                    "world:ops=1-4,reverse=0.5,distractors=1,places=1"])
 def test_a_rationalising_oracle_is_measured_as_what_it_is(tmp_path, world):
     rows, found = made(tmp_path, "think", "--back", "--init", "oracle:rationalise=0.3", "--data", world, "--count", 400)
@@ -99,6 +99,20 @@ def test_the_dial_of_an_oracle_is_the_chance_of_a_wrong_step(tmp_path, errors):
     if errors == 0.2:                                     # two samples are two draws
         both = [row for row in rows if sum(r["meta"]["item"] == row["meta"]["item"] for r in rows) == 2]
         assert both and found["dropped"]["repeated"] > 100
+
+
+def test_an_oracle_thinks_in_the_style_that_it_is_told(tmp_path):
+    problems = load_problems(f"{WORLD},style=long,turns=1", 60)
+    rows, found = made(tmp_path, "think", "--init", "oracle:style=long,turns=1", "--data", WORLD, "--count", 60)
+    for row, p in zip(rows, problems, strict=True):
+        assert row["text"].endswith(f"Answer: {p.answer}\n<think>\n{p.reasoning}\n</think>") and "is wrong." in p.reasoning
+    assert found["verified"][0] == 1                      # wrong turns are taken back
+    rows, found = made(tmp_path, "think", "--init", "oracle:style=long,turns=1,errors=1", "--data", WORLD, "--count", 60,
+                       name="w")
+    assert len(rows) == 60 and found["verified"][0] == 0 and found["wrong"][0] > 0.8
+    rows, _ = made(tmp_path, "think", "--init", "oracle:solution=1", "--data", f"{WORLD},solution=0", "--count", 9, name="s")
+    assert all(p.reasoning and row["text"] == f"{p.question}\nAnswer: {p.answer}\n<think>\n{p.reasoning}\n</think>"
+               for row, p in zip(rows, load_problems(WORLD, 9), strict=True))
 
 
 def test_errors_carry_on_to_the_answer(tmp_path):
@@ -164,8 +178,8 @@ def test_a_chat_teacher_opens_its_think_block(folder, tmp_path, asked):
 
 def find_args(data, **more):
     import argparse
-    return argparse.Namespace(**{"data": [str(data)], "count": 0, "place": "after", "drop_cut": False, "verified": False,
-                                 "most_repeated": 0.4, "least_overlap": 0.15} | more)
+    return argparse.Namespace(**{"data": [str(data)], "count": 0, "prompt": "think", "place": "after", "drop_cut": False,
+                                 "verified": False, "most_repeated": 0.4, "least_overlap": 0.15} | more)
 
 
 def test_a_users_prompt_is_used_and_noted(folder, tmp_path, asked):
@@ -241,6 +255,19 @@ def test_talk_about_the_request(text, talks):
     assert filters.about_the_request(text, DOCUMENT) == talks
 
 
+def test_the_words_of_the_prompt_are_talk_about_the_request():
+    """As a small model said them: SmolLM2-135M, asked for its thinking."""
+    prompt = prompts.read("think")
+    for text in ('The text ends with the phrase "This is where the text ends" to make it clear.',
+                 "I want to explain the hard parts to yourself in plain words, as you would to a friend."):
+        assert filters.about_the_request(text, DOCUMENT, prompt) and not filters.about_the_request(text, DOCUMENT)
+        assert not filters.about_the_request(text, f"{DOCUMENT} {text}", prompt)
+    assert not filters.about_the_request("Why does a step follow? Where does a number come from? What does the term mean?",
+                                         DOCUMENT, prompt)
+    assert filters.about_the_request("I'm going to try to make it more concise.")
+    assert filters.about_the_request("Your text is good.")
+
+
 def test_a_phrase_of_the_document_is_no_talk_about_the_request():
     document = "A chat log. The user asks: how can I help? The user said nothing."
     assert not filters.about_the_request("The user asks first; only then the user said nothing.", document)
@@ -290,7 +317,7 @@ def test_each_reason_of_think(folder, tmp_path):
 
 def test_each_reason_of_paraphrase(tmp_path):
     data = write_rows(tmp_path / "d.jsonl", [{"text": DOCUMENT}])
-    args = find_args(data, with_document=False, most_copied=0.8, least_overlap=0.2)
+    args = find_args(data, prompt="paraphrase", with_document=False, most_copied=0.8, least_overlap=0.2)
     item = next(open_items("documents", args, lambda text: [text]))
     new = "A dial is the user interface of the lighthouse: turned by 30 degrees by its keeper, it lets the lamp burn 12 hours."
 

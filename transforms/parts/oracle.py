@@ -2,7 +2,7 @@
 
     --init oracle:errors=0.2                 each step is wrong with this chance, and so is all that follows from it
     --init oracle:rationalise=0.3            this share of the other answers has a wrong step and right results
-    --init oracle:errors=0.2,paraphrase=4    other options are the world's, put behind those of --data; only words may change
+    --init oracle:errors=0.2,style=long      other options are the world's, in place of those of --data; only words may change
 
 So the quality of a teacher is a variable, which costs no FLOPs. It can answer about problems of the world alone. What it writes
 depends on what a transform asks for (Ask.oracle):
@@ -12,11 +12,14 @@ depends on what a transform asks for (Ask.oracle):
     document       question and solution in the words of the options
 """
 
+import dataclasses
 import random
 import re
 from collections import Counter
 from collections.abc import Sequence
 
+from tasks.graph import COMPUTE
+from tasks.styles import value_of
 from tasks.task import Reply
 from tasks.world import Problem, World
 from transforms import Ask, Item
@@ -27,8 +30,6 @@ OWN = ("errors", "rationalise")
 
 class Oracle:
     """An oracle:... teacher. ValueError for a SPEC that is not known."""
-
-    parameters = 0
 
     def __init__(self, spec: str, seed: int):
         self.name, self.seed, self.worlds = spec, seed, {}
@@ -65,7 +66,7 @@ class Oracle:
             solution = problem.solution
             wrong = [step.target for step in problem.steps if rng.random() < self.errors]
             if wrong:
-                solution = with_errors(problem, solution, wrong, rng)
+                solution = with_errors(problem, wrong, rng)
             elif rng.random() < self.rationalise:
                 solution = with_one_error(problem, solution, rng)
             reasoning, _, last = solution.rpartition("\n")
@@ -93,19 +94,15 @@ class Oracle:
         return problem
 
 
-def with_errors(problem: Problem, text: str, wrong: list[str], rng: random.Random) -> str:
-    """The text with a wrong result for each quantity in `wrong`, and all that follows from it, to the answer."""
-    values = dict(problem.values)
+def with_errors(problem: Problem, wrong: list[str], rng: random.Random) -> str:
+    """The solution with a wrong result for each quantity in `wrong`, and all that follows from it, to the answer."""
+    world, values, steps = problem.task, dict(problem.values), []
     for step in problem.steps:
-        left, right = (values[x] if isinstance(x, str) else x for x in (step.left, step.right))
-        value = {"+": left + right, "-": left - right, "*": left * right}[step.op]
+        value = COMPUTE[step.op](value_of(step.left, values), value_of(step.right, values))
         value = value % problem.modulus if problem.modulus else value
-        values[step.target] = near(problem, value, rng) if step.target in wrong else value
-    changed = {name: values[name] for name in values if values[name] != problem.values[name]}
-    for name, value in changed.items():
-        text = re.sub(rf"\b{re.escape(name)} {problem.values[name]}\b", f"{name} {value}", text)
-    last = problem.steps[-1].target
-    return re.sub(r"(?m)^Answer: -?\d+", f"Answer: {values[last]}", text) if last in changed else text
+        values[step.target] = rng.choice(world.numbers.near(value) or [value + 1]) if step.target in wrong else value
+        steps.append(dataclasses.replace(step, value=values[step.target]))
+    return world.write(problem, (steps, values, steps[-1].value))
 
 
 def with_one_error(problem: Problem, text: str, rng: random.Random) -> str:
@@ -113,12 +110,6 @@ def with_one_error(problem: Problem, text: str, rng: random.Random) -> str:
     do not lead to it, they are written around it."""
     step = rng.choice(problem.steps)
     name = next(x for x in (step.left, step.right) if isinstance(x, str))
-    told, value = problem.values[name], near(problem, problem.values[name], rng)
+    told, value = problem.values[name], rng.choice(problem.task.numbers.near(problem.values[name]))
     line = re.compile(rf"(?m)^(.*)\b{re.escape(name)} {told}\b(.*= {re.escape(step.target)} {step.value}\b)")
     return line.sub(rf"\g<1>{name} {value}\g<2>", text, count=1)
-
-
-def near(problem: Problem, value: int, rng: random.Random) -> int:
-    """Another number, at most 2 away."""
-    others = [value + distance for distance in (-2, -1, 1, 2)]
-    return rng.choice([x for x in ((y % problem.modulus if problem.modulus else y) for y in others) if x != value])
