@@ -65,7 +65,7 @@ def parse_band(flag: str, text: str) -> range:
 
 def without_problems(table: list[dict]) -> list[dict]:
     """The table without its rates problem by problem."""
-    return [{key: value for key, value in row.items() if key != "right"} for row in table]
+    return [{key: value for key, value in row.items() if key not in ("right", "answered")} for row in table]
 
 
 def print_world(table: list[dict], ks) -> None:
