@@ -41,6 +41,7 @@ from formats import plugins
 from sources.fingerprint import fingerprint
 from tasks.problems import add_task_flag, join_tasks
 from training import cli
+from training.ledger import summary
 from transforms import Item, Transform, find, names
 from transforms.parts import corpus, prompts
 from transforms.parts.items import open_items, pieces_of
@@ -146,19 +147,26 @@ def open_output(transform: Transform, args: Namespace) -> Output:
     inputs = {name: fingerprint(name) for name in named if name and not name.startswith("oracle:")}
     if hasattr(args, "prompt"):
         inputs[f"--prompt {args.prompt}"] = prompts.fingerprint(args.prompt)
-    return Output(args.out, settings, inputs, args.resume)
+    output = Output(args.out, settings, inputs, args.resume)
+    if not output.done:                                   # what teachers and data have cost before
+        for side in transform.teachers:
+            if not getattr(args, side).startswith("oracle:"):
+                output.cost.inherit(getattr(args, side), checkpoint=True)
+        for name in getattr(args, "data", []):
+            output.cost.inherit(name)
+    return output
 
 
 def report(transform: Transform, output: Output, args: Namespace) -> None:
     """What the run found: on standard error what to beware of, then the last line, and the ledger."""
-    ledger = output.ledger
     what = "items" if transform.takes == "nothing" else transform.takes
     with cli.bad_input():
         found = transform.summary(output.counts + output.dropped, args)
-        found = {"out": args.out, what: ledger["items"], "written": ledger["rows"]} | found | {"dropped": ledger["dropped"]}
+        found = {"out": args.out, what: output.done, "written": output.rows} | found | {"dropped": dict(output.dropped)}
+        found["flops"] = summary(output.cost.found())
         warning = transform.warning(found)
         output.finish(found)
-    if not ledger["rows"]:
+    if not output.rows:
         warning = (f"nothing was kept, {args.out} is empty; raise --max-new-tokens or --samples, or take easier questions or a "
                    "better checkpoint")
     if warning:

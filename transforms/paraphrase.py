@@ -55,7 +55,7 @@ def fault(item, reply, text, args):
         return "cut_off"
     if not text:
         return "empty"
-    if filters.about_the_request(text, item.text):
+    if filters.about_the_request(text, item.text, prompts.read(args.prompt)):
         return "about_the_request"
     if filters.repeated_share(text) > max(args.most_repeated, filters.repeated_share(item.text)):
         return "repetitive"

@@ -67,7 +67,7 @@ def keep(item, answers, args):
         return [], Counter(cut_off=1)
     if not text:
         return [], Counter(empty=1)
-    if filters.about_the_request(text, topic):
+    if filters.about_the_request(text, topic, "" if args.plain else prompts.read(args.prompt)):
         return [], Counter(about_the_request=1)
     if filters.repeated_share(text) > args.most_repeated:
         return [], Counter(repetitive=1)

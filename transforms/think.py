@@ -105,7 +105,7 @@ def fault(item, reply, thought, args):
         return "mark_out_of_place"
     if args.drop_cut and reply.finish == "length":
         return "cut_off"
-    if filters.about_the_request(thought, item.text):
+    if filters.about_the_request(thought, item.text, prompts.read(args.prompt)):
         return "about_the_request"
     if filters.repeated_share(thought) > args.most_repeated:
         return "repetitive"

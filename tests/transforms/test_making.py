@@ -16,6 +16,7 @@ import augment
 import sft
 from sampler import Sampler
 from tasks.problems import load_problems
+from training.ledger import read_ledger
 from transforms.parts import output, teachers
 
 WORLD = "world:ops=1-3,split=sft"
@@ -42,7 +43,7 @@ def whole(folder, tmp_path_factory):
 
 def ledger(out):
     found = json.loads(out.with_name(out.name + ".ledger.json").read_text())
-    found["settings"].pop("out", None)
+    found["name"] = found["name"].split()[-1]             # without the path
     found.get("summary", {}).pop("out", None)
     return found
 
@@ -72,7 +73,7 @@ def test_a_killed_run_goes_on_to_the_very_same_file(folder, whole, tmp_path):
 @pytest.mark.parametrize("chunks", [0, 1, 3])
 def test_it_may_die_at_any_moment(folder, whole, tmp_path, monkeypatch, moment, chunks):
     out, done = tmp_path / "made.jsonl", []
-    write, to_disk = output.Output.write, output.write_json
+    write, to_disk = output.Output.write, output.write_ledger
 
     class Killed(BaseException):
         pass
@@ -97,7 +98,7 @@ def test_it_may_die_at_any_moment(folder, whole, tmp_path, monkeypatch, moment, 
         return to_disk(path, value)
     with monkeypatch.context() as patch:
         patch.setattr(output.Output, "write", dies)
-        patch.setattr(output, "write_json", no_ledger)
+        patch.setattr(output, "write_ledger", no_ledger)
         with pytest.raises(Killed):
             script("augment.py", *command(folder, out))
     script("augment.py", *command(folder, out, "--resume"))
@@ -143,18 +144,20 @@ def test_the_ledger_equals_a_count_by_hand(folder, tokenizer, tmp_path, monkeypa
     out = tmp_path / "o.jsonl"
     code, found, err = run_main(augment, *command(folder, out))
     assert code == 0, err
-    # two layers of width 32, four heads and two kv heads of size 8, a feed-forward of 128; the head is the embedding
-    weights = 2 * (32 * 32 + 2 * 32 * 16 + 32 * 32 + 3 * 32 * 128 + 2 * 32) + 32 + len(tokenizer) * 32
+    # two layers of width 32, four heads and two kv heads of size 8, a feed-forward of 128; the embedding is the head
+    body, head = 2 * (32 * 32 + 2 * 32 * 16 + 32 * 32 + 3 * 32 * 128 + 2 * 32) + 32, len(tokenizer) * 32
     prefill = decode = tokens = 0
     for completions in drawn:
         prompt = len(completions[0].prompt)
-        prefill += sum(2 * weights + 4 * 2 * 4 * 8 * seen for seen in range(1, prompt + 1))       # once for both samples
+        prefill += sum(2 * body + 4 * 2 * 4 * 8 * seen for seen in range(1, prompt + 1))          # once for both samples
         for c in completions:
             tokens += len(c.tokens)
-            # the last token is drawn and not computed
-            decode += sum(2 * weights + 4 * 2 * 4 * 8 * (prompt + k) for k in range(1, len(c.tokens)))
+            decode += 2 * head * len(c.tokens)            # each is drawn, and each but the last is fed back
+            decode += sum(2 * body + 4 * 2 * 4 * 8 * (prompt + k) for k in range(1, len(c.tokens)))
     cost = ledger(out)["teachers"]["init"]
-    assert cost["prefill_flops"] == pytest.approx(prefill, rel=1e-12) and cost["decode_flops"] == pytest.approx(decode, rel=1e-12)
+    assert (cost["prefill_flops"], cost["decode_flops"]) == (prefill, decode)
+    assert read_ledger(out)["own"]["teacher"] == prefill + decode == found["flops"]["teacher"] == found["flops"]["total"]
+    assert found["flops"]["unknown"] == [str(folder)] and read_ledger(out)["tokens"]["teacher"] == tokens
     assert cost["drawn_tokens"] == tokens and cost["prompt_tokens"] == sum(len(c[0].prompt) for c in drawn)
     assert cost["answers"] == 60 == found["written"] + sum(found["dropped"].values())
 

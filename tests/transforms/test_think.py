@@ -178,8 +178,8 @@ def test_a_chat_teacher_opens_its_think_block(folder, tmp_path, asked):
 
 def find_args(data, **more):
     import argparse
-    return argparse.Namespace(**{"data": [str(data)], "count": 0, "place": "after", "drop_cut": False, "verified": False,
-                                 "most_repeated": 0.4, "least_overlap": 0.15} | more)
+    return argparse.Namespace(**{"data": [str(data)], "count": 0, "prompt": "think", "place": "after", "drop_cut": False,
+                                 "verified": False, "most_repeated": 0.4, "least_overlap": 0.15} | more)
 
 
 def test_a_users_prompt_is_used_and_noted(folder, tmp_path, asked):
@@ -255,6 +255,19 @@ def test_talk_about_the_request(text, talks):
     assert filters.about_the_request(text, DOCUMENT) == talks
 
 
+def test_the_words_of_the_prompt_are_talk_about_the_request():
+    """As a small model said them: SmolLM2-135M, asked for its thinking."""
+    prompt = prompts.read("think")
+    for text in ('The text ends with the phrase "This is where the text ends" to make it clear.',
+                 "I want to explain the hard parts to yourself in plain words, as you would to a friend."):
+        assert filters.about_the_request(text, DOCUMENT, prompt) and not filters.about_the_request(text, DOCUMENT)
+        assert not filters.about_the_request(text, f"{DOCUMENT} {text}", prompt)
+    assert not filters.about_the_request("Why does a step follow? Where does a number come from? What does the term mean?",
+                                         DOCUMENT, prompt)
+    assert filters.about_the_request("I'm going to try to make it more concise.")
+    assert filters.about_the_request("Your text is good.")
+
+
 def test_a_phrase_of_the_document_is_no_talk_about_the_request():
     document = "A chat log. The user asks: how can I help? The user said nothing."
     assert not filters.about_the_request("The user asks first; only then the user said nothing.", document)
@@ -304,7 +317,7 @@ def test_each_reason_of_think(folder, tmp_path):
 
 def test_each_reason_of_paraphrase(tmp_path):
     data = write_rows(tmp_path / "d.jsonl", [{"text": DOCUMENT}])
-    args = find_args(data, with_document=False, most_copied=0.8, least_overlap=0.2)
+    args = find_args(data, prompt="paraphrase", with_document=False, most_copied=0.8, least_overlap=0.2)
     item = next(open_items("documents", args, lambda text: [text]))
     new = "A dial is the user interface of the lighthouse: turned by 30 degrees by its keeper, it lets the lamp burn 12 hours."
 

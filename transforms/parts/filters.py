@@ -5,7 +5,6 @@ to the end of their room, or they write about something else. Each function here
 """
 
 import re
-from collections import Counter
 
 # Phrases of someone who talks about being asked. "The user clicks here" is no such phrase, and neither is one that stands in the
 # document itself.
@@ -19,6 +18,9 @@ REQUEST = re.compile(r"""
     | \bhow\ (?:can|may)\ I\ (?:help|assist)\b | \bI\ (?:can(?:not|'t)|am\ unable\ to|'m\ unable\ to|am\ sorry|'m\ sorry)\b
     | \b(?:here\ is|here's|here\ are|below\ is|this\ is)\ (?:the|a|an|my|your)\ (?:re-?written|re-?phrased|paraphrased|revised
         |reworded|new|simplified|possible|detailed)\b
+    | \b(?:I'll|I\ will|I\ can|let\ me|I'm\ going\ to(?:\ try\ to)?)\ (?:re-?phrase|re-?write|rework|summari[sz]e
+        |make\ (?:it|this|the\ text)\ more)\b
+    | \byour\ (?:analysis|text|question|request|document|passage|essay|draft|writing)\b
     | \b(?:let\ me\ know\ if|hope\ this\ helps|feel\ free\ to\ ask)\b | ^\s*(?:sure|certainly|of\ course|absolutely)[,!.]
     """, re.X | re.I | re.M)
 
@@ -31,17 +33,24 @@ COMMON = set("""
 """.split())
 
 
-def about_the_request(text: str, document: str = "") -> bool:
-    """Whether it talks about being asked, in a phrase that the document does not have."""
+def about_the_request(text: str, document: str = "", prompt: str = "", n: int = 5) -> bool:
+    """Whether it talks about being asked, in a phrase that the document does not have; or says again what it was asked: n words
+    in a row that stand in the prompt (without the document)."""
     known = document.lower()
-    return any(found.group().lower() not in known for found in REQUEST.finditer(text))
+    if any(found.group().lower() not in known for found in REQUEST.finditer(text)):
+        return True
+    said, told, asked = (set(grams(re.findall(r"\w+", part.lower()), n)) for part in (text, document, prompt))
+    return bool(said & asked - told)
+
+
+def grams(words: list[str], n: int) -> list[tuple[str, ...]]:
+    return [tuple(words[i:i + n]) for i in range(len(words) - n + 1)]
 
 
 def repeated_share(text: str, n: int = 6) -> float:
     """The share of its n-grams of words that stand there a second time, or a third, ...; 0.0 for a short text."""
-    words = re.findall(r"\w+|[^\w\s]", text.lower())
-    grams = Counter(tuple(words[i:i + n]) for i in range(len(words) - n + 1))
-    return 1 - len(grams) / grams.total() if grams.total() >= 4 * n else 0.0
+    found = grams(re.findall(r"\w+|[^\w\s]", text.lower()), n)
+    return 1 - len(set(found)) / len(found) if len(found) >= 4 * n else 0.0
 
 
 def content_words(text: str) -> set[str]:
@@ -60,10 +69,11 @@ def overlap(text: str, document: str) -> float:
 def copied_share(text: str, document: str, n: int = 5) -> float:
     """The share of the text's n-grams of words that the document has as well; of a text shorter than that 1.0 where the document
     holds it, else 0.0."""
-    a, b = ([tuple(w[i:i + n]) for i in range(len(w) - n + 1)] for w in (re.findall(r"\w+", x.lower()) for x in (text, document)))
-    if not a:
+    copies, original = (grams(re.findall(r"\w+", part.lower()), n) for part in (text, document))
+    if not copies:
         return float(" ".join(text.lower().split()) in " ".join(document.lower().split()))
-    return sum(gram in set(b) for gram in a) / len(a)
+    known = set(original)
+    return sum(gram in known for gram in copies) / len(copies)
 
 
 def numbers(text: str) -> set[str]:

@@ -31,8 +31,6 @@ OWN = ("errors", "rationalise")
 class Oracle:
     """An oracle:... teacher. ValueError for a SPEC that is not known."""
 
-    parameters = 0
-
     def __init__(self, spec: str, seed: int):
         self.name, self.seed, self.worlds = spec, seed, {}
         parts = [part.partition("=") for part in spec.removeprefix("oracle:").split(",") if part]

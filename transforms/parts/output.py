@@ -9,20 +9,21 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from formats.files import read_json, write_json
 from training import cli
+from training.ledger import Ledger, path_of, read_ledger, write_ledger
 
 
 class Output:
-    """FILE and FILE.ledger.json.
+    """FILE and its ledger (training/ledger.py), which has more keys here.
 
     settings: the flags that decide what is written, {name: value}; inputs: {name: fingerprint} of what is read. A resume
-    compares both. ValueError where FILE is there already, or was not begun by the same command."""
+    compares both. cost: the ledger as it stands before the first item: what the teachers and the data have cost.
+    ValueError where FILE is there already, or was not begun by the same command."""
 
     def __init__(self, path: str, settings: dict, inputs: dict, resume: bool):
-        self.path, self.ledger_path = Path(path), Path(f"{path}.ledger.json")
-        self.ledger = {"settings": settings, "inputs": inputs, "finished": False, "items": 0, "rows": 0, "bytes": 0,
-                       "dropped": {}, "counts": {}, "teachers": {}}
+        self.path, self.cost = Path(path), Ledger(path, {"settings": settings, "inputs": inputs})
+        self.state = {"settings": settings, "inputs": inputs, "finished": False, "items": 0, "rows": 0, "bytes": 0,
+                      "dropped": {}, "counts": {}, "teachers": {}}
         if self.path.exists() and not resume:
             raise ValueError(f"--out {path}: exists already; remove it or choose another file, or add --resume to go on with it")
         self.begun = False
@@ -34,39 +35,48 @@ class Output:
         if self.begun:
             return
         if self.path.exists():
-            os.truncate(self.path, self.ledger["bytes"])
+            os.truncate(self.path, self.state["bytes"])
         else:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(self.ledger_path, self.ledger)     # first: rows without a ledger could not be gone on with
+            self._write_ledger()                          # first: rows without a ledger could not be gone on with
             self.path.touch()
         self.begun = True
 
     def _find(self):
-        if not self.ledger_path.exists():
-            raise ValueError(f"--resume: {self.ledger_path} is missing, so nothing says what of {self.path} is done; remove "
+        found = read_ledger(self.path)
+        if found is None:
+            raise ValueError(f"--resume: {path_of(self.path)} is missing, so nothing says what of {self.path} is done; remove "
                              f"{self.path} to begin again")
-        found = read_json(self.ledger_path)
         for what, wanted in (("settings", "give the same flags"), ("inputs", "put the old one back, or choose another --out")):
-            for name, value in self.ledger[what].items():
+            for name, value in self.state[what].items():
                 if found.get(what, {}).get(name) != value:
                     old = f", it was begun with {found.get(what, {}).get(name)!r}" if what == "settings" else ""
                     raise ValueError(f"--resume: {name} is another one than {self.path} was begun with{old}; {wanted}")
         if self.path.stat().st_size < found["bytes"]:
             raise ValueError(f"--resume: {self.path} is shorter than what was written to it; remove it to begin again")
-        self.ledger = found
+        self.cost.restore(found)
+        self.state = {name: found[name] for name in self.state}
+
+    def _write_ledger(self, **more):
+        write_ledger(self.path, self.cost.found() | self.state | more)
 
     @property
     def done(self) -> int:
         """Items that are finished."""
-        return self.ledger["items"]
+        return self.state["items"]
+
+    @property
+    def rows(self) -> int:
+        """Rows that they became."""
+        return self.state["rows"]
 
     @property
     def counts(self) -> Counter:
-        return Counter(self.ledger["counts"])
+        return Counter(self.state["counts"])
 
     @property
     def dropped(self) -> Counter:
-        return Counter(self.ledger["dropped"])
+        return Counter(self.state["dropped"])
 
     def write(self, items: int, rows: list[dict], dropped: Counter, counts: Counter, costs: dict) -> None:
         """The rows of the next `items` items; first to the file, then to the ledger."""
@@ -76,15 +86,17 @@ class Output:
             f.write(data)
             f.flush()
             os.fsync(f.fileno())
-        ledger = self.ledger
-        ledger["items"], ledger["rows"], ledger["bytes"] = (ledger["items"] + items, ledger["rows"] + len(rows),
-                                                            ledger["bytes"] + len(data))
-        ledger["dropped"], ledger["counts"] = dict(self.dropped + dropped), dict(self.counts + counts)
+        state = self.state
+        state["items"], state["rows"] = state["items"] + items, state["rows"] + len(rows)
+        state["bytes"] += len(data)
+        state["dropped"], state["counts"] = dict(self.dropped + dropped), dict(self.counts + counts)
         for side, cost in costs.items():
-            ledger["teachers"][side] = dict(Counter(ledger["teachers"].get(side, {})) + cost)
-        write_json(self.ledger_path, ledger)
+            state["teachers"][side] = dict(Counter(state["teachers"].get(side, {})) + cost)
+            self.cost.add("teacher", cost["prefill_flops"] + cost["decode_flops"], cost["drawn_tokens"])
+        self._write_ledger()
 
     def finish(self, found: dict) -> None:
+        """found: what the last line says."""
         self._begin()
-        self.ledger |= {"finished": True, "summary": found}
-        write_json(self.ledger_path, self.ledger)
+        self.state["finished"] = True
+        self._write_ledger(summary=found)

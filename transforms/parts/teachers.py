@@ -13,6 +13,7 @@ from model import load
 from sampler import Sampler
 from tasks.task import Reply
 from training import cli
+from training.ledger import Costs
 from transforms import Ask, Item
 from transforms.parts.oracle import Oracle
 
@@ -29,7 +30,7 @@ class Checkpoint:
             raise ValueError(f"--{side} {folder}: the folder has no tokenizer.json")
         if not plain:
             self.tokenizer.encode_chat([])                # refused here where the tokenizer lacks ChatML's tokens
-        self.parameters = sum(p.numel() for p in self.model.parameters())
+        self.costs = Costs.of(self.model)
         self.sampler = Sampler(self.model, self.tokenizer, args.rows)
 
     def length(self, text: str) -> int:
@@ -51,8 +52,14 @@ class Checkpoint:
                                           stop_texts=[ask.stop for ask in asks])
             for at, ask, limit, completions in zip(places, asks, limits, drawn):
                 replies[at] = [self._reply(ask, c, limit, sample) for sample, c in enumerate(completions)]
-                cost += sampling_cost(self.model, len(completions[0].prompt), [len(c.tokens) for c in completions])
+                cost += self._cost(len(completions[0].prompt), [len(c.tokens) for c in completions])
         return replies, cost
+
+    def _cost(self, prompt: int, drawn: list[int]) -> Counter:
+        """Tokens and FLOPs of a prompt, which is computed once, and of completions of `drawn` tokens each."""
+        prefill = self.costs.sampling(prompt, [])
+        return Counter(prompt_tokens=prompt, drawn_tokens=sum(drawn), prefill_flops=prefill,
+                       decode_flops=self.costs.sampling(prompt, drawn) - prefill)
 
     def _temperature(self, ask: Ask) -> float:
         return self.args.temperature if ask.temperature is None else ask.temperature
@@ -114,15 +121,3 @@ def seed_of(seed: int, round: int, number: int) -> int:
 def rng_of(seed: int, item: Item, name: str = "") -> random.Random:
     """The random numbers of an item in a transform's `ask`."""
     return random.Random(f"{seed}/{name}/{item.number}")
-
-
-def sampling_cost(model, prompt: int, drawn: list[int]) -> Counter:
-    """Tokens and FLOPs of a prompt, which is computed once, and of completions of `drawn` tokens each.
-
-    A token whose position has c tokens up to and with itself takes 2 N + 4 L H hd c FLOPs, a third of what training takes. The
-    last token of a completion is drawn and not computed; the first one comes from the prompt's last position."""
-    def flops(first, last):                               # of the positions first, ..., last (counted from 1)
-        n, c = max(0, last - first + 1), (first + last) / 2
-        return n * model.flops_per_token(c) / 3
-    return Counter(prompt_tokens=prompt, drawn_tokens=sum(drawn), prefill_flops=flops(1, prompt),
-                   decode_flops=sum(flops(prompt + 1, prompt + n - 1) for n in drawn))
