@@ -21,13 +21,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data import batch_from, print_table
+from data import Mixture, Packer, batch_from, print_table
 from engine.thinking import parse_think
 from formats.chat import split_thinking
 from formats.files import write_atomically
 from model import load
 from sampler import Sampler
 from sources.kinds import kind_of
+from sources.open import open_source
 from sources.texts import read_texts
 from tasks.accuracy import (
     file_line,
@@ -234,6 +235,31 @@ def bits_per_byte(model, tokenizer, texts, T=256, rows=16, max_tokens=0, autocas
             "bytes": size}
 
 
+@torch.no_grad()
+def heldout_loss(model, tokenizer, spec: str, T=256, rows=16, max_tokens=100_000, autocast=None) -> dict:
+    """The loss that pre-training would have on a SPEC of documents: {"loss" (nats per token), "tokens"}.
+
+    Over the first documents in the order of a training run, until max_tokens are drawn or a file was read once; packed and
+    weighed as there, so that of a world the solutions count and its random questions little (q_weight)."""
+    mixture = Mixture([spec], tokenizer, max_epochs=1)
+
+    def draw():
+        if mixture.given.sum() >= max_tokens:
+            raise StopIteration
+        return mixture.next()
+    packer, packed, nats, weight = Packer(T, draw), [], 0.0, 0.0
+    with contextlib.suppress(StopIteration):
+        while True:
+            packed.append(packer.row())
+    for i in range(0, len(packed), rows):
+        batch = batch_from(packed[i:i + rows], T).to(model.head.device)
+        with autocast or contextlib.nullcontext(), model.uncompiled():
+            logprobs = model(batch.tokens, batch.documents, batch.targets)
+        nats -= float((logprobs.double() * batch.loss_mask).sum())
+        weight += float(batch.loss_mask.double().sum())
+    return {"loss": round(nats / weight, 5), "tokens": int(mixture.given.sum())}
+
+
 def check_specs(specs: list[str], tokenizer) -> None:
     """ValueError for an --eval-data that cannot be measured; called before training, which may take days."""
     for spec in specs:
@@ -243,6 +269,8 @@ def check_specs(specs: list[str], tokenizer) -> None:
                              "questions with answers, or text")
         if kind == "world":
             World.from_spec(spec)
+        elif kind == "loss":
+            open_source(spec.removeprefix("loss:"), tokenizer)
         elif kind == "questions":
             open_task(spec)
         elif kind == "text":
@@ -261,7 +289,7 @@ PLAIN = {"": dict(chat=False)}
 
 def evaluate_all(model, tokenizer, specs: list[str], modes: dict, problems=100, T=256, autocast=None, max_new_tokens=400) -> dict:
     """What training scripts report on --eval-data: of a world its accuracy table, of a file of questions the accuracy of the
-    answers, both greedy and on that many problems; of text its bits per byte, in pieces of T tokens.
+    answers, both greedy and on that many problems; of text its bits per byte, in pieces of T tokens; of loss:SPEC the loss.
 
     modes: how the run puts its own questions, so that it is measured on what it learns: {name: options of `replies_to`}. The
     first is called "" and its result stands under the spec; a second one's stands under the spec and its name.
@@ -271,6 +299,9 @@ def evaluate_all(model, tokenizer, specs: list[str], modes: dict, problems=100, 
         kind = kind_of(spec)
         if kind == "text":
             found[spec] = bits_per_byte(model, tokenizer, read_texts(spec), T, max_tokens=500_000, autocast=autocast)
+            continue
+        if kind == "loss":
+            found[spec] = heldout_loss(model, tokenizer, spec.removeprefix("loss:"), T, autocast=autocast)
             continue
         for name, how in modes.items():
             if kind == "world":
@@ -289,7 +320,7 @@ def modes_of(think: str | None, no_think: str | None) -> dict:
 
 # when a flag of the training scripts about --eval-data has an effect (see cli.Parser)
 EVAL_NEEDS = (
-    ("--eval-problems", lambda a: any(kind_of(spec) != "text" for spec in a.eval_data),
+    ("--eval-problems", lambda a: any(kind_of(spec) not in ("text", "loss") for spec in a.eval_data),
      "on text, which has no problems"),
 )
 

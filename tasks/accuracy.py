@@ -94,9 +94,11 @@ def print_evaluation(found: dict) -> None:
 
 
 def file_line(name: str, result: dict) -> str:
-    """One line on a file: what evaluate.file_accuracy or bits_per_byte found."""
+    """One line on a file: what evaluate.file_accuracy, bits_per_byte or heldout_loss found."""
     if "bits_per_byte" in result:
         return f"{name}: {result['bits_per_byte']:.4f} bits per byte over {result['bytes']:,} bytes"
+    if "loss" in result:
+        return f"{name}: {result['loss']:.4f} nats per token over {result['tokens']:,} tokens"
     rates = ", ".join(f"{k} {rate_text(rate)}" for k, rate in result["accuracy"].items())
     first = next(iter(result["accuracy"]))
     rates += "".join(f"; {kind} {found[first][0]:.3f}" for kind, found in result.get("kinds", {}).items())

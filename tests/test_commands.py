@@ -36,6 +36,10 @@ TOY = (  # flags put behind the commands that match (the last one wins), so that
     (r"grpo\.py", "--prompts 2 --group 2 --max-new-tokens 16 --steps 1 --device cpu"),
     (r"augment\.py", "--count 6 --max-new-tokens 100 --temperature 1.5"), (r"report\.py", "--overwrite"),
     (r"tasks\.(world|knowledge|instructions)", "--time 0.1"),
+    (r"mix\.py", "--proxies 3 --steps 2 --batch-tokens 256 --pretrain='--seq-len 64 --device cpu' --max-epochs 0 --folds 3 "
+     "--simulate 100 --average 4 --jobs 2"),
+    (r"mix\.py.*--confirm", "--confirm 1"), (r"mix\.py(?!.*--init)", "--sizes 1x16"),
+    (r"mix\.py(?!.*--(init|tokenizer))", "--vocab-size 400"),
     (r"recipes\.grpo_small", "--start-steps 2 --steps 1 --prompts 2 --group 2 --max-new-tokens 4"),
     (r"bench\.py(?! plan --params| plan --init)", "--out results"),
     (r"bench\.py (?!real|plan --params|plan --init)", "--toy"),
@@ -50,7 +54,7 @@ def toy(command):
 
 
 MANY_PROCESSES = ("python bench.py all", "python bench.py async", "python bench.py plan --check", "python bench.py launches",
-                  "bash recipes/world_gpu.sh")
+                  "bash recipes/world_gpu.sh", "torchrun --nproc_per_node=8 mix.py")
 
 
 def commands():

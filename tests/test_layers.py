@@ -15,7 +15,7 @@ LAYERS = (
     {"engine", "data"},
     {"sampler"},
     {"evaluate"},
-    {"rl", "transforms", "page"},
+    {"rl", "transforms", "page", "mixing"},
     {"benchmarks", "claims"},
     {"pretrain", "sft", "dpo", "grpo", "distill", "augment", "mix", "chat", "report", "bench", "recipes"},
 )
