@@ -43,7 +43,7 @@ from tasks.problems import add_task_flag, join_tasks
 from training import cli
 from training.ledger import summary
 from transforms import Item, Transform, find, names
-from transforms.parts import prompts
+from transforms.parts import corpus, prompts
 from transforms.parts.items import open_items, pieces_of
 from transforms.parts.output import Output
 from transforms.parts.teachers import ask_all, open_teacher, rng_of
@@ -62,13 +62,16 @@ def flags() -> cli.Parser:
         common_flags(p, transform)
         with cli.bad_input():
             transform.flags(p)
+    corpus.flags(commands.add_parser("measure", text=corpus.__doc__, help=corpus.__doc__.split(": ")[1].split(". ")[0],
+                                     needs=corpus.NEEDS))
     return parser
 
 
 def common_flags(p: cli.Parser, transform: Transform) -> None:
     """The flags that all transforms have, in the order of --help."""
     for side in transform.teachers:
-        p.add_argument(f"--{side}", metavar="TEACHER", required=True, help="checkpoint, ours or Hugging Face's, or oracle:...")
+        p.add_argument(f"--{side}", metavar="TEACHER", required=side not in transform.optional, default="",
+                       help="checkpoint, ours or Hugging Face's, or oracle:...")
         p.add_argument("--plain" if side == "init" else f"--{side}-plain", action="store_true",
                        help="ask it in plain text: it never learned the chat format")
     if transform.takes != "nothing":
@@ -105,11 +108,13 @@ def make(transform: Transform, items: list[Item], teachers: dict, args: Namespac
     with cli.bad_input():
         asks = [transform.ask(item, args, rng) for item, rng in zip(items, rngs)]
     answers, costs = ask_all(teachers, list(zip(items, asks)))
-    if transform.has("ask_again"):
+    for round in itertools.count(1):
         with cli.bad_input():
             again = [transform.ask_again(item, found, args, rng) for item, found, rng in zip(items, answers, rngs)]
-        more, more_costs = ask_all(teachers, list(zip(items, again)), round=1)
-        answers = [first + second for first, second in zip(answers, more)]
+        if not any(again):
+            break
+        more, more_costs = ask_all(teachers, list(zip(items, again)), round)
+        answers = [before + new for before, new in zip(answers, more)]
         costs = {side: costs[side] + more_costs[side] for side in costs}
     rows, dropped, counts = [], Counter(), Counter()
     with cli.bad_input():                                 # a user's task or transform may fail here
@@ -123,7 +128,7 @@ def make(transform: Transform, items: list[Item], teachers: dict, args: Namespac
 
 def with_meta(row: dict, transform: Transform, item: Item, answers: list, args: Namespace) -> dict:
     """The row, with where it comes from under "meta"."""
-    sides = {side: getattr(args, side) for side in transform.teachers}
+    sides = transform.given(args)
     meta = {"transform": transform.name, "teacher": sides if len(sides) > 1 else sides[transform.teachers[0]], "seed": args.seed,
             "item": item.number}
     if item.source:
@@ -137,16 +142,17 @@ def with_meta(row: dict, transform: Transform, item: Item, answers: list, args: 
 def open_output(transform: Transform, args: Namespace) -> Output:
     """The output, in which nothing is written yet."""
     settings = {name: value for name, value in vars(args).items() if name not in MAY_DIFFER}
-    named = [*(getattr(args, flag) for flag in (*transform.teachers, *transform.files)), *getattr(args, "data", []),
-             *([transform.name] if transform.is_plugin else [])]
-    inputs = {name: fingerprint(name) for name in named if not name.startswith("oracle:")}
+    files = (getattr(args, flag) for flag in transform.files)
+    files = [name for value in files for name in ([value] if isinstance(value, str) else value)]
+    named = [*transform.given(args).values(), *files, *getattr(args, "data", []), *[transform.name] * transform.is_plugin]
+    inputs = {name: fingerprint(name) for name in named if name and not name.startswith("oracle:")}
     if hasattr(args, "prompt"):
         inputs[f"--prompt {args.prompt}"] = prompts.fingerprint(args.prompt)
     output = Output(args.out, settings, inputs, args.resume)
     if not output.done:                                   # what teachers and data have cost before
-        for side in transform.teachers:
-            if not getattr(args, side).startswith("oracle:"):
-                output.cost.inherit(getattr(args, side), checkpoint=True)
+        for teacher in transform.given(args).values():
+            if not teacher.startswith("oracle:"):
+                output.cost.inherit(teacher, checkpoint=True)
         for name in getattr(args, "data", []):
             output.cost.inherit(name)
     return output
@@ -171,6 +177,9 @@ def report(transform: Transform, output: Output, args: Namespace) -> None:
 
 def main() -> None:
     args = flags().parse_args()
+    if args.command == "measure":
+        corpus.main(args)
+        return
     with cli.bad_input():
         transform, teachers = find(args.command), {}
         if transform.takes != "nothing":
@@ -181,7 +190,7 @@ def main() -> None:
         def cut(text):
             return pieces_of(text, teachers[transform.teachers[0]].length, args.document_tokens)
         items = open_items(transform.takes, args, cut)
-        teachers |= {side: open_teacher(side, args) for side in transform.teachers}
+        teachers |= {side: open_teacher(side, args) for side in transform.given(args)}
         items = itertools.islice(items, output.done, None)
     try:
         while chunk := next_chunk(items, args.chunk):

@@ -23,13 +23,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data import batch_from, print_table
+from data import Mixture, Packer, batch_from, print_table
 from engine.draws import sampling_flags
 from engine.thinking import parse_think
 from formats.files import write_text
 from model import Transformer, load
 from sampler import Sampler
 from sources.kinds import kind_of
+from sources.open import open_source
 from sources.texts import read_texts
 from tasks.accuracy import (
     file_line,
@@ -175,6 +176,32 @@ def bits_per_byte(model: Transformer, tokenizer: Tokenizer, texts: Iterable[str]
             "bytes": size}
 
 
+@torch.no_grad()
+def heldout_loss(model: Transformer, tokenizer: Tokenizer, spec: str, T: int = 256, rows: int = 16, max_tokens: int = 100_000,
+                 autocast: AbstractContextManager | None = None) -> dict:
+    """The loss that pre-training would have on a SPEC of documents: {"loss" (nats per token), "tokens"}.
+
+    Over the first documents in the order of a training run, until max_tokens are drawn or a file was read once; packed and
+    weighed as there, so that of a world the solutions count and its random questions little (q_weight)."""
+    mixture = Mixture([spec], tokenizer, max_epochs=1)
+
+    def draw():
+        if mixture.given.sum() >= max_tokens:
+            raise StopIteration
+        return mixture.next()
+    packer, packed, nats, weight = Packer(T, draw), [], 0.0, 0.0
+    with contextlib.suppress(StopIteration):
+        while True:
+            packed.append(packer.row())
+    for i in range(0, len(packed), rows):
+        batch = batch_from(packed[i:i + rows], T).to(model.head.device)
+        with autocast or contextlib.nullcontext(), model.uncompiled():
+            logprobs = model(batch.tokens, batch.documents, batch.targets)
+        nats -= float((logprobs.double() * batch.loss_mask).sum())
+        weight += float(batch.loss_mask.double().sum())
+    return {"loss": round(nats / weight, 5), "tokens": int(mixture.given.sum())}
+
+
 def check_specs(specs: list[str], tokenizer: Tokenizer) -> None:
     """ValueError for an --eval-data that cannot be measured; called before training, which may take days."""
     for spec in specs:
@@ -184,6 +211,8 @@ def check_specs(specs: list[str], tokenizer: Tokenizer) -> None:
                              "questions with answers, or text")
         if kind == "world":
             World.from_spec(spec)
+        elif kind == "loss":
+            open_source(spec.removeprefix("loss:"), tokenizer)
         elif kind == "questions":
             open_task(spec)
         elif kind == "text":
@@ -203,7 +232,7 @@ PLAIN = {"": dict(chat=False)}
 def evaluate_all(model: Transformer, tokenizer: Tokenizer, specs: list[str], modes: dict, problems: int = 100, T: int = 256,
                  autocast: AbstractContextManager | None = None, max_new_tokens: int = 400) -> dict:
     """What training scripts report on --eval-data: of a world its accuracy table, of a file of questions the accuracy of the
-    answers, both greedy and on that many problems; of text its bits per byte, in pieces of T tokens.
+    answers, both greedy and on that many problems; of text its bits per byte, in pieces of T tokens; of loss:SPEC the loss.
 
     modes: how the run puts its own questions, so that it is measured on what it learns: {name: options of `replies_to`}. The
     first is called "" and its result stands under the spec; a second one's stands under the spec and its name.
@@ -213,6 +242,9 @@ def evaluate_all(model: Transformer, tokenizer: Tokenizer, specs: list[str], mod
         kind = kind_of(spec)
         if kind == "text":
             found[spec] = bits_per_byte(model, tokenizer, read_texts(spec), T, max_tokens=500_000, autocast=autocast)
+            continue
+        if kind == "loss":
+            found[spec] = heldout_loss(model, tokenizer, spec.removeprefix("loss:"), T, autocast=autocast)
             continue
         for name, how in modes.items():
             if kind == "world":
@@ -231,7 +263,7 @@ def modes_of(think: str | None, no_think: str | None) -> dict:
 
 # when a flag of the training scripts about --eval-data has an effect (see cli.Parser)
 EVAL_NEEDS = (
-    ("--eval-problems", lambda a: any(kind_of(spec) != "text" for spec in a.eval_data),
+    ("--eval-problems", lambda a: any(kind_of(spec) not in ("text", "loss") for spec in a.eval_data),
      "on text, which has no problems"),
 )
 

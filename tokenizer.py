@@ -251,7 +251,8 @@ class Tokenizer:
         """A conversation in ChatML: its ids and its loss mask, two lists of one length.
 
         - messages: {"role", "content"}; an assistant's may have "reasoning" ("": the empty block of no-think mode). A content may
-          be a list of {"type": "text", "text": ...}.
+          be a list of {"type": "text", "text": ...}. The last one may be "unfinished": true, cut off in the middle; neither
+          </think>, where it has no content yet, nor <|im_end|> closes it then.
         - think: how the generation prompt ends. None: the model decides; True: an open <think>; False: an empty think block.
         - mask: 1.0 on what an assistant writes (<think>, reasoning, </think>, content, <|im_end|>), else 0.0. An empty block is
           0.0 as well, or the model would learn not to think (Qwen3). With think=True each opening <think> is 0.0, since the

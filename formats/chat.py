@@ -66,13 +66,19 @@ class ChatFormat:
                 put(0.0, start, f"{role}\n{content}", end, "\n")
                 continue
             put(0.0, start, "assistant\n")
+            unfinished = message.get("unfinished")         # cut off: no mark closes what was being said, and no turn follows
+            if unfinished and number + 1 < len(messages):
+                raise ValueError(f"message {number} is unfinished, and only the last message may be")
             if reasoning:
                 put(0.0 if think else 1.0, opening, "\n")
-                put(1.0, f"{reasoning}\n", closing, f"\n\n{content}", end)
+                inside = unfinished and not content        # cut off while it thinks
+                put(1.0, *([reasoning] if inside else [f"{reasoning}\n", closing, f"\n\n{content}"]))
             else:
                 put(0.0, *(() if reasoning is None else empty_block))
-                put(1.0, content, end)
-            put(0.0, "\n")
+                put(1.0, content)
+            if not unfinished:
+                put(1.0, end)
+                put(0.0, "\n")
         if add_generation_prompt:
             put(0.0, start, "assistant\n")
             put(0.0, *{None: (), True: (opening, "\n"), False: empty_block}[think])

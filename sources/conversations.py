@@ -10,9 +10,13 @@ and one of preference pairs a file of rows in either form, the two answers alike
 
     {"prompt": text or messages, "chosen": text, "rejected": text}          {"chosen": messages, "rejected": messages}
 
+or, where an answer is cut at a token, all three as texts and as "ids": {"prompt": [...], "chosen": [...], "rejected": [...]}, the
+prompt being all that stands before (augment.py pivotal writes these).
+
 A "system" text of a row becomes its first turn. A question or an answer beside messages must repeat what these say. An
 assistant's message may have its "reasoning" apart (also called "reasoning_content" or "thinking"), or begin with a <think>
-block, which then becomes its reasoning. "weight": 0 or "train": false keeps a turn out of the loss. Content may come in
+block, which then becomes its reasoning. "weight": 0 or "train": false keeps a turn out of the loss. "unfinished": true says of
+the last turn that it was cut off: what is there is learned, and not that it ends there. Content may come in
 parts, {"type": "text", "text": ...}. Calls of tools, and every other key that is not metadata (formats/rows.py), are refused.
 
 All files may also be .jsonl.gz or .parquet. Every conversation is one document, so packed neighbours never see each
@@ -96,6 +100,14 @@ def weight_of(message, where):
     return None if said is None else float(said)
 
 
+def unfinished_in(message, where):
+    """Whether a turn was cut off: "unfinished", true or false."""
+    unfinished = message.get("unfinished")
+    if unfinished is not None and not isinstance(unfinished, bool):
+        raise ValueError(f'{where}: "unfinished" must be true or false; it is {str(unfinished):.60}')
+    return bool(unfinished)
+
+
 def read_messages(messages, where):
     """Messages of a file as encode_chat wants them, with "weight" where that is given. `where` names file and line."""
     if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
@@ -105,7 +117,7 @@ def read_messages(messages, where):
         here = f"{where}: message {number}"
         if m.get("role") not in ROLES:
             raise ValueError(f"{where}: unknown role {m.get('role')!r}; use one of {', '.join(ROLES)}")
-        refuse_unknown(m, ("role", "content", *REASONING, "weight", "train"), here, "a message", metadata=False)
+        refuse_unknown(m, ("role", "content", *REASONING, "weight", "train", "unfinished"), here, "a message", metadata=False)
         reasoning, weight = reasoning_of(m, here), weight_of(m, here)
         if m["role"] == "assistant":
             turn = assistant(content_of(m, here), reasoning, here)
@@ -114,6 +126,10 @@ def read_messages(messages, where):
             raise ValueError(f"{here}: {what} belongs to an assistant's turn, and the role is {m['role']}")
         else:
             turn = {"role": m["role"], "content": content_of(m, here)}
+        if unfinished_in(m, here):
+            if m["role"] != "assistant" or number + 1 < len(messages):
+                raise ValueError(f'{here}: only the last turn, an assistant\'s, can be "unfinished"')
+            turn["unfinished"] = True
         turns.append(turn if weight is None else turn | {"weight": weight})
     return turns
 
@@ -267,9 +283,29 @@ class Pairs:
         return [(*answer, float(known)) for answer, known in zip(answers, self.reference[i])]
 
 
+def read_ids(row, tokenizer, where):
+    """A row of a pair that is given token by token, as read_pair."""
+    ids, texts = row["ids"], ("prompt", "chosen", "rejected")
+    refuse_unknown(row, (*texts, "ids", *ABOUT_PAIRS), where, "a pair by its ids")
+    if not isinstance(ids, dict) or set(ids) != set(texts) or not all(
+            isinstance(part, list) and part and all(type(i) is int for i in part) for part in ids.values()):
+        raise ValueError(f'{where}: "ids" must have lists of token ids for prompt, chosen and rejected')
+    for key, part in ids.items():
+        if not all(0 <= i < len(tokenizer) for i in part) or tokenizer.decode(part) != row.get(key):
+            raise ValueError(f'{where}: "ids" of {key} are not its text in the tokenizer of --init; make the pairs with a '
+                             "checkpoint that has this tokenizer")
+    if ids["chosen"] == ids["rejected"]:
+        raise ValueError(f"{where}: chosen equals rejected, so there is nothing to prefer; remove the line")
+    start = len(ids["prompt"])
+    sides = [np.array(ids["prompt"] + ids[key], np.int32) for key in ("chosen", "rejected")]
+    return *((side, (np.arange(len(side)) >= start).astype(np.float32)) for side in sides), start
+
+
 def read_pair(row, tokenizer, where):
     """A row of a file of pairs -> (ids, weights) of the chosen answer, the same of the rejected one, and the number of
     tokens of their prompt."""
+    if isinstance(row, dict) and given(row.get("ids")):
+        return read_ids(row, tokenizer, where)
     if not isinstance(row, dict) or row.get("chosen") is None or row.get("rejected") is None:
         raise ValueError(f'{where}: a pair needs the fields "chosen" and "rejected", and "prompt" unless they are '
                          "lists of messages")

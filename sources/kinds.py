@@ -8,7 +8,9 @@ from tasks.problems import is_generated
 
 def kind_of(spec: str) -> str:
     """What a SPEC holds: "world", "questions" (with answers to check, also those of another task), "conversations", or
-    "text". The first row of a file decides."""
+    "text". The first row of a file decides. "loss" for loss:SPEC, which asks for the loss on whatever the SPEC holds."""
+    if spec.startswith("loss:"):
+        return "loss"
     if spec.startswith("world:"):
         return "world"
     if is_generated(spec) or plugins.is_plugin(spec):

@@ -66,7 +66,7 @@ def parse_band(flag: str, text: str) -> range:
 
 def without_problems(table: list[dict]) -> list[dict]:
     """The table without its rates problem by problem."""
-    return [{key: value for key, value in row.items() if key != "right"} for row in table]
+    return [{key: value for key, value in row.items() if key not in ("right", "answered")} for row in table]
 
 
 def print_world(table: list[dict], ks) -> None:
@@ -98,9 +98,11 @@ def print_evaluation(found: dict) -> None:
 
 
 def file_line(name: str, result: dict) -> str:
-    """One line on a file: what evaluate.file_accuracy or bits_per_byte found."""
+    """One line on a file: what evaluate.file_accuracy, bits_per_byte or heldout_loss found."""
     if "bits_per_byte" in result:
         return f"{name}: {result['bits_per_byte']:.4f} bits per byte over {result['bytes']:,} bytes"
+    if "loss" in result:
+        return f"{name}: {result['loss']:.4f} nats per token over {result['tokens']:,} tokens"
     rates = ", ".join(f"{k} {rate_text(rate)}" for k, rate in result["accuracy"].items())
     first = next(iter(result["accuracy"]))
     rates += "".join(f"; {kind} {found[first][0]:.3f}" for kind, found in result.get("kinds", {}).items())

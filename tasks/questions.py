@@ -11,6 +11,8 @@ from formats.rows import read_rows, refuse_unknown, text_at
 from tasks.answers import boxed
 from tasks.task import Problem, Task
 
+DOMAIN = ("domain", "subject", "category", "type")        # keys of a row that may say what its question is about
+
 
 class Questions(Task):
     """The questions of a file, in memory. FileNotFoundError, or ValueError that names file and line."""
@@ -51,7 +53,8 @@ class Questions(Task):
             answer = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", gold)
         if not answer.strip():
             raise ValueError(f"{where}: the answer is empty")
-        return Problem(question, answer.strip(), solution, self)
+        named = (row.get(key) for key in DOMAIN)
+        return Problem(question, answer.strip(), solution, self, domain=next((x for x in named if isinstance(x, str) and x), ""))
 
 
 def format_question(problem: Problem, shots: Sequence[Problem] = ()) -> str:

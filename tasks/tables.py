@@ -44,6 +44,7 @@ def world_table(graded: list[Graded], ks: Sequence[int] = (1,)) -> list[dict]:
     steps            the share of steps that are right
     why              the most common first error
     right            rows by operations: [samples with every step right, samples] of each problem, in order
+    answered         the same of samples with the right answer
     and what `reply_style` finds
     """
     table = []
@@ -61,6 +62,7 @@ def world_table(graded: list[Graded], ks: Sequence[int] = (1,)) -> list[dict]:
                    "why": max(set(kinds), key=kinds.count) if kinds else ""}
             if field == "ops":
                 row["right"] = [[sum(v.ok for v in a.verdicts), len(a.verdicts)] for a in part]
+                row["answered"] = [[sum(v.answer_ok for v in a.verdicts), len(a.verdicts)] for a in part]
             table.append(row)
     return table
 

@@ -20,9 +20,11 @@ class in a user's own file (tasks/user_task.py) are tasks.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tasks.answers import check_answer, count_answers, extract_answer
+from tasks.equations import equations
 
 # How a question is put: as plain text, as in pre-training; as a user's turn; or as one that ends in a flag (Qwen3's soft
 # switch) which asks for thinking, or for none.
@@ -37,6 +39,7 @@ class Problem:
     question: str
     answer: str                 # the gold answer, without the working
     solution: str = ""          # the working that leads to it
+    domain: str = field(default="", kw_only=True)   # what it is about, if that is said: a subject, a context
     # the task that asks it and grades its replies; without one a reply is graded by its final answer
     task: Task = field(default=None, repr=False, compare=False)
 
@@ -58,6 +61,9 @@ class Reply:
     finish: str = "stop"    # "stop" or "length"
     thinking: bool = False  # whether it should think: True in a chat, False in plain text and in no-think mode
     sample: int = 0         # its number in the group
+    # token by token, where somebody asked for that: the engine's Completion, and what turns ids into text
+    completion: object | None = field(default=None, repr=False, compare=False)
+    decode: Callable[[list[int]], str] | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def of(cls, completion, tokenizer, limit: int, sample: int = 0) -> Reply:
@@ -124,6 +130,11 @@ class Task:
     def answer_in(self, text: str) -> str | None:
         """The final answer of a reply's text. None where there is none, as inside a think block that is never closed."""
         return extract_answer(text)
+
+    def steps_in(self, text: str) -> list[str]:
+        """The steps that a reply's text takes, in order and in one spelling: of two replies with equal lists, one adds nothing.
+        Here these are its equations."""
+        return [str(equation) for equation in equations(text)]
 
     def well_formed(self, text: str, thinking: bool) -> bool:
         """Whether a text, without its think block, is an answer in the usual form: exactly one is marked as final.

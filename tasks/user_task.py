@@ -69,5 +69,8 @@ class UserTask(Task):
     def answer_in(self, text: str) -> str | None:
         return self._call("answer_in", text)
 
+    def steps_in(self, text: str) -> list[str]:
+        return self._call("steps_in", text)
+
     def well_formed(self, text: str, thinking: bool) -> bool:
         return self._call("well_formed", text, thinking)

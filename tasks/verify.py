@@ -81,6 +81,11 @@ def mark_lines(problem, text: str) -> list[tuple[str, bool | None]]:
     return marked
 
 
+def step_lines(text: str) -> list[str]:
+    """The lines of a text that compute something, in order, without thinking marks and trailing dots."""
+    return [" ".join([*filter(None, operands), "=", target, value]) for *operands, target, value in LINE.findall(text[:MAX_TEXT])]
+
+
 def final_answer(text: str) -> str | None:
     """The number on the last "Answer:" line outside of thinking, as text; None where there is none."""
     answers = ANSWER.findall((after_thinking(text) or "")[-MAX_TEXT:])

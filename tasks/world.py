@@ -37,7 +37,7 @@ from tasks.options import need, read_options
 from tasks.styles import STYLES, Numbers, long_lines
 from tasks.task import FORMATS, Reply, Task, Verdict
 from tasks.task import Problem as AnyProblem
-from tasks.verify import ANSWER, LINE, REMARK, final_answer, verify
+from tasks.verify import ANSWER, LINE, REMARK, final_answer, step_lines, verify
 from tasks.words import CONTEXTS, OPERATORS, PLACES, SAY_LEAF, question_text, solution_lines
 
 # Shares of all problems, by hash, that belong to each named split: no problem is in two of them.
@@ -147,7 +147,7 @@ class World(Task):
         question = question_text(graph.facts, graph.asked, context, self.modulus, pick)
         answer = graph.values[graph.asked]
         problem = Problem(question, str(answer), "", self, ops, context, tuple(graph.steps), graph.values, self.modulus,
-                          tuple(graph.facts), key)
+                          tuple(graph.facts), key, domain=context)
         problem.solution = self.write(problem, (graph.steps, graph.values, answer))
         return problem
 
@@ -203,6 +203,10 @@ class World(Task):
     def answer_in(self, text: str) -> str | None:
         """The number on the last "Answer:" line."""
         return final_answer(text)
+
+    def steps_in(self, text: str) -> list[str]:
+        """The lines that compute something."""
+        return step_lines(text)
 
     def well_formed(self, text: str, thinking: bool) -> bool:
         """One "Answer: N" line, at the end; where there was no think block, steps alone may stand before it (in the long style

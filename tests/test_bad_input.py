@@ -360,6 +360,13 @@ case("train --vocab-size 3", {"a.jsonl": rows(TEXT)}, "a vocabulary of 3 is too 
 case("train --data hf:a/b", {}, "needs --tokenizer")
 case("tokenizer.py show --init nowhere --text x", {}, "nowhere has no tokenizer.json")
 case("bench.py nothing --out out", {}, "nothing")
+for more, words in (("", "at least two"), ("b.jsonl --sizes 2by4", "--sizes 2by4: use LAYERSxWIDTH"),
+                    ("nowhere.jsonl", "nowhere.jsonl"), ("b.jsonl --measure nowhere.txt", "nowhere.txt"),
+                    ("b.jsonl --bound a.jsonl@2-3", "--bound a.jsonl@2-3: use SOURCE@LOW-HIGH"),
+                    ("b.jsonl --pretrain=--seed=3", "mix.py says that to pretrain.py itself"),
+                    ("b.jsonl --max-epochs 0.001", "no mixture fits the bounds")):
+    case(f"mix.py --target a.jsonl --out out --tokenizer INIT --sources a.jsonl {more}",
+         {"a.jsonl": rows(TEXT), "b.jsonl": rows(TEXT)}, words)
 case("bench.py largest --out out", {}, "needs a GPU")
 
 

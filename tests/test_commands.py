@@ -36,6 +36,10 @@ TOY = (  # flags put behind the commands that match (the last one wins), so that
     (r"grpo\.py", "--prompts 2 --group 2 --max-new-tokens 16 --steps 1 --device cpu"),
     (r"augment\.py", "--count 6 --max-new-tokens 100 --temperature 1.5"), (r"report\.py", "--overwrite"),
     (r"tasks\.(world|knowledge|instructions)", "--time 0.1"),
+    (r"mix\.py", "--proxies 3 --steps 2 --batch-tokens 256 --pretrain='--seq-len 64 --device cpu' --max-epochs 0 --folds 3 "
+     "--simulate 100 --average 4 --jobs 2"),
+    (r"mix\.py.*--confirm", "--confirm 1"), (r"mix\.py(?!.*--init)", "--sizes 1x16"),
+    (r"mix\.py(?!.*--(init|tokenizer))", "--vocab-size 400"),
     (r"recipes\.grpo_small", "--start-steps 2 --steps 1 --prompts 2 --group 2 --max-new-tokens 4"),
     (r"bench\.py(?! plan --params| plan --init)", "--out results"),
     (r"bench\.py (?!real|plan --params|plan --init)", "--toy"),
@@ -50,7 +54,7 @@ def toy(command):
 
 
 MANY_PROCESSES = ("python bench.py all", "python bench.py async", "python bench.py plan --check", "python bench.py launches",
-                  "bash recipes/world_gpu.sh")
+                  "bash recipes/world_gpu.sh", "torchrun --nproc_per_node=8 mix.py")
 
 
 def commands():
@@ -126,7 +130,7 @@ def test_command(where, command, fresh, sandbox):
         if shutil.which("make"):
             assert run(f"make --dry-run {command.split()[1]}", ROOT).returncode == 0
         return
-    if "recipes/laptop.sh" in command or "recipes/spurious.sh" in command:
+    if any(f"recipes/{name}.sh" in command for name in ("laptop", "spurious", "midtraining")):
         return                                                                # has a test of its own, below
     if "one_gpu.sh" in command:
         command = f"bash {ROOT}/recipes/one_gpu.sh corpus/ held_out.txt"
@@ -212,6 +216,17 @@ def test_laptop_recipe(tmp_path):
     assert "<svg" in (tmp_path / "out" / "report.html").read_text()
     again = run(command, tmp_path, OUT=str(tmp_path / "out"))
     assert again.returncode == 2 and "exists already" in again.stderr
+
+
+def test_branches_of_mid_training(tmp_path):
+    """The stable stage, one branch, and reinforcement on both, a few steps of each."""
+    few = dict(STABLE="4", DECAY="2", GRPO="3", PROBLEMS="2", STYLES="long", PYTHON=sys.executable)
+    done = run(f"bash {ROOT}/recipes/midtraining.sh", tmp_path, OUT=str(tmp_path / "out"), **few)
+    assert done.returncode == 0, done.stderr[-3000:]
+    logs = [json.loads(line) for line in (tmp_path / "out" / "long-rl" / "log.jsonl").read_text().splitlines()]
+    assert logs[0]["flags"]["max_new_tokens"] == ["64", "112@2", "160@3"] and logs[-1]["step"] == 3
+    evaluation = json.loads((tmp_path / "out" / "long.json").read_text())
+    assert len(evaluation["results"]) == 2 and "<svg" in (tmp_path / "out" / "stable.html").read_text()
 
 
 @pytest.mark.slow

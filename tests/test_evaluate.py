@@ -97,6 +97,7 @@ def test_world_accuracy_of_a_model_that_knows_and_one_that_guesses(tiny, tokeniz
     answer_with(monkeypatch, tokenizer, lambda prompt, j: "Answer: 3")
     row = world_accuracy(tiny, tokenizer, "world:ops=2,split=test", 200)[0]
     assert row["process"]["pass@1"][0] == 0 and 0.03 < row["answer"]["pass@1"][0] < 0.25 and row["why"] == "missing"
+    assert sum(c for c, _ in row["answered"]) == round(200 * row["answer"]["pass@1"][0]) and row["right"] == [[0, 1]] * 200
     answer_with(monkeypatch, tokenizer, lambda prompt, j: known[prompt].solution if j == 0 else "")
     row = world_accuracy(tiny, tokenizer, "world:ops=2,split=test", 30, ks=(1, 4))[0]
     assert row["process"]["pass@1"][0] == 0.25 and row["process"]["pass@4"][0] == 1.0
@@ -141,7 +142,7 @@ def test_manner_of_replies(tiny, tokenizer, monkeypatch):
     answer_with(monkeypatch, tokenizer, reply)
     row = world_accuracy(tiny, tokenizer, "world:ops=3,split=test", 12, ks=(1, 4), chat=True)[0]
     assert row["thinking"] == 0.5 and row["empty"] == 0.75 and row["cut_off"] == 0
-    assert row["right"] == [[1, 4]] * 12 and row["answer"]["pass@1"][0] == 0.25 and row["steps"] == 0.75
+    assert row["right"] == row["answered"] == [[1, 4]] * 12 and row["answer"]["pass@1"][0] == 0.25 and row["steps"] == 0.75
     found = evaluate_all(tiny, tokenizer, ["world:ops=3,split=test"], {"": dict(chat=True)}, problems=12)
     assert "right" not in found["world:ops=3,split=test"][0] and found["world:ops=3,split=test"][0]["problems"] == 12
 
@@ -270,7 +271,7 @@ def test_a_chat_with_a_budget_kept_in_a_file(toy_run, tmp_path):
     assert [row["right"] for row in rows if "ops" in row] == [[[0, 4]] * 3] * 3
     assert all(row["thinking"] == 1.0 and row["empty"] == 0 for row in rows)   # handed over, and something was said
     assert [s["ops"] for s in samples] == [1, 1, 2, 2, 3, 3] and "Time to answer.\n</think>\n\n" in samples[0]["text"]
-    assert done.json[str(toy_run)][spec] == [{k: v for k, v in row.items() if k != "right"} for row in rows]
+    assert done.json[str(toy_run)][spec] == [{k: v for k, v in row.items() if k not in ("right", "answered")} for row in rows]
     assert done.json["gain"] == kept["gain"] and [g["gain"] for g in kept["gain"]] == [[0, 0, 0]] * 2
     assert "gain in pass@1 on 2-3 operations (band), " in done.stdout
     written = out.read_bytes()

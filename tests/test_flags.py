@@ -52,6 +52,8 @@ ALWAYS = {
     "augment paraphrase": f"""init plain prompt with-document most-copied most-repeated least-overlap document-tokens
         {AUGMENT}""",
     "augment synthesise": f"init plain prompt topics most-repeated {AUGMENT.removeprefix('data task ')}",
+    "mix": """sources target measure out proxies init steps batch-tokens pretrain bound temperature strength folds fit simulate
+        average confirm jobs seed resume""",
     "report": "runs evaluation out overwrite", "tokenizer train": "data vocab-size out overwrite", "tokenizer show": "init text",
     "data prepare": "data tokenizer tokens out workers shard-tokens shard-dtype",
     "data table": "data tokenizer tokens seq-len seed",
@@ -127,6 +129,11 @@ CASES = {
     "augment synthesise": ("synthesise --init i --count 2 --out o", DRAWS | {
         "--sentences 2": [("", "--topics world:ops=1"), ("--topics t.txt", "--topics own.py:Task")],
         "--verified": [("--topics world:ops=1", "--topics world:ops=1 --sentences 0")]}),
+    "mix": ("--sources a b --target t --out o", {
+        "--sizes 1x16": [(FROM, NEW)], "--tokenizer t": [(FROM, NEW)], "--vocab-size 300": [(FROM, NEW), ("--tokenizer t", NEW)],
+        "--max-epochs 2": [("--sources world:ops=1 world:ops=2", NEW)],
+        "--run-tokens 2": [("--sources world:ops=1 world:ops=2", "--sources world:ops=1 b")],
+        "--pareto t u": [("", "--measure u")]}),
     "bench": ("", {
         "--rounds 3": [("learn", "train")], "--steps 3": [("train", "learn")], "--device cpu": [("real", "bits")],
         "--dtype bfloat16": [("async", "probe")], "--tokens 3": [("train", "bits")], "--sizes 1.2B": [("bits", "pretrain")],
@@ -151,7 +158,7 @@ class Built(Exception):
 def parsers():
     """{script, and subcommand: its parser}, without running more of the scripts than what builds them."""
     found = {}
-    for module in ("pretrain sft dpo grpo sampler chat evaluate augment report tokenizer data bench plan world knowledge "
+    for module in ("pretrain sft dpo grpo sampler chat evaluate augment mix report tokenizer data bench plan world knowledge "
                    "instructions").split():
         made, init = [], cli.Parser.__init__
 

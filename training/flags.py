@@ -45,7 +45,8 @@ def training_flags(text: str, needs: tuple = (), data_required: bool = True) -> 
     p.add_argument("--eval-every", type=cli.non_negative_int, default=0, help="steps; 0: only at the end")
     p.add_argument("--eval-data", metavar="SPEC", nargs="*", default=[],
                    help="held out, asked as the run puts its own questions and answered greedily: world:... (verified "
-                   "accuracy), a file of questions (accuracy of the answers), text (bits per byte)")
+                   "accuracy), a file of questions (accuracy of the answers), text (bits per byte), loss:SPEC (the loss of "
+                   "pre-training on any SPEC)")
     p.add_argument("--eval-problems", type=cli.positive_int, default=100,
                    help="problems for each number of operations of a world, and of a file")
     p.add_argument("--save-every", type=cli.non_negative_int, default=0, help="steps; 0: only at the end")

@@ -21,8 +21,9 @@ and, where it needs them (a module's defaults stand behind the dash):
     flags(parser)                    adds flags of its own; parser.set_defaults(temperature=1.0) changes those of augment.py, and
                                      parser.needs says when a flag has an effect (training/cli.py)
     check(args)                      ValueError for flags that do not fit together
-    ask_again(item, answers, args, rng) -> [Ask, ...]: a second round, which has seen the answers of the first; its answers are
-                                     put behind them for `keep`. [] for none
+    OPTIONAL       those of the teachers that need not be given - ()
+    ask_again(item, answers, args, rng) -> [Ask, ...]: another round, which has seen the answers so far; its answers are put
+                                     behind them. It is called again and again, until it gives [] for every item
     tally(item, answers, args)       -> Counter of what is to be counted over all items, also of what is not kept
     summary(counts, args)            -> dict for the last line and the ledger; counts has the sums of `tally` and of `dropped`
     warning(found)                   -> a line for standard error at the end, or ""; found is what `summary` gave, and "written"
@@ -63,6 +64,7 @@ class Ask:
     max_new_tokens: int | None = None  # None: as --max-new-tokens says
     temperature: float | None = None   # None: as --temperature says
     stop: tuple[str, ...] = ()         # texts that end an answer, and are cut off; beside the tokenizer's end tokens
+    begins: tuple[int, ...] = ()       # token ids that the answer begins with: they follow the prompt, and the reply has them
     think: bool | None = None          # chat alone: True opens a think block, False an empty one; None: the messages decide
     oracle: str = "solution"           # what an oracle writes here: see transforms/parts/oracle.py
 
@@ -79,8 +81,13 @@ class Transform:
         self.about = (getattr(own, "__doc__", None) or name).strip().split("\n\n")[0]
         self.takes = getattr(own, "TAKES", "problems")
         self.teachers, self.files = tuple(getattr(own, "TEACHERS", ("init",))), tuple(getattr(own, "FILES", ()))
+        self.optional = tuple(getattr(own, "OPTIONAL", ()))
         if self.takes not in ("problems", "documents", "nothing"):
             raise plugins.PluginError(f"{name}: TAKES is {self.takes!r}; use problems, documents or nothing")
+
+    def given(self, args: argparse.Namespace) -> dict[str, str]:
+        """{teacher's flag: what it names} of the teachers that the command line gives."""
+        return {side: getattr(args, side) for side in self.teachers if getattr(args, side)}
 
     def has(self, function: str) -> bool:
         return hasattr(self.own, function)

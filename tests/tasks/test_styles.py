@@ -45,13 +45,13 @@ class LongReader:
     standing   {quantity: value} of the steps that were not taken back
     faults     {quantity: what is wrong with its step}, of those
     odd        other lines that are not as the question, or arithmetic, have it
-    turns      how many steps were taken back
+    denied     [(quantity, value)] of the steps that were taken back
     """
 
     def __init__(self, question, text):
         self.equations, self.asked, self.modulus = read(question)
         self.leaves = {name: int(e) for name, e in self.equations if e.isdigit()}
-        self.standing, self.faults, self.odd, self.turns, self.restated, self.answer = {}, {}, [], 0, [], None
+        self.standing, self.faults, self.odd, self.denied, self.restated, self.answer = {}, {}, [], [], [], None
         for line in text.split("\n"):
             kinds = {"The": self.read_facts, "Check:": self.read_check, "No,": self.read_back, "Answer:": self.read_answer}
             kinds.get(line.split(" ")[0], self.read_step)(line)
@@ -99,7 +99,7 @@ class LongReader:
     def read_back(self, line):
         name, value = re.fullmatch(r"No, (.+) (\d+) is wrong\.", line).groups()
         assert (name, int(value)) == self.step[3] and self.faults.pop(name) and self.standing.pop(name) == int(value)
-        self.turns += 1
+        self.denied.append((name, int(value)))
 
     def read_answer(self, line):
         self.answer = int(line.removeprefix("Answer: "))
@@ -125,7 +125,8 @@ def test_a_reader_of_its_own_finds_the_long_style_right(name):
         assert world.verify(p, f"<think>\n{p.reasoning}\n</think>\n\nAnswer: {p.answer}").ok
         again = short.problem(i)
         assert (p.question, p.answer, p.steps) == (again.question, again.answer, again.steps)
-        turns, steps = turns + found.turns, steps + p.ops
+        assert not set(found.denied) & set(found.standing.items()), "a number is wrong, and then it is right"
+        turns, steps = turns + len(found.denied), steps + p.ops
     assert abs(turns / steps - 0.4) < 4 * math.sqrt(0.24 / steps), "a wrong turn at the share of the steps that was asked for"
 
 

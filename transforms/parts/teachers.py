@@ -1,5 +1,6 @@
 """Who answers: a checkpoint, by the sampler and in bulk, or an oracle."""
 
+import dataclasses
 import hashlib
 import random
 from argparse import Namespace
@@ -65,11 +66,15 @@ class Checkpoint:
 
     def _ids(self, ask: Ask) -> list[int]:
         if isinstance(ask.prompt, str):
-            return self.tokenizer.encode_document(ask.prompt)
-        return self.tokenizer.chat_prompt(ask.prompt, ask.think)
+            return [*self.tokenizer.encode_document(ask.prompt), *ask.begins]
+        return [*self.tokenizer.chat_prompt(ask.prompt, ask.think), *ask.begins]
 
     def _reply(self, ask: Ask, completion, limit: int, sample: int) -> Reply:
+        if begun := len(ask.begins):
+            prompt, tokens = completion.prompt[:-begun], [*ask.begins, *completion.tokens]
+            completion, limit = dataclasses.replace(completion, prompt=prompt, tokens=tokens), limit + begun
         reply = Reply.of(completion, self.tokenizer, limit, sample)
+        reply.completion, reply.decode = completion, self.tokenizer.decode
         for stop in ask.stop:
             reply.text = reply.text.partition(stop)[0]
         return reply

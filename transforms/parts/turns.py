@@ -91,8 +91,9 @@ def different(item: Item, replies: list[Reply], args: Namespace, wanted=lambda r
     return [conversation(item, reasoning, answer, args.mode) for reasoning, answer, _ in taken], +dropped
 
 
-def tally_right(item: Item, replies: list[Reply], args: Namespace) -> Counter:
-    right = [bool(a and a[2]) for a in (read(item, reply, args, args.plain) for reply in replies)]
+def tally_right(item: Item, replies: list[Reply], args: Namespace, plain: bool | None = None) -> Counter:
+    plain = args.plain if plain is None else plain
+    right = [bool(a and a[2]) for a in (read(item, reply, args, plain) for reply in replies)]
     return Counter(problems=1, answers=len(right), right=sum(right), solved=any(right))
 
 

@@ -1,0 +1,85 @@
+"""The page of the claims: one HTML file without a script, with a card and a figure for each claim that was measured."""
+
+from html import escape
+from pathlib import Path
+
+from claims.runner.claim import FAILS, HOLDS, Claim
+from claims.runner.results import COSTS, records_of, together
+from claims.runner.table import command, place, signed
+from page.plots import rate_text, short
+from page.sections import table
+
+TEMPLATE = Path(__file__).parent.parent.parent / "page" / "template.html"
+COLOURS = {HOLDS: "good", FAILS: "bad"}
+
+
+def dots(rows: dict[str, tuple], colours: list[str], low: float, high: float, zero: bool) -> str:
+    """An SVG: under each name a line from `low` to `high`, with a dot at its value and a whisker over its interval. rows:
+    {name: (mean, low, high)}. zero: a line at 0 through all."""
+    width, step, left, right = 360, 40, 6, 354
+
+    def x(value):
+        return round(left + (min(max(value, low), high) - low) / (high - low) * (right - left), 1)
+    parts = [f'<line class="grid" x1="{x(0)}" x2="{x(0)}" y1="0" y2="{step * len(rows) + 6}" style="stroke-width:2"/>'] * zero
+    for i, (name, rate) in enumerate(rows.items()):
+        y, text = step * i + 28, signed(rate) if zero else rate_text(list(rate), ".3f")
+        parts.append(
+            f'<g style="--c:var(--{colours[i % len(colours)]})"><text x="{left}" y="{y - 11}">{escape(name)}</text>'
+            f'<text class="soft" x="{right}" y="{y - 11}" text-anchor="end">{text}</text>'
+            f'<line class="grid" x1="{left}" x2="{right}" y1="{y}" y2="{y}"/>'
+            f'<path class="whisker" d="M{x(rate[1])} {y}H{x(rate[2])}"/>'
+            f'<circle cx="{x(rate[0])}" cy="{y}" r="4" fill="var(--c)"/></g>')
+    label = "; ".join(f"{name} {rate_text(list(rate), '.3f')}" for name, rate in rows.items())
+    return (f'<svg class="plot" viewBox="0 0 {width} {step * len(rows) + 8}" role="img" aria-label="{escape(label)}">'
+            f'{"".join(parts)}</svg>')
+
+
+def drawing(title: str, plot: str, note: str) -> str:
+    return f"<figure><figcaption><h4>{escape(title)}</h4></figcaption>{plot}<p>{escape(note)}</p></figure>"
+
+
+def card(name: str, claim: Claim, records: list[dict]) -> str:
+    """A claim: what, who, their figure, ours with its interval, verdict, figures, costs, command."""
+    found, last = together(claim, records), records[-1]
+    numbers, seeds = found["numbers"], ", ".join(str(r["seed"]) for r in records)
+    reach = max(0.05, *(abs(v) for rate in numbers.values() for v in rate))
+    controls = {claim.null: "must show nothing", claim.oracle: "must show an effect"}
+    named = {f"{n} ({controls[n]})" if n in controls else n: rate for n, rate in numbers.items()}
+    figures = drawing("The numbers of the verdict", dots(named, ["one"], -reach, reach, True),
+                      f"95% intervals over problems and seeds; seeds {seeds}.")
+    for k in (list(next(iter(found["arms"].values()))) if found["arms"] else []):
+        rates = {arm: rate[k] for arm, rate in found["arms"].items() if k in rate}
+        figures += drawing(f"Arms, verified {k}", dots(rates, ["two"], 0, 1, False), "From 0 to 1, the mean over test problems.")
+    kinds = [k for k in COSTS if any(costs[k] for costs in last["costs"].values())]
+    money = table(["arm", *(COSTS[k] for k in kinds)],
+                  [[arm, *(short(costs[k]) if costs[k] else "–" for k in kinds)] for arm, costs in last["costs"].items()])
+    minutes = sum(r["minutes"] for r in records) / len(records)
+    verdict, why = found["verdict"], f": {found['why']}" if found["why"] else ""
+    facts = {"who": claim.source, "their figure": claim.theirs, "ours": f"{claim.headline} {signed(numbers[claim.headline])}",
+             "would show it": claim.would_show, "minutes": f"{minutes:.1f} for a seed, budget {last['budget']}"}
+    return (f'<section id="{escape(name)}"><h2>{escape(claim.number)}. {escape(claim.says)}</h2>'
+            f'<p><b style="color:var(--{COLOURS.get(verdict, "soft")})">{escape(verdict)}</b>{escape(why)}</p>'
+            + "".join(f"<p><b>{k}</b> {escape(v)}</p>" for k, v in facts.items())
+            + f"<div class=charts>{figures}</div>"
+            + (f"<p class=lead>What each arm took until it was measured (seed {last['seed']}).</p>{money}" if kinds else "")
+            + f"<p class=same><code>{escape(command(name, records))}</code></p></section>")
+
+
+def write_page(path: str, claims: dict[str, Claim], folder) -> dict:
+    """Writes the page of all claims that were measured; returns {"out", "cards"}. ValueError where there is none."""
+    found = [(name, claim, records_of(name, folder)) for name, claim in sorted(claims.items(), key=place)]
+    measured = [one for one in found if one[2]]
+    if not measured:
+        raise ValueError(f"--page: {folder}/claims.jsonl has no result of a claim; measure one first")
+    verdicts = [together(claim, records)["verdict"] for _, claim, records in measured]
+    counts = ", ".join(f"{verdicts.count(v)} {v}" for v in dict.fromkeys(verdicts))
+    title = f"{len(measured)} contested claims, measured again: {counts}"
+    rows = [[claim.number, claim.says, claim.theirs, signed(together(claim, records)["numbers"][claim.headline]), verdict]
+            for (_, claim, records), verdict in zip(measured, verdicts)]
+    body = (f"<header><h1>{escape(title)}</h1><p class=lead>Each with the source's figure, ours with its 95% interval, "
+            f"control arms, and the command that measures it again.</p></header>"
+            + table(["", "claim", "their figure", "ours", "verdict"], rows) + "".join(card(*one) for one in measured))
+    text = TEMPLATE.read_text(encoding="utf-8").replace("BODY", body, 1).replace("TITLE", escape(title), 1)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(text, encoding="utf-8")
+    return {"out": path, "cards": len(measured)}

@@ -1,0 +1,1 @@
+"""What mix.py stands on: mixtures drawn, proxies trained, losses fitted, the best mixture solved for, and its page."""

@@ -1,0 +1,204 @@
+"""Statistics of claims: against recomputations by hand and against draws with a known truth; verdicts; costs; table and page."""
+
+import json
+import math
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from claims.run import all_claims, find_claim
+from claims.runner import results, table
+from claims.runner.claim import FAILS, HOLDS, OPEN, Claim, about_zero, both, judge, positive
+from claims.runner.commands import make
+from claims.runner.measures import Result, numbers_of, over_seeds, read_result
+from claims.runner.page import write_page
+from tasks.accuracy import interval
+
+
+def result(right, ops=2, n=4, data="world:tiny,split=test"):
+    return Result({}, right={(data, ops, len(right)): [[c, n] for c in right]},
+                  answered={(data, ops, len(right)): [[n, n] for _ in right]})
+
+
+def test_a_rate_is_the_mean_of_pass_at_k_over_the_problems_asked_for():
+    a = result([0, 4, 2])
+    a.right["world:tiny,split=test", 3, 2] = [[1, 4], [1, 4]]
+    a.right["world:other", 2, 1] = [[4, 4]]
+    a.answered["world:other", 2, 1] = [[0, 4]]
+    assert math.isclose(a.rate(ops=2, data="tiny"), 0.5)
+    assert math.isclose(a.rate(ops="2-3", data="tiny"), (0 + 1 + 0.5 + 0.25 * 2) / 5)
+    assert math.isclose(a.rate(k=2, ops=2, data="tiny"), (0 + 1 + (1 - 1 / 6)) / 3)             # 1 - C(2, 2) / C(4, 2)
+    assert math.isclose(a.rate(), (0 + 1 + 0.5 + 0.25 * 2 + 1) / 6) and a.rate(data="other", of="answered") == 0
+    with pytest.raises(ValueError, match="ops=7"):
+        a.rate(ops=7)
+
+
+def test_intervals_are_paired_by_problem():
+    """Two arms that differ by one sample in every problem: the difference is certain, whatever the problems are."""
+    rng = np.random.default_rng(1)
+    low = rng.integers(0, 4, 100).tolist()
+    arms = {"a": result(low), "b": result([c + 1 for c in low])}
+    numbers = numbers_of(lambda r: {"gain": r["b"].rate() - r["a"].rate(), "a": r["a"].rate()}, arms)
+    assert numbers["gain"] == (0.25, 0.25, 0.25)
+    plain = interval([c / 4 for c in low])
+    assert np.allclose(numbers["a"], plain, atol=0.01) and arms["a"].weights == {}
+    # arms on other problems are not paired
+    arms["b"] = result([c + 1 for c in low], data="world:others")
+    _, lower, upper = numbers_of(lambda r: {"gain": r["b"].rate() - r["a"].rate()}, arms)["gain"]
+    assert upper - lower > 1.2 * (plain[2] - plain[1])
+
+
+def test_a_statistic_that_is_no_number_in_some_draws():
+    arms = {"a": result([0, 0, 0, 4])}
+    numbers = numbers_of(lambda r: {"ratio": 1 / r["a"].rate() if r["a"].rate() else math.nan}, arms)
+    assert numbers["ratio"][0] == 4 and all(map(math.isfinite, numbers["ratio"]))
+    bits = Result({}, others={"x.txt": {"bits_per_byte": 1.5}})
+    assert numbers_of(lambda r: {"bits": r["a"].bits("x")}, {"a": bits}) == {"bits": (1.5, 1.5, 1.5)}
+
+
+@pytest.mark.parametrize("between, problems, least, most", [
+    (0.0, 100, 0.95, 1.0), (0.05, 100, 0.87, 0.97), (0.05, 10 ** 6, 0.77, 0.87)])
+def test_how_often_intervals_over_seeds_hold_the_truth(between, problems, least, most):
+    """Simulated: three seeds whose effects vary, problems on which they are measured."""
+    rng, truth, hits = np.random.default_rng(0), 0.1, 0
+    for _ in range(300):
+        rates = []
+        for effect in truth + between * rng.standard_normal(3):
+            error = 0.4 / problems ** 0.5
+            mean = effect + error * rng.standard_normal()
+            rates.append((mean, mean - 1.96 * error, mean + 1.96 * error))
+        _, low, high = over_seeds(rates, draws=400)
+        hits += low <= truth <= high
+    assert least <= hits / 300 <= most
+    assert over_seeds([(0.1, 0.0, 0.2)]) == (0.1, 0.0, 0.2)
+
+
+def test_verdicts():
+    assert [positive(r) for r in ((.1, .01, .2), (.1, -.01, .2), (0, -.01, .01), (-.1, -.2, -.05))] == [HOLDS, OPEN, FAILS, FAILS]
+    near = [about_zero(r) for r in ((0, -.04, .04), (0, -.06, .04), (.1, .06, .2), (-.1, -.2, -.06))]
+    assert near == [HOLDS, OPEN, FAILS, FAILS]
+    assert both(HOLDS, OPEN) == OPEN and both(HOLDS, FAILS, OPEN) == FAILS and both(HOLDS, HOLDS) == HOLDS
+
+
+def a_claim(**more):
+    return Claim(**dict(number="3b", says="A | B & C", source="Paper, arXiv 1", theirs="1 < 2", would_show="x", arms=lambda s: {},
+                        statistic=lambda r: {}, headline="gain", verdict=lambda n: positive(n["gain"]), null="nothing",
+                        oracle="surely") | more)
+
+
+def test_control_arms_decide_whether_anything_is_decided():
+    good = {"gain": (.2, .1, .3), "nothing": (.01, -.01, .02), "surely": (.5, .4, .6)}
+    assert judge(a_claim(), good) == (HOLDS, "")
+    verdict, why = judge(a_claim(), good | {"nothing": (.15, .1, .2)})
+    assert verdict == OPEN and "null" in why
+    assert judge(a_claim(), good | {"nothing": (.05, .01, .09)}) == (HOLDS, "")                # far below the effect
+    assert judge(a_claim(), good | {"gain": (.06, .02, .1), "nothing": (.05, .01, .09)})[0] == OPEN
+    verdict, why = judge(a_claim(), good | {"surely": (.1, -.1, .3)})
+    assert verdict == OPEN and "oracle" in why
+
+
+def test_results_are_read_from_what_scripts_write(tmp_path):
+    file = tmp_path / "evaluation.json"
+    rows = [{"ops": 2, "right": [[1, 8]], "answered": [[3, 8]]}, {"context": "zoo"}]
+    file.write_text(json.dumps({"results": {"run": {"world:x": {"rows": rows, "samples": []}, "t.txt": {"bits_per_byte": 2.0}}}}))
+    found = read_result(file, {"k": [1, 8]})
+    assert found.right == {("world:x", 2, 1): [[1, 8]]} and found.answered == {("world:x", 2, 1): [[3, 8]]}
+    assert found.bits() == 2.0
+    (tmp_path / "log.jsonl").write_text('{"flags": {}}\n{"step": 1, "reward": 0.5}\n')
+    assert read_result(tmp_path, {"loss": 1.0}).records[1]["reward"] == 0.5
+
+
+def test_costs_count_what_two_arms_share_once(tmp_path):
+    """A base, a mid from it, and a mixture of both: by hand from the ledgers of each."""
+    base = make("pretrain.py", "--steps", 1)
+    mid = make("pretrain.py", "--init", base)
+    both_of = make("sft.py", "--init", mid, "--reference", base)
+    for command, flops, tokens in ((base, 100, 7), (mid, 30, 5), (both_of, 4, 2)):
+        out = command.out(tmp_path)
+        out.mkdir(parents=True)
+        ledger = {"name": f"{out} 1", "own": {"training": flops, "rollouts": 1}, "tokens": {"training": tokens, "rollouts": 3},
+                  "inherited": {}}
+        (out / "ledger.json").write_text(json.dumps(ledger))
+        (command.folder(tmp_path) / "whole.json").write_text(json.dumps({"line": {"mixture": [{"unique_tokens": 2}]}}))
+    found = results.costs(both_of, tmp_path)
+    assert (found["training"], found["rollouts"], found["flops"]) == (134, 3, 137)
+    assert (found["tokens"], found["sampled"], found["unique"]) == (14, 9, 6)
+
+
+def record(seed, gain, budget="small", name="mine", **more):
+    numbers = {"gain": gain, "nothing": [0, -.1, .1], "surely": [.5, .4, .6]}
+    costs = dict.fromkeys(results.COSTS, 0) | {"tokens": 5_000_000, "flops": 3e12}
+    return {"claim": name, "seed": seed, "budget": budget, "numbers": numbers, "verdict": "holds", "why": "",
+            "minutes": 4.0 + seed, "arms": {"a & b": {"pass@1": [.5, .4, .6], "pass@8": [.9, .8, 1.0]}},
+            "costs": {"a & b": costs}} | more
+
+
+def kept(folder, *records):
+    for one in records:
+        results.add(one, folder)
+    return folder
+
+
+def test_the_newest_record_of_each_seed_counts_and_the_larger_budget(tmp_path):
+    kept(tmp_path, record(0, [.9, .8, 1]), record(1, [.2, .1, .3]), record(0, [.1, .0, .2]), record(2, [9, 9, 9], "toy"),
+         record(5, [9, 9, 9], name="other"))
+    found = results.records_of("mine", tmp_path)
+    assert [(r["seed"], r["numbers"]["gain"][0]) for r in found] == [(0, .1), (1, .2)]
+    assert math.isclose(results.together(a_claim(), found)["numbers"]["gain"][0], .15)
+    kept(tmp_path, record(3, [.4, .3, .5], "full"))
+    assert [r["seed"] for r in results.records_of("mine", tmp_path)] == [3]
+
+
+def test_the_table(tmp_path):
+    kept(tmp_path, record(0, [.1, .05, .2]), record(2, [.3, .25, .35]))
+    text = table.table({"mine": a_claim(), "yours": a_claim(number="2"), "theirs": a_claim(number="10")}, tmp_path)
+    rows = text.splitlines()[2:]
+    assert [r.split(" | ")[0] for r in rows] == ["| 2", "| 3b", "| 10"] and "A \\| B & C" in rows[1]
+    assert "+0.200 [" in rows[1] and ", 2 seeds | holds | `python claims/run.py mine --seed 0 2` | 5.0 |" in rows[1]
+    assert rows[0].endswith("| not measured yet |  | `python claims/run.py yours --seed 0` |  |")
+
+
+class Tags(HTMLParser):
+    """Raises where tags do not nest."""
+    ALONE = {"meta", "line", "path", "circle", "rect", "wbr", "link", "br"}
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.seen = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append(tag)
+        if tag not in self.ALONE:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in ("p", "li"):
+            while self.open[-1] in ("p", "li"):
+                self.open.pop()
+        if tag not in self.ALONE:
+            assert self.open.pop() == tag
+
+
+def test_the_page_has_a_card_for_each_claim_that_was_measured(tmp_path):
+    kept(tmp_path, record(0, [.1, .05, .2]), record(1, [.3, .25, .35]))
+    page = tmp_path / "new" / "page.html"
+    assert write_page(str(page), {"mine": a_claim(), "yours": a_claim()}, tmp_path) == {"out": str(page), "cards": 1}
+    text, tags = page.read_text(), Tags()
+    tags.feed(text)
+    assert tags.seen.count("section") == 1 and tags.seen.count("figure") == 3 and "script" not in tags.seen
+    for shown in ("A | B &amp; C", "1 &lt; 2", "holds", "nothing (must show nothing)", "surely (must show an effect)", "+0.200 [",
+                  "a &amp; b", "3T", "5M", "python claims/run.py mine --seed 0 1"):
+        assert shown in text, shown
+    assert "http" not in text.split("</style>")[1]
+    with pytest.raises(ValueError, match="no result"):
+        write_page(str(page), {"yours": a_claim()}, tmp_path)
+
+
+def test_the_table_of_the_readme_is_as_generated():
+    known = {name: find_claim(name) for name in all_claims()}
+    path = ROOT / "claims" / "README.md"
+    assert table.with_parts(path, {"table": table.table(known, results.RESULTS)}) == path.read_text(), \
+        "run python claims/run.py --table"
+
