@@ -1,18 +1,18 @@
-"""What the compiler makes of every Triton launch that training, exact mode and decoding make; bench.py launches calls this.
+"""Lists what the compiler makes of every Triton launch in training, exact mode and decoding; bench.py launches runs this.
 
-No GPU is needed: Triton brings the compiler (ptxas) and the disassembler of NVIDIA's GPUs. The wrappers of kernels/ run on
-empty CPU tensors with a recorder in each kernel's place, which keeps what the kernel would have been launched with. Each
-launch that is new is compiled, specialised as Triton specialises it, and the compiler's report and the machine code tell:
+No GPU is needed: Triton comes with the compiler (ptxas) and the disassembler for NVIDIA's GPUs. The wrappers of kernels/ run on
+empty CPU tensors. In place of each kernel there is a recorder, which keeps the arguments of the launch. Each new launch is then
+compiled, specialised as Triton does it. The compiler's report and the machine code show:
 
     registers, spilled bytes, and how many instructions inside loops move spilled values
-    shared KB: fast memory of one program, and the buffers in it (3x64x128xbf16: three blocks under way)
+    shared KB: fast memory of one program, and the buffers in it (3x64x128xbf16: three blocks are loaded at a time)
     wgmma: shapes of the asynchronous products of Hopper's tensor cores; mma: the older, synchronous ones
-    notes: what ptxas remarks of performance, e.g. C7515: it runs one wgmma after the other
+    notes: remarks of ptxas on performance, e.g. C7515: it runs one wgmma after the other
     instructions, those in the longest loop, and the bits of each load from memory
 
-`python -m benchmarks.launches 90 all attention` prints a line of JSON for each launch of a part (90: Hopper, 89: Ada), as
-tests/kernels/test_compile.py has it. Another version of Triton is looked at with `pip install --target FOLDER --no-deps
-triton==3.6.0` and PYTHONPATH=FOLDER.
+`python -m benchmarks.launches 90 all attention` prints a line of JSON for each launch of a part (90: Hopper, 89: Ada), as in
+tests/kernels/test_compile.py. For another version of Triton: `pip install --target FOLDER --no-deps triton==3.6.0`, then
+PYTHONPATH=FOLDER.
 """
 
 import contextlib
@@ -30,9 +30,9 @@ from pathlib import Path
 import torch
 
 HERE = Path(__file__).parent.parent
-TARGETS = {90: "data centre", 89: "other"}                # compute capability: the kind that kernels/ chooses tiles by
+TARGETS = {90: "data centre", 89: "other"}                # compute capability: the kind by which kernels/ chooses tiles
 WORDS = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.int32: "i32", torch.int64: "i64"}
-FACTS = 1                                                 # raise it whenever facts_of returns other facts
+FACTS = 1                                                 # raise it when facts_of returns other facts
 MODULES = ("activation", "attention", "linear", "logprob", "norm")
 
 # width, feed-forward width, that of keys, vocabulary: bench_large's 1.2B and Qwen2.5-0.5B
@@ -42,7 +42,7 @@ MODELS = ((2048, 5632, 1024, 32_768), (896, 4864, 128, 151_936))
 # recording
 
 class Recorder:
-    """Stands in for a kernel: records the arguments of each launch and computes nothing."""
+    """Replaces a kernel: records the arguments of each launch and computes nothing."""
 
     def __init__(self, kernel, launches):
         self.kernel, self.launches = kernel, launches
@@ -52,7 +52,7 @@ class Recorder:
 
 
 def attention_launches(launches, short=False):
-    """short: one group of heads and no window, for a quick look. Yields what the last launches were for."""
+    """Yields what the last launches were for. short: one group of heads and no window, for a quick test."""
     from kernels.gpu.attention import Spans, attention
     bf16, fp32 = torch.bfloat16, torch.float32
     sizes = [(hd, G, bf16) for hd in (64, 128) for G in ((4,) if short else (4, 1, 7))]      # 7: rows of a tile are left over
@@ -92,7 +92,7 @@ def product_launches(launches, short=False):
 
 
 def other_launches(launches, short=False):
-    """All that is no product and no attention: element by element, or a row at a time."""
+    """All kernels that are not a product and not attention: they work element by element, or row by row."""
     from kernels.gpu.activation import swiglu
     from kernels.gpu.logprob import row_logprobs
     from kernels.gpu.norm import qk_norm_rope, rms_norm
@@ -143,7 +143,7 @@ def specialised(kernel, args, options):
 
 
 def compiled(kernel, signature, constants, known, options, capability):
-    """The compiled program, and its facts. Both lie in Triton's cache (TRITON_CACHE_DIR) for the next time."""
+    """The compiled program, and its facts. Both are kept in Triton's cache (TRITON_CACHE_DIR)."""
     from triton import knobs
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
@@ -158,7 +158,7 @@ def compiled(kernel, signature, constants, known, options, capability):
         cache = get_cache_manager(done.hash)
         if kept := cache.get_file(file):
             return json.loads(Path(kept).read_text())
-        if said.getvalue():                               # compiled now, and not by somebody before
+        if said.getvalue():                               # compiled now, not found in the cache
             facts = facts_of(done, said.getvalue())
             cache.put(json.dumps(facts), file, binary=False)
             return facts
@@ -176,7 +176,7 @@ def disassembled(cubin):
 
 
 def loops_of(code):
-    """(first, last) line of each loop: from a label to a jump back to it. The idle jump behind a program's end is none."""
+    """(first, last) line of each loop: from a label to a jump back to it. The idle jump after the end of a program is no loop."""
     labels = {line[:-1]: i for i, line in enumerate(code) if line.endswith(":")}
     found = []
     for i, line in enumerate(code):
@@ -198,7 +198,7 @@ def bits_of(operation):
 
 
 def facts_of(done, report):
-    """What this file's head lists, of one program."""
+    """The facts that the top of this file lists, for one program."""
     code = disassembled(done.asm["cubin"])
     loops, every = loops_of(code), operations(code)
     inside = sorted({i for first, last in loops for i in range(first, last)})
@@ -221,15 +221,15 @@ def facts_of(done, report):
 
 
 def sums(done):
-    """The layouts of what the program adds up along a row: with them the order of the additions."""
+    """The layouts of the tensors that the program adds up along a row. They decide the order of the additions."""
     text = done.asm["ttgir"]
     layouts = dict(re.findall(r"^(#\w+) = (.*)$", text, re.MULTILINE))
     return sorted({f"{shape} {layouts[name]}" for shape, name in re.findall(r"\}\) : \(tensor<(\w+), (#\w+)>\) ->", text)})
 
 
 def compile_all(capability, parts=PARTS, short=False):
-    """Yields the facts of each launch that differs from those before it, or is for something else, for the GPUs of a compute
-    capability. In a process of its own: it leaves the modules of kernels/ with recorders in them."""
+    """Yields the facts of each launch that is different from those before it, for GPUs of one compute capability.
+    Run it in a separate process: afterwards the modules of kernels/ still have recorders in them."""
     from triton.runtime.jit import JITFunction
     launches, seen = [], set()
     modules = [importlib.import_module(f"kernels.gpu.{name}") for name in MODULES]
@@ -264,7 +264,7 @@ def compile_all(capability, parts=PARTS, short=False):
 
 
 def rows_of(capability: int, parts: Iterable[str] = PARTS, short: bool = False) -> list[dict]:
-    """The same as a list, from a process in which the kernels are compiled and not interpreted."""
+    """The same as a list, from a new process in which the kernels are compiled and not interpreted."""
     done = subprocess.run([sys.executable, "-m", "benchmarks.launches", str(capability), "short" if short else "all", *parts],
                           cwd=HERE, capture_output=True, text=True, env=os.environ | {"TRITON_INTERPRET": "0"})
     if done.returncode:
@@ -285,11 +285,11 @@ def bench_launches(toy: bool = False) -> dict:
 
 
 def launches_page(records: list[dict]) -> str:
-    """The first record and the newest of each version of Triton side by side, as Markdown."""
+    """A table for each version of Triton, with its first and its newest record, as Markdown."""
     lines = ["# What the compiler makes of each launch", "",
-             "Written by `python bench.py launches`, which needs no GPU, from bench_launches.jsonl: for each version of Triton "
-             "the first record and the newest, a > b where they differ, - where there is no such launch. In brackets behind "
-             "spilled bytes: instructions inside loops that move them; behind instructions: those of the longest loop."]
+             "Written by `python bench.py launches` from bench_launches.jsonl; no GPU is needed. For each version of Triton it "
+             "shows the first and the newest record: a > b if they differ, - if there is no such launch. In brackets after "
+             "spilled bytes: the instructions inside loops that move them; after instructions: those of the longest loop."]
     for version in sorted({r["triton"] for r in records}):
         both = [r for r in records if r["triton"] == version][::-1]
         both = [both[-1], both[0]]
@@ -304,7 +304,7 @@ def launches_page(records: list[dict]) -> str:
 
 
 def name_of(r):
-    """What a launch is for; of a product its tile as well, since that is chosen by its shape."""
+    """What a launch is for. A product is named with its tile, which is chosen by its shape."""
     named = [f"{k.replace('_', ' ')} {r[k]}" if isinstance(r[k], int) else str(r[k]) for k in IS[2:] if r.get(k)]
     kernel = r["kernel"].removeprefix("_").replace("_", " ")
     return ", ".join([r["what"], *([kernel] if kernel not in r["what"] else []), *named]) + (

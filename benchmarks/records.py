@@ -1,4 +1,4 @@
-"""The records in results/: a line of JSON for each bench that ran, with the machine, the versions and the commit."""
+"""Writes and reads the records in results/: a line of JSON for each bench, with the machine, the versions and the commit."""
 
 import json
 import os
@@ -33,8 +33,8 @@ def newest(name: str) -> dict:
 
 
 class Rows(list):
-    """The rows that a long bench has found so far. Each is written to a file of its own as it comes, so that a bench that is cut
-    off has kept what it measured; once the whole record is kept, `done` removes that file."""
+    """The rows that a long bench has measured so far. Each row is also written to a temporary file at once, so an interrupted
+    bench loses nothing. When the complete record is kept, `done` removes that file."""
 
     def __init__(self, name: str, folder):
         super().__init__()
