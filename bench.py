@@ -126,7 +126,8 @@ def main() -> None:
 
 
 def run(name: str, args: Namespace) -> dict:
-    """Runs one bench, keeps its record and returns it. For launches it returns the number of rows, which are too many to print."""
+    """Runs one bench, keeps its record and returns it. For launches it returns the number of rows, which are too many to
+    print."""
     rows = records.Rows(name, args.out)
     result = BENCHES[name](args, rows)
     record = records.keep(name, result, args.device, str(args.dtype).removeprefix("torch."), args.out)

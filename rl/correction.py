@@ -1,4 +1,4 @@
-"""Off-policy correction: the weight of a token where the sampler's probabilities are not those of pi_old."""
+"""Off-policy correction: weights of tokens for the difference between the sampler's probabilities and pi_old."""
 
 import torch
 
@@ -10,16 +10,16 @@ CORRECTIONS = ("none", "tis", "mis", "seq-tis", "seq-mis", "geo-mis")
 def correction(kind: str, old_logprobs, sampler_logprobs, mask, documents, cap: float = 2.0, veto: float = 0.0) -> torch.Tensor:
     """Weight of each token that turns an expectation under the sampler into one under pi_old: (B, T), without gradient.
 
-    With rho = pi_old / pi_sampler, both of the weights that sampled, and C = cap:
+    rho = pi_old / pi_sampler, both with the weights that sampled; C = cap:
 
     - none: 1
     - tis: min(rho, C), truncated importance sampling
-    - mis: rho where rho <= C, else 0, masked importance sampling
-    - seq-tis, seq-mis: the same with the product of the completion's rho, which is unbiased but varies more
-    - geo-mis: their geometric mean where it is within [1/C, C], else 0
+    - mis: rho if rho <= C, else 0, masked importance sampling
+    - seq-tis, seq-mis: the same with the product of rho over the completion, which is unbiased but has more variance
+    - geo-mis: the geometric mean of rho over the completion if it is within [1/C, C], else 0
 
-    veto: a completion with any rho below it has weight 0. This corrects from the sampler to pi_old only; the step from pi_old
-    to pi is the ratio's. To take the recomputed pi_old for the policy that sampled is the common bug."""
+    veto: a completion with any rho below it has weight 0. These weights correct only from the sampler to pi_old; the ratio of the
+    policy loss goes from pi_old to pi. (A common bug is to assume that the sampler's policy equals the recomputed pi_old.)"""
     log_rho = (old_logprobs - sampler_logprobs).detach() * mask
     rho, allowed = log_rho.clamp(-20, 20).exp(), torch.ones_like(mask)
     if kind.startswith(("seq", "geo")):

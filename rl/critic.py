@@ -1,4 +1,4 @@
-"""The value side of PPO: a value head, and the clipped value loss (arXiv 1707.06347)."""
+"""The value function of PPO: a value head, and the clipped value loss (arXiv 1707.06347)."""
 
 import torch
 from torch import nn
@@ -7,7 +7,7 @@ from model import Transformer
 
 
 class ActorCritic(nn.Module):
-    """The policy with ppo's value head on its last hidden states."""
+    """The policy, with a value head on its last hidden states."""
 
     def __init__(self, model: Transformer):
         super().__init__()
@@ -16,7 +16,7 @@ class ActorCritic(nn.Module):
         nn.init.zeros_(self.value.weight)
 
     @property
-    def layers(self) -> nn.ModuleList:                    # no attribute, or a checkpoint would hold every layer twice
+    def layers(self) -> nn.ModuleList:                    # with an attribute a checkpoint would have every layer twice
         return self.model.layers
 
     def compile_layers(self, **options) -> None:
@@ -29,7 +29,7 @@ class ActorCritic(nn.Module):
 
     def save(self, folder, tokenizer, weights: dict) -> None:
         own = {k.removeprefix("model."): w for k, w in weights.items() if k.startswith("model.")}
-        self.model.save(folder, tokenizer, own)           # the value head is kept in train_state.pt alone
+        self.model.save(folder, tokenizer, own)           # only train_state.pt has the value head
 
 
 def value_loss(values: torch.Tensor, old_values: torch.Tensor, returns: torch.Tensor, clip: float = 0.2) -> torch.Tensor:

@@ -1,12 +1,12 @@
-"""From scored groups to the loss of a minibatch.
+"""Turns scored groups into minibatches, and computes the loss of a minibatch.
 
     minibatches = update.prepare(groups, places, step)
     for minibatch, policy_loss in update.passes(minibatches):
         run.backward(policy, minibatch.micro, policy_loss, minibatch.divisor)
 
-`prepare` cuts the completions into minibatches and packs them. Where they are needed, one pass without gradient gives pi_old, the
-reference's log-probabilities and the values, all by the weights that sampled. Then come the advantages. `policy_loss` puts the
-terms together: surrogate, correction, KL, entropy, value loss.
+`prepare` splits the completions into minibatches and packs them. If needed, a forward pass without gradient computes pi_old, the
+log-probabilities under the reference, and the values, all with the weights that sampled. Then it computes the advantages.
+`policy_loss` adds up the terms: surrogate, correction, KL, entropy, value loss.
 """
 
 import argparse
@@ -28,23 +28,22 @@ from rl.rollouts import Group, Rollout
 from training import cli
 from training.metrics import Largest
 
-MICRO_TOKENS = {"cpu": 4096, "cuda": 16384}              # without --micro-tokens; few and whole micro-batches are few shapes
+MICRO_TOKENS = {"cpu": 4096, "cuda": 16384}              # defaults of --micro-tokens; micro-batches of equal size have few shapes
 
 
 @dataclass
 class Minibatch:
-    """What one optimiser step learns from, on this rank."""
-    micro: list[RolloutBatch]        # at least one, and as many on each rank
+    """The data of one optimiser step on this rank."""
+    micro: list[RolloutBatch]        # micro-batches: at least one, and the same number on each rank
     divisor: int                     # of the sum of its token losses: see PolicyLoss.divisor
-    slots: int                       # that hold tokens, the prompts included
+    slots: int                       # slots with tokens, including those of prompts
 
 
 class PolicyUpdate:
-    """The arithmetic of an update under the flags `args` of grpo.py.
+    """The computations of an update, with the flags `args` of grpo.py.
 
-    policy: what training calls: (tokens, documents, targets, temperature, True) -> log-probabilities and entropies of the
-    targets (and values, with a value head), each (B, T). reference: the weights from which the KL divergence is taken, or
-    None."""
+    policy: the module that training calls: (tokens, documents, targets, temperature, True) -> log-probabilities of the targets
+    and entropies (and values, with a value head), each (B, T). reference: the model for the KL divergence, or None."""
 
     def __init__(self, run, args: argparse.Namespace, policy: torch.nn.Module, reference: Transformer | None = None):
         self.run, self.args, self.policy, self.reference = run, args, policy, reference
@@ -52,17 +51,18 @@ class PolicyUpdate:
         self.clip = Clip(args.clip_low, args.clip_high, args.dual_clip)
         self.longest = longest_cap(parse_caps(args.max_new_tokens))
         self.kl_in_loss, self.kl_in_reward = (args.kl, 0.0) if args.kl_in == "loss" else (0.0, args.kl)
-        # is there a pass without gradient before the updates? exact: pi_old is the sampler's, to the bit, and needs none
+        # looks_first: is there a pass without gradient before the updates? In exact mode pi_old comes from the sampler, without
+        # one
         several = args.updates * args.minibatches > 1
         self.looks_first = self.loss.advantages.by_token or args.kl > 0 or (several and not args.exact)
 
     # before the updates
 
     def prepare(self, groups: list[Group], places: range, step: int) -> list[Minibatch]:
-        """The minibatches of a step, of which each has its advantages. places: see batches.deal."""
+        """The minibatches of a step, with advantages. places: see batches.deal."""
         args, by_token = self.args, self.loss.advantages.by_token
         parts = deal(groups, places, args.prompts, args.minibatches, args.seed * 7919 + step)
-        if self.kl_in_reward:                             # paid before rewards are compared, by masked completions as well
+        if self.kl_in_reward:                             # subtracted before rewards are compared, also for masked completions
             micros = [self.packed(part) for part in parts]
             for part, micro in zip(parts, micros, strict=True):
                 self.pay_kl(part, micro)
@@ -81,15 +81,15 @@ class PolicyUpdate:
                 for part, micro in zip(parts, micros, strict=True)]
 
     def teaches(self, r: Rollout) -> bool:
-        """Is it in the loss?"""
+        """Whether the completion is in the loss."""
         return not (self.args.mask_truncated and r.cut_off)
 
     def counts(self, r: Rollout) -> bool:
-        """Does it change anything? A completion with A = 0 does not, unless there is a term beside A."""
+        """Whether the completion changes the gradient. With A = 0 it does not, unless the loss has another term."""
         return self.loss.advantages.by_token or self.args.kl > 0 or self.args.entropy > 0 or abs(r.advantage) > 1e-9
 
     def packed(self, chosen: list[Rollout]) -> list[RolloutBatch]:
-        """Micro-batches of completions, as many on each rank; with what the weights that sampled say about them."""
+        """Micro-batches of completions, the same number on each rank. If needed, pi_old, values and reference are filled in."""
         args, dtype = self.args, self.run.weight_dtype
         micro = pack(chosen, args.seq_len, args.micro_tokens or MICRO_TOKENS[self.run.device.type], dtype)
         micro += pack([], dtype=dtype) * (self.run.max(len(micro)) - len(micro))
@@ -100,7 +100,7 @@ class PolicyUpdate:
 
     @torch.no_grad()
     def look(self, b: RolloutBatch) -> None:
-        """Fills in pi_old, the values and the reference's log-probabilities."""
+        """Fills in pi_old, the values, and the log-probabilities under the reference."""
         on_device = b.to(self.run.device)
         logprobs, _, values = self.forward(on_device)
         b.old_logprobs, b.values = logprobs.to(b.values).cpu(), values.to(b.values).cpu()
@@ -110,7 +110,7 @@ class PolicyUpdate:
             b.ref_logprobs = ref_logprobs.to(b.values).cpu()
 
     def pay_kl(self, part: list[Rollout], micro: list[RolloutBatch]) -> None:
-        """Subtracts the KL divergence from the reward of each token, and their sum from the completion's."""
+        """Subtracts the KL penalty of each token from its reward, and the sum of them from the reward of the completion."""
         for r in part:
             b, here = find(r, micro)
             kl = kl_estimate(self.args.kl_kind, b.old_logprobs[here], b.ref_logprobs[here])
@@ -121,7 +121,7 @@ class PolicyUpdate:
     # in an update
 
     def passes(self, minibatches: list[Minibatch]) -> Iterator[tuple[Minibatch, Callable]]:
-        """The minibatches one after the other, --updates times over, each with its loss function."""
+        """The minibatches one after the other, --updates times, each with its loss function."""
         for i in range(self.args.updates * len(minibatches)):
             unmoved = i < len(minibatches) if self.looks_first else i == 0
             yield minibatches[i % len(minibatches)], functools.partial(self.policy_loss, unmoved=unmoved)
@@ -133,18 +133,18 @@ class PolicyUpdate:
         return found if self.loss.advantages.value_head else (*found, b.values)
 
     def compare_with_sampler(self, logprobs: torch.Tensor, b: RolloutBatch) -> dict:
-        """How far the trainer's log-probabilities are from the sampler's, both of the weights that sampled: metrics."""
+        """Metrics: how far the log-probabilities of trainer and sampler differ, both with the weights that sampled."""
         apart = (logprobs - b.sampler_logprobs).abs() * b.loss_mask
         largest = float(apart.max())
         if self.args.exact and largest and not self.args.async_steps:
             cli.fail(f"step {self.run.step}: in exact mode sampler and trainer differ by {largest}; the last checkpoint is "
-                     "unharmed. `python bench.py probe` tells which block is not invariant; without --exact the run goes on")
+                     "unharmed. `python bench.py probe` shows which block is not invariant; without --exact the run goes on")
         return {"logprob_diff_mean": (float(apart.sum()), float(b.loss_mask.sum())), "logprob_diff_max": Largest(largest)}
 
     def policy_loss(self, b: RolloutBatch, unmoved: bool) -> tuple[torch.Tensor, dict]:
         """The sum of the weighted token losses of a micro-batch, and its metrics {name: (sum, divisor)}.
 
-        unmoved: the log-probabilities that are taken for pi_old are still those of the weights that sampled."""
+        unmoved: the recomputed log-probabilities are still those of the weights that sampled."""
         args = self.args
         logprobs, entropies, values = self.forward(b)
         mask = b.loss_mask.to(logprobs.dtype)

@@ -1,22 +1,27 @@
-"""Conversations as training documents: what sft.py learns from, and the preference pairs of dpo.py.
+"""Reads conversations for sft.py and preference pairs for dpo.py, and turns them into documents.
 
 A SPEC of conversations is one of:
 
     conversations.jsonl    rows of {"messages": [{"role": "user", "content": ...}, {"role": "assistant", ...}, ...]}
-    gsm8k/train.jsonl      rows with a question and an answer: GSM8K, MATH, or any other that tasks/questions.py reads
+    gsm8k/train.jsonl      rows with a question and an answer: GSM8K, MATH, or any other form that tasks/questions.py reads
     world:ops=1-4,...      problems of the reasoning world
 
-and one of preference pairs a file of rows in either form, the two answers alike but for the last turn:
+A SPEC of preference pairs is a file of rows in one of two forms. The two conversations of a pair differ only in the last turn:
 
     {"prompt": text or messages, "chosen": text, "rejected": text}          {"chosen": messages, "rejected": messages}
 
-A "system" text of a row becomes its first turn. A question or an answer beside messages must repeat what these say. An
-assistant's message may have its "reasoning" apart (also called "reasoning_content" or "thinking"), or begin with a <think>
-block, which then becomes its reasoning. "weight": 0 or "train": false keeps a turn out of the loss. Content may come in
-parts, {"type": "text", "text": ...}. Calls of tools, and every other key that is not metadata (formats/rows.py), are refused.
+Keys of rows and messages:
 
-All files may also be .jsonl.gz or .parquet. Every conversation is one document, so packed neighbours never see each
-other. Loss falls on what an assistant says alone, and in a pair on the last turn alone.
+- "system": the first turn, a system message.
+- A question or an answer in the same row must repeat what the messages say.
+- "reasoning" (also "reasoning_content" or "thinking") of an assistant's message. A <think> block at the start of the content
+  becomes the reasoning too.
+- "weight": 0 or "train": false: the turn has no loss.
+- "content": text, or a list of parts {"type": "text", "text": ...}.
+- Tool calls, and all other keys that are not metadata (formats/rows.py), are refused.
+
+Files may also be .jsonl.gz or .parquet. Each conversation is one document, so packed conversations do not see each other. The
+loss is only on what an assistant says, and in a pair only on the last turn.
 
 Simpler than it could be: every rank holds all files, tokenised, in memory.
 """
@@ -37,7 +42,7 @@ from tasks.world import World
 ROLES = ("system", "user", "assistant", "tool")
 REASONING = ("reasoning", "reasoning_content", "thinking")
 ABOUT_PAIRS = ("score_chosen", "score_rejected", "chosen_score", "rejected_score", "chosen_right", "rejected_right")
-# what some data sets repeat beside the messages: (the first of these turns or the last, whose, how to call it)
+# keys by which some data sets repeat a turn: (True: the first turn of this role, False: the last; the role; a name for messages)
 ASKED, ANSWERED = (True, "user", "the first thing that the user says"), (False, "assistant", "the last thing that is answered")
 REPEATED = {"prompt": ASKED, "question": ASKED, "problem": ASKED, "solution": ANSWERED, "answer": ANSWERED}
 
@@ -45,17 +50,17 @@ REPEATED = {"prompt": ASKED, "question": ASKED, "problem": ASKED, "solution": AN
 # messages
 
 def assistant(text, reasoning, where):
-    """An assistant's turn. A think block at the head of the text becomes its reasoning, unless the reasoning is given
-    separately (not None)."""
+    """An assistant's turn. A think block at the start of the text becomes its reasoning, unless the reasoning is given separately
+    (not None)."""
     inside, said = split_thinking(text)
     if reasoning is None and THINK in text and END_THINK not in text:
-        raise ValueError(f"{where}: {THINK} is never closed, so everything behind it would be reasoning; add {END_THINK}")
+        raise ValueError(f"{where}: {THINK} is never closed, so everything after it would be reasoning; add {END_THINK}")
     if reasoning is not None and inside is not None:
-        raise ValueError(f"{where}: the reasoning is given twice, apart and as a block in the content; keep one")
+        raise ValueError(f"{where}: the reasoning is given twice, separately and as a block in the content; keep one")
     reasoning = inside if reasoning is None else reasoning
     if reasoning is not None and any(mark in part for mark in (THINK, END_THINK) for part in (reasoning, said)):
-        raise ValueError(f"{where}: a think block must stand alone, at the head of the content; found {THINK} or {END_THINK} "
-                         "elsewhere as well")
+        raise ValueError(f"{where}: a think block must be at the start of the content, and the only one; found {THINK} or "
+                         f"{END_THINK} elsewhere too")
     if not said.strip() and not (reasoning or "").strip():
         raise ValueError(f'{where}: the assistant says nothing ("content" is empty), and that would be learned; remove the turn')
     return {"role": "assistant", "content": said, "reasoning": reasoning}
@@ -77,7 +82,7 @@ def content_of(message, where):
 
 
 def reasoning_of(message, where):
-    """The reasoning that a message gives apart from its content, under any of its usual names; None where it gives none."""
+    """The reasoning of a message that is given separately, under any of its usual names, or None."""
     found = {key: text for key in REASONING if (text := text_at(message, key, where)) is not None}
     if len(set(found.values())) > 1:
         raise ValueError(f"{where}: {' and '.join(found)} differ; keep one")
@@ -85,7 +90,7 @@ def reasoning_of(message, where):
 
 
 def weight_of(message, where):
-    """The weight of a turn's loss from "weight" (0 or 1) or "train" (true or false): 0.0, 1.0, or None where neither is given."""
+    """The loss weight of a turn, from "weight" (0 or 1) or "train" (true or false): 0.0, 1.0, or None if neither is given."""
     weight, train = message.get("weight"), message.get("train")
     if weight is not None and (isinstance(weight, bool) or weight not in (0, 1)):
         raise ValueError(f'{where}: "weight" must be 0 or 1; it is {str(weight):.60}')
@@ -98,7 +103,7 @@ def weight_of(message, where):
 
 
 def read_messages(messages, where):
-    """Messages of a file as encode_chat wants them, with "weight" where that is given. `where` names file and line."""
+    """Messages of a file in the form for encode_chat, with "weight" if it is given. `where` names file and line."""
     if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
         raise ValueError(f"{where}: the messages must be a list of {{\"role\", \"content\"}}")
     turns = []
@@ -120,15 +125,15 @@ def read_messages(messages, where):
 
 
 def with_system(row, messages, where):
-    """The messages behind a system turn, where the row has a "system" text."""
+    """The messages, after a system turn if the row has a "system" text."""
     system = text_at(row, "system", where)
     if system and messages and messages[0]["role"] == "system":
-        raise ValueError(f'{where}: "system" is given twice, beside the messages and among them; keep one')
+        raise ValueError(f'{where}: "system" is given twice, as a key of the row and as a message; keep one')
     return [{"role": "system", "content": system}, *messages] if system else messages
 
 
 def read_conversation(row, where):
-    """The turns of a row of {"messages"}, of which at least one is to be learned."""
+    """The turns of a row of {"messages"}; at least one of them must have a loss."""
     if not isinstance(row, dict) or not given(row.get("messages")):
         raise ValueError(f"{where}: the messages must be a list of {{\"role\", \"content\"}}")
     refuse_unknown(row, ("messages", "system", *REPEATED), where, "a row of messages")
@@ -147,7 +152,7 @@ def encode(tokenizer, messages, where):
     """Token ids (n,) int32 and loss weights (n,) float32 of a conversation."""
     try:
         ids, mask = tokenizer.encode_chat(messages)
-        for n, m in enumerate(messages):                  # the ids of the turns before are a prefix of those of all
+        for n, m in enumerate(messages):                  # the ids of the first turns are a prefix of the ids of all
             if m.get("weight") == 0 and m["role"] == "assistant":
                 start, end = (len(tokenizer.encode_chat(messages[:k])[0]) for k in (n, n + 1))
                 mask[start:end] = [0.0] * (end - start)
@@ -157,12 +162,13 @@ def encode(tokenizer, messages, where):
 
 
 def problem_turns(problem: Problem, i: int, no_think: float = 0.0, unflagged: float = 0.0) -> list[dict]:
-    """Problem number i as a user's turn and an assistant's, which thinks (its block holds the working) or does not.
+    """Problem number i as a turn of the user and a turn of the assistant, with or without thinking. The solution goes into the
+    think block.
 
-    With no_think above 0 that share of the problems is put in Qwen3's second mode (arXiv 2505.09388, section 4.3): the
-    question ends in " /no_think" and the block is empty, kept but masked from the loss. The others end in " /think",
-    but for a share `unflagged` of them: to think is the default. Which is which is a function of i alone, an even
-    sprinkling by the golden ratio. A problem without working can only be answered without thinking.
+    no_think is the share of the problems in Qwen3's second mode (arXiv 2505.09388, section 4.3): the question ends in "
+    /no_think", and the think block is empty and has no loss. The other questions end in " /think", except for a share `unflagged`
+    of them, because thinking is the default. The mode depends only on i, and the modes are evenly spread (by the golden ratio). A
+    problem without a worked solution is always answered without thinking.
     """
     working = re.sub(r"(####|^Answer: ).*\s*\Z", "", problem.solution, flags=re.M).strip()      # without its last line
     if not no_think:
@@ -194,8 +200,8 @@ class WorldChats:
         return encode(self.tokenizer, problem_turns(self.world.problem(i), i, *self.modes), f"problem {i}")
 
     def get(self, i):
-        """Document i: tokens (n,) and loss weights (n,). One too long for the window, rare as none was found among the
-        first, is drawn again."""
+        """Document i: tokens (n,) and loss weights (n,). One that is too long is replaced by another problem (this is rare: none
+        of the first problems was too long)."""
         for again in range(100):
             ids, weights = self._encode(i + again * 2 ** 36)
             if len(ids) - 1 <= self.T:
@@ -205,7 +211,7 @@ class WorldChats:
 
 def open_conversations(name, tokenizer, T, no_think=0.0, unflagged=0.0):
     """A SPEC of conversations without its weight -> a source with .get(i) and .count, as in sources/documents.py."""
-    tokenizer.encode_chat([])                             # a tokenizer without ChatML's tokens is refused here
+    tokenizer.encode_chat([])                             # refuses a tokenizer without ChatML's tokens
     if name.startswith("world:"):
         return WorldChats(name, tokenizer, T, no_think, unflagged)
     rows = list(read_rows(name))
@@ -234,8 +240,8 @@ def check_length(slots, T, where, what):
 # preference pairs
 
 class Pairs:
-    """The preference pairs of a file. Each comes as a list of documents that stay together in a row: the chosen answer,
-    the rejected one and, where KTO asks for it, a mismatched one, the chosen answer of the next pair to this prompt."""
+    """The preference pairs of a file. A pair is a list of documents that stay together in a row: the chosen answer, the rejected
+    answer, and for KTO a mismatched answer (the chosen answer of the next pair, after the prompt of this pair)."""
 
     def __init__(self, name, tokenizer, T, mismatched=False):
         if name.startswith("world:"):

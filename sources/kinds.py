@@ -1,4 +1,4 @@
-"""What a SPEC holds: the world, questions with answers, conversations, or text."""
+"""Finds out what a SPEC holds: the world, questions with answers, conversations, or text."""
 
 from formats import plugins
 from formats.rows import given, read_rows
@@ -6,8 +6,8 @@ from sources.texts import read_texts
 
 
 def kind_of(spec: str) -> str:
-    """What a SPEC holds: "world", "questions" (with answers to check, also those of a user's task), "conversations", or
-    "text". The first row of a file decides."""
+    """What a SPEC holds: "world", "questions" (with answers to check; also a user's task), "conversations", or "text". The first
+    row of a file decides."""
     if spec.startswith("world:"):
         return "world"
     if plugins.is_plugin(spec):

@@ -5,8 +5,8 @@
     open_source("world:ops=1-4", tokenizer)   problems of the world, made when they are asked for (sources/world.py)
     open_source("hf:org/name", tokenizer)     a data set of the Hugging Face hub, streamed (sources/hf.py)
 
-What stands before a colon names the file of this room that opens it. To read from somewhere else, as in db:..., add a file
-sources/db.py with a function open_documents(spec, tokenizer) that returns such a source (sources/documents.py).
+The name before the colon is the name of the file in sources/ that opens it. To read from another place, such as db:..., add a
+file sources/db.py with a function open_documents(spec, tokenizer) that returns a source (sources/documents.py).
 """
 
 import os

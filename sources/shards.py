@@ -1,4 +1,4 @@
-"""Shards: large corpora, tokenised once, in parallel processes, into a folder of arrays that are mapped into memory."""
+"""Shards: a large corpus is tokenised once, in parallel processes, into a folder of memory-mapped arrays."""
 
 import itertools
 import json
@@ -19,8 +19,9 @@ from tokenizer import Tokenizer
 
 
 def open_shards(folder: str | Path, tokenizer: Tokenizer) -> Documents:
-    """A folder that `prepare` wrote -> Documents, memory-mapped. tokenizer: that of the model that will read them; shards of
-    another one would be other text to it. (Older folders have no fingerprint; there the vocabulary's size must do.)"""
+    """A folder that `prepare` wrote -> Documents, memory-mapped. tokenizer: that of the model that will be trained. ValueError if
+    the shards were made with another tokenizer. (Older folders have no fingerprint; for them only the vocabulary size is
+    checked.)"""
     index_file = Path(folder) / "index.json"
     if not index_file.is_file():
         raise FileNotFoundError(f"{index_file}: no such file; make the folder with python data.py prepare")
@@ -78,7 +79,7 @@ def _jobs(name):
         yield from ((_encode_world, (name, i, i + 1000)) for i in range(0, 2 ** 40, 1000))
     texts, size = [], 0
     for text in read_texts(name):
-        # One long text is cut at line ends so that the processes can share it; each piece is then a document.
+        # A long text is cut at line ends, so that the processes can share it. Each piece becomes a document.
         for piece in [text] if len(text) < 1_000_000 else _cut(text, 250_000):
             texts.append(piece)
             size += len(piece)
@@ -102,8 +103,8 @@ def prepare(specs: list[str], tokenizer_folder: str | Path, out: str | Path, wor
             shard_tokens: int = 100_000_000, max_tokens: int | None = None, dtype: str = "") -> dict:
     """Tokenises sources in parallel processes into a folder of shards; returns its index (dict).
 
-    dtype "" takes uint16 where the vocabulary fits, else uint32. World sources are endless and need max_tokens (for each
-    source). The order of documents does not depend on the number of workers. The folder appears only when it is whole.
+    dtype "" takes uint16 if the vocabulary fits, else uint32. World sources are endless and need max_tokens (for each source).
+    The order of documents does not depend on the number of workers. The folder appears only when it is complete.
     """
     out, tokenizer = Path(out), Tokenizer.load(tokenizer_folder)
     vocab = len(tokenizer)
@@ -156,7 +157,7 @@ def prepare(specs: list[str], tokenizer_folder: str | Path, out: str | Path, wor
             flush()
         (temporary / "index.json").write_text(json.dumps(index, indent=1, allow_nan=False) + "\n")
         os.replace(temporary, out)
-    except BrokenExecutor:                                # Pool of multiprocessing would wait for its answer for ever
+    except BrokenExecutor:                                # (multiprocessing.Pool would wait for ever for a dead worker)
         raise ValueError("a worker process died (killed, or out of memory); give fewer --workers or smaller documents") from None
     finally:
         pool.shutdown(cancel_futures=True)
@@ -165,7 +166,7 @@ def prepare(specs: list[str], tokenizer_folder: str | Path, out: str | Path, wor
 
 
 def _in_order(pool, jobs, ahead):
-    """Results of jobs in their order, with at most `ahead` of them under way (map would read the whole input at once)."""
+    """Results of jobs in order, with at most `ahead` jobs at a time (`map` would read the complete input at once)."""
     waiting = []
     for function, argument in jobs:
         waiting.append(pool.submit(function, argument))

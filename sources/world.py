@@ -9,7 +9,7 @@ from tokenizer import Tokenizer
 
 
 def world_of(spec: str) -> tuple[World, float, float]:
-    """A `world:...` of documents -> (World, q_weight, chat), the last two being options of documents alone."""
+    """A `world:...` of documents -> (World, q_weight, chat). The last two are options only for documents."""
     options = [part.partition("=") for part in spec.removeprefix("world:").split(",")]
     own = {"q_weight": 0.1, "chat": 0.0}
     for key, _, value in options:
@@ -30,7 +30,7 @@ def sample_texts(spec: str, count: int) -> Iterator[str]:
 
 
 class WorldDocuments:
-    """Problems of the world, endless: document i is problem i, as text or as a chat turn."""
+    """Problems of the world, endless: document i is problem i, as text or as a chat."""
 
     count = None
 
@@ -40,7 +40,7 @@ class WorldDocuments:
 
     def get(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         problem = self.world.problem(i)
-        # i * 0.618... % 1 spreads evenly over [0, 1): of any problems in a row nearly the wanted share, without randomness
+        # i * 0.618... % 1 is evenly spread over [0, 1), so any range of problems has nearly the right share, without randomness
         if self.chat and (i * 0.6180339887) % 1 < self.chat:
             reply = {"role": "assistant", "content": problem.solution.rpartition("\n")[2],
                      "reasoning": problem.reasoning}

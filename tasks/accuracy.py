@@ -14,7 +14,7 @@ Rate = tuple[float, float, float]                         # mean, low, high
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
-    """Unbiased estimate of the chance that at least one of k samples is right, from c right ones among n >= k
+    """Unbiased estimate of the probability that at least one of k samples is right, from n >= k samples of which c are right
     (arXiv 2107.03374, equation 1)."""
     return 1.0 - math.comb(n - c, k) / math.comb(n, k)
 
@@ -28,19 +28,19 @@ def interval(values, resamples: int = 2000, seed: int = 0) -> Rate:
 
 
 def rates(right: list[list[bool]], ks) -> dict[str, Rate]:
-    """right: for each problem whether each of its samples is right -> {"pass@k": rate}."""
+    """{"pass@k": rate}. right: for each problem a list that says which of its samples are right."""
     return {f"pass@{k}": interval([pass_at_k(len(r), sum(r), k) for r in right]) for k in ks}
 
 
 def gain(before: list[dict], after: list[dict], ops) -> Rate:
-    """How much pass@1 (every step right) grew from one table to another of the same problems, on these numbers of operations:
-    the mean difference over problems, with its paired bootstrap interval."""
+    """The gain in pass@1 (every step right) from one table to another of the same problems, on these numbers of operations: the
+    mean difference over problems, with its paired bootstrap interval."""
     pairs = [[pair for row in table if row.get("ops") in ops for pair in row["right"]] for table in (before, after)]
     return interval([c / n - b / m for (b, m), (c, n) in zip(*pairs, strict=True)])
 
 
 def gains(measured: dict, bands: dict) -> list[dict]:
-    """From each checkpoint to the next, the gain in each band of each world.
+    """The gain from each checkpoint to the next, in each band of each world.
 
     measured: {folder: {spec: {"rows"}}}; bands: {name: numbers of operations}."""
     found = []
@@ -65,12 +65,12 @@ def parse_band(flag: str, text: str) -> range:
 # tables as text
 
 def without_problems(table: list[dict]) -> list[dict]:
-    """The table without its rates problem by problem."""
+    """The table without the results of single problems."""
     return [{key: value for key, value in row.items() if key != "right"} for row in table]
 
 
 def print_world(table: list[dict], ks) -> None:
-    """A table of one checkpoint, first by operations and then by context."""
+    """Prints the table of one checkpoint, first by operations and then by context."""
     head = "".join(f" {f'answer pass@{k}':>24} {f'process pass@{k}':>24}" for k in ks)
     for field, title in (("ops", "operations"), ("context", "context")):
         print(f"{title:<12}{'problems':>9}{head} {'steps':>7} {'tokens':>7} {'thinking':>8} {'empty':>6}  common error")
@@ -88,7 +88,7 @@ def rate_text(rate: Rate | Sequence[float] | None, form: str = ".3f") -> str:
 
 
 def print_evaluation(found: dict) -> None:
-    """What evaluate.evaluate_all found."""
+    """Prints the result of evaluate.evaluate_all."""
     for name, result in found.items():
         if isinstance(result, list):
             print(name)
@@ -98,7 +98,7 @@ def print_evaluation(found: dict) -> None:
 
 
 def file_line(name: str, result: dict) -> str:
-    """One line on a file: what evaluate.file_accuracy or bits_per_byte found."""
+    """One line about a file: the result of evaluate.file_accuracy or bits_per_byte."""
     if "bits_per_byte" in result:
         return f"{name}: {result['bits_per_byte']:.4f} bits per byte over {result['bytes']:,} bytes"
     rates = ", ".join(f"{k} {rate_text(rate)}" for k, rate in result["accuracy"].items())
@@ -107,7 +107,7 @@ def file_line(name: str, result: dict) -> str:
 
 
 def print_comparison(measured: dict, ks, found_gains=()) -> None:
-    """Verified accuracy by operations, a column for each checkpoint and k, for every world; and the gains in bands."""
+    """Prints verified accuracy by operations for every world, with a column for each checkpoint and k; and the gains in bands."""
     folders = list(measured)
     for spec in [s for s in measured[folders[0]] if s.startswith("world:")]:
         print(f"\nverified accuracy on {spec}")

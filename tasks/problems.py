@@ -16,22 +16,22 @@ from tasks.world import World
 
 
 def open_task(spec: str) -> Task:
-    """The task that a SPEC names. FileNotFoundError, or ValueError that says what is wrong with it."""
+    """The task of a SPEC. FileNotFoundError, or ValueError that says what is wrong with it."""
     if spec.startswith("world:"):
         return World.from_spec(spec)
     return UserTask(spec) if plugins.is_plugin(spec) else Questions(spec)
 
 
 def load_problems(spec: str, limit: int | None = None, seed: int = 0) -> list[Problem]:
-    """Problems of the task that a SPEC names, as `problems_of` takes them."""
+    """Problems of the task of a SPEC; see `problems_of`."""
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1; got {limit}")
     return problems_of(open_task(spec), limit, seed)
 
 
 def problems_of(task: Task, limit: int | None = None, seed: int = 0) -> list[Problem]:
-    """All problems of a task, or with `limit` that many, drawn without replacement. A task without end, such as a world, needs a
-    limit and gives its first ones (a world's spec has a seed of its own: world:seed=1,...)."""
+    """All problems of a task, or `limit` of them, sampled without replacement. An endless task, such as a world, needs a limit
+    and gives its first problems (the seed of a world is in its SPEC: world:seed=1,...)."""
     if task.count is None:
         if limit is None:
             what = "a world is endless" if task.source.startswith("world:") else "the task never ends"
@@ -50,7 +50,7 @@ def add_task_flag(parser) -> None:
 
 
 def join_tasks(args) -> None:
-    """Appends what --task names to --data. ValueError where neither names anything."""
+    """Appends --task to --data. ValueError if both are empty."""
     args.data = [*args.data, *args.task]
     if not args.data:
         raise ValueError("give --data or --task: where the problems come from")

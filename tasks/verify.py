@@ -1,9 +1,9 @@
 """Checks a completion against a problem of the reasoning world, step by step.
 
-A gold step counts when the text has a line for the same quantity with the same parents and operation, the right values
-beside their names and the right result (the s(v) of arXiv 2512.07783, made stricter by the last three). Lines for
-quantities that the gold solution lacks are ignored. Where a quantity is computed twice, the lines must agree. Steps
-count anywhere, inside a think block and behind it; the answer counts only outside of one.
+A gold step is right if the text has a line for the same quantity, with the same operands and operation, the right values after
+their names, and the right result. (This is s(v) of arXiv 2512.07783, but stricter: there only the operands are compared.) Lines
+for quantities that the gold solution does not have are ignored. If a quantity is computed twice, the lines must agree. Steps
+count inside and outside a think block; the answer counts only outside.
 """
 
 import re
@@ -12,7 +12,7 @@ from tasks.answers import after_thinking
 from tasks.facts import Step
 from tasks.task import Verdict
 
-MAX_TEXT = 100_000   # characters that are read: of the steps from the front, of the answers from the end
+MAX_TEXT = 100_000   # characters that are read: the first ones for steps, the last ones for answers
 
 # A line may share its row with a thinking mark: "<think>lions 3 + 4 = owls 7</think>".
 _NAME, _NUMBER = r"([a-z][A-Za-z ]{0,60}?)", r"(-?\d{1,9})"
@@ -65,19 +65,19 @@ def mark_lines(problem, text: str) -> list[tuple[str, bool | None]]:
 
 
 def final_answer(text: str) -> str | None:
-    """The number on the last "Answer:" line outside of thinking, as text; None where there is none."""
+    """The number on the last "Answer:" line outside of thinking, as text, or None."""
     answers = ANSWER.findall((after_thinking(text) or "")[-MAX_TEXT:])
     return answers[-1] if answers else None
 
 
 def _read(parts):
-    """The groups of LINE -> (Step, {operand's name: the value stated beside it})."""
+    """The groups of LINE -> (Step, {name of an operand: the value after it})."""
     a, a_value, op, b, b_value, target, value = parts
     return Step(target, op, a or int(a_value), b or int(b_value), int(value)), {a: int(a_value), b: int(b_value)}
 
 
 def _fault(problem, gold, step, stated):
-    """What is wrong with a step that computes the gold step's quantity; "" where nothing is."""
+    """What is wrong with a step for the quantity of a gold step, or ""."""
     wrong = [name for name, value in stated.items() if name and problem.values.get(name) != value]
     if {step.left, step.right} != {gold.left, gold.right}:
         return f"computed from {step.left} and {step.right}, not from {gold.left} and {gold.right}"

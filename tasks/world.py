@@ -1,9 +1,9 @@
 """The reasoning world: word problems that are dependency graphs, with solutions that can be checked step by step.
 
-A problem is a graph of quantities. Leaves have a number; every other quantity is one arithmetic operation on two
-earlier ones (or on one and a constant), and the last one is asked for. The number of operations is the depth of the
-problem; the *context* (zoo, school, film festival, market) only gives the words. So difficulty and surface can be
-controlled apart, as in "On the Interplay of Pre-Training, Mid-Training, and RL" (arXiv 2512.07783, appendix A):
+A problem is a graph of quantities. Leaves have a given number. Every other quantity is the result of one arithmetic operation on
+two earlier ones, or on an earlier one and a constant. The question asks for the last one. The number of operations is the depth
+of the problem; the *context* (zoo, school, film festival, market) only gives the words. So difficulty and wording can be
+controlled separately, as in "On the Interplay of Pre-Training, Mid-Training, and RL" (arXiv 2512.07783, appendix A):
 
     Zoo, mod 10. The lions number 3. The owls number the lions plus 4. The bears number the owls times the lions.
     How many bears?
@@ -11,13 +11,15 @@ controlled apart, as in "On the Interplay of Pre-Training, Mid-Training, and RL"
     owls 7 * lions 3 = bears 1
     Answer: 1
 
-Look at some problems, or measure the generator:
+Show some problems, or measure the speed of the generator:
 
     python -m tasks.world --data world:ops=1-4,contexts=zoo+market --show 3
     python -m tasks.world --data world:ops=3 --time 2
 
-Simpler than the paper: a step is one line with at most two named operands (no scratch letters), reverse questions use
-plus and minus only, and an operation count is exact by construction, so nothing has to be rejected for it.
+Simpler than the paper:
+- a step is one line with at most two named operands (no scratch letters);
+- reverse questions use only plus and minus;
+- a problem always has the wanted number of operations, so none is rejected for it.
 """
 
 import hashlib
@@ -34,29 +36,29 @@ from tasks.verify import ANSWER, LINE, final_answer, verify
 from tasks.words import CONTEXTS, OPERATORS, PLACES, SAY_LEAF, question_text, solution_lines
 from training import cli
 
-# Shares of all problems, by hash, that belong to each named split: no problem is in two of them.
+# The range of hash values (0 to 99) of each split, so no problem is in two splits.
 SPLITS = {"pretrain": (0, 60), "midtrain": (60, 70), "sft": (70, 75), "rl": (75, 88), "dev": (88, 90), "test": (90, 100)}
 
 
 @dataclass
 class Problem(AnyProblem):
-    """A problem of the world. `solution` has the steps, one a line, then "Answer: N" (with solution=0 only that line)."""
+    """A problem of the world. `solution` has the steps, one per line, then "Answer: N" (with solution=0 only that line)."""
     ops: int = 0                     # number of operations = number of steps
     context: str = ""
     steps: tuple[Step, ...] = field(repr=False, default=())
-    values: dict[str, int] = field(repr=False, default_factory=dict)   # of every quantity that a right step may name
+    values: dict[str, int] = field(repr=False, default_factory=dict)   # of all quantities
     modulus: int = 0
 
     @property
     def reasoning(self) -> str:
-        """The solution without its last line, as it stands in a think block."""
+        """The solution without its last line: the content of a think block."""
         return self.solution.rpartition("\n")[0]
 
 
 @dataclass(eq=False)
 class World(Task):
-    """An endless, seeded source of problems: `world.problem(i)` is a pure function of the options and i. ValueError for options
-    that do not fit. The fields are the options of a SPEC; those with a range or shares are read into lists."""
+    """An endless, seeded source of problems: `world.problem(i)` is a pure function of the options and i. The fields are the
+    options of a SPEC; those with a range or with shares become lists. ValueError for wrong options."""
     ops: str | list[int] = "1-4"     # depth: "3", or "1-4" (each depth equally often)
     contexts: str | list[str] = "zoo+school+festival+market"    # with shares: "zoo:3+school:1"
     operators: str = "+-*"           # any of + - *
@@ -66,11 +68,11 @@ class World(Task):
     order: str = "given"             # facts as they are needed ("given") or "shuffled"
     reverse: float = 0.0             # share of problems with one leaf unknown and the last quantity given
     paraphrase: int = 1              # number of ways in which each fact may be written, 1 to 4
-    branch: float = 0.15             # chance that a step opens a second line of reasoning, to be joined later (0: a chain)
+    branch: float = 0.15             # chance that a step starts a second line of reasoning, which is joined later (0: a chain)
     places: int = 0                  # 1: quantities have a kind and a place ("lions in Oak Park"), needed beyond 20 operations
-    solution: int = 1                # 0: documents hold the question and the answer alone
-    split: str = ""                  # pretrain, midtrain, sft, rl, dev or test; "" draws from all
-    seed: int = 0                    # another seed, another order of other problems
+    solution: int = 1                # 0: documents have only the question and the answer
+    split: str = ""                  # pretrain, midtrain, sft, rl, dev or test; "": all
+    seed: int = 0                    # another seed gives other problems
 
     count = None
     has_steps = True
@@ -123,7 +125,7 @@ class World(Task):
             i += 1
 
     def problem(self, i: int) -> Problem:
-        """The i-th problem of this world. Problems of another split or of no use are drawn again."""
+        """The i-th problem of this world. Problems that are invalid or of another split are made again."""
         rng = random.Random((self.seed << 44) ^ i)
         ops = self.ops[int(rng.random() * len(self.ops))]
         context = rng.choices(self.contexts, self.shares)[0] if len(self.contexts) > 1 else self.contexts[0]
@@ -131,7 +133,7 @@ class World(Task):
             graph = Graph.draw(self, rng, ops, context)
             if graph is not None and self.low <= _bucket(graph.key(context, self.modulus)) < self.high:
                 return self._in_words(graph, rng, ops, context)
-        raise ValueError(f"world: 100,000 draws gave no problem of {ops} operations; raise max_value, or take other operators, "
+        raise ValueError(f"world: 100,000 draws gave no problem of {ops} operations; raise max_value, or use other operators, "
                          "fewer distractors or a modulus")
 
     def _in_words(self, graph: Graph, rng: random.Random, ops: int, context: str) -> Problem:
@@ -156,7 +158,7 @@ class World(Task):
         return final_answer(text)
 
     def well_formed(self, text: str, thinking: bool) -> bool:
-        """One "Answer: N" line, at the end; where there was no think block, steps alone may stand before it."""
+        """One "Answer: N" line, at the end. Without a think block there may be only steps before it."""
         *before, last = [line for line in text.split("\n") if line.strip()] or [""]
         fits = ANSWER.search(last) and (thinking or all(LINE.search(line) for line in before))
         return bool(fits) and len(ANSWER.findall(text)) == 1

@@ -332,7 +332,7 @@ def test_shards_know_their_tokenizer(tmp_path, tokenizer, capsys):
 
 def test_shards_take_no_weights(tmp_path, tokenizer):
     tokenizer.save(tmp_path / "tokenizer")
-    assert "give the weight where they are read" in refusal(
+    assert "give the weight to the command that reads them" in refusal(
         data, "prepare", "--data", "a.txt@0.5", "--tokenizer", tmp_path / "tokenizer", "--out", tmp_path / "shards")
 
 
