@@ -177,8 +177,8 @@ class Shared:
     angles: dict                             # {kind of layer: (cos, sin), or (None, None)}, see Transformer.angles
     packing: Packing | None = None           # the positions of the documents; None if there is a cache
     cache: Any = None                        # engine.cache.KVCache: keys and values of past tokens
-    plan: Any = None                         # of attention, see kernels.plan_attention and kernels.plan_decoding
-    keys_values: list | None = None          # where it is a list, each layer adds its keys and values (k, v)
+    plan: Any = None                         # from kernels.plan_attention or kernels.plan_decoding
+    keys_values: list | None = None          # if it is a list, each layer appends its keys and values (k, v)
 
 
 class RMSNorm(nn.Module):
@@ -282,7 +282,7 @@ class Transformer(nn.Module):
         self.config = config
         # True: exact mode; a token gets the same bits in any batch, packing, prefill or decode (kernels/)
         self.exact = False
-        self.unused_ids = ()                          # ranges of ids that the tokenizer does not have: no word, no probability
+        self.unused_ids = ()                          # ranges of ids that the tokenizer does not have; their probability is 0
         self.checkpointing = False                # recompute activations in the backward pass, to save memory
         self._frequencies = {}                    # of the rotary embedding, one entry per device
         self.embed_tokens = nn.Embedding(config.vocab_size, config.width)
@@ -344,7 +344,8 @@ class Transformer(nn.Module):
         return made
 
     def hidden(self, tokens: Tensor, documents: Tensor | None = None, keys_values: list | None = None) -> Tensor:
-        """The last hidden states, normed: tokens (B, T) -> (B, T, D). `keys_values` (a list) receives each layer's (k, v)."""
+        """The last hidden states, after the final norm: tokens (B, T) -> (B, T, D). Each layer appends (k, v) to
+        `keys_values`."""
         packing = Packing(*tokens.shape, tokens.device, documents)
         x = self.embed_tokens(tokens)                                         # (B, T, D)
         plan = kernels.plan_attention(packing, x, self.config, self.exact)

@@ -1,19 +1,17 @@
-"""The blocks of the transformer that are worth writing by hand, and the choice among their forms.
+"""The blocks of the transformer that are written by hand. Each function chooses an implementation for the device and the mode.
 
-    fast.py        what PyTorch itself does quickest: on a CPU, and on a GPU where Triton has nothing better; its
-                   attention lies in fast_attention.py
-    exact.py       one fixed order of additions, in plain PyTorch: the exact mode without Triton
-    processor.py   which of torch's private operators this processor has, found out by trying
-    gpu/           both on a GPU, in Triton: attention, linear, norm, activation, logprob
+    fast.py        the fastest in plain PyTorch: on a CPU, and on a GPU where Triton is not faster (attention: fast_attention.py)
+    exact.py       exact mode in plain PyTorch, with one fixed order of additions
+    processor.py   which of torch's private operators work on this processor
+    gpu/           both modes on a GPU, in Triton: attention, linear, norm, activation, logprob
 
-Each function here takes `exact`, which the model passes (model.exact), looks at the device, and calls one of them. Exact
-means that the bits of a token's result do not depend on how many tokens are computed together, nor on whether its past
-comes from a cache: sampler and trainer then agree to the last bit.
+The model passes `exact` (model.exact). In exact mode the bits of a token's result do not depend on how many tokens are computed
+together, or on whether its past comes from a cache. So sampler and trainer agree to the last bit.
 
-What a variant of attention has to touch, from little to much:
+What a variant of attention has to change, from little to much:
 
-- Something before or after attention, as a gate for each head (recipes/README.md has it worked out): model.Attention and a field
-  of Config, no more. It holds in training, sampling and exact mode if it uses the functions below or obeys the two rules at the
+- Something before or after attention, such as a gate for each head (worked out in recipes/README.md): only model.Attention and a
+  field of Config. It works in training, sampling and exact mode if it uses the functions below, or follows the two rules at the
   top of exact.py.
 - Where positions come from, or a window: an entry of model.LAYER_KINDS, and model.Transformer.angles for other rotations.
 - Which keys a token sees, or what happens to a score (a soft cap, a sink): each place that makes scores. In training
@@ -188,8 +186,8 @@ def row_logprobs(logits: Tensor, targets: Tensor, temperature: float = 1.0, exac
 def token_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0, entropy: bool = False,
                    exact: bool = False, unused_ids: Sequence[tuple[int, int]] = ()) -> Tensor | tuple[Tensor, Tensor]:
     """Log-probability of each target: hidden (..., D), weight (V, D), targets (...) -> (...), float32 or better.
-    With entropy=True a pair: also the entropy of the distribution at each place (...), in nats. unused_ids: ranges of words
-    that do not exist and have no probability, see fast.exclude."""
+    With entropy=True a pair: also the entropy of the distribution at each position (...), in nats. unused_ids: ranges of ids that
+    do not exist and have probability 0, see fast.exclude."""
     form = _form(hidden, exact)
     if form != "triton":
         return form.token_logprobs(hidden, weight, targets, temperature, entropy, unused_ids)

@@ -227,7 +227,7 @@ def attend_tiles(q: Tensor, K: int, blocks: Callable, first: Tensor, window: int
         kb, vb = (_pad_heads(x, padded).reshape(n * K, 1, PAGE, padded).expand(-1, some, -1, -1).flatten(0, 1)
                   for x in blocks(j // PAGE))                                 # (n K some, PAGE, padded)
         scores = multiply(q[:, part].flatten(0, 1), kb.transpose(1, 2))       # (n K some, size, PAGE)
-        # how far the key lies behind the query: (n or 1, 1, some, size, PAGE)
+        # distance from the key to the query: (n or 1, 1, some, size, PAGE)
         behind = positions[:, :, part] - torch.arange(j, j + PAGE)
         hidden = behind < 0 if not window else (behind < 0) | (behind >= window)
         mask = torch.zeros(hidden.shape, dtype=q.dtype).masked_fill_(hidden, float("-inf"))

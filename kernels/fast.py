@@ -157,8 +157,8 @@ NEVER = -1e20                            # a logit with probability 0; -inf woul
 
 
 def exclude(logits: Tensor, unused_ids: Sequence[tuple[int, int]], first: int = 0) -> Tensor:
-    """Gives the words that do not exist a logit whose probability is zero, in place: logits (N, W) of the words from `first` on;
-    unused_ids: their ranges (start, end) among all words. Sampler and trainer both do it, between the product and the softmax."""
+    """Gives ids that do not exist a logit with probability 0, in place. logits (N, W): of the ids from `first` on. unused_ids:
+    ranges (start, end) of ids. Sampler and trainer both do this, between the product and the softmax."""
     for start, end in unused_ids:
         logits[:, max(start - first, 0):max(end - first, 0)] = NEVER
     return logits

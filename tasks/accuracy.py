@@ -1,7 +1,7 @@
-"""Accuracy with its error bar: pass@k, bootstrap intervals, the gain between two checkpoints, and their tables as text.
+"""Computes accuracy with intervals: pass@k, bootstrap intervals, the gain between two checkpoints, and tables as text.
 
-A rate is (mean, low, high): the mean over problems and its 95% bootstrap interval. A table is a list of rows (dict), one for each
-number of operations ("ops") and one for each context; tasks/tables.py says what a row holds.
+A rate is (mean, low, high): the mean over problems and its 95% bootstrap interval. A table is a list of rows (dict): one for each
+number of operations ("ops") and one for each context. tasks/tables.py describes a row.
 """
 
 import itertools

@@ -365,7 +365,7 @@ case("bench.py largest --out out", {}, "needs a GPU")
 
 @pytest.fixture(scope="module")
 def init(tmp_path_factory, tokenizer):
-    """A checkpoint; beside it run/, a run of two steps on a.jsonl."""
+    """A checkpoint, and run/, a run of two steps on a.jsonl."""
     here = tmp_path_factory.mktemp("bad")
     tiny_checkpoint(here / "init", tokenizer)
     (here / "a.jsonl").write_text(MANY)

@@ -418,7 +418,7 @@ def test_a_log_has_no_nan(tmp_path):
 
 @pytest.fixture
 def larger_rooms(tmp_path, monkeypatch):
-    """The rooms formats/ and sources/ with a file each that a user adds: csv.py reads rows, twice.py opens a kind of source."""
+    """formats/ and sources/, each with a file that a user adds: csv.py reads rows, twice.py opens a kind of source."""
     room = tmp_path / "room"
     room.mkdir()
     (room / "csv.py").write_text(

@@ -343,7 +343,7 @@ WORLD, TINY = "world:ops=1,split=test", ["--batch-tokens", 512, "--seq-len", 256
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory, tokenizer):
-    """A checkpoint, and beside it files of questions, text, conversations and pairs."""
+    """A checkpoint, and files of questions, text, conversations and pairs."""
     folder = tmp_path_factory.mktemp("start")
     tiny_checkpoint(folder / "init", tokenizer)
     questions = [f"The lions number {i}. How many lions?" for i in range(6)]

@@ -4,7 +4,7 @@ import ast
 
 from conftest import ROOT
 
-# Files and rooms where that does not hold yet. This list must shrink: an entry that is no longer needed must be taken out.
+# Files and folders where that does not hold yet. This list must shrink: an entry that is no longer needed must be taken out.
 OPEN = {"augment.py", "data.py", "benchmarks", "recipes", "rl", "sources", "tasks"}
 
 

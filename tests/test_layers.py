@@ -84,7 +84,7 @@ def circle(graph):
 
 
 def test_every_file_has_its_layer():
-    assert [name for name in FILES if layer_of(name) is None] == [], "give a new room its place in LAYERS"
+    assert [name for name in FILES if layer_of(name) is None] == [], "give a new folder its place in LAYERS"
 
 
 def test_no_file_imports_itself_by_a_way_round():

@@ -235,7 +235,7 @@ def hand_over(tokenizer, budget=1):
 
 
 def handed_over(done):
-    """The completions, most of them, whose block was not closed by the model before the budget was spent."""
+    """The completions, most of them, whose block the model did not close before the budget was used up."""
     found = [c for [c] in done if sum(c.forced) > 1]                          # one alone is an end token drawn again
     assert len(found) > 0.6 * len(done)
     return found

@@ -40,7 +40,7 @@ from training.ranks import Ranks
 from training.resume import find_state
 from training.weights import gathered
 
-# names of the log and of the result beside those of a step's own record: no metric may have one
+# names of other fields of the log and of the result: no metric may have one of these names
 RESERVED = ("step", "loss", "eval", "result", "resumed_at", "flags", "out", "steps", "seconds", "ended_by")
 
 

@@ -21,7 +21,7 @@ def said(problem, answer=None):
 
 
 def chat(problem, answer=None):
-    """A whole reply in a chat: steps in a block, the answer behind it."""
+    """A complete reply in a chat: steps in a think block, the answer after it."""
     return f"<think>\n{problem.reasoning}\n</think>\n\n{said(problem, answer)}"
 
 

@@ -21,7 +21,7 @@ from training.run import Run
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory, tokenizer):
-    """A checkpoint, and files of text, questions, conversations and pairs beside it."""
+    """A checkpoint, and files of text, questions, conversations and pairs."""
     folder = tmp_path_factory.mktemp("start")
     tiny_checkpoint(folder / "init", tokenizer)
     questions = [f"The lions number {i}. How many lions?" for i in range(40)]
