@@ -34,7 +34,7 @@ import torch
 
 from formats.chat import END_THINK, THINK, split_thinking
 from formats.huggingface import write_atomically
-from model import load
+from model import load_both
 from sampler import Sampler
 from tasks.accuracy import interval
 from tasks.problems import add_task_flag, join_tasks, open_task, problems_of
@@ -104,9 +104,7 @@ def text_of(reasoning: str | None, answer: str) -> str:
 def open_checkpoint(side, args):
     """(model, tokenizer, whether questions are put in plain text, name) of --init, --strong or --weak."""
     folder, plain = getattr(args, side), getattr(args, "plain" if side == "init" else f"{side}_plain")
-    model, tokenizer = load(folder, args.device, getattr(torch, args.dtype))
-    if tokenizer is None:
-        raise ValueError(f"--{side} {folder}: the folder has no tokenizer.json")
+    model, tokenizer = load_both(folder, args.device, getattr(torch, args.dtype))
     if not plain:
         tokenizer.encode_chat([])                         # refused here where the tokenizer lacks ChatML's tokens
     return model, tokenizer, plain, folder

@@ -37,7 +37,7 @@ Simpler than big loaders:
 import argparse
 import bisect
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -47,9 +47,10 @@ from sources.open import open_source
 from sources.shards import prepare
 from tokenizer import Tokenizer
 from training import cli
+from training.batch import Batch, batch_from
 
 
-def split_spec(spec):
+def split_spec(spec: str) -> tuple[str, float]:
     """"name@0.3" -> ("name", 0.3). Without a weight it is 1. A file or folder with the full name, including @, is preferred."""
     name, at, weight = spec.rpartition("@")
     if not at or os.path.exists(spec):
@@ -61,7 +62,7 @@ def split_spec(spec):
                          f"{weight!r}; use a number above 0") from None
 
 
-def fingerprints(args) -> dict:
+def fingerprints(args: argparse.Namespace) -> dict[str, str]:
     """{name: fingerprint} of the files that decide what a run learns: the sources of --data, the checkpoints and the tokenizer
     that it starts from, and a user's file with a reward. A resumed run compares them (training/resume.py)."""
     folders = [getattr(args, name, "") for name in ("init", "reference", "tokenizer")]
@@ -79,7 +80,8 @@ class Mixture:
     is left out, and the others take its share. When all are left out, `next` raises StopIteration.
     """
 
-    def __init__(self, specs, tokenizer, seed=0, max_epochs=0.0, opener=None):
+    def __init__(self, specs: list[str], tokenizer: Tokenizer, seed: int = 0, max_epochs: float = 0.0,
+                 opener: Callable | None = None):
         named = [split_spec(s) for s in specs]
         self.names, weights = [n for n, _ in named], np.array([w for _, w in named])
         self.weights, self.seed, self.max_epochs = weights / weights.sum(), seed, max_epochs
@@ -88,13 +90,13 @@ class Mixture:
         self.given = np.zeros(len(named), np.int64)                           # tokens drawn from each source
         self.orders = [None] * len(named)
 
-    def _live(self, s):
+    def _live(self, s: int) -> bool:
         if self.epochs[s] < 0:                                                # marked as left out
             return False
         count = self.sources[s].count
         return not (self.max_epochs and count and self.epochs[s] * count + self.cursors[s] >= self.max_epochs * count)
 
-    def next(self):
+    def next(self) -> tuple | list[tuple]:
         """One document: a tuple of tokens (n,) int64 and loss weights (n,) float32. A source whose documents must stay together
         (the two answers of a preference pair) gives a list of such tuples."""
         live = [s for s in range(len(self.names)) if self._live(s)]
@@ -121,13 +123,13 @@ class Mixture:
             self._turn(s)
         return drawn
 
-    def _turn(self, s):
+    def _turn(self, s: int) -> None:
         """A source begins its next epoch, or is left out."""
         self.cursors[s], self.epochs[s], self.orders[s] = 0, self.epochs[s] + 1, None
         if self.sources[s].count is None and self.max_epochs and self.epochs[s] >= self.max_epochs:
             self.epochs[s] = -self.epochs[s]
 
-    def table(self):
+    def table(self) -> list[dict]:
         """The table of a mixture as in phi-4 (arXiv 2412.08905, table 5): share, unique tokens and epochs of each source."""
         rows, total = [], max(1, int(self.given.sum()))
         for s, (name, source) in enumerate(zip(self.names, self.sources)):
@@ -137,11 +139,11 @@ class Mixture:
                          "unique_tokens": unique, "epochs": round(int(self.given[s]) / max(1, unique), 3)})
         return rows
 
-    def state(self):
+    def state(self) -> dict:
         return {"names": self.names, "cursors": list(self.cursors), "epochs": list(self.epochs),
                 "given": self.given.tolist()}
 
-    def restore(self, state):
+    def restore(self, state: dict) -> None:
         if state["names"] != self.names:
             raise ValueError(f"--data {' '.join(self.names)}: the run was started with "
                              f"{' '.join(state['names'])}; give the same sources")
@@ -154,70 +156,10 @@ class Mixture:
         self.orders = [None] * len(self.names)
 
 
-def print_table(rows):
+def print_table(rows: list[dict]) -> None:
     print(f"{'source':<60} {'share':>7} {'tokens':>13} {'unique tokens':>14} {'epochs':>7}")
     for r in rows:
         print(f"{r['source'][:60]:<60} {r['share']:>7.1%} {r['tokens']:>13,} {r['unique_tokens']:>14,} {r['epochs']:>7.2f}")
-
-
-@dataclass
-class Batch:
-    """Packed rows, all (B, T). The loss of a slot is loss_mask * -log p(target). Masks are never derived from token ids."""
-    tokens: torch.Tensor
-    targets: torch.Tensor
-    positions: torch.Tensor          # within the document; used to count FLOPs (the model computes its own from `documents`)
-    documents: torch.Tensor          # number of the document in its row; -1 is padding
-    loss_mask: torch.Tensor          # float; 0 on padding
-
-    def to(self, device):
-        return type(self)(*(t.to(device, non_blocking=True) for t in vars(self).values()))
-
-
-def document_sums(values, documents):
-    """Sums over each document: values and documents (B, T) -> (B, M), where M is one more than the largest document number.
-    Padding (a negative number) is not counted. (scatter_add would be shorter, but on a GPU its order of addition changes from
-    run to run, and so do the last bits of every sum.)"""
-    M = max(0, int(documents.max())) + 1
-    mine = documents[:, :, None] == torch.arange(M, device=documents.device)                                # (B, T, M)
-    return torch.where(mine, values[:, :, None], 0).sum(dim=1)                                              # (B, M)
-
-
-def rounded_up(n, step):
-    """n rounded up to a multiple of `step`. Libraries prepare code for each new length, so there should be few lengths."""
-    return -(-n // step) * step
-
-
-def batch_from(rows, T):
-    """rows: for each row a list of (tokens (n+1,), weights (n+1,), ...) that fill at most T slots -> Batch.
-
-    A document of n+1 tokens takes n slots: its last token, which ends the document, is only a target.
-    """
-    B = len(rows)
-    tokens, targets, positions = (np.zeros((B, T), np.int64) for _ in range(3))
-    documents, mask = np.full((B, T), -1, np.int64), np.zeros((B, T), np.float32)
-    for b, row in enumerate(rows):
-        at = 0
-        for d, (ids, weights, *_) in enumerate(row):
-            end = at + len(ids) - 1
-            tokens[b, at:end], targets[b, at:end] = ids[:-1], ids[1:]
-            positions[b, at:end], documents[b, at:end], mask[b, at:end] = np.arange(end - at), d, weights[1:]
-            at = end
-    return Batch(*map(torch.from_numpy, (tokens, targets, positions, documents, mask)))
-
-
-@dataclass
-class PairBatch(Batch):
-    """A packed batch of pairs. In a row, documents with even numbers are chosen answers, and those with odd numbers rejected
-    ones. (KTO has three documents for each pair; the third is the mismatched answer.)"""
-    reference: torch.Tensor          # (B, M) log-probability of each document under the reference; 0: no reference
-
-
-def pair_batch(rows: list[list[tuple]], T: int) -> PairBatch:
-    """Like batch_from, for rows of (tokens, weights, log-probability under the reference)."""
-    known = np.zeros((len(rows), max(map(len, rows))))
-    for b, row in enumerate(rows):
-        known[b, :len(row)] = [reference for *_, reference in row]
-    return PairBatch(*vars(batch_from(rows, T)).values(), torch.from_numpy(known))
 
 
 class Packer:
@@ -225,13 +167,13 @@ class Packer:
     it takes the largest waiting document that fits, again and again. Only documents longer than a row are cut. Documents that
     come together, as a list, are put side by side into one row."""
 
-    def __init__(self, T, draw, waiting_rows=16):
+    def __init__(self, T: int, draw: Callable, waiting_rows: int = 16):
         self.T, self.draw, self.enough = T, draw, waiting_rows * T
         # waiting: sorted (slots, number, documents)
         self.waiting, self.slots, self.born = [], 0, 0
         self.stats = {"slots": 0, "padding": 0, "documents": 0, "cut": 0}
 
-    def _refill(self):
+    def _refill(self) -> None:
         empty = 0                                         # consecutive documents that fill no slot; a stream may have them
         while self.slots < self.enough:
             try:
@@ -250,12 +192,12 @@ class Packer:
             for at in range(0, len(ids) - 1, self.T):
                 self._add([(ids[at:at + self.T + 1], weights[at:at + self.T + 1])])
 
-    def _add(self, documents):
+    def _add(self, documents: list[tuple]) -> None:
         slots = sum(len(ids) - 1 for ids, *_ in documents)
         bisect.insort(self.waiting, (slots, self.born, documents), key=lambda w: w[:2])
         self.slots, self.born = self.slots + slots, self.born + 1
 
-    def row(self):
+    def row(self) -> list[tuple]:
         """One row: a list of documents. Raises StopIteration when the sources are used up and nothing waits."""
         self._refill()
         if not self.waiting:
@@ -271,17 +213,18 @@ class Packer:
         self.stats["padding"] += space
         return row
 
-    def report(self):
+    def report(self) -> dict:
+        """Shares of padding and of documents that were cut."""
         s = self.stats
         return {"padding": round(s["padding"] / max(1, s["slots"]), 4),
                 "cut_documents": round(s["cut"] / max(1, s["documents"]), 4)}
 
-    def state(self):
-        def kept(documents):
+    def state(self) -> dict:
+        def as_tensors(documents):
             return [[torch.from_numpy(np.array(x)) for x in document] for document in documents]
-        return {"born": self.born, "stats": dict(self.stats), "waiting": [(n, b, kept(d)) for n, b, d in self.waiting]}
+        return {"born": self.born, "stats": dict(self.stats), "waiting": [(n, b, as_tensors(d)) for n, b, d in self.waiting]}
 
-    def restore(self, state):
+    def restore(self, state: dict) -> None:
         self.born, self.stats = state["born"], dict(state["stats"])
         self.waiting = [(n, b, [tuple(x.numpy() for x in document) for document in documents])
                         for n, b, documents in state["waiting"]]
@@ -293,7 +236,8 @@ class Stream:
 
     opener(name, tokenizer) opens a source that is not plain text; make(rows, T) makes a batch with more fields."""
 
-    def __init__(self, specs, tokenizer, T, batch_tokens, seed=0, max_epochs=0.0, opener=None, make=batch_from):
+    def __init__(self, specs: list[str], tokenizer: Tokenizer, T: int, batch_tokens: int, seed: int = 0, max_epochs: float = 0.0,
+                 opener: Callable | None = None, make: Callable = batch_from):
         if batch_tokens % T or batch_tokens <= 0:
             raise ValueError(f"--batch-tokens {batch_tokens} must be a multiple of --seq-len {T}")
         self.T, self.rows, self.make = T, batch_tokens // T, make
@@ -309,7 +253,7 @@ class Stream:
                                  "lower --batch-tokens (and --seq-len), or raise --max-epochs") from None
             self.restore(start)
 
-    def next(self, rank=0, ranks=1, micro_rows=None):
+    def next(self, rank: int = 0, ranks: int = 1, micro_rows: int | None = None) -> list[Batch]:
         """This rank's part of the next global batch, as a list of micro-batches of at most micro_rows rows. Raises StopIteration
         if sources with a limit cannot fill another batch."""
         rows = [self.packer.row() for _ in range(self.rows)]
@@ -317,19 +261,19 @@ class Stream:
         size = micro_rows or len(mine)
         return [self.make(mine[i:i + size], self.T) for i in range(0, len(mine), size)]
 
-    def report(self):
+    def report(self) -> dict:
         """Fields for the result of a run: the table of the mixture, and how well rows were filled."""
         return {"mixture": self.mixture.table()} | self.packer.report()
 
-    def state(self):
+    def state(self) -> dict:
         return {"mixture": self.mixture.state(), "packer": self.packer.state()}
 
-    def restore(self, state):
+    def restore(self, state: dict) -> None:
         self.mixture.restore(state["mixture"])
         self.packer.restore(state["packer"])
 
 
-def main():
+def main() -> None:
     parser = cli.Parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True, parser_class=cli.Parser)
     for name, text in (("prepare", "Tokenise sources into a folder of shards."),

@@ -54,13 +54,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from data import Batch, Stream, document_sums, fingerprints, pair_batch, rounded_up
+from data import Stream, fingerprints
 from evaluate import EVAL_NEEDS, check_specs, evaluate_all, modes_of, print_results
 from formats.chat import IM_END, IM_START
-from model import Transformer, load
+from model import Transformer, load, load_both
 from sources.conversations import Pairs
 from tokenizer import Tokenizer
 from training import cli
+from training.batch import Batch, document_sums, pair_batch, rounded_up
 from training.flags import training_flags
 from training.run import Run
 
@@ -294,10 +295,8 @@ def main() -> None:
     with cli.bad_input():
         check(args)
         run = Run(args, fingerprints(args))
-        model, tokenizer = load(args.init, dtype=run.weight_dtype)
+        model, tokenizer = load_both(args.init, dtype=run.weight_dtype)
         model.exact = args.exact
-        if tokenizer is None:
-            raise ValueError(f"--init {args.init}: the folder has no tokenizer.json; copy the model's tokenizer there")
         check_specs(args.eval_data, tokenizer)
         opener = functools.partial(Pairs, T=args.seq_len, mismatched=method.mismatched)
         stream = Stream(args.data, tokenizer, args.seq_len, args.batch_tokens, args.seed, args.max_epochs, opener, pair_batch)
@@ -306,8 +305,8 @@ def main() -> None:
         reference = load_reference(args, run, tokenizer) if args.reference and not run.state else model
 
     if method.reference and not run.state:
-        run.more["reference"] = [reference_logprobs(run, reference, source, run.micro_rows) for source in sources]
-    for source, known in zip(sources, run.more.get("reference", [])):
+        run.extra_state["reference"] = [reference_logprobs(run, reference, source, run.micro_rows) for source in sources]
+    for source, known in zip(sources, run.extra_state.get("reference", [])):
         source.reference = known
     del reference
 

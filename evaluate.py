@@ -23,11 +23,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data import batch_from, print_table
+from data import print_table
 from engine.draws import sampling_flags
 from engine.thinking import parse_think
 from formats.files import write_text
-from model import Transformer, load
+from model import Transformer, load_both
 from sampler import Sampler
 from sources.kinds import kind_of
 from sources.texts import read_texts
@@ -48,6 +48,7 @@ from tasks.task import Reply
 from tasks.world import World
 from tokenizer import Tokenizer
 from training import cli
+from training.batch import batch_from
 
 
 def replies_to(model: Transformer, tokenizer: Tokenizer, prompts: list[str | list[dict]], limits: list[int],
@@ -330,10 +331,8 @@ def check(args: Namespace) -> dict[str, range]:
 
 def measure(folder: str, args: Namespace) -> dict:
     """All measurements of one checkpoint: {spec or file: result}. Each is printed at once."""
-    model, tokenizer = load(folder, args.device, getattr(torch, args.dtype))
+    model, tokenizer = load_both(folder, args.device, getattr(torch, args.dtype))
     model.exact = args.exact
-    if tokenizer is None:
-        raise ValueError(f"--init {folder}: the folder has no tokenizer.json")
     print(f"\n{folder}")
     think, budget = parse_think(args.think)
     how = dict(ks=args.k, samples=args.samples, temperature=args.temperature, top_p=args.top_p,

@@ -52,11 +52,12 @@ import torch
 from data import fingerprints, split_spec
 from engine.thinking import ThinkBudget
 from evaluate import CHAT, EVAL_NEEDS, PLAIN, check_specs, evaluate_all, print_results
-from model import Transformer, load
+from model import Transformer, load_both
 from rl import asynchronous
+from rl.advantages import SCALES
 from rl.correction import CORRECTIONS
 from rl.critic import ActorCritic
-from rl.divergence import KL_KINDS
+from rl.divergence import KL_KINDS, USUAL_KINDS
 from rl.lengths import longest_cap, parse_caps, shortest_cap
 from rl.losses import LOSSES, NO_CLIP
 from rl.prompts import Prompts
@@ -115,11 +116,11 @@ def flags() -> cli.Parser:
                    help=f"r is clipped at 1 - this; 1: no clip (default: {by_loss('clip_low')})")
     p.add_argument("--clip-high", type=cli.not_negative, default=None, help=f"and at 1 + this (default: {by_loss('clip_high')})")
     p.add_argument("--dual-clip", type=DUAL, default=0.0, help="bound on r where A < 0 (3 is usual); 0: none")
-    p.add_argument("--scale", default=None, choices=["group", "batch", "none"],
+    p.add_argument("--scale", default=None, choices=SCALES,
                    help="what A is divided by: a standard deviation, of the group's rewards or of the batch's, or nothing "
                    f"(default: {by_loss('scale')})")
     p.add_argument("--kl", type=cli.not_negative, default=0.0, help="weight of the KL divergence from --init")
-    p.add_argument("--kl-kind", default=None, choices=["k1", "k2", "k3"], help="its estimator: k1 in the reward and k2 in the "
+    p.add_argument("--kl-kind", default=None, choices=KL_KINDS, help="its estimator: k1 in the reward and k2 in the "
                    "loss have the gradient of the reverse KL(pi || init); k3 in the loss, as GRPO's paper has it, that of the "
                    "forward KL(init || pi); no other pair is allowed (default: k2 in the loss, k1 in the reward)")
     p.add_argument("--kl-in", default="loss", choices=["loss", "reward"], help="where it counts")
@@ -200,10 +201,8 @@ def check(args: argparse.Namespace) -> None:
         (args.exact and args.compile, "--exact computes without --compile, which joins operations and rounds less often"),
         (args.minibatches > args.prompts * args.group, f"--minibatches {args.minibatches}: more parts than completions "
          f"({args.prompts} prompts x --group {args.group})"),
-        (args.kl and args.kl_in == "loss" and args.kl_kind == "k1", "--kl-kind k1 in the loss has no gradient but noise; use k2, "
-         "whose gradient is the KL divergence's, or --kl-in reward"),
-        (args.kl and args.kl_in == "reward" and args.kl_kind in ("k2", "k3"), f"--kl-kind {args.kl_kind} in the reward has a "
-         "gradient that is not the KL divergence's; use k1 there, or --kl-in loss"),
+        (args.kl and KL_KINDS[args.kl_kind].place != args.kl_in,
+         f"--kl-kind {args.kl_kind} {args.kl and KL_KINDS[args.kl_kind].refused}"),
         (args.overlong_buffer > shortest_cap(parse_caps(args.max_new_tokens)), f"--overlong-buffer "
          f"{args.overlong_buffer} is longer than the smallest cap of --max-new-tokens"),
         (args.old == "sampler" and (args.correction != "none" or args.veto), "--old sampler has the mismatch in its ratio "
@@ -223,7 +222,7 @@ def resolve(args: argparse.Namespace) -> None:
         if getattr(args, name) is None:
             setattr(args, name, getattr(LOSSES[args.loss], name))
     if args.kl and args.kl_kind is None:
-        args.kl_kind = KL_KINDS[args.kl_in]
+        args.kl_kind = USUAL_KINDS[args.kl_in]
     if args.rollout_ranks and args.async_steps is None:
         args.async_steps = 1
     if args.batch_tokens:                                 # as many prompts as their longest completions allow
@@ -279,9 +278,7 @@ def main() -> None:
         resolve(args)
         check(args)
         run = Run(args, fingerprints(args))
-        model, tokenizer = load(args.init, dtype=run.weight_dtype)
-        if tokenizer is None:
-            raise ValueError(f"--init {args.init}: the folder has no tokenizer.json; copy the model's tokenizer there")
+        model, tokenizer = load_both(args.init, dtype=run.weight_dtype)
         check_specs(args.eval_data, tokenizer)
         rollouts = make_rollouts(run, args, tokenizer)
     model.exact = args.exact
@@ -298,8 +295,6 @@ def main() -> None:
     policy = ActorCritic(model) if loss.advantages.value_head else model
     wrapped = run.distribute(policy)
     model.checkpointing = args.checkpointing
-    if run.state is not None:                             # checkpoints of an older version of ppo have every layer twice
-        run.state["weights"] = {n: w for n, w in run.state["weights"].items() if policy is model or n[:7] != "layers."}
     # --eval-data is asked like the prompts of training, and answered greedily
     chat = CHAT | {"user_suffix": SWITCHES.get(args.mode, ""), "think_budget": args.think_budget}
     measure = functools.partial(evaluate_all, model, tokenizer, args.eval_data, PLAIN if args.mode == "plain" else {"": chat},
@@ -313,8 +308,7 @@ def main() -> None:
     update, records = PolicyUpdate(run, args, wrapped, reference), Records(run, rollouts, loss.advantages.by_token)
 
     while run.going():
-        with cli.bad_input():
-            found = rollouts.collect(sampling, run.step)                      # P x G completions, scored
+        found = rollouts.collect(sampling, run.step)                          # P x G completions, scored
         if found is None:
             run.say("the run must stop while it waits for rollouts (Ctrl-C, or another rank died)")
             break

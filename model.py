@@ -369,9 +369,9 @@ class Transformer(nn.Module):
         x = self.hidden(tokens, documents)
         if targets is None:
             return self.logits(x)                                             # (B, T, V), those of unused ids too
-        return self.scores(x, targets, temperature, entropy)                  # (B, T), or two of them
+        return self.target_logprobs(x, targets, temperature, entropy)         # (B, T), or two of them
 
-    def scores(self, hidden: Tensor, targets: Tensor, temperature: float = 1.0,
+    def target_logprobs(self, hidden: Tensor, targets: Tensor, temperature: float = 1.0,
                entropy: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """Log-probabilities of targets (..., ) from hidden states (..., D), as in `forward`. Ids that the tokenizer does not have
         get probability 0, as in sampling."""
@@ -451,4 +451,13 @@ def load(folder: str | Path, device: str | torch.device = "cpu",
     model.requires_grad_(True)
     if tokenizer is not None:
         model.unused_ids = tokenizer.unused_ids(rows)
+    return model, tokenizer
+
+
+def load_both(folder: str | Path, device: str | torch.device = "cpu",
+              dtype: torch.dtype = torch.float32) -> tuple[Transformer, Tokenizer]:
+    """As `load`, where there must be a tokenizer: ValueError without one."""
+    model, tokenizer = load(folder, device, dtype)
+    if tokenizer is None:
+        raise ValueError(f"{folder}: the folder has no tokenizer.json; copy the model's tokenizer there")
     return model, tokenizer

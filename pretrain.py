@@ -22,12 +22,13 @@ from argparse import Namespace
 
 from torch import Tensor
 
-from data import Batch, Stream, fingerprints, split_spec
+from data import Stream, fingerprints, split_spec
 from evaluate import EVAL_NEEDS, PLAIN, check_specs, evaluate_all, print_results
-from model import LAYER_KINDS, Config, LayerKind, Transformer, load
+from model import LAYER_KINDS, Config, LayerKind, Transformer, load_both
 from sources.texts import sample_texts
 from tokenizer import Tokenizer
 from training import cli
+from training.batch import Batch
 from training.flags import option_flags, option_names, options_from, training_flags, until_flags, uses_gpu
 from training.run import Run
 
@@ -93,10 +94,7 @@ def speed(run: Run, model: Transformer, batches: list[Batch]) -> dict:
 def load_or_make(args: Namespace, run: Run) -> tuple[Transformer, Tokenizer]:
     """(model, tokenizer): those of --init, or new ones. A resumed run takes the tokenizer that it has saved."""
     if args.init:
-        model, tokenizer = load(args.init, dtype=run.weight_dtype)
-        if tokenizer is None:
-            raise ValueError(f"--init {args.init}: the folder has no tokenizer.json; copy the model's tokenizer there")
-        return model, tokenizer
+        return load_both(args.init, dtype=run.weight_dtype)
     folder = args.tokenizer or (args.out if run.state else "")
     tokenizer = Tokenizer.load(folder) if folder else new_tokenizer(args)
     model = new_model(args, len(tokenizer)).to(run.weight_dtype)

@@ -38,11 +38,11 @@ from tqdm import tqdm
 
 from engine import conversation
 from engine.cache import PAGE, KVCache, download, pages_of
-from engine.draws import SamplingParams
+from engine.draws import SamplingParams, keep_budgets
 from engine.requests import Completion, Drawn, Prefill, Request
 from engine.runner import PREFILL_TOKENS, Runner
 from engine.scheduler import Scheduler
-from engine.thinking import ThinkBudget, keep_budgets, parse_think
+from engine.thinking import ThinkBudget, parse_think
 from model import Transformer
 from tokenizer import Tokenizer
 from training import cli

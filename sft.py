@@ -41,12 +41,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from data import Batch, Stream, document_sums, fingerprints, split_spec
+from data import Stream, fingerprints, split_spec
 from evaluate import EVAL_NEEDS, check_specs, evaluate_all, modes_of, print_results
-from model import load
+from model import load_both
 from sources.conversations import open_conversations
 from sources.kinds import kind_of
 from training import cli
+from training.batch import Batch, document_sums
 from training.flags import training_flags, until_flags
 from training.run import Run
 from training.weights import full_weights, restore_weights
@@ -199,9 +200,7 @@ def main() -> None:
     with cli.bad_input():
         check(args)
         run = Run(args, fingerprints(args))
-        model, tokenizer = load(args.init, dtype=run.weight_dtype)
-        if tokenizer is None:
-            raise ValueError(f"--init {args.init}: the folder has no tokenizer.json; copy the model's tokenizer there")
+        model, tokenizer = load_both(args.init, dtype=run.weight_dtype)
         check_specs(args.eval_data, tokenizer)
         opener = functools.partial(open_conversations, T=args.seq_len, no_think=args.no_think, unflagged=args.unflagged)
         stream = Stream(args.data, tokenizer, args.seq_len, args.batch_tokens, args.seed, args.max_epochs, opener)
@@ -211,9 +210,9 @@ def main() -> None:
     if method.frozen:
         frozen = copy.deepcopy(model).requires_grad_(False).to(run.device)
     if snapshot:
-        if "snapshot" in run.more:
-            restore_weights(frozen, run.more["snapshot"])
-        run.more["snapshot"] = frozen.state_dict()        # not a copy, so a checkpoint always saves the current ones
+        if "snapshot" in run.extra_state:
+            restore_weights(frozen, run.extra_state["snapshot"])
+        run.extra_state["snapshot"] = frozen.state_dict()   # not a copy, so a checkpoint always saves the current ones
 
     wrapped = run.distribute(model)
 

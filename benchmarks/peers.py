@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.timing import SMALL, clock, copy_rate, in_turns, rows_of_one_document
+from benchmarks.timing import SMALL, both_sides, clock, copy_rate, in_turns, rows_of_one_document
 from engine.cache import KVCache
 from model import Config, Transformer
 from sampler import Sampler
@@ -68,13 +68,6 @@ def bench_train(device: torch.device, dtype: torch.dtype, count: int) -> dict:
     return result | {"ratio": ratio, "ratio_low": low, "ratio_high": high, "shape": f"{B} x {T}",
                      "parameters": sum(w.numel() for w in ours.parameters()),
                      "flops_per_second": round(rate * ours.flops_per_token(T))}
-
-
-def both_sides(result: dict) -> list[str]:
-    """The speeds of both sides as text, ours first."""
-    if "seconds_per_step" in result:
-        return [f"{s:.2f} s a step" for s in result["seconds_per_step"].values()]
-    return [f"{t:,.0f} tokens/s" for t in result["tokens_per_second"].values()]
 
 
 def speed_lines(result: dict) -> list[str]:

@@ -3,8 +3,8 @@
 import itertools
 import statistics
 
-from benchmarks.peers import both_sides
 from benchmarks.records import newest, records_of
+from benchmarks.timing import both_sides
 
 
 def markdown(head: list[str], rows: list[list]) -> str:

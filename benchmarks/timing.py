@@ -111,3 +111,10 @@ def copy_rate(device: torch.device, megabytes: int = 256) -> float:
     y = torch.empty_like(x)
     y.copy_(x)
     return 2 * x.numel() / min(clock(device, lambda: y.copy_(x)) for _ in range(5))
+
+
+def both_sides(result: dict) -> list[str]:
+    """Both sides of a comparison as text, ours first."""
+    if "seconds_per_step" in result:
+        return [f"{s:.2f} s a step" for s in result["seconds_per_step"].values()]
+    return [f"{t:,.0f} tokens/s" for t in result["tokens_per_second"].values()]

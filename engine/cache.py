@@ -9,12 +9,12 @@ Simpler than vLLM: rows do not share pages. The keys of a prompt are computed on
 
 import heapq
 import os
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from kernels import NOWHERE, PAGE
-from model import Config
 
 
 class KVCache:
@@ -27,10 +27,10 @@ class KVCache:
     start     (pages + 1,): the position in its row of the first token of each page
 
     The last page, `spare`, belongs to no row. The table of a free row points to it, so a row that is computed only to pad a batch
-    writes there.
+    writes there. config: a model.Config.
     """
 
-    def __init__(self, config: Config, rows: int, pages: int, longest: int, device: str | torch.device = "cpu",
+    def __init__(self, config: Any, rows: int, pages: int, longest: int, device: str | torch.device = "cpu",
                  dtype: torch.dtype = torch.float32):
         shape = (config.layers, pages + 1, config.kv_heads, PAGE, config.head_size)
         self.size = self.spare = pages
@@ -52,7 +52,7 @@ class KVCache:
             self.release(row)
 
     @staticmethod
-    def page_bytes(config: Config, dtype: torch.dtype) -> int:
+    def page_bytes(config: Any, dtype: torch.dtype) -> int:
         return 2 * config.layers * config.kv_heads * PAGE * config.head_size * torch.finfo(dtype).bits // 8
 
     def widen(self, longest: int) -> bool:

@@ -10,7 +10,7 @@ from engine.draws import sampling_flags
 from engine.requests import Completion
 from engine.thinking import parse_think
 from formats.chat import split_thinking
-from model import Transformer, load
+from model import Transformer, load_both
 from tokenizer import Tokenizer
 from training import cli
 
@@ -34,10 +34,7 @@ def add_flags(p: cli.Parser, prompt_help: str) -> None:
 
 def open_checkpoint(args: argparse.Namespace) -> tuple[Transformer, Tokenizer]:
     """The model and the tokenizer of --init. ValueError if it has no tokenizer."""
-    model, tokenizer = load(args.init, args.device, getattr(torch, args.dtype))
-    if tokenizer is None:
-        raise ValueError(f"--init {args.init}: the folder has no tokenizer.json")
-    return model, tokenizer
+    return load_both(args.init, args.device, getattr(torch, args.dtype))
 
 
 def converse(sampler: Any, args: argparse.Namespace) -> dict:

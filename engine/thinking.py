@@ -1,10 +1,5 @@
 """A thinking budget: closes a think block that is too long, and makes sure that an answer follows."""
 
-import torch
-from torch import Tensor
-
-from engine.draws import SamplingParams, draw, wide
-from kernels import row_logprobs
 from tokenizer import Tokenizer
 
 HAND_OVER = "\nTime to answer.\n"      # the last words of a think block that is closed by force
@@ -55,35 +50,6 @@ class ThinkBudget:
         elif self.tokenizer.token_bytes(token).decode(errors="replace").strip():
             self.blank = False
         self.size += 1
-
-
-def keep_budgets(running: list, logits: Tensor, tokens: Tensor, logprobs: Tensor, u: Tensor, stop: set[int],
-                 params: SamplingParams) -> set[int]:
-    """Replaces sampled tokens (B,) that a budget does not allow; returns the set of their rows.
-
-    A forced token gets its log-probability at the temperature. If an answer would end before it has any text, its token is
-    sampled again without the end tokens, with the random numbers u (B,). All other tokens keep the log-probabilities that
-    training computes. (A mask on every token would change them.)
-    """
-    drawn, forced, again = tokens.tolist(), {}, []
-    for row, request in enumerate(running):
-        watch = request.thinking
-        if watch and (token := watch.must(drawn[row], stop)) is not None:
-            forced[row] = token
-        elif watch and watch.blank and drawn[row] in stop:
-            again.append(row)
-    if forced:
-        rows = list(forced)
-        tokens[rows] = torch.tensor(list(forced.values()), device=tokens.device)
-        logprobs[rows] = row_logprobs(wide(logits[rows]), tokens[rows], params.temperature or 1.0, params.exact)
-    if again:
-        others = logits[again]
-        others[:, [i for i in stop if i < others.shape[1]]] = float("-inf")
-        tokens[again], logprobs[again] = draw(others, u[again], params)
-    for request, token in zip(running, tokens.tolist()):
-        if request.thinking:
-            request.thinking.take(token)
-    return {*forced, *again}
 
 
 def parse_think(text: str) -> tuple[bool | None, int | None]:

@@ -110,6 +110,12 @@ def thinking_mode(messages: list[dict]) -> bool | None:
     return False if flagged and flagged[-1].endswith("/no_think") else None
 
 
+def after_thinking(text: str) -> str | None:
+    """The text of a completion after its last </think>; None if a <think> is still open."""
+    rest = text.rpartition("</think>")[2]
+    return None if "<think>" in rest else rest
+
+
 def split_thinking(text: str) -> tuple[str | None, str]:
     """(reasoning, answer) of a decoded completion. reasoning is None without a think block, and "" for an empty block.
 

@@ -86,7 +86,11 @@ def named(spec: str) -> Iterator[None]:
 
 
 def describe(error: Exception, spec: str) -> str:
-    """The text of an error, with the last line of the user's file that led to it: "my_rewards.py, line 7: KeyError: 'x'"."""
+    """The text of an error, with the last line of the user's file that led to it: "my_rewards.py, line 7: KeyError: 'x'". If the
+    SPEC names no file, it is the line that raised the error."""
+    if not is_plugin(spec):
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        return f"{'/'.join(Path(last.filename).parts[-2:])}, line {last.lineno}: {type(error).__name__}: {error}"
     path = str(Path(file_of(spec)).resolve())
     if isinstance(error, SyntaxError) and error.filename == path:
         return f"{file_of(spec)}, line {error.lineno}: {type(error).__name__}: {error.msg}"

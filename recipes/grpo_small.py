@@ -27,7 +27,7 @@ import json
 
 import torch
 
-from model import Config, Transformer, load
+from model import Config, Transformer, load_both
 from tasks.world import World
 from tokenizer import Tokenizer
 
@@ -172,9 +172,7 @@ def main():
     torch.manual_seed(args.seed)
     try:
         world = World.from_spec(args.world)
-        model, tokenizer = load(args.init) if args.init else supervised_start(args.start_steps, args.seed)
-        if tokenizer is None:
-            raise ValueError(f"--init {args.init}: the folder has no tokenizer.json")
+        model, tokenizer = load_both(args.init) if args.init else supervised_start(args.start_steps, args.seed)
     except (OSError, ValueError) as error:
         parser.error(str(error))
     optimizer = adamw(model, args.lr)

@@ -9,9 +9,6 @@ from dataclasses import dataclass
 
 import torch
 
-from rl.batches import RolloutBatch
-from rl.rollouts import Group
-
 # Of a completion: rewards (P, G) -> how much each reward is above the others (P, G)
 
 def above_group_mean(rewards: torch.Tensor) -> torch.Tensor:
@@ -25,18 +22,22 @@ def above_the_others(rewards: torch.Tensor) -> torch.Tensor:
     return above_group_mean(rewards) * (G / max(1, G - 1))
 
 
-def group_advantages(compare: Callable, rewards: torch.Tensor, scale: str, batch_deviation: float | None = None):
+# What the difference is divided by: rewards (P, G), a function that gives the standard deviation of all rewards of the batch
+# (over all ranks, which must call it together) -> numbers that can be divided by, (P, 1) or one for all
+
+SCALES = {
+    "group": lambda rewards, deviation: rewards.std(dim=1, keepdim=True) + 1e-6,          # over G - 1, as GRPO has it
+    "batch": lambda rewards, deviation: deviation() + 1e-6,
+    "none": lambda rewards, deviation: 1.0,                                               # as Dr. GRPO has it
+}
+
+
+def group_advantages(compare: Callable, rewards: torch.Tensor, scale: str,
+                     deviation: Callable[[], float] | None = None) -> torch.Tensor:
     """A of each completion from the rewards of its group: (P, G) -> (P, G).
 
-    compare: one of the two functions above. scale: the divisor of the difference:
-
-    - "group": the standard deviation of the rewards of the group (with G - 1), as in GRPO;
-    - "batch": the standard deviation of all rewards, given as batch_deviation;
-    - "none": 1, as in Dr. GRPO."""
-    centred = compare(rewards)
-    if scale == "none":
-        return centred
-    return centred / ((rewards.std(dim=1, keepdim=True) if scale == "group" else batch_deviation) + 1e-6)
+    compare: one of the two functions above. scale: an entry of SCALES; deviation: what that may call."""
+    return compare(rewards) / SCALES[scale](rewards, deviation)
 
 
 # Of a token: all (B, T) -> (B, T)
@@ -90,20 +91,3 @@ def whiten(run, x: list[torch.Tensor], mask: list[torch.Tensor]) -> list[torch.T
     """x minus its mean, divided by its standard deviation."""
     mean, deviation = moments(run, x, mask)
     return [(v - mean) / (deviation + 1e-6) for v in x]
-
-
-def compare_groups(run, how: Advantages, groups: list[Group], G: int, scale: str) -> None:
-    """Sets the advantage of each completion, from the rewards of its group."""
-    rewards = torch.tensor([[r.reward for r in g] for g in groups], dtype=torch.float64).view(-1, G)          # (P, G)
-    deviation = moments(run, [rewards], [torch.ones_like(rewards)])[1] if scale == "batch" else None
-    found = group_advantages(how.function, rewards, scale, deviation).tolist()
-    for group, advantages in zip(groups, found, strict=True):
-        for r, advantage in zip(group, advantages, strict=True):
-            r.advantage = advantage
-
-
-def compare_tokens(run, how: Advantages, batches: list[RolloutBatch], gamma: float, lam: float) -> None:
-    """Sets the advantage of each token, whitened over all batches, and the returns that a value head learns."""
-    raw = [how.function(b.rewards, b.values, b.loss_mask, b.documents, gamma, lam) for b in batches]
-    for b, a, white in zip(batches, raw, whiten(run, raw, [b.loss_mask for b in batches]), strict=True):
-        b.returns, b.advantages = a + b.values, white

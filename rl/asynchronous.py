@@ -34,10 +34,11 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
 from model import Transformer
+from rl.groups import Collected, Group, has_spread
 from rl.lengths import cap_at, longest_cap
-from rl.rollouts import Collected, Rollouts, has_spread
+from rl.rollouts import Rollouts
 from sampler import Completion, Sampler
-from tasks.task import prompt_ids
+from tasks.task import Problem, prompt_ids
 from training.ranks import Ranks
 
 FIELDS = ("prompt", "tokens", "logprobs", "finish", "versions", "forced")
@@ -45,9 +46,13 @@ PATIENCE = 20.0                       # seconds that a rank waits for the others
 
 
 class Maker:
-    """Makes groups with its own engine. Groups come in blocks of `block`; it makes block number `place` of every `every` blocks.
+    """Makes groups with an engine of its own.
 
-    in_flight: {number: [cap, requests, numbers of the unfinished requests]}; ready: {number: (cap, completions)}."""
+    - place, every, block: which groups are its own. Groups are counted in blocks of `block`; of every `every` blocks it makes
+      the one at `place`
+    - in_flight: the groups that it works on, {number: [cap, requests, numbers of the unfinished requests]}
+    - ready: the finished groups, {number: (cap, completions)}
+    - busy, slots: decode slots that were in use, and that there were, since `take_slots`"""
 
     def __init__(self, rollouts: Rollouts, model: Transformer, version: int, place: int, every: int, block: int = 1):
         self.rollouts, self.place, self.every, self.block = rollouts, place, every, block
@@ -99,8 +104,10 @@ class Maker:
 class AsyncRollouts(Rollouts):
     """Like Rollouts, for groups that were started in earlier steps.
 
-    ahead: K. recompute: after new weights the keys of unfinished completions are computed again. run.rollout_ranks > 0: separate
-    ranks make the groups."""
+    - ahead: K, in updates
+    - recompute: new weights compute the keys of unfinished completions again
+    - apart: other ranks make the groups (run.rollout_ranks > 0); else `maker` makes them here
+    - ages, stale: of the groups of this step, how many updates old they are, and how many were dropped as too old"""
 
     def __init__(self, run: Ranks, *args, ahead: int, recompute: bool = False, **options):
         super().__init__(*args, rank=run.rank, ranks=run.ranks, group=run.group, **options)
@@ -109,7 +116,7 @@ class AsyncRollouts(Rollouts):
         self.ages, self.stale = [], 0
 
     def begin(self, model: Transformer, version: int) -> None:
-        """Call this when the weights and the position in the prompts are those to start from."""
+        """Starts to sample. Comes once the model has the weights, and `prompts` the place, that the run goes on from."""
         if not self.apart:
             self.maker = Maker(self, model, version, self.rank, self.ranks, self.P // self.ranks)
         elif self.run.main:
@@ -117,16 +124,16 @@ class AsyncRollouts(Rollouts):
             self._announce()
             post(self.run, "start", self.prompts.state() | {"version": version})
 
-    def _collect(self, model, step):
-        """Takes groups that were started earlier. If the run must stop meanwhile, no prompts count as used."""
+    def _collect(self, model: Transformer, step: int) -> Collected | None:
+        """Takes what was begun earlier. If the run must stop meanwhile, no prompts count as used."""
         self.ages, self.stale, self.version, before = [], 0, step, list(self.prompts.given)
         found = self._collect_from_others(step) if self.apart else self._collect_own(step)
         if found is None:
             self.prompts.given = before
         return found
 
-    def _collect_own(self, step):
-        """Takes groups in the order of their numbers: each time as many as are missing on all ranks together."""
+    def _collect_own(self, step: int) -> Collected | None:
+        """Takes groups in the order of their numbers, as many at a time as are missing on all ranks together."""
         owners, made, problems, sampled, spare = {}, {}, {}, [], self.P * self.replace
         while len(owners) < self.P:
             first = sum(self.prompts.given)
@@ -150,7 +157,7 @@ class AsyncRollouts(Rollouts):
                     owners[g] = rank
         return Collected(self.share_out(owners, made, problems), sampled, *self.maker.take_slots())
 
-    def _take(self, problem, g, cap, completions, step):
+    def _take(self, problem: Problem, g: int, cap: int, completions: list[Completion], step: int) -> Group | None:
         """The scored group, or None if it is too old."""
         age = step - min(v for c in completions for v in c.versions)
         if age > self.ahead:
@@ -185,44 +192,44 @@ class AsyncRollouts(Rollouts):
                 "stale_groups": int(stale)}
 
     def finish(self) -> None:
-        """Ends the rollout ranks."""
+        """Tells the rollout ranks to stop."""
         if self.apart and self.run.main:
             post(self.run, "news", {"version": self.version, "allowed": 0, "stop": True})
 
     # rollouts on separate ranks
 
-    def _announce(self, missing=0):
-        """Tells the rollout ranks the version of the weights, and which groups may be started."""
+    def _announce(self, missing: int = 0) -> None:
+        """Tells the rollout ranks which weights there are, and below which number groups may be begun. missing: groups that this
+        step still needs."""
         allowed = sum(self.prompts.given) + missing + self.P * self.ahead
         post(self.run, "news", {"version": self.version, "allowed": allowed, "stop": False})
 
-    def _collect_from_others(self, step):
-        """Rank 0 takes the groups in order and gives each training rank its part."""
+    def _collect_from_others(self, step: int) -> Collected | None:
+        """Rank 0 takes the groups in order and gives every learner its share."""
         batch = [self._gather(step)] if self.run.main else [None]
         if self.ranks > 1:
             dist.broadcast_object_list(batch, 0, group=self.run.group)
         if batch[0] is None:
             return None
-        numbers, busy, slots = batch[0]
-        share, kept, sampled = self.P // self.ranks, [], []
-        if not self.run.main:                             # rank 0 has read these prompts already
-            self.problems = {g: self.prompts.next() for g in range(sum(self.prompts.given), numbers["end"])}
-        for place, (g, cap, completions) in enumerate(numbers["kept"]):
+        taken, busy, slots = batch[0]
+        share, groups, sampled = self.P // self.ranks, [], []
+        if not self.run.main:                             # rank 0 has gone through them already
+            self.problems = {g: self.prompts.next() for g in range(sum(self.prompts.given), taken["end"])}
+        for place, (g, cap, completions) in enumerate(taken["groups"]):
             if place // share == self.rank:
                 group = self._take(self.problems[g], g, cap, [Completion(**c) for c in completions], step)
-                kept.append(group)
+                groups.append(group)
                 sampled.append(group)
         if self.run.main:
             sampled += self.dropped
-        return Collected(kept, sampled, busy / self.ranks, slots / self.ranks)
+        return Collected(groups, sampled, busy / self.ranks, slots / self.ranks)
 
-    def _gather(self, step):
-        """On rank 0: the groups of a step, in order. Groups that are too old or without spread are replaced. None: the run must
-        stop."""
-        kept, busy, slots, spare = [], 0, 0, self.P * self.replace
+    def _gather(self, step: int) -> tuple[dict, float, float] | None:
+        """On rank 0: the groups of a step, in order; those too old or without spread are replaced. None if the run must stop."""
+        messages, busy, slots, spare = [], 0, 0, self.P * self.replace
         self.problems, self.dropped, stale = {}, [], 0
-        while len(kept) < self.P:
-            self._announce(self.P - len(kept))
+        while len(messages) < self.P:
+            self._announce(self.P - len(messages))
             g = sum(self.prompts.given)
             message = take(self.run, f"group/{g}")
             if message is None:
@@ -239,14 +246,15 @@ class AsyncRollouts(Rollouts):
                     self.dropped.append(group)
                     continue
             self.problems[g] = problem
-            kept.append((g, message["cap"], message["completions"]))
+            messages.append((g, message["cap"], message["completions"]))
         self._announce()
         self.stale = stale
-        return {"kept": kept, "end": sum(self.prompts.given)}, busy, slots
+        return {"groups": messages, "end": sum(self.prompts.given)}, busy, slots
 
 
 def serve(run: Ranks, rollouts: AsyncRollouts, model: Transformer) -> None:
-    """The loop of a rollout rank: it sends groups and receives weights, until the training ranks stop it."""
+    """What a rollout rank does until the learners stop it: it takes new weights as they are announced, begins the groups that are
+    allowed, and puts finished groups into the store."""
     start = take(run, "start", keep=True)
     if start is None:
         return
@@ -279,17 +287,18 @@ def serve(run: Ranks, rollouts: AsyncRollouts, model: Transformer) -> None:
 
 # the TCPStore of torchrun
 
-def post(run: Ranks, key: str, value) -> None:
+def post(run: Ranks, key: str, value: dict) -> None:
+    """Writes a value under a key, as JSON."""
     run.store.set(key, json.dumps(value))
 
 
-def look(run: Ranks, key: str):
+def look(run: Ranks, key: str) -> dict | None:
     """The value of a key, or None."""
     return json.loads(run.store.get(key)) if run.store.check([key]) else None
 
 
-def take(run: Ranks, key: str, keep: bool = False):
-    """Waits for a key, removes it, and returns its value; None if the run must stop meanwhile."""
+def take(run: Ranks, key: str, keep: bool = False) -> dict | None:
+    """Waits for the value of a key, and removes it unless `keep`. None when the run must stop meanwhile."""
     while not run.store.check([key]):
         if run.stopping:
             return None

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from data import Batch, batch_from, rounded_up
-from rl.rollouts import Group, Rollout
+from rl.advantages import Advantages, group_advantages, moments, whiten
+from rl.groups import Group, Rollout
+from training.batch import Batch, batch_from, rounded_up
 
 
 @dataclass
@@ -19,6 +20,14 @@ class RolloutBatch(Batch):
     ref_logprobs: torch.Tensor
     values: torch.Tensor
     returns: torch.Tensor
+
+
+@dataclass
+class Minibatch:
+    """The data of one optimiser step on this rank."""
+    micro: list[RolloutBatch]        # micro-batches: at least one, and the same number on each rank
+    divisor: int                     # of the sum of its token losses: see PolicyLoss.divisor
+    slots: int                       # slots with tokens, including those of prompts
 
 
 def deal(groups: list[Group], places: range, P: int, parts: int, seed: int) -> list[list[Rollout]]:
@@ -95,3 +104,21 @@ def mask_out(rollouts: list[Rollout], micro: list[RolloutBatch]) -> None:
     for r in rollouts:
         b, here = find(r, micro)
         b.loss_mask[here] = 0
+
+
+def compare_groups(run, how: Advantages, groups: list[Group], G: int, scale: str) -> None:
+    """Sets the advantage of each completion, from the rewards of its group."""
+    rewards = torch.tensor([[r.reward for r in g] for g in groups], dtype=torch.float64).view(-1, G)          # (P, G)
+    def deviation():
+        return moments(run, [rewards], [torch.ones_like(rewards)])[1]
+    found = group_advantages(how.function, rewards, scale, deviation).tolist()
+    for group, advantages in zip(groups, found, strict=True):
+        for r, advantage in zip(group, advantages, strict=True):
+            r.advantage = advantage
+
+
+def compare_tokens(run, how: Advantages, batches: list[RolloutBatch], gamma: float, lam: float) -> None:
+    """Sets the advantage of each token, whitened over all batches together, and the returns that a value head learns."""
+    raw = [how.function(b.rewards, b.values, b.loss_mask, b.documents, gamma, lam) for b in batches]
+    for b, a, white in zip(batches, raw, whiten(run, raw, [b.loss_mask for b in batches]), strict=True):
+        b.returns, b.advantages = a + b.values, white

@@ -24,7 +24,7 @@ class ActorCritic(nn.Module):
 
     def forward(self, tokens, documents, targets, temperature, entropy):
         x = self.model.hidden(tokens, documents)
-        logprobs, entropies = self.model.scores(x, targets, temperature, entropy)
+        logprobs, entropies = self.model.target_logprobs(x, targets, temperature, entropy)
         return logprobs, entropies, self.value(x.to(self.value.weight.dtype)).squeeze(-1)             # each (B, T)
 
     def save(self, folder, tokenizer, weights: dict) -> None:

@@ -2,7 +2,7 @@
 
 import math
 
-from rl.rollouts import Group, Rollout, has_spread
+from rl.groups import Group, Rollout, has_spread
 from tasks.rewards import answer_of
 
 ADVICE = ("use prompts at the edge of competence (--keep-rate 0.1 0.9), a larger --group, a longer --max-new-tokens, or "
@@ -47,13 +47,11 @@ def nothing_to_learn(run, groups: list[Group], over_batch: bool, masked: bool = 
 
 def shares(run, groups: list[Group], flat: list[Rollout], alike: int) -> str:
     """Statistics of the completions and the groups, over all ranks, as text. alike: the number of groups without spread."""
-    def right(r):                                         # as the rewards see it
-        return r.score.right
     answered = [answer_of(r.problem, r.reply) is not None for r in flat]
     endless = sum(r.cut_off and has_answer for r, has_answer in zip(flat, answered, strict=True))
     n, cut, endless, silent = run.sum(len(flat), sum(r.cut_off for r in flat), endless, answered.count(False))
-    count, solved, failed, same = run.sum(len(groups), sum(all(map(right, g)) for g in groups),
-                                          sum(not any(map(right, g)) for g in groups), alike)
+    count, solved, failed, same = run.sum(len(groups), sum(all(r.score.solved for r in g) for g in groups),
+                                          sum(not any(r.score.solved for r in g) for g in groups), alike)
     return (f"of {n:.0f} completions {cut / n:.0%} cut off at the cap ({endless / n:.0%} with an answer but no end "
             f"token), {silent / n:.0%} no answer found; of {count:.0f} groups {solved / count:.0%} all right, "
             f"{failed / count:.0%} all wrong, {same / count:.0%} no spread")

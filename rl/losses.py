@@ -18,9 +18,10 @@ from dataclasses import dataclass
 
 import torch
 
-from data import document_sums
-from rl.advantages import GAE, GROUP_MEAN, LEAVE_ONE_OUT, RETURNS, Advantages
-from rl.rollouts import Rollout
+from rl.advantages import GAE, GROUP_MEAN, LEAVE_ONE_OUT, RETURNS, SCALES, Advantages
+from rl.correction import CORRECTIONS
+from rl.groups import Rollout
+from training.batch import document_sums
 
 NO_CLIP = 1e9                        # more than any ratio here, which is at most exp(20)
 
@@ -89,7 +90,7 @@ class PolicyLoss:
 
     def __post_init__(self):
         for value, allowed in ((self.ratio, ("token", "mean", "product")), (self.mean, ("completion", "token", "constant")),
-                               (self.scale, (None,) if self.advantages.by_token else ("group", "batch", "none"))):
+                               (self.scale, (None,) if self.advantages.by_token else tuple(SCALES))):
             if value not in allowed:
                 raise ValueError(f"a policy loss says {value!r} where it must be one of {allowed}")
 
@@ -125,8 +126,9 @@ class PolicyLoss:
     def refusals(self, args) -> list[str]:
         """Why some of these flags do not go with the loss, and how to fix it: one line for each."""
         rules = (
-            (self.ratio != "token" and args.correction in ("tis", "mis"), f"--correction {args.correction} weighs each token, "
-             f"and --loss {args.loss} has one ratio for the whole completion; use seq-tis, seq-mis or geo-mis"),
+            (self.ratio != "token" and CORRECTIONS[args.correction].ratio == "token",
+             f"--correction {args.correction} weighs each token, and --loss {args.loss} has one ratio for the "
+             "whole completion; use seq-tis, seq-mis or geo-mis"),
             (not self.advantages.by_token and args.group < 2, "--group must be at least 2: a completion is compared with the "
              "others of its group"),
             (self.advantages.value_head and args.shard, f"--loss {args.loss} needs whole weights; leave --shard out"),

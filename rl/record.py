@@ -8,9 +8,10 @@ import time
 
 import numpy as np
 
+from rl.batches import Minibatch
 from rl.diagnosis import Diagnosis, nothing_to_learn
-from rl.rollouts import Collected, Rollouts, has_spread
-from rl.update import Minibatch
+from rl.groups import Collected, has_spread
+from rl.rollouts import Rollouts
 from training.metrics import Largest, add
 
 
@@ -25,9 +26,9 @@ def of_completions(found: Collected) -> dict:
         "reward": [r.score.reward for r in flat],
         "overlong_penalty": [r.overlong_penalty for r in flat],
         "kl_penalty": [r.kl_penalty for r in flat],
-        "answer": [r.score.answer_ok for r in flat],
-        "process": [bool(r.score.process_ok) for r in flat],
-        "steps_right": [r.score.steps_ok or 0 for r in flat],
+        "answer": [r.score.verdict.answer_ok for r in flat],
+        "process": [bool(r.score.verdict.process_ok) for r in flat],
+        "steps_right": [r.score.verdict.steps_ok or 0 for r in flat],
         "length_mean": lengths,
         "cut_off": [r.cut_off for r in flat]}
     by_group = {
@@ -77,7 +78,7 @@ class Records:
         self.rollouts.failures.clear()
         if args.show_every and (step % args.show_every == 0 or step == 1):
             record["samples"] = [{"question": r.problem.question, "text": r.reply.text, "reward": round(r.score.reward, 4),
-                                  "reason": r.score.reason} for g in found.sampled[:3] for r in g[:1]]
+                                  "reason": r.score.verdict.reason} for g in found.sampled[:3] for r in g[:1]]
         return record
 
     def result(self) -> dict:

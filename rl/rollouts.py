@@ -9,77 +9,21 @@ numbers depend. The groups of a step, in the order of their numbers, are split i
 """
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
 
-from formats.plugins import PluginError
+from formats import plugins
 from model import Transformer
+from rl.groups import Collected, Group, Rollout, has_spread
 from rl.lengths import Caps, cap_at, overlong_penalty
 from rl.prompts import Prompts
 from sampler import Completion, Sampler
-from tasks.rewards import Score, score_group
+from tasks.rewards import score_group
 from tasks.task import Problem, Reply, prompt_ids
 from tokenizer import Tokenizer
-
-
-@dataclass
-class Rollout:
-    """One completion, its reward, and its position in the packed batches."""
-    problem: Problem
-    completion: Completion
-    reply: Reply                     # the text that rewards get
-    score: Score                     # the rewards of the task, and the verdict
-    overlong_penalty: float = 0.0    # DAPO's, at most 0; both penalties are added to the reward
-    kl_penalty: float = 0.0          # summed over its tokens, with --kl-in reward
-    advantage: float = 0.0
-    batch: int = -1                  # set by `batches.pack`: number of the micro-batch, row and document; -1: not packed
-    row: int = -1
-    document: int = -1
-
-    @property
-    def earned(self) -> float:
-        """The reward without the KL penalty. It decides whether a group has spread."""
-        return self.score.reward + self.overlong_penalty
-
-    @property
-    def reward(self) -> float:
-        """The reward for training."""
-        return self.earned + self.kl_penalty
-
-    @property
-    def cut_off(self) -> bool:
-        return self.completion.finish == "length"
-
-    @property
-    def right(self) -> bool:
-        """Whether the answer is right, and also the steps if they can be checked."""
-        return self.score.answer_ok and self.score.process_ok is not False
-
-    @property
-    def drawn(self) -> int:
-        """The number of sampled tokens, without those that a thinking budget forced."""
-        return len(self.completion.tokens) - sum(self.completion.forced)
-
-
-Group = list[Rollout]                # the completions of one prompt
-
-
-def has_spread(group: Group) -> bool:
-    """Whether the group has two different rewards (without the KL penalty). If not, nothing can be learned from it."""
-    return len({r.earned for r in group}) > 1
-
-
-@dataclass
-class Collected:
-    """The groups that this rank sampled in a step."""
-    groups: list[Group]              # to train on
-    sampled: list[Group]             # all, with those that were replaced
-    busy: float                      # decode slots in use
-    slots: float                     # all decode slots
-    began: float = 0.0               # time.perf_counter() at the start
-    seconds: float = 0.0             # the time it took
+from training import cli
 
 
 class Rollouts:
@@ -137,16 +81,17 @@ class Rollouts:
                 for c, reply, s in zip(completions, replies, scores, strict=True)]
 
     def reward_failed(self, name: str, text: str, error: Exception) -> None:
-        """Notes a failed reward. In the first step an error in a user's file ends the run: it would probably fail in every
-        step."""
-        if self.first_step and isinstance(error, PluginError):
-            raise error
+        """Notes a failed reward. In the first step it ends the run, with file and line: it would probably fail in every step."""
+        if self.first_step:
+            raise error if isinstance(error, plugins.PluginError) else ValueError(
+                f"reward {name}: {plugins.describe(error, name)}") from error
         self.failures.append((name, text, error))
 
     def collect(self, model: Transformer, step: int) -> Collected | None:
         """This rank's groups of one step. None if the run must stop meanwhile (rl/asynchronous.py)."""
         began = time.perf_counter()
-        found = self._collect(model, step)
+        with cli.bad_input():                             # of a file with questions, a task or a reward of the user's
+            found = self._collect(model, step)
         if found is not None:
             found.began, found.seconds = began, time.perf_counter() - began
         return found
@@ -209,7 +154,7 @@ class Rollouts:
             numbers = mine[at:at + step]
             groups, *_ = self.sample(model, [self.prompts.problem(*keys[n]) for n in numbers], numbers, samples,
                                      cap_at(self.caps, 0), self.seed * 1_000_003 - 1)
-            rates |= {keys[n]: sum(r.right for r in g) / samples for n, g in zip(numbers, groups, strict=True)}
+            rates |= {keys[n]: sum(r.score.verdict.right for r in g) / samples for n, g in zip(numbers, groups, strict=True)}
         return self.joined(rates)
 
     # These methods do nearly nothing if sampling and training take turns; rl/asynchronous.py overrides them.

@@ -12,31 +12,21 @@ log-probabilities under the reference, and the values, all with the weights that
 import argparse
 import functools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import torch
 
 from model import Transformer
-from rl.advantages import compare_groups, compare_tokens
-from rl.batches import RolloutBatch, deal, fill_advantages, find, mask_out, pack
+from rl.batches import Minibatch, RolloutBatch, compare_groups, compare_tokens, deal, fill_advantages, find, mask_out, pack
 from rl.correction import correction
 from rl.critic import value_loss
 from rl.divergence import kl_estimate
+from rl.groups import Group, Rollout
 from rl.lengths import longest_cap, parse_caps
 from rl.losses import LOSSES, Clip
-from rl.rollouts import Group, Rollout
 from training import cli
 from training.metrics import Largest
 
 MICRO_TOKENS = {"cpu": 4096, "cuda": 16384}              # defaults of --micro-tokens; micro-batches of equal size have few shapes
-
-
-@dataclass
-class Minibatch:
-    """The data of one optimiser step on this rank."""
-    micro: list[RolloutBatch]        # micro-batches: at least one, and the same number on each rank
-    divisor: int                     # of the sum of its token losses: see PolicyLoss.divisor
-    slots: int                       # slots with tokens, including those of prompts
 
 
 class PolicyUpdate:
@@ -51,10 +41,10 @@ class PolicyUpdate:
         self.clip = Clip(args.clip_low, args.clip_high, args.dual_clip)
         self.longest = longest_cap(parse_caps(args.max_new_tokens))
         self.kl_in_loss, self.kl_in_reward = (args.kl, 0.0) if args.kl_in == "loss" else (0.0, args.kl)
-        # looks_first: is there a pass without gradient before the updates? In exact mode pi_old comes from the sampler, without
-        # one
+        # needs_first_pass: is there a pass without gradient before the updates? In exact mode pi_old comes from the sampler,
+        # without one
         several = args.updates * args.minibatches > 1
-        self.looks_first = self.loss.advantages.by_token or args.kl > 0 or (several and not args.exact)
+        self.needs_first_pass = self.loss.advantages.by_token or args.kl > 0 or (several and not args.exact)
 
     # before the updates
 
@@ -66,12 +56,12 @@ class PolicyUpdate:
             micros = [self.packed(part) for part in parts]
             for part, micro in zip(parts, micros, strict=True):
                 self.pay_kl(part, micro)
-                mask_out([r for r in part if not self.teaches(r)], micro)
+                mask_out([r for r in part if not self.in_loss(r)], micro)
         if not by_token:
             compare_groups(self.run, self.loss.advantages, groups, args.group, args.scale)
-        parts = [[r for r in part if self.teaches(r)] for part in parts]
+        parts = [[r for r in part if self.in_loss(r)] for part in parts]
         if not self.kl_in_reward:
-            micros = [self.packed([r for r in part if self.counts(r)]) for part in parts]
+            micros = [self.packed([r for r in part if self.has_gradient(r)]) for part in parts]
         if by_token:
             compare_tokens(self.run, self.loss.advantages, [b for micro in micros for b in micro], args.gamma, args.lam)
         else:
@@ -80,11 +70,11 @@ class PolicyUpdate:
         return [Minibatch(micro, self.loss.divisor(part), sum(int((b.documents >= 0).sum()) for b in micro))
                 for part, micro in zip(parts, micros, strict=True)]
 
-    def teaches(self, r: Rollout) -> bool:
+    def in_loss(self, r: Rollout) -> bool:
         """Whether the completion is in the loss."""
         return not (self.args.mask_truncated and r.cut_off)
 
-    def counts(self, r: Rollout) -> bool:
+    def has_gradient(self, r: Rollout) -> bool:
         """Whether the completion changes the gradient. With A = 0 it does not, unless the loss has another term."""
         return self.loss.advantages.by_token or self.args.kl > 0 or self.args.entropy > 0 or abs(r.advantage) > 1e-9
 
@@ -93,13 +83,13 @@ class PolicyUpdate:
         args, dtype = self.args, self.run.weight_dtype
         micro = pack(chosen, args.seq_len, args.micro_tokens or MICRO_TOKENS[self.run.device.type], dtype)
         micro += pack([], dtype=dtype) * (self.run.max(len(micro)) - len(micro))
-        if self.looks_first:
+        if self.needs_first_pass:
             for b in micro:
-                self.look(b)
+                self.first_pass(b)
         return micro
 
     @torch.no_grad()
-    def look(self, b: RolloutBatch) -> None:
+    def first_pass(self, b: RolloutBatch) -> None:
         """Fills in pi_old, the values, and the log-probabilities under the reference."""
         on_device = b.to(self.run.device)
         logprobs, _, values = self.forward(on_device)
@@ -123,8 +113,8 @@ class PolicyUpdate:
     def passes(self, minibatches: list[Minibatch]) -> Iterator[tuple[Minibatch, Callable]]:
         """The minibatches one after the other, --updates times, each with its loss function."""
         for i in range(self.args.updates * len(minibatches)):
-            unmoved = i < len(minibatches) if self.looks_first else i == 0
-            yield minibatches[i % len(minibatches)], functools.partial(self.policy_loss, unmoved=unmoved)
+            same_weights = i < len(minibatches) if self.needs_first_pass else i == 0
+            yield minibatches[i % len(minibatches)], functools.partial(self.policy_loss, same_weights=same_weights)
 
     def forward(self, b: RolloutBatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Log-probabilities, entropies and values of the targets, each (B, T)."""
@@ -141,14 +131,14 @@ class PolicyUpdate:
                      "unharmed. `python bench.py probe` shows which block is not invariant; without --exact the run goes on")
         return {"logprob_diff_mean": (float(apart.sum()), float(b.loss_mask.sum())), "logprob_diff_max": Largest(largest)}
 
-    def policy_loss(self, b: RolloutBatch, unmoved: bool) -> tuple[torch.Tensor, dict]:
+    def policy_loss(self, b: RolloutBatch, same_weights: bool) -> tuple[torch.Tensor, dict]:
         """The sum of the weighted token losses of a micro-batch, and its metrics {name: (sum, divisor)}.
 
-        unmoved: the recomputed log-probabilities are still those of the weights that sampled."""
+        same_weights: the recomputed log-probabilities are still those of the weights that sampled."""
         args = self.args
         logprobs, entropies, values = self.forward(b)
         mask = b.loss_mask.to(logprobs.dtype)
-        recomputed = b.old_logprobs if self.looks_first else logprobs.detach()
+        recomputed = b.old_logprobs if self.needs_first_pass else logprobs.detach()
         old = b.sampler_logprobs if args.old == "sampler" else recomputed
         loss, noted = self.loss.of_tokens(logprobs, old, b.advantages, mask, b.documents, self.clip)          # (B, T)
         loss = loss * correction(args.correction, old, b.sampler_logprobs, mask, b.documents, args.cap, args.veto)
@@ -159,6 +149,6 @@ class PolicyUpdate:
         with torch.no_grad():
             noted = {"entropy": entropies, "kl": kl} | noted
             metrics = {name: (float((x * mask).sum()), float(mask.sum())) for name, x in noted.items()}
-        if unmoved:
+        if same_weights:
             metrics |= self.compare_with_sampler(recomputed, b)
         return (loss * self.loss.token_weights(mask, b.documents, self.longest)).sum(), metrics

@@ -35,9 +35,11 @@ from tqdm import tqdm
 from formats.chat import END_THINK, THINK, split_thinking
 from formats.rows import given, read_rows, refuse_unknown, text_at
 from sources.documents import Documents
+from sources.shares import SILVER, in_share
 from tasks.problems import load_problems
 from tasks.task import Problem
 from tasks.world import World
+from tokenizer import Tokenizer
 
 ROLES = ("system", "user", "assistant", "tool")
 REASONING = ("reasoning", "reasoning_content", "thinking")
@@ -49,7 +51,7 @@ REPEATED = {"prompt": ASKED, "question": ASKED, "problem": ASKED, "solution": AN
 
 # messages
 
-def assistant(text, reasoning, where):
+def assistant(text: str, reasoning: str | None, where: str) -> dict:
     """An assistant's turn. A think block at the start of the text becomes its reasoning, unless the reasoning is given separately
     (not None)."""
     inside, said = split_thinking(text)
@@ -66,7 +68,7 @@ def assistant(text, reasoning, where):
     return {"role": "assistant", "content": said, "reasoning": reasoning}
 
 
-def content_of(message, where):
+def content_of(message: dict, where: str) -> str:
     """The text of a message: "content", as text or as a list of text parts, joined."""
     content = message.get("content")
     if not isinstance(content, list):
@@ -81,7 +83,7 @@ def content_of(message, where):
     return "".join(part["text"] for part in content)
 
 
-def reasoning_of(message, where):
+def reasoning_of(message: dict, where: str) -> str | None:
     """The reasoning of a message that is given separately, under any of its usual names, or None."""
     found = {key: text for key in REASONING if (text := text_at(message, key, where)) is not None}
     if len(set(found.values())) > 1:
@@ -89,7 +91,7 @@ def reasoning_of(message, where):
     return next(iter(found.values()), None)
 
 
-def weight_of(message, where):
+def weight_of(message: dict, where: str) -> float | None:
     """The loss weight of a turn, from "weight" (0 or 1) or "train" (true or false): 0.0, 1.0, or None if neither is given."""
     weight, train = message.get("weight"), message.get("train")
     if weight is not None and (isinstance(weight, bool) or weight not in (0, 1)):
@@ -102,7 +104,7 @@ def weight_of(message, where):
     return None if said is None else float(said)
 
 
-def read_messages(messages, where):
+def read_messages(messages: list[dict], where: str) -> list[dict]:
     """Messages of a file in the form for encode_chat, with "weight" if it is given. `where` names file and line."""
     if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
         raise ValueError(f"{where}: the messages must be a list of {{\"role\", \"content\"}}")
@@ -124,7 +126,7 @@ def read_messages(messages, where):
     return turns
 
 
-def with_system(row, messages, where):
+def with_system(row: dict, messages: list[dict], where: str) -> list[dict]:
     """The messages, after a system turn if the row has a "system" text."""
     system = text_at(row, "system", where)
     if system and messages and messages[0]["role"] == "system":
@@ -132,7 +134,7 @@ def with_system(row, messages, where):
     return [{"role": "system", "content": system}, *messages] if system else messages
 
 
-def read_conversation(row, where):
+def read_conversation(row: dict, where: str) -> list[dict]:
     """The turns of a row of {"messages"}; at least one of them must have a loss."""
     if not isinstance(row, dict) or not given(row.get("messages")):
         raise ValueError(f"{where}: the messages must be a list of {{\"role\", \"content\"}}")
@@ -148,7 +150,7 @@ def read_conversation(row, where):
     return with_system(row, messages, where)
 
 
-def encode(tokenizer, messages, where):
+def encode(tokenizer: Tokenizer, messages: list[dict], where: str) -> tuple[np.ndarray, np.ndarray]:
     """Token ids (n,) int32 and loss weights (n,) float32 of a conversation."""
     try:
         ids, mask = tokenizer.encode_chat(messages)
@@ -165,18 +167,18 @@ def problem_turns(problem: Problem, i: int, no_think: float = 0.0, unflagged: fl
     """Problem number i as a turn of the user and a turn of the assistant, with or without thinking. The solution goes into the
     think block.
 
-    no_think is the share of the problems in Qwen3's second mode (arXiv 2505.09388, section 4.3): the question ends in "
-    /no_think", and the think block is empty and has no loss. The other questions end in " /think", except for a share `unflagged`
-    of them, because thinking is the default. The mode depends only on i, and the modes are evenly spread (by the golden ratio). A
-    problem without a worked solution is always answered without thinking.
+    no_think is the share of the problems in Qwen3's second mode (arXiv 2505.09388, section 4.3): the question ends in
+    " /no_think", and the think block is empty and has no loss. The other questions end in " /think", except for a share
+    `unflagged` of them, because thinking is the default. The mode depends only on i, and the modes are evenly spread
+    (sources/shares.py). A problem without a worked solution is always answered without thinking.
     """
     working = re.sub(r"(####|^Answer: ).*\s*\Z", "", problem.solution, flags=re.M).strip()      # without its last line
     if not no_think:
         flag, reasoning = "", working or None
-    elif not working or i * 0.6180339887 % 1 < no_think:
+    elif not working or in_share(i, no_think):
         flag, reasoning = " /no_think", ""
     else:
-        flag, reasoning = "" if i * 0.4142135624 % 1 < unflagged else " /think", working
+        flag, reasoning = "" if in_share(i, unflagged, SILVER) else " /think", working
     return [{"role": "user", "content": problem.question + flag},
             {"role": "assistant", "content": f"Answer: {problem.answer}", "reasoning": reasoning}]
 
@@ -188,7 +190,7 @@ class WorldChats:
 
     count = None
 
-    def __init__(self, name, tokenizer, T, no_think=0.0, unflagged=0.0, look=200):
+    def __init__(self, name: str, tokenizer: Tokenizer, T: int, no_think: float = 0.0, unflagged: float = 0.0, look: int = 200):
         self.world, self.tokenizer, self.T = World.from_spec(name.removeprefix("world:")), tokenizer, T
         self.modes = no_think, unflagged
         longest = max(len(self._encode(i)[0]) - 1 for i in range(look))
@@ -196,10 +198,10 @@ class WorldChats:
             raise ValueError(f"{name}: a conversation takes {longest} tokens, --seq-len is {T}; raise --seq-len, "
                              "or lower ops")
 
-    def _encode(self, i):
+    def _encode(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         return encode(self.tokenizer, problem_turns(self.world.problem(i), i, *self.modes), f"problem {i}")
 
-    def get(self, i):
+    def get(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         """Document i: tokens (n,) and loss weights (n,). One that is too long is replaced by another problem (this is rare: none
         of the first problems was too long)."""
         for again in range(100):
@@ -209,7 +211,8 @@ class WorldChats:
         raise ValueError(f"problem {i}: a conversation takes {len(ids) - 1} tokens, --seq-len is {self.T}; raise --seq-len")
 
 
-def open_conversations(name, tokenizer, T, no_think=0.0, unflagged=0.0):
+def open_conversations(name: str, tokenizer: Tokenizer, T: int, no_think: float = 0.0,
+                       unflagged: float = 0.0) -> WorldChats | Documents:
     """A SPEC of conversations without its weight -> a source with .get(i) and .count, as in sources/documents.py."""
     tokenizer.encode_chat([])                             # refuses a tokenizer without ChatML's tokens
     if name.startswith("world:"):
@@ -231,7 +234,8 @@ def open_conversations(name, tokenizer, T, no_think=0.0, unflagged=0.0):
     return Documents([(np.concatenate(ids), np.cumsum([0] + [len(d) for d in ids]), np.concatenate(weights))])
 
 
-def check_length(slots, T, where, what):
+def check_length(slots: int, T: int, where: str, what: str) -> None:
+    """ValueError for a document of more slots than a row has."""
     if slots > T:
         raise ValueError(f"{where}: the {what} takes {slots} tokens, --seq-len is {T}; raise --seq-len to at least "
                          f"{slots}, or remove the line")
@@ -243,7 +247,7 @@ class Pairs:
     """The preference pairs of a file. A pair is a list of documents that stay together in a row: the chosen answer, the rejected
     answer, and for KTO a mismatched answer (the chosen answer of the next pair, after the prompt of this pair)."""
 
-    def __init__(self, name, tokenizer, T, mismatched=False):
+    def __init__(self, name: str, tokenizer: Tokenizer, T: int, mismatched: bool = False):
         if name.startswith("world:"):
             raise ValueError(f"{name}: pairs come from a file; make one with python augment.py pairs")
         tokenizer.encode_chat([])
@@ -260,7 +264,7 @@ class Pairs:
             check_length(slots, T, where, f"pair, {self.size} answers each with their prompt,")
         self.tokens = sum(self.slots) + self.size * self.count
 
-    def get(self, i):
+    def get(self, i: int) -> list[tuple]:
         """Pair i: [(tokens (n,), loss weights (n,), log-probability under the reference), ...]."""
         chosen, rejected, prompt = self.pairs[i]
         answers = [chosen, rejected]

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from formats import plugins
 from formats.jsonl import parse_json
 from sources.documents import Documents, document, empty_size, report_empty
 from sources.texts import read_texts
-from sources.world import WorldDocuments
 from tokenizer import Tokenizer
 
 
@@ -69,7 +69,7 @@ def _encode_texts(job):
 
 def _encode_world(job):
     spec, first, last = job
-    source = WorldDocuments(spec, _tokenizer)
+    source = plugins.in_room("sources", "world", "open_documents")(spec, _tokenizer)
     return [source.get(i) for i in range(first, last)]
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from sources.shares import in_share
 from tasks.world import World
 from tokenizer import Tokenizer
 
@@ -40,8 +41,7 @@ class WorldDocuments:
 
     def get(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         problem = self.world.problem(i)
-        # i * 0.618... % 1 is evenly spread over [0, 1), so any range of problems has nearly the right share, without randomness
-        if self.chat and (i * 0.6180339887) % 1 < self.chat:
+        if in_share(i, self.chat):
             reply = {"role": "assistant", "content": problem.solution.rpartition("\n")[2],
                      "reasoning": problem.reasoning}
             ids, mask = self.tokenizer.encode_chat([{"role": "user", "content": problem.question}, reply])

@@ -24,6 +24,7 @@ Qwen2.5-Math).
 import itertools
 import re
 
+from formats.chat import after_thinking
 from tasks.equivalence import MAX_ANSWER, is_readable, same_answer
 from tasks.expression import Steps
 from tasks.units import is_scale, measure
@@ -31,7 +32,7 @@ from tasks.units import is_scale, measure
 MAX_TEXT = 32_768  # characters at the end of a completion in which an answer is searched
 MAX_TAIL = 4096    # characters at the end in which bare expressions and numbers are searched
 
-__all__ = ["check_answer", "same_answer", "extract_answer", "boxed", "count_answers", "after_thinking"]
+__all__ = ["check_answer", "same_answer", "extract_answer", "boxed", "count_answers"]
 
 
 def check_answer(text: str, gold: str) -> bool:
@@ -39,12 +40,6 @@ def check_answer(text: str, gold: str) -> bool:
     if "\\boxed" in gold or len(gold) > MAX_ANSWER:      # a complete solution
         gold = extract_answer(gold) or gold
     return same_answer(extract_answer(text), gold)
-
-
-def after_thinking(text: str) -> str | None:
-    """The text of a completion after its last </think>; None if a <think> is still open."""
-    rest = text.rpartition("</think>")[2]
-    return None if "<think>" in rest else rest
 
 
 def extract_answer(text: str) -> str | None:

@@ -26,11 +26,12 @@ from formats import plugins
 from formats.chat import END_THINK, THINK, split_thinking
 from tasks.answers import same_answer
 from tasks.problems import open_task
-from tasks.task import Problem, Reply, Verdict
+from tasks.task import Problem, Reply
+from tasks.verdict import Verdict
 
 
 @dataclass
-class Group:
+class ReplyGroup:
     """What a reward gets in addition to its reply."""
     problem: Problem
     replies: list[Reply]
@@ -68,24 +69,24 @@ def checks_steps(reward: Callable) -> Callable:
     return reward
 
 
-def answer_reward(problem: Problem, reply: Reply, group: Group) -> float:
+def answer_reward(problem: Problem, reply: Reply, group: ReplyGroup) -> float:
     """1 for a right final answer."""
     return float(grade(problem, reply).answer_ok)
 
 
 @checks_steps
-def process_reward(problem: Problem, reply: Reply, group: Group) -> float:
+def process_reward(problem: Problem, reply: Reply, group: ReplyGroup) -> float:
     """The share of the gold steps that are right."""
     return grade(problem, reply).steps_ok
 
 
 @checks_steps
-def strict_reward(problem: Problem, reply: Reply, group: Group) -> float:
+def strict_reward(problem: Problem, reply: Reply, group: ReplyGroup) -> float:
     """1 for a right answer with right steps: R = R_out if R_pv = 1, else 0 (arXiv 2512.07783)."""
     return float(grade(problem, reply).ok)
 
 
-def format_reward(problem: Problem, reply: Reply, group: Group) -> float:
+def format_reward(problem: Problem, reply: Reply, group: ReplyGroup) -> float:
     """1 for a finished text in the right form, whatever its content.
 
     - A reply that should think: one <think> at the very start, some reasoning, one </think>, and then exactly one final answer
@@ -102,25 +103,25 @@ def format_reward(problem: Problem, reply: Reply, group: Group) -> float:
     return float(good and reply.finish == "stop" and problem.task.well_formed(said, reply.thinking))
 
 
-def length_reward(problem: Problem, reply: Reply, group: Group) -> float:
+def length_reward(problem: Problem, reply: Reply, group: ReplyGroup) -> float:
     """Falls linearly from 1 for no tokens to 0 at the limit, for right and for wrong replies."""
     if reply.limit < 1:
         raise ValueError("the length reward needs Reply.limit, the most tokens that a completion may have")
     return max(0.0, 1 - reply.tokens / reply.limit)
 
 
-def random_reward(problem: Problem, reply: Reply, group: Group) -> float:
+def random_reward(problem: Problem, reply: Reply, group: ReplyGroup) -> float:
     """0 or 1 at random, from (seed, question, sample) and not from the text; a resumed run gets the same values."""
     key = f"{group.seed}|{reply.sample}|{problem.question}"
     return float(hashlib.blake2b(key.encode("utf-8", "replace"), digest_size=1).digest()[0] & 1)
 
 
-def incorrect_reward(problem: Problem, reply: Reply, group: Group) -> float:
+def incorrect_reward(problem: Problem, reply: Reply, group: ReplyGroup) -> float:
     """1 for a wrong final answer, 0 if there is no answer."""
     return float(answer_of(problem, reply) is not None and not grade(problem, reply).answer_ok)
 
 
-def majority_reward(problem: Problem, reply: Reply, group: Group) -> float:
+def majority_reward(problem: Problem, reply: Reply, group: ReplyGroup) -> float:
     """1 for the most common answer of the group."""
     return float(group.majority is not None and same_answer(answer_of(problem, reply), group.majority))
 
@@ -134,14 +135,14 @@ REWARDS = {"answer": answer_reward, "process": process_reward, "strict": strict_
 class Weighted(NamedTuple):
     """One reward of a mix."""
     name: str
-    function: Callable[[Problem, Reply, Group], float]
+    function: Callable[[Problem, Reply, ReplyGroup], float]
     weight: float
 
     @property
     def checks_steps(self) -> bool:
         return getattr(self.function, "checks_steps", False)
 
-    def value(self, problem: Problem, reply: Reply, group: Group) -> float:
+    def value(self, problem: Problem, reply: Reply, group: ReplyGroup) -> float:
         """The reward of a reply, without the weight. ValueError if it is not a finite number. An error in a user's file is a
         plugins.PluginError."""
         if not plugins.is_plugin(self.name):
@@ -181,7 +182,7 @@ def parse_rewards(mix: str, *specs: str) -> list[Weighted]:
     return rewards
 
 
-def _from_file(spec: str) -> Callable[[Problem, Reply, Group], float]:
+def _from_file(spec: str) -> Callable[[Problem, Reply, ReplyGroup], float]:
     function = plugins.load(spec)
     if not callable(function):
         raise plugins.PluginError(f"{spec}: is no function; write one, reward(problem, reply, group) -> float")
@@ -199,16 +200,13 @@ def _has_steps(spec: str) -> bool:
 class Score:
     reward: float            # the weighted sum of the parts
     parts: dict              # each reward by name, without its weight
-    answer_ok: bool
-    process_ok: bool | None  # None if the problem has no steps to check
-    steps_ok: float | None
-    reason: str              # "ok", or the first error
+    verdict: Verdict         # answer and steps, as the task grades them
     checks_steps: bool = False  # whether a reward uses the steps
 
     @property
-    def right(self) -> bool:
+    def solved(self) -> bool:
         """Whether the answer is right, and also the steps if a reward uses them."""
-        return self.answer_ok and (self.process_ok is not False or not self.checks_steps)
+        return self.verdict.right if self.checks_steps else self.verdict.answer_ok
 
 
 def score_group(problem: Problem, replies: list[Reply], rewards: list[Weighted], seed: int = 0,
@@ -217,9 +215,8 @@ def score_group(problem: Problem, replies: list[Reply], rewards: list[Weighted],
 
     Texts come from models and rewards from users. So if a reward raises an exception, or is not a finite number, it counts as 0,
     and on_error(name, text, exception) is called. (on_error may raise an exception to end the scoring. grpo.py does so in the
-    first
-    step, if a reward from a user's file fails.)"""
-    group, scores = Group(problem, replies, seed), []
+    first step.)"""
+    group, scores = ReplyGroup(problem, replies, seed), []
 
     def guarded(name, reply, function, *arguments, otherwise):
         try:
@@ -234,5 +231,5 @@ def score_group(problem: Problem, replies: list[Reply], rewards: list[Weighted],
         parts = {r.name: guarded(r.name, reply, r.value, problem, reply, group, otherwise=0.0) for r in rewards}
         verdict = guarded("grade", reply, grade, problem, reply, otherwise=Verdict(False, False, 0.0, "cannot be graded"))
         total = sum(r.weight * parts[r.name] for r in rewards)
-        scores.append(Score(total, parts, verdict.answer_ok, verdict.process_ok, verdict.steps_ok, verdict.reason, checked))
+        scores.append(Score(total, parts, verdict, checked))
     return scores

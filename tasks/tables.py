@@ -8,9 +8,10 @@ import numpy as np
 
 from formats.chat import split_thinking
 from tasks.accuracy import rates
-from tasks.task import Reply, Verdict
+from tasks.task import Reply
+from tasks.verdict import Verdict
 from tasks.verify import mark_lines
-from tasks.world import Problem
+from tasks.world import WorldProblem
 
 
 def reply_style(groups: list[list[Reply]]) -> dict:
@@ -30,7 +31,7 @@ def reply_style(groups: list[list[Reply]]) -> dict:
 @dataclass
 class Graded:
     """A problem of the world, its replies, and the verdict on each reply."""
-    problem: Problem
+    problem: WorldProblem
     replies: list[Reply]
     verdicts: list[Verdict]
 

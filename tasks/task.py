@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from tasks.answers import check_answer, count_answers, extract_answer
+from tasks.verdict import Verdict
 
 # How a question is asked. "plain": as text, as in pre-training. "chat": as a user's turn. "think" and "no_think": as a user's
 # turn with a flag at its end (Qwen3's soft switch).
@@ -55,24 +56,6 @@ class Reply:
         c, chat = completion, tokenizer.im_start is not None and tokenizer.im_start in completion.prompt
         return cls(tokenizer.decode_reply(c.prompt, c.tokens), len(c.tokens), limit, c.finish,
                    chat and tokenizer.thinking_in(c.prompt) is not False, sample)
-
-
-@dataclass(frozen=True)
-class Verdict:
-    answer_ok: bool                  # the final answer is right
-    process_ok: bool | None          # every gold step is there and right; None if the problem has no steps to check
-    steps_ok: float | None           # share of the gold steps that are there and right
-    reason: str                      # "ok", or the first error
-
-    @property
-    def ok(self) -> bool:
-        """Whether answer and steps were checked, and both are right."""
-        return self.answer_ok and self.process_ok
-
-    @property
-    def right(self) -> bool:
-        """Whether the answer is right, and also the steps if they can be checked."""
-        return self.answer_ok and self.process_ok is not False
 
 
 class Task:

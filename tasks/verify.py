@@ -8,9 +8,9 @@ count inside and outside a think block; the answer counts only outside.
 
 import re
 
-from tasks.answers import after_thinking
+from formats.chat import after_thinking
 from tasks.facts import Step
-from tasks.task import Verdict
+from tasks.verdict import Verdict
 
 MAX_TEXT = 100_000   # characters that are read: the first ones for steps, the last ones for answers
 
@@ -22,7 +22,7 @@ ANSWER = re.compile(rf"{_OPEN}Answer: {_NUMBER}{_CLOSE}", re.M)
 
 
 def verify(problem, text: str) -> Verdict:
-    """Whether the text solves the problem (a world.Problem)."""
+    """Whether the text solves the problem (a world.WorldProblem)."""
     found, twice = {}, set()
     for parts in LINE.findall(text[:MAX_TEXT]):
         line = _read(parts)

@@ -30,8 +30,8 @@ from dataclasses import dataclass, field, fields
 
 from tasks.facts import Step
 from tasks.graph import Graph
-from tasks.task import Problem as AnyProblem
-from tasks.task import Reply, Task, Verdict
+from tasks.task import Problem, Reply, Task
+from tasks.verdict import Verdict
 from tasks.verify import ANSWER, LINE, final_answer, verify
 from tasks.words import CONTEXTS, OPERATORS, PLACES, SAY_LEAF, question_text, solution_lines
 from training import cli
@@ -41,7 +41,7 @@ SPLITS = {"pretrain": (0, 60), "midtrain": (60, 70), "sft": (70, 75), "rl": (75,
 
 
 @dataclass
-class Problem(AnyProblem):
+class WorldProblem(Problem):
     """A problem of the world. `solution` has the steps, one per line, then "Answer: N" (with solution=0 only that line)."""
     ops: int = 0                     # number of operations = number of steps
     context: str = ""
@@ -118,13 +118,13 @@ class World(Task):
         world.source = f"world:{text}"
         return world
 
-    def __iter__(self) -> Iterator[Problem]:
+    def __iter__(self) -> Iterator[WorldProblem]:
         i = 0
         while True:
             yield self.problem(i)
             i += 1
 
-    def problem(self, i: int) -> Problem:
+    def problem(self, i: int) -> WorldProblem:
         """The i-th problem of this world. Problems that are invalid or of another split are made again."""
         rng = random.Random((self.seed << 44) ^ i)
         ops = self.ops[int(rng.random() * len(self.ops))]
@@ -136,21 +136,21 @@ class World(Task):
         raise ValueError(f"world: 100,000 draws gave no problem of {ops} operations; raise max_value, or use other operators, "
                          "fewer distractors or a modulus")
 
-    def _in_words(self, graph: Graph, rng: random.Random, ops: int, context: str) -> Problem:
+    def _in_words(self, graph: Graph, rng: random.Random, ops: int, context: str) -> WorldProblem:
         pick = (lambda: 0) if self.paraphrase == 1 else (lambda: rng.randrange(self.paraphrase))
         question = question_text(graph.facts, graph.asked, context, self.modulus, pick)
         answer = str(graph.values[graph.asked])
         last = f"Answer: {answer}"
         solution = "\n".join([*solution_lines(graph.steps, graph.values), last]) if self.solution else last
-        return Problem(question, answer, solution, self, ops, context, tuple(graph.steps), graph.values, self.modulus)
+        return WorldProblem(question, answer, solution, self, ops, context, tuple(graph.steps), graph.values, self.modulus)
 
-    def verify(self, problem: Problem, text: str) -> Verdict:
+    def verify(self, problem: WorldProblem, text: str) -> Verdict:
         """Checks a completion against the problem's graph (see tasks/verify.py)."""
         return verify(problem, text)
 
     # as a task (tasks/task.py)
 
-    def grade(self, problem: Problem, reply: Reply) -> Verdict:
+    def grade(self, problem: WorldProblem, reply: Reply) -> Verdict:
         return verify(problem, reply.text)
 
     def answer_in(self, text: str) -> str | None:

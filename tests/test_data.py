@@ -16,7 +16,7 @@ from helpers import a_run, run_main, state_of
 import data
 import formats
 import sources
-from data import Batch, Mixture, Packer, Stream, batch_from
+from data import Mixture, Packer, Stream
 from formats.tokenizer_file import GPT2_PATTERN
 from kernels import Packing
 from sources import shards, texts
@@ -28,6 +28,7 @@ from sources.shards import open_shards, prepare
 from tasks.problems import load_problems
 from tokenizer import Tokenizer
 from training import cli
+from training.batch import Batch, batch_from
 
 
 def documents_of(lengths, first=0):

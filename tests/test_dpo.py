@@ -25,11 +25,12 @@ from helpers import (
 )
 
 import dpo
-from data import Stream, pair_batch
+from data import Stream
 from model import load
 from sources.conversations import Pairs
 from tasks.world import World
 from tokenizer import Tokenizer
+from training.batch import pair_batch
 from training.weights import full
 
 

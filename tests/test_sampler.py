@@ -12,7 +12,7 @@ import torch
 from conftest import script
 
 import sampler as sampling
-from engine import runner, thinking
+from engine import runner
 from engine.conversation import stream
 from engine.draws import SamplingParams, draw, truncate, uniform
 from engine.thinking import HAND_OVER, parse_think
@@ -338,7 +338,7 @@ def test_a_block_that_the_model_opens_is_closed_too(tiny, tokenizer, monkeypatch
         def draw(logits, u, *how):
             return torch.full((len(logits),), next(left)), torch.zeros(len(logits), dtype=torch.float64)
         monkeypatch.setattr(runner, "draw", draw)
-        monkeypatch.setattr(thinking, "draw", draw)
+        monkeypatch.setattr("engine.draws.draw", draw)
     forced = hand_over(tokenizer)
     def tokens(*sequence, **options):
         draws(*sequence)

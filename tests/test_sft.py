@@ -23,12 +23,13 @@ from helpers import (
 )
 
 import sft
-from data import Stream, batch_from
+from data import Stream
 from model import load
 from sources.conversations import open_conversations, problem_turns
 from tasks.problems import load_problems
 from tokenizer import Tokenizer
 from training import metrics
+from training.batch import batch_from
 from training.weights import full
 
 LOSSES = ["sft", "dft", "iw", "iw --iw-form token", "psft"]

@@ -26,7 +26,7 @@ def training_flags(text: str, needs: tuple = (), data_required: bool = True) -> 
     p.add_argument("--adam-lr", type=cli.not_negative, default=0.003, help="peak learning rate of AdamW, used with Muon")
     p.add_argument("--optimizer", default="muon", choices=list(optim.OPTIMIZERS),
                    help="for the matrices inside the layers")
-    p.add_argument("--schedule", default="wsd", choices=["constant", "cosine", "wsd"],
+    p.add_argument("--schedule", default="wsd", choices=optim.SCHEDULES,
                    help="shape of the learning rate")
     p.add_argument("--warmup", type=cli.fraction, default=0.01, help="share of the steps")
     p.add_argument("--decay", type=cli.fraction, default=0.2, help="share of the steps, for wsd")

@@ -99,8 +99,17 @@ def build(model: nn.Module, kind: str = "muon", lr: float = 0.02, adam_lr: float
     return optimizers
 
 
+# What --schedule may be. An entry takes the share that is made of the steps behind the warm-up, how many steps are left, and over
+# how many of the last steps the rate falls. It returns how far the rate is on the way from the floor up to the peak, 0 to 1.
+SCHEDULES = {
+    "constant": lambda done, left, decay: 1.0,
+    "cosine": lambda done, left, decay: 0.5 * (1 + math.cos(math.pi * done)),
+    "wsd": lambda done, left, decay: min(1.0, left / max(1.0, decay)),
+}
+
+
 def schedule(step: int, steps: int, kind: str = "wsd", warmup: float = 0.01, decay: float = 0.2, floor: float = 0.0) -> float:
-    """The share of the peak learning rate at a step (0 .. steps-1).
+    """The share of the peak learning rate at a step (0 .. steps-1), by an entry of SCHEDULES.
 
     constant   flat after the warm-up
     cosine     half a cosine down to `floor`
@@ -110,17 +119,12 @@ def schedule(step: int, steps: int, kind: str = "wsd", warmup: float = 0.01, dec
     from its end, with "cosine" or with "wsd" and decay 1.
     """
     n = warmup * steps
+    if kind not in SCHEDULES:
+        raise ValueError(f"--schedule {kind}: use one of {', '.join(SCHEDULES)}")
     if step < n:
         return (step + 1) / (n + 1)
-    if kind == "constant":
-        return 1.0
-    if kind == "cosine":
-        done = (step - n) / max(1.0, steps - n)
-        return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done))
-    if kind == "wsd":
-        left = (steps - step) / max(1.0, decay * steps)
-        return floor + (1 - floor) * min(1.0, left)
-    raise ValueError(f"--schedule {kind}: use constant, cosine or wsd")
+    share = SCHEDULES[kind]((step - n) / max(1.0, steps - n), steps - step, decay * steps)
+    return floor + (1 - floor) * share
 
 
 def set_lr(optimizers: list, share: float) -> float:

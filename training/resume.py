@@ -33,7 +33,13 @@ def find_state(folder: Path, flags: dict, inputs: dict) -> dict | None:
         raise ValueError(f"{state}: cannot be read ({type(e).__name__}); remove it to start again") from None
     compare_flags(folder, found, flags)
     compare_inputs(folder, found, inputs)
+    found["weights"] = without_copies(found["weights"])
     return found
+
+
+def without_copies(weights: dict) -> dict:
+    """An older version of ppo saved every layer twice, as model.layers.0... and as layers.0...; the second one is left out."""
+    return {name: w for name, w in weights.items() if f"model.{name}" not in weights}
 
 
 def compare_flags(folder: Path, found: dict, flags: dict) -> None:

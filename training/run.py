@@ -52,7 +52,7 @@ class Run(Ranks):
     Attributes that scripts read and write:
     step: the number of steps made.
     metrics: {name: (sum, divisor)} of this step (training/metrics.py); any code may add to it.
-    more: what a script adds to the checkpoint; a dict that torch.save can store.
+    extra_state: what a script adds to the checkpoint; a dict that torch.save can store.
     state: the saved state of a resumed run, or None.
     stopping: True after an interrupt.  agreed: True when all ranks know this.
     ended: the flag that ended the run before --steps, or "".
@@ -66,9 +66,9 @@ class Run(Ranks):
         self.state = find_state(self.folder, self.flags, inputs)
         self.wait_for_all()                               # no rank writes to the folder before all have checked it
         checkpoint.seed_everything(args.seed)
-        self.more = dict(self.state["more"]) if self.state else {}
+        self.extra_state = dict(self.state["more"]) if self.state else {}
         self.until = Until(getattr(args, "until_loss", 0.0), getattr(args, "until_accuracy", 0.0),
-                           self.more.pop("recent", ()), self.more.pop("measured", ()))
+                           self.extra_state.pop("recent", ()), self.extra_state.pop("measured", ()))
         self.step, self.stopping, self.agreed, self.ended, self.skipped = 0, False, False, "", ""
         self.metrics, self.means = {}, {}
         self.loss = self.grad_norm = self.lr = float("nan")
@@ -246,7 +246,7 @@ class Run(Ranks):
 
     def save(self) -> None:
         """Writes a checkpoint of the state after self.step steps. If the disk is full, the old one is kept and the run ends."""
-        state = {"step": self.step, "args": self.flags, "inputs": self.inputs, "more": self.more | self.until.memory()}
+        state = {"step": self.step, "args": self.flags, "inputs": self.inputs, "more": self.extra_state | self.until.memory()}
         state |= checkpoint.state_of(self.model, self.optimizers, self.data, self.guard)
         trouble = checkpoint.write(self.folder, self.model, self.tokenizer, state) if self.main else ""
         if self.sum(bool(trouble))[0]:

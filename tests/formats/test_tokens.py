@@ -13,7 +13,6 @@ import augment
 import evaluate
 import sampler as sampling
 import sft
-from data import batch_from
 from engine.draws import SamplingParams, draw
 from formats import templates
 from kernels import token_logprobs
@@ -26,6 +25,7 @@ from sources.shards import prepare
 from tasks.problems import load_problems
 from tasks.task import prompt_ids
 from tokenizer import Tokenizer
+from training.batch import batch_from
 
 transformers = pytest.importorskip("transformers")
 transformers.utils.logging.set_verbosity_error()

@@ -120,6 +120,17 @@ def test_states_of_older_runs_still_resume(start, tmp_path):
     assert code == 0 and result["steps"] == 2, err
 
 
+def test_an_older_state_of_ppo_with_every_layer_twice_still_resumes(start, tmp_path):
+    flags = ["--init", start / "init", "--data", WORLD, *NO_PROMPTS, "--loss", "ppo", "--prompts", 2, "--out", tmp_path / "run"]
+    assert run_main(grpo, *flags, "--steps", 1)[0] == 0
+    state = state_of(tmp_path / "run")
+    state["weights"] |= {n.removeprefix("model."): w for n, w in state["weights"].items() if n.startswith("model.layers.")}
+    torch.save(state, tmp_path / "run" / "train_state.pt")
+    code, result, err = run_main(grpo, *flags, "--steps", 2, "--resume")
+    assert code == 0 and result["steps"] == 2, err
+    assert not any(name.startswith("layers.") for name in state_of(tmp_path / "run")["weights"])
+
+
 # other data
 
 FILES = [(pretrain, ["--data", "text.jsonl", WORLD, *NEW, *TEXT], "text.jsonl"),
