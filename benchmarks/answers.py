@@ -19,6 +19,7 @@ import random
 import runpy
 import statistics
 import time
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -37,7 +38,7 @@ PIECES += [" ", "\n", "9" * 50, " answer is ", "Answer:", " and ", " or ", " not
            " m", " apples", "a b ", "\\", "²"]
 
 
-def timed(function, arguments):
+def timed(function: Callable, arguments: Iterable[tuple]) -> tuple[list, dict]:
     """Calls a function with each of the arguments; returns (the results, {"checks", "mean_ms", "worst_ms"})."""
     gc.collect()
     gc.freeze()                       # without this, garbage collection over all objects of torch would count sometimes
@@ -50,11 +51,11 @@ def timed(function, arguments):
                      "worst_ms": round(1e3 * max(seconds), 1), "above_100_ms": sum(s > 0.1 for s in seconds)}
 
 
-def ours(kind, first, second):
+def ours(kind: str, first: str, second: str) -> bool:
     return same_answer(first, second) if kind == "pair" else check_answer(first, second)
 
 
-def math_verify():
+def math_verify() -> Callable[[str, str, str], bool] | None:
     """The judge of math-verify, or None if it is not installed."""
     try:
         from math_verify import parse, verify
@@ -92,7 +93,7 @@ def cases_of(file: str) -> list[tuple]:
     return cases
 
 
-def judged(judge, cases):
+def judged(judge: Callable[[str, str, str], bool], cases: list[tuple]) -> tuple[dict, list[bool]]:
     """How often a judge is right, and its errors of both kinds; returns (its counts and times, its verdicts)."""
     verdicts, times = timed(judge, [case[:3] for case in cases])
     wrong = [verdict for verdict, case in zip(verdicts, cases) if verdict != case[3]]
@@ -100,7 +101,7 @@ def judged(judge, cases):
     return counts | times, verdicts
 
 
-def hostile(count, seed):
+def hostile(count: int, seed: int) -> Iterator[tuple[str, str, str]]:
     """Random strings made of meaningful pieces, often repeated many times."""
     rng = random.Random(seed)
     for _ in range(count):

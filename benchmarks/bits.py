@@ -114,7 +114,7 @@ def bench_shapes(device: torch.device, dtype: torch.dtype, wanted: int, rows: li
     return {"rows": rows, "tokens": sum(r["tokens"] for r in rows), "differ": sum(r["differ"] for r in rows)}
 
 
-def bits_line(r):
+def bits_line(r: dict) -> str:
     return (f"{r['mode']}, temperature {r['temperature']}: of {r['tokens']:,} tokens (log-probability {r['logprob']:.2f} in "
             f"the mean) {r['differ']:,} differ, by at most {r['greatest']:.2g} and {r['mean']:.2g} in the mean; {r['updates']} "
             f"times new weights, {r['preempted']} rows preempted, {r['prefills']} prompts; {r['seconds']:.0f} s")

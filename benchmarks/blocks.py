@@ -6,6 +6,7 @@ ends, FlexAttention and cuBLAS. On a CPU, where Triton cannot run, torch is comp
 
 import functools
 import inspect
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from kernels import Packing
 
 # attention
 
-def sdpa_back_ends(device):
+def sdpa_back_ends(device: torch.device) -> dict:
     from torch.nn.attention import SDPBackend
     names = {"flash": SDPBackend.FLASH_ATTENTION}
     if device.type == "cuda":
@@ -78,14 +79,14 @@ def bench_attention(device: torch.device, dtype: torch.dtype, hd: int, T: int, t
     return rows + [row("attention, backward", case, back, "ours", others, tflops=rate(2.5 * flops, back))]
 
 
-def flex_of_one_shape():
+def flex_of_one_shape() -> Callable:
     """FlexAttention, compiled again: at a second shape the compiler would make one program for all shapes, which is slower."""
     from torch.nn.attention.flex_attention import flex_attention
     torch._dynamo.reset()
     return torch.compile(flex_attention, dynamic=False)
 
 
-def varlen_of(ends, longest, grouped):
+def varlen_of(ends: torch.Tensor, longest: int, grouped: bool) -> Callable | None:
     """torch's attention over packed documents, as a function of q, k and v (N, heads, hd). None if this version of torch does
     not have it, or not for groups of heads. ends (documents + 1,) of int32: where each begins, and where the last one ends."""
     try:
@@ -108,7 +109,7 @@ def rate(flops: float, ms: dict) -> dict:
 
 # products, norms, log-probabilities
 
-def our_kernel(x, weight):
+def our_kernel(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """The row-invariant product by Triton, also for shapes for which the library would be called."""
     from kernels.gpu.linear import _by_triton
     return _by_triton(x, weight, None, x.dtype)

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.records import HERE
@@ -35,7 +36,7 @@ def about(path: Path) -> str:
     return first_sentence(re.sub(r"^#.*\n", "", text, flags=re.M))
 
 
-def in_order(names, order) -> list[str]:
+def in_order(names: Iterable[str], order: Sequence[str]) -> list[str]:
     return sorted(names, key=lambda name: (order.index(name) if name in order else len(order), name))
 
 

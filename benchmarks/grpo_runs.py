@@ -11,7 +11,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+
+import torch
 
 from tasks.accuracy import gain, interval
 
@@ -35,7 +38,8 @@ LENGTHS = {"fixed": (["world:ops=5,split=rl,branch=0"], 120),
 EDGE = "world:ops=4-8,split={},branch=0,seed={}"
 
 
-def train(init, out, arm, steps, data, cap, seed=0, toy=False, more=()):
+def train(init: str, out: str | Path, arm: str, steps: int, data: Sequence[str], cap: int, seed: int = 0, toy: bool = False,
+          more: Sequence = ()) -> tuple[float, list[dict]]:
     """One run of a variant; its processes share the cores. Returns (seconds of the whole command, its step records).
     If the folder holds the finished run already (an interrupted bench with --keep), it is not run again."""
     log, whole = Path(out) / "log.jsonl", Path(out) / "command_seconds"
@@ -122,7 +126,8 @@ def bench_async(init: str, seeds: int, steps: int, kept: list, toy: bool = False
                 **learning(init, folder, seeds, steps, kept, toy)}
 
 
-def bench_learn(init: str, steps: int, rows: list, toy: bool = False, device="cpu", dtype="float32") -> dict:
+def bench_learn(init: str, steps: int, rows: list, toy: bool = False, device: str | torch.device = "cpu",
+                dtype: str = "float32") -> dict:
     """Both modes from one checkpoint on the same prompts: {"init", "steps", "rows"}. In a row, reward is that of the first and
     of the last third of the steps (mean, low, high); logprob_diff_max is the smallest and the largest of all steps."""
     steps = 3 if toy else steps

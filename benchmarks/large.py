@@ -81,12 +81,12 @@ def _pretrain(device, dtype, count, shape, T, batch, most):
             "true_share": round(rate * (usual - unseen) / most, 4), "groups": by_group(device, step)} | result
 
 
-def largest_line(r):
+def largest_line(r: dict) -> str:
     return (f"{r['layers']} layers, {r['parameters'] / 1e9:.2f}B weights: predicted {r['predicted_gb']} GB, "
             + (f"measured {r['measured_gb']} GB" if r["fits"] else "out of memory"))
 
 
-def pretrain_line(r):
+def pretrain_line(r: dict) -> str:
     speeds, ratio = r["tokens_per_second"], r["ratios"].get("hugging face")
     groups = ", ".join(f"{name} {share:.0%}" for name, share in r["groups"].items())
     other = f"{speeds['hugging face']:,.0f}, ours over it {ratio[0]:.2f}" if ratio else speeds["hugging face"]

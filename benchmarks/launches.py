@@ -24,8 +24,9 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -44,14 +45,14 @@ MODELS = ((2048, 5632, 1024, 32_768), (896, 4864, 128, 151_936))
 class Recorder:
     """Replaces a kernel: records the arguments of each launch and computes nothing."""
 
-    def __init__(self, kernel, launches):
+    def __init__(self, kernel: Any, launches: list):
         self.kernel, self.launches = kernel, launches
 
     def __getitem__(self, grid):
         return lambda *args, **options: self.launches.append((self.kernel, args, options))
 
 
-def attention_launches(launches, short=False):
+def attention_launches(launches: list, short: bool = False) -> Iterator[dict]:
     """Yields what the last launches were for. short: one group of heads and no window, for a quick test."""
     from kernels.gpu.attention import Spans, attention
     bf16, fp32 = torch.bfloat16, torch.float32
@@ -75,7 +76,7 @@ def attention_launches(launches, short=False):
                     yield about | {"what": "exact attention, pieces" if exact else "attention, pieces"}
 
 
-def product_launches(launches, short=False):
+def product_launches(launches: list, short: bool = False) -> Iterator[dict]:
     from kernels.gpu.linear import linear
     for dtype in (torch.bfloat16,) if short else (torch.bfloat16, torch.float32):
         for D, F, K, V in MODELS[:1] if short else MODELS:
@@ -91,7 +92,7 @@ def product_launches(launches, short=False):
             yield dict(what="product, odd width", dtype=WORDS[dtype], out=WORDS[dtype])
 
 
-def other_launches(launches, short=False):
+def other_launches(launches: list, short: bool = False) -> Iterator[dict]:
     """All kernels that are not a product and not attention: they work element by element, or row by row."""
     from kernels.gpu.activation import swiglu
     from kernels.gpu.logprob import row_logprobs
@@ -123,7 +124,7 @@ PARTS = {"attention": attention_launches, "product": product_launches, "other": 
 
 # compiling
 
-def specialised(kernel, args, options):
+def specialised(kernel: Any, args: tuple, options: dict) -> tuple[dict, dict, dict, dict]:
     """What Triton makes of the arguments of a launch: (signature, constants, what is known, options). Numbers equal to 1 and
     missing arguments are constants, and multiples of 16 are known to be that."""
     options, names = dict(options), [p.name for p in kernel.params]
@@ -142,8 +143,8 @@ def specialised(kernel, args, options):
     return signature, constants, known, options
 
 
-def compiled(kernel, signature, constants, known, options, capability):
-    """The compiled program, and its facts. Both are kept in Triton's cache (TRITON_CACHE_DIR)."""
+def compiled(kernel: Any, signature: dict, constants: dict, known: dict, options: dict, capability: int) -> dict:
+    """The facts of the compiled program. Both program and facts are kept in Triton's cache (TRITON_CACHE_DIR)."""
     from triton import knobs
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
@@ -165,7 +166,7 @@ def compiled(kernel, signature, constants, known, options, capability):
     raise RuntimeError("ptxas says nothing")
 
 
-def disassembled(cubin):
+def disassembled(cubin: bytes) -> list[str]:
     """The machine code, a list of lines: instructions, and labels that end in a colon."""
     from triton import knobs
     with tempfile.NamedTemporaryFile(suffix=".cubin") as f:
@@ -175,7 +176,7 @@ def disassembled(cubin):
     return [a or b for a, b in re.findall(r"^(\.L_x_\d+:)|^\s+/\*[0-9a-f]{4,}\*/\s+(.*?)\s*;", text, re.M)]
 
 
-def loops_of(code):
+def loops_of(code: list[str]) -> list[tuple[int, int]]:
     """(first, last) line of each loop: from a label to a jump back to it. The idle jump after the end of a program is no loop."""
     labels = {line[:-1]: i for i, line in enumerate(code) if line.endswith(":")}
     found = []
@@ -186,19 +187,19 @@ def loops_of(code):
     return found
 
 
-def operations(code):
+def operations(code: list[str]) -> list[str]:
     """The operation of each instruction, without its predicate: LDG.E.128, HGMMA.64x64x16.F32.BF16, ..."""
     return [re.sub(r"^@!?U?P\w+\s+", "", line).split()[0] for line in code if not line.endswith(":")]
 
 
-def bits_of(operation):
+def bits_of(operation: str) -> int:
     """How many bits a thread loads with one operation."""
     width = re.search(r"\.(U?S?8|U?S?16|64|128)\b", operation)
     return int(width[1].strip("US")) if width else 32
 
 
-def facts_of(done, report):
-    """The facts that the top of this file lists, for one program."""
+def facts_of(done: Any, report: str) -> dict:
+    """The facts that the top of this file lists, for one program `done` of Triton. report: what ptxas printed."""
     code = disassembled(done.asm["cubin"])
     loops, every = loops_of(code), operations(code)
     inside = sorted({i for first, last in loops for i in range(first, last)})
@@ -220,14 +221,14 @@ def facts_of(done, report):
             "sums": sums(done)}
 
 
-def sums(done):
+def sums(done: Any) -> list[str]:
     """The layouts of the tensors that the program adds up along a row. They decide the order of the additions."""
     text = done.asm["ttgir"]
     layouts = dict(re.findall(r"^(#\w+) = (.*)$", text, re.MULTILINE))
     return sorted({f"{shape} {layouts[name]}" for shape, name in re.findall(r"\}\) : \(tensor<(\w+), (#\w+)>\) ->", text)})
 
 
-def compile_all(capability, parts=PARTS, short=False):
+def compile_all(capability: int, parts: Iterable[str] = PARTS, short: bool = False) -> Iterator[dict]:
     """Yields the facts of each launch that is different from those before it, for GPUs of one compute capability.
     Run it in a separate process: afterwards the modules of kernels/ still have recorders in them."""
     from triton.runtime.jit import JITFunction
@@ -303,7 +304,7 @@ def launches_page(records: list[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def name_of(r):
+def name_of(r: dict) -> str:
     """What a launch is for. A product is named with its tile, which is chosen by its shape."""
     named = [f"{k.replace('_', ' ')} {r[k]}" if isinstance(r[k], int) else str(r[k]) for k in IS[2:] if r.get(k)]
     kernel = r["kernel"].removeprefix("_").replace("_", " ")
@@ -311,7 +312,7 @@ def name_of(r):
         f", {r['tile']}" if r["kernel"] == "_linear" else "") + (", bias" if r.get("bias") else "")
 
 
-def cells_of(r):
+def cells_of(r: dict | None) -> list[str]:
     if r is None or "error" in r:
         return ["-" if r is None else r["error"][:60]] * 8
     cores = [f"wgmma {x}" for x in r["wgmma"]] + ["mma" for _ in r["mma"][:1]]

@@ -13,8 +13,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -30,7 +32,7 @@ SHAPE = dict(SMALL)
 QWEN = dict(vocab_size=151_936, layers=24, width=896, heads=14, kv_heads=2, ff=4864, qkv_bias=True)    # Qwen2.5-0.5B's
 
 
-def pair(device, dtype, shape):
+def pair(device: torch.device, dtype: torch.dtype, shape: dict) -> tuple[Transformer, Any]:
     """Our model and Hugging Face's with the same weights."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     import transformers
@@ -146,7 +148,7 @@ def sampler_lines(result: dict) -> list[str]:
     return lines
 
 
-def settings_of(theirs):
+def settings_of(theirs: Any) -> Any:
     """Samples at temperature 1 from the whole vocabulary. There is no end token; a limit ends each answer. So all sides
     sample the same number of tokens."""
     settings = copy.deepcopy(theirs.generation_config)
@@ -154,7 +156,7 @@ def settings_of(theirs):
     return settings
 
 
-def in_batches(theirs, prompts, limits, rows):
+def in_batches(theirs: Any, prompts: list[list[int]], limits: list[int], rows: int) -> Callable[[], None]:
     """`generate` on batches of `rows` prompts. A stopping rule says which rows are done; a batch ends with its last row."""
     import transformers
     device = theirs.device
@@ -179,7 +181,7 @@ def in_batches(theirs, prompts, limits, rows):
     return work
 
 
-def continuously(theirs, prompts, limits, rows):
+def continuously(theirs: Any, prompts: list[list[int]], limits: list[int], rows: int) -> Callable[[], None]:
     """Hugging Face's continuous batching, with as many requests at once as we have rows."""
     import transformers
 
@@ -206,7 +208,7 @@ def continuously(theirs, prompts, limits, rows):
     return work
 
 
-def of_the_engine(engine, device, prompts, limits):
+def of_the_engine(engine: Sampler, device: torch.device, prompts: list[list[int]], limits: list[int]) -> dict:
     """One run of our engine, step by step, for numbers that only it has. It has run before; all requests come at once."""
     model, begun, first = engine.model, {}, []
     rows, engine.busy, engine.slots = min(engine.rows, len(prompts)), 0, 0

@@ -27,6 +27,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,7 +49,7 @@ SHAPES = [Config(layers=24, width=896, heads=14, kv_heads=2, ff=4864, vocab_size
           Config(layers=80, width=8192, heads=64, kv_heads=8, ff=29_568, vocab_size=152_064, tied=False)]      # 72B
 
 
-def weights_of(c):
+def weights_of(c: Config) -> float:
     """N, the number of weights of a config (without norms and biases)."""
     layer = c.width * c.head_size * (2 * c.heads + 2 * c.kv_heads) + 3 * c.width * c.ff
     return c.layers * layer + c.vocab_size * c.width * (1 if c.tied else 2)
@@ -79,14 +80,14 @@ class Load:
     half: int = 2                     # bytes of a number in the cache and in activations
 
 
-def decode_seconds(c, N, rates, rows, held, half):
+def decode_seconds(c: Config, N: float, rates: Rates, rows: float, held: float, half: int) -> float:
     """One decode step of the engine with `rows` rows, each of which holds `held` tokens."""
     cache = rows * held * 2 * c.layers * c.kv_heads * c.head_size * half
     products = max(half * N / rates.bandwidth, 2 * N * rows / (rates.decode_flops or rates.flops))
     return rates.overhead + products + cache / rates.bandwidth
 
 
-def step(c, N, load, rates, learners, samplers=0, ahead=0):
+def step(c: Config, N: float, load: Load, rates: Rates, learners: int, samplers: int = 0, ahead: int = 0) -> dict:
     """Seconds {"train", "rollout", "sync", "step"} of a step. samplers = 0: all learners also sample, in turns."""
     tokens = load.P * load.G * (load.prompt + load.response)
     flops = 6 * N + 12 * c.layers * c.heads * c.head_size * (load.prompt + load.response)
@@ -107,7 +108,7 @@ def step(c, N, load, rates, learners, samplers=0, ahead=0):
     return {"train": train, "rollout": rollout, "sync": sync, "step": whole}
 
 
-def kept_for_backward(c, tokens, half, checkpointing):
+def kept_for_backward(c: Config, tokens: int, half: int, checkpointing: bool) -> float:
     """Bytes that the layers (model.Block) keep for the backward pass of a micro-batch:
 
     - in float32, the residual stream before each norm;
@@ -117,7 +118,7 @@ def kept_for_backward(c, tokens, half, checkpointing):
     return tokens * (c.layers * c.width * 4 + layer if checkpointing else c.layers * layer)
 
 
-def memory(c, N, load, learners, samplers=0):
+def memory(c: Config, N: float, load: Load, learners: int, samplers: int = 0) -> dict[str, float]:
     """Bytes {"learner", "sampler"} of the fullest rank of each kind."""
     state, layer = 16 * N / (learners if load.shard else 1), (N - c.vocab_size * c.width) / c.layers
     logits = min(4 * 2 ** 26, 4 * load.micro_tokens * c.vocab_size) * 2
@@ -129,7 +130,7 @@ def memory(c, N, load, learners, samplers=0):
     return {"learner": learner if samplers else learner + pages, "sampler": sampler if samplers else 0.0}
 
 
-def splits(c, N, load, rates, ranks, room, ahead):
+def splits(c: Config, N: float, load: Load, rates: Rates, ranks: int, room: float, ahead: int) -> list[dict]:
     """Every split of the ranks into learners and samplers: list of dict; those that fit first, the fastest first."""
     found = []
     for samplers in range(ranks):
@@ -143,7 +144,7 @@ def splits(c, N, load, rates, ranks, room, ahead):
     return sorted(found, key=lambda f: (not f["fits"], f["step"]))
 
 
-def rates_of(device):
+def rates_of(device: str) -> tuple[Rates, str]:
     """(Rates, where they come from): the newest records of bench.py train and sampler for this kind of device. Without such
     records, what an H200 should reach."""
     for (name, _), trained in newest("train").items():
@@ -166,7 +167,7 @@ ARMS = {"turns": ([], [], (1, 0)),                        # {name: (start, flags
                          ["--rollout-ranks", 1, "--async-steps", 1], (1, 1))}
 
 
-def measured_rates(model, load):
+def measured_rates(model: Transformer, load: Load) -> Rates:
     """The rates of this process with this model, from a training step and from decode steps of two sizes."""
     c, N = model.config, weights_of(model.config)
     device = torch.device("cpu")
@@ -190,7 +191,7 @@ def measured_rates(model, load):
     return Rates(flops, bandwidth, 1e9, max(0.0, one - 4 * N / bandwidth), decode_flops)
 
 
-def check(steps=6, cases=CASES):
+def check(steps: int = 6, cases: Sequence[tuple[dict, int]] = CASES) -> list[dict]:
     """Measured and predicted seconds of grpo.py: list of dict. Ranks work in turns, or apart (one samples); one thread each."""
     torch.set_num_threads(1)
     found, world = [], World.from_spec("ops=2-4,split=rl")
@@ -235,7 +236,7 @@ NEEDS = (
 )
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     p = cli.Parser(__doc__, NEEDS)
     p.add_argument("--params", type=cli.above_zero, default=7e9,
                    help="weights of the model; its shape is that of the nearest Qwen2.5")

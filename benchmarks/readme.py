@@ -8,6 +8,7 @@ A generated part lies between two marks, such as <!-- tree --> and <!-- /tree --
 
 import re
 import statistics
+from pathlib import Path
 
 from benchmarks import tables
 from benchmarks.figure import pipeline_figure
@@ -41,7 +42,7 @@ def write() -> list[str]:
     return sorted(str(path.relative_to(HERE)) for path in stale)
 
 
-def with_parts(path, parts: dict[str, str]) -> str:
+def with_parts(path: Path, parts: dict[str, str]) -> str:
     """The text of a file with each part put between its marks. ValueError if the marks are not there exactly once."""
     text = path.read_text()
     for name, part in parts.items():

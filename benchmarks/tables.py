@@ -2,6 +2,7 @@
 
 import itertools
 import statistics
+from collections.abc import Sequence
 
 from benchmarks.records import newest, records_of
 from benchmarks.timing import both_sides
@@ -13,13 +14,13 @@ def markdown(head: list[str], rows: list[list]) -> str:
     return "\n".join("| " + " | ".join(map(str, cells)) + " |" for cells in lines) if rows else ""
 
 
-def with_interval(value, form: str = ".2f") -> str:
+def with_interval(value: Sequence[float], form: str = ".2f") -> str:
     """0.61 [0.50, 0.70], of (mean, low, high)."""
     mean, low, high = value
     return f"{mean:{form}} [{low:{form}}, {high:{form}}]"
 
 
-def with_range(ratio) -> str:
+def with_range(ratio: Sequence[float]) -> str:
     """**1.18** (1.15 to 1.19), of (median, low, high)."""
     return f"**{ratio[0]:.2f}** ({ratio[1]:.2f} to {ratio[2]:.2f})"
 

@@ -90,13 +90,14 @@ def in_turns(device: torch.device, count: int, work: dict, tokens: int) -> dict:
     return {"tokens_per_second": speeds, "ratios": ratios, "rounds": count}
 
 
-def rows_of_one_document(tokens):
+def rows_of_one_document(tokens: torch.Tensor) -> torch.Tensor:
     """The document numbers of tokens (B, T + 1) with one document in each row. Every trainer passes document numbers; without
     them the model takes another path."""
     return torch.zeros_like(tokens[:, 1:])
 
 
-def training_step(model, optimizer, tokens, documents, dtype, exact):
+def training_step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, tokens: torch.Tensor, documents: torch.Tensor,
+                  dtype: torch.dtype, exact: bool) -> None:
     model.exact = exact
     with torch.autocast(tokens.device.type, dtype, enabled=dtype != torch.float32):
         loss = -model(tokens[:, :-1], documents, tokens[:, 1:]).mean()

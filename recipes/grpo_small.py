@@ -26,16 +26,17 @@ import argparse
 import json
 
 import torch
+from torch import Tensor
 
 from model import Config, Transformer, load_both
-from tasks.world import World
+from tasks.world import World, WorldProblem
 from tokenizer import Tokenizer
 
 # Plus and minus on numbers from 0 to 9, with one set of names. There is no modulus: a tiny model learns plain sums much sooner.
 WORLD = "contexts=zoo,operators=+-,modulus=0,max_value=9,branch=0"
 
 
-def layout(prompts, completions, pad):
+def layout(prompts: list[list[int]], completions: list[list[int]], pad: int) -> tuple[Tensor, Tensor, Tensor]:
     """Puts lists of ids into one tensor. All prompts end in the same column; all completions begin in the next one.
 
     Returns
@@ -55,7 +56,7 @@ def layout(prompts, completions, pad):
 
 
 @torch.no_grad()
-def sample(model, prompts, longest, end):
+def sample(model: Transformer, prompts: list[list[int]], longest: int, end: int) -> list[list[int]]:
     """Samples a completion for each prompt, one token at a time, until the end token or `longest` tokens: N lists of ids."""
     completions = [[] for _ in prompts]
     tokens, documents, _ = layout(prompts, completions, end)                 # (N, T), (N, T)
@@ -73,19 +74,19 @@ def sample(model, prompts, longest, end):
     return completions
 
 
-def logprobs_of(model, tokens, documents):
+def logprobs_of(model: Transformer, tokens: Tensor, documents: Tensor) -> Tensor:
     """The log-probability of each token, given the tokens before it: (N, T) -> (N, T - 1); the first token has none."""
     logits = model(tokens[:, :-1], documents[:, :-1])                        # (N, T - 1, V)
     return logits.log_softmax(dim=-1).gather(2, tokens[:, 1:, None]).squeeze(2)
 
 
-def group_advantages(rewards):
+def group_advantages(rewards: Tensor) -> Tensor:
     """How much better than its group each completion did, in standard deviations: (P, G) -> (P, G)."""
     centred = rewards - rewards.mean(dim=1, keepdim=True)
     return centred / (rewards.std(dim=1, keepdim=True) + 1e-6)               # all rewards equal: A = 0, nothing to learn
 
 
-def grpo_loss(logprobs, old_logprobs, advantages, mask, clip=0.2):
+def grpo_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, clip: float = 0.2) -> Tensor:
     """The loss, a number. logprobs, old_logprobs and mask are (N, T - 1), advantages (N, 1).
 
     The ratio says how much more likely a token is now than when it was sampled. A good token gains nothing above 1 + clip, and a
@@ -96,11 +97,11 @@ def grpo_loss(logprobs, old_logprobs, advantages, mask, clip=0.2):
     return -((gain * mask).sum(dim=1) / mask.sum(dim=1)).mean()
 
 
-def adamw(model, lr):
+def adamw(model: Transformer, lr: float) -> torch.optim.AdamW:
     return torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
 
 
-def take_step(model, optimizer, loss):
+def take_step(model: Transformer, optimizer: torch.optim.AdamW, loss: Tensor) -> None:
     """One step of AdamW, with the gradient clipped to a norm of 1."""
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -108,7 +109,8 @@ def take_step(model, optimizer, loss):
     optimizer.zero_grad()
 
 
-def supervised_step(model, optimizer, prompts, solutions, pad):
+def supervised_step(model: Transformer, optimizer: torch.optim.AdamW, prompts: list[list[int]], solutions: list[list[int]],
+                    pad: int) -> float:
     """Makes given solutions more likely; returns the mean of -log p over their tokens."""
     tokens, documents, mask = layout(prompts, solutions, pad)                # (N, T) each
     loss = -(logprobs_of(model, tokens, documents) * mask[:, 1:]).sum() / mask.sum()
@@ -116,7 +118,8 @@ def supervised_step(model, optimizer, prompts, solutions, pad):
     return loss.item()
 
 
-def grpo_step(model, optimizer, prompts, completions, rewards, pad, updates):
+def grpo_step(model: Transformer, optimizer: torch.optim.AdamW, prompts: list[list[int]], completions: list[list[int]],
+              rewards: Tensor, pad: int, updates: int) -> None:
     """Learns from N scored completions; prompts and completions are N lists of ids, rewards is (P, G)."""
     tokens, documents, mask = layout(prompts, completions, pad)              # (N, T) each
     advantages = group_advantages(rewards).view(-1, 1)                       # (N, 1)
@@ -127,7 +130,7 @@ def grpo_step(model, optimizer, prompts, completions, rewards, pad, updates):
         take_step(model, optimizer, grpo_loss(logprobs, old_logprobs, advantages, mask[:, 1:]))
 
 
-def supervised_start(steps, seed):
+def supervised_start(steps: int, seed: int) -> tuple[Transformer, Tokenizer]:
     """A new tokenizer, and a tiny model trained on 32 solved problems in each step: (model, tokenizer).
 
     The settings make a model of this size learn in few steps:
@@ -152,11 +155,11 @@ def supervised_start(steps, seed):
     return model, tokenizer
 
 
-def prompt_of(problem, tokenizer):
+def prompt_of(problem: WorldProblem, tokenizer: Tokenizer) -> list[int]:
     return tokenizer.encode_document(problem.question + "\n")
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--init", default="", metavar="FOLDER", help="checkpoint to start from; none: train a tiny model")
     parser.add_argument("--world", default=f"ops=1,{WORLD},split=rl", help="which problems: options of tasks/world.py")

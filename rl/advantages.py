@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
+from training.ranks import Ranks
+
 # Of a completion: rewards (P, G) -> how much each reward is above the others (P, G)
 
 def above_group_mean(rewards: torch.Tensor) -> torch.Tensor:
@@ -42,7 +44,8 @@ def group_advantages(compare: Callable, rewards: torch.Tensor, scale: str,
 
 # Of a token: all (B, T) -> (B, T)
 
-def gae(rewards, values, mask, documents, gamma: float = 1.0, lam: float = 1.0) -> torch.Tensor:
+def gae(rewards: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, documents: torch.Tensor, gamma: float = 1.0,
+        lam: float = 1.0) -> torch.Tensor:
     """Generalised advantage estimation (arXiv 1506.02438) in packed rows. It goes over the tokens with mask 1, from the last."""
     out, next_value, running = torch.zeros_like(rewards), rewards.new_zeros(len(rewards)), rewards.new_zeros(len(rewards))
     for t in range(rewards.shape[1] - 1, -1, -1):
@@ -57,7 +60,8 @@ def gae(rewards, values, mask, documents, gamma: float = 1.0, lam: float = 1.0) 
     return out
 
 
-def discounted_returns(rewards, values, mask, documents, gamma: float = 1.0, lam: float = 1.0) -> torch.Tensor:
+def discounted_returns(rewards: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, documents: torch.Tensor,
+                       gamma: float = 1.0, lam: float = 1.0) -> torch.Tensor:
     """The discounted sum of the reward of a token and of all later tokens (REINFORCE++, arXiv 2501.03262). This is GAE with
     values 0 and lambda 1, so `values` and `lam` are not used."""
     return gae(rewards, torch.zeros_like(values), mask, documents, gamma, 1.0)
@@ -79,7 +83,7 @@ GAE = Advantages(gae, by_token=True, value_head=True)
 
 # For a complete batch, over all ranks, which must call these functions together
 
-def moments(run, x: list[torch.Tensor], mask: list[torch.Tensor]) -> tuple[float, float]:
+def moments(run: Ranks, x: list[torch.Tensor], mask: list[torch.Tensor]) -> tuple[float, float]:
     """Mean and standard deviation over the positions with mask 1, of all micro-batches and ranks: lists of (B, T)."""
     n, total, squares = run.sum(*(sum(float((v.double() ** k * m).sum()) for v, m in zip(x, mask, strict=True))
                                   for k in range(3)))
@@ -87,7 +91,7 @@ def moments(run, x: list[torch.Tensor], mask: list[torch.Tensor]) -> tuple[float
     return mean, max(0.0, squares / max(1.0, n) - mean ** 2) ** 0.5
 
 
-def whiten(run, x: list[torch.Tensor], mask: list[torch.Tensor]) -> list[torch.Tensor]:
+def whiten(run: Ranks, x: list[torch.Tensor], mask: list[torch.Tensor]) -> list[torch.Tensor]:
     """x minus its mean, divided by its standard deviation."""
     mean, deviation = moments(run, x, mask)
     return [(v - mean) / (deviation + 1e-6) for v in x]

@@ -8,6 +8,7 @@ import torch
 from rl.advantages import Advantages, group_advantages, moments, whiten
 from rl.groups import Group, Rollout
 from training.batch import Batch, batch_from, rounded_up
+from training.ranks import Ranks
 
 
 @dataclass
@@ -44,7 +45,8 @@ def slots_of(r: Rollout) -> int:
     return len(r.completion.prompt) + len(r.completion.tokens) - 1
 
 
-def pack(rollouts: list[Rollout], T: int = 0, micro_tokens: int = 16384, dtype=torch.float32) -> list[RolloutBatch]:
+def pack(rollouts: list[Rollout], T: int = 0, micro_tokens: int = 16384,
+         dtype: torch.dtype = torch.float32) -> list[RolloutBatch]:
     """Packs completions with their prompts into rows of T slots, and rows into batches of at most micro_tokens.
 
     The longest comes first, and each goes into the first row in which it fits. Each rollout notes its position. Without rollouts
@@ -65,7 +67,7 @@ def pack(rollouts: list[Rollout], T: int = 0, micro_tokens: int = 16384, dtype=t
     return [batch_of(rows[i:i + height], T, dtype) for i in range(0, len(rows), height)]
 
 
-def batch_of(rows: list[list[Rollout]], T: int, dtype=torch.float32) -> RolloutBatch:
+def batch_of(rows: list[list[Rollout]], T: int, dtype: torch.dtype = torch.float32) -> RolloutBatch:
     """A batch. rows: the completions of each row, which fill at most T slots."""
     def document(c):
         return np.array(c.prompt + c.tokens), np.array([0.0] * len(c.prompt) + [1.0 - f for f in c.forced], np.float32)
@@ -106,7 +108,7 @@ def mask_out(rollouts: list[Rollout], micro: list[RolloutBatch]) -> None:
         b.loss_mask[here] = 0
 
 
-def compare_groups(run, how: Advantages, groups: list[Group], G: int, scale: str) -> None:
+def compare_groups(run: Ranks, how: Advantages, groups: list[Group], G: int, scale: str) -> None:
     """Sets the advantage of each completion, from the rewards of its group."""
     rewards = torch.tensor([[r.reward for r in g] for g in groups], dtype=torch.float64).view(-1, G)          # (P, G)
     def deviation():
@@ -117,7 +119,7 @@ def compare_groups(run, how: Advantages, groups: list[Group], G: int, scale: str
             r.advantage = advantage
 
 
-def compare_tokens(run, how: Advantages, batches: list[RolloutBatch], gamma: float, lam: float) -> None:
+def compare_tokens(run: Ranks, how: Advantages, batches: list[RolloutBatch], gamma: float, lam: float) -> None:
     """Sets the advantage of each token, whitened over all batches together, and the returns that a value head learns."""
     raw = [how.function(b.rewards, b.values, b.loss_mask, b.documents, gamma, lam) for b in batches]
     for b, a, white in zip(batches, raw, whiten(run, raw, [b.loss_mask for b in batches]), strict=True):

@@ -1,9 +1,12 @@
 """The value function of PPO: a value head, and the clipped value loss (arXiv 1707.06347)."""
 
+from pathlib import Path
+
 import torch
 from torch import nn
 
 from model import Transformer
+from tokenizer import Tokenizer
 
 
 class ActorCritic(nn.Module):
@@ -22,12 +25,13 @@ class ActorCritic(nn.Module):
     def compile_layers(self, **options) -> None:
         self.model.compile_layers(**options)
 
-    def forward(self, tokens, documents, targets, temperature, entropy):
+    def forward(self, tokens: torch.Tensor, documents: torch.Tensor, targets: torch.Tensor, temperature: float,
+                entropy: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         x = self.model.hidden(tokens, documents)
         logprobs, entropies = self.model.target_logprobs(x, targets, temperature, entropy)
         return logprobs, entropies, self.value(x.to(self.value.weight.dtype)).squeeze(-1)             # each (B, T)
 
-    def save(self, folder, tokenizer, weights: dict) -> None:
+    def save(self, folder: str | Path, tokenizer: Tokenizer, weights: dict) -> None:
         own = {k.removeprefix("model."): w for k, w in weights.items() if k.startswith("model.")}
         self.model.save(folder, tokenizer, own)           # only train_state.pt has the value head
 

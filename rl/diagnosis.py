@@ -4,6 +4,7 @@ import math
 
 from rl.groups import Group, Rollout, has_spread
 from tasks.rewards import answer_of
+from training.ranks import Ranks
 
 ADVICE = ("use prompts at the edge of competence (--keep-rate 0.1 0.9), a larger --group, a longer --max-new-tokens, or "
           "another --reward")
@@ -25,7 +26,7 @@ class Diagnosis:
         return self.warning
 
 
-def nothing_to_learn(run, groups: list[Group], over_batch: bool, masked: bool = False) -> str:
+def nothing_to_learn(run: Ranks, groups: list[Group], over_batch: bool, masked: bool = False) -> str:
     """Why there is nothing to learn from a batch, with statistics of completions and groups. "" if rewards differ within a group
     (with over_batch: anywhere in the batch). masked: completions that were cut off have no loss. All ranks must call this
     together."""
@@ -45,7 +46,7 @@ def nothing_to_learn(run, groups: list[Group], over_batch: bool, masked: bool = 
     return f"{why}; {shares(run, groups, flat, alike)}"
 
 
-def shares(run, groups: list[Group], flat: list[Rollout], alike: int) -> str:
+def shares(run: Ranks, groups: list[Group], flat: list[Rollout], alike: int) -> str:
     """Statistics of the completions and the groups, over all ranks, as text. alike: the number of groups without spread."""
     answered = [answer_of(r.problem, r.reply) is not None for r in flat]
     endless = sum(r.cut_off and has_answer for r, has_answer in zip(flat, answered, strict=True))

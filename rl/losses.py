@@ -13,10 +13,12 @@ and the loss of a batch is a mean of these. To add a loss, write its surrogate (
     LOSSES["masked"] = PolicyLoss(surrogate=masked, mean="token", reads=("clip_low", "clip_high"))
 """
 
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from rl.advantages import GAE, GROUP_MEAN, LEAVE_ONE_OUT, RETURNS, SCALES, Advantages
 from rl.correction import CORRECTIONS
@@ -36,7 +38,7 @@ class Clip:
 
 # Surrogates: ratio, logprobs, advantages (B, T) -> the loss of each token (B, T)
 
-def clipped(ratio, logprobs, advantages, clip: Clip) -> torch.Tensor:
+def clipped(ratio: Tensor, logprobs: Tensor, advantages: Tensor, clip: Clip) -> Tensor:
     """That of PPO: -min(r A, clip(r) A) (arXiv 1707.06347, equation 7). A token whose ratio has passed the bound in the direction
     of its advantage has no gradient. With the dual clip the loss of a bad token is at most dual |A| (arXiv 1912.09729)."""
     bounded = ratio.clamp(1 - clip.low, 1 + clip.high)
@@ -46,7 +48,7 @@ def clipped(ratio, logprobs, advantages, clip: Clip) -> torch.Tensor:
     return -gain
 
 
-def clipped_weight(ratio, logprobs, advantages, clip: Clip) -> torch.Tensor:
+def clipped_weight(ratio: Tensor, logprobs: Tensor, advantages: Tensor, clip: Clip) -> Tensor:
     """That of CISPO: -sg(clip(r)) A log pi (arXiv 2506.13585; sg: without gradient). The ratio is only a weight, so every token
     has a gradient."""
     bounded = ratio.clamp(1 - clip.low, 1 + clip.high)
@@ -55,7 +57,7 @@ def clipped_weight(ratio, logprobs, advantages, clip: Clip) -> torch.Tensor:
 
 # Metrics: ratio, advantages (B, T) -> {name: value of each token (B, T)}, logged as means over tokens
 
-def clip_shares(ratio, advantages, clip: Clip) -> dict[str, torch.Tensor]:
+def clip_shares(ratio: Tensor, advantages: Tensor, clip: Clip) -> dict[str, Tensor]:
     """The tokens that are clipped at the lower and at the upper bound."""
     return {"clip_low": (ratio < 1 - clip.low) & (advantages < 0), "clip_high": (ratio > 1 + clip.high) & (advantages > 0)}
 
@@ -94,7 +96,7 @@ class PolicyLoss:
             if value not in allowed:
                 raise ValueError(f"a policy loss says {value!r} where it must be one of {allowed}")
 
-    def ratios(self, logprobs, old_logprobs, mask, documents) -> torch.Tensor:
+    def ratios(self, logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, documents: Tensor) -> Tensor:
         """r of each token, (B, T). With ratio "mean" or "product" all tokens of a completion have the same r."""
         log_ratio = (logprobs - old_logprobs) * mask
         if self.ratio != "token":
@@ -104,15 +106,15 @@ class PolicyLoss:
             log_ratio = total.gather(1, documents.clamp(min=0)) * mask        # (B, T)
         return log_ratio.clamp(-20, 20).exp()
 
-    def of_tokens(self, logprobs, old_logprobs, advantages, mask, documents,
-                  clip: Clip) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def of_tokens(self, logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, documents: Tensor,
+                  clip: Clip) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of each token and its metrics: all (B, T). mask is 1 on the tokens with a loss."""
         ratio = self.ratios(logprobs, old_logprobs, mask, documents)
         with torch.no_grad():
             metrics = self.metrics(ratio, advantages, clip)
         return self.surrogate(ratio, logprobs, advantages, clip), metrics
 
-    def token_weights(self, mask, documents, longest: int) -> torch.Tensor:
+    def token_weights(self, mask: Tensor, documents: Tensor, longest: int) -> Tensor:
         """The weight of the loss of each token (B, T). The weighted sum is then divided by `divisor`. longest: the largest
         cap."""
         if self.mean == "completion":
@@ -123,7 +125,7 @@ class PolicyLoss:
         """The divisor of a minibatch on this rank: the number of tokens if the mean is over tokens, else of completions."""
         return sum(r.drawn for r in rollouts) if self.mean == "token" else len(rollouts)
 
-    def refusals(self, args) -> list[str]:
+    def refusals(self, args: Namespace) -> list[str]:
         """Why some of these flags do not go with the loss, and how to fix it: one line for each."""
         rules = (
             (self.ratio != "token" and CORRECTIONS[args.correction].ratio == "token",

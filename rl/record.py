@@ -13,6 +13,7 @@ from rl.diagnosis import Diagnosis, nothing_to_learn
 from rl.groups import Collected, has_spread
 from rl.rollouts import Rollouts
 from training.metrics import Largest, add
+from training.run import Run
 
 
 def of_completions(found: Collected) -> dict:
@@ -53,7 +54,7 @@ class Records:
 
     by_token: advantages are of tokens; these can differ even if all rewards of a group are equal."""
 
-    def __init__(self, run, rollouts: Rollouts, by_token: bool):
+    def __init__(self, run: Run, rollouts: Rollouts, by_token: bool):
         self.run, self.args, self.rollouts, self.by_token = run, run.args, rollouts, by_token
         self.diagnosis, self.rollout_seconds = Diagnosis(run.args.steps), 0.0
 

@@ -9,6 +9,7 @@ numbers depend. The groups of a step, in the order of their numbers, are split i
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -20,7 +21,7 @@ from rl.groups import Collected, Group, Rollout, has_spread
 from rl.lengths import Caps, cap_at, overlong_penalty
 from rl.prompts import Prompts
 from sampler import Completion, Sampler
-from tasks.rewards import score_group
+from tasks.rewards import Weighted, score_group
 from tasks.task import Problem, Reply, prompt_ids
 from tokenizer import Tokenizer
 from training import cli
@@ -39,7 +40,7 @@ class Rollouts:
 
     failures: the completions on which a reward failed: (name, text, error)."""
 
-    def __init__(self, prompts: Prompts, tokenizer: Tokenizer, rewards, *, P: int, G: int, mode: str = "chat",
+    def __init__(self, prompts: Prompts, tokenizer: Tokenizer, rewards: list[Weighted], *, P: int, G: int, mode: str = "chat",
                  caps: Caps = ((0, 256),), temperature: float = 1.0, seed: int = 0, rows: int = 64,
                  dtype: torch.dtype | None = None, window: int = 0, think_budget: int | None = None, overlong_buffer: int = 0,
                  replace: int = 0, rank: int = 0, ranks: int = 1, group: dist.ProcessGroup | None = None):
@@ -49,7 +50,7 @@ class Rollouts:
         self.replace, self.rank, self.ranks, self.group = replace, rank, ranks, group
         self.failures, self.sampler, self.first_step = [], None, True
 
-    def sample(self, model: Transformer, problems: list[Problem], numbers, G: int, cap: int, seed: int,
+    def sample(self, model: Transformer, problems: list[Problem], numbers: Sequence[int], G: int, cap: int, seed: int,
                version: int = 0) -> tuple[list[Group], int, int]:
         """G scored completions of each problem, decode slots in use, and all decode slots. numbers: one per problem; the random
         numbers depend on it, so they do not depend on the rank that samples."""

@@ -25,6 +25,7 @@ from rl.lengths import longest_cap, parse_caps
 from rl.losses import LOSSES, Clip
 from training import cli
 from training.metrics import Largest
+from training.run import Run
 
 MICRO_TOKENS = {"cpu": 4096, "cuda": 16384}              # defaults of --micro-tokens; micro-batches of equal size have few shapes
 
@@ -35,7 +36,7 @@ class PolicyUpdate:
     policy: the module that training calls: (tokens, documents, targets, temperature, True) -> log-probabilities of the targets
     and entropies (and values, with a value head), each (B, T). reference: the model for the KL divergence, or None."""
 
-    def __init__(self, run, args: argparse.Namespace, policy: torch.nn.Module, reference: Transformer | None = None):
+    def __init__(self, run: Run, args: argparse.Namespace, policy: torch.nn.Module, reference: Transformer | None = None):
         self.run, self.args, self.policy, self.reference = run, args, policy, reference
         self.loss = LOSSES[args.loss]
         self.clip = Clip(args.clip_low, args.clip_high, args.dual_clip)

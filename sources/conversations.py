@@ -275,7 +275,7 @@ class Pairs:
         return [(*answer, float(known)) for answer, known in zip(answers, self.reference[i])]
 
 
-def read_pair(row, tokenizer, where):
+def read_pair(row: object, tokenizer: Tokenizer, where: str) -> tuple[tuple, tuple, int]:
     """A row of a file of pairs -> (ids, weights) of the chosen answer, the same of the rejected one, and the number of
     tokens of their prompt."""
     if not isinstance(row, dict) or row.get("chosen") is None or row.get("rejected") is None:

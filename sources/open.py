@@ -11,6 +11,7 @@ file sources/db.py with a function open_documents(spec, tokenizer) that returns 
 
 import os
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -21,7 +22,7 @@ from sources.texts import read_texts
 from tokenizer import Tokenizer
 
 
-def open_source(name: str, tokenizer: Tokenizer):
+def open_source(name: str, tokenizer: Tokenizer) -> Any:
     """A SPEC without its weight -> a source with .get(i) and .count (documents in an epoch, None where endless)."""
     kind, colon, _ = name.partition(":")
     if colon and (open_documents := plugins.in_room("sources", kind, "open_documents")):

@@ -11,7 +11,7 @@ NOT_BESIDE_TEXT = {"messages", "question", "problem", "answer", "solution", "cho
                    "train"}
 
 
-def row_text(row, where: str) -> str:
+def row_text(row: object, where: str) -> str:
     """The document in a row: its "text", or "question" and "answer" on two lines."""
     if not isinstance(row, dict):
         raise ValueError(f'{where}: no field "text", nor "question" and "answer" (found: {type(row).__name__})')

@@ -6,7 +6,7 @@ number of operations ("ops") and one for each context. tasks/tables.py describes
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
@@ -19,7 +19,7 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     return 1.0 - math.comb(n - c, k) / math.comb(n, k)
 
 
-def interval(values, resamples: int = 2000, seed: int = 0) -> Rate:
+def interval(values: Sequence[float], resamples: int = 2000, seed: int = 0) -> Rate:
     """Mean of the values and its 95% bootstrap interval."""
     values = np.asarray(values, float)
     draws = np.random.default_rng(seed).integers(0, len(values), (resamples, len(values)))
@@ -27,12 +27,12 @@ def interval(values, resamples: int = 2000, seed: int = 0) -> Rate:
     return round(float(values.mean()), 4), round(float(low), 4), round(float(high), 4)
 
 
-def rates(right: list[list[bool]], ks) -> dict[str, Rate]:
+def rates(right: list[list[bool]], ks: Iterable[int]) -> dict[str, Rate]:
     """{"pass@k": rate}. right: for each problem a list that says which of its samples are right."""
     return {f"pass@{k}": interval([pass_at_k(len(r), sum(r), k) for r in right]) for k in ks}
 
 
-def gain(before: list[dict], after: list[dict], ops) -> Rate:
+def gain(before: Iterable[dict], after: Iterable[dict], ops: Collection[int]) -> Rate:
     """The gain in pass@1 (every step right) from one table to another of the same problems, on these numbers of operations: the
     mean difference over problems, with its paired bootstrap interval."""
     pairs = [[pair for row in table if row.get("ops") in ops for pair in row["right"]] for table in (before, after)]
@@ -69,7 +69,7 @@ def without_problems(table: list[dict]) -> list[dict]:
     return [{key: value for key, value in row.items() if key != "right"} for row in table]
 
 
-def print_world(table: list[dict], ks) -> None:
+def print_world(table: list[dict], ks: Sequence[int]) -> None:
     """Prints the table of one checkpoint, first by operations and then by context."""
     head = "".join(f" {f'answer pass@{k}':>24} {f'process pass@{k}':>24}" for k in ks)
     for field, title in (("ops", "operations"), ("context", "context")):
@@ -106,7 +106,7 @@ def file_line(name: str, result: dict) -> str:
             f"empty {result['empty']:.3f}, cut off {result['cut_off']:.3f}")
 
 
-def print_comparison(measured: dict, ks, found_gains=()) -> None:
+def print_comparison(measured: dict, ks: Sequence[int], found_gains: Sequence[dict] = ()) -> None:
     """Prints verified accuracy by operations for every world, with a column for each checkpoint and k; and the gains in bands."""
     folders = list(measured)
     for spec in [s for s in measured[folders[0]] if s.startswith("world:")]:

@@ -46,7 +46,7 @@ class Steps:
     def __init__(self, left: int = MAX_STEPS):
         self.left = left
 
-    def take(self, count: int):
+    def take(self, count: int) -> None:
         self.left -= count
         if self.left < 0:
             raise Unreadable

@@ -4,6 +4,7 @@ The order of the random numbers must not change: with another order all problems
 """
 
 import random
+from typing import Any
 
 from tasks.facts import Leaf, Step
 
@@ -17,12 +18,12 @@ class Graph:
     - steps: the steps that solve the problem.
     - ends: the quantities that no step uses yet. Only one is left at the end, so the answer needs every step."""
 
-    def __init__(self, world, rng: random.Random, names: list[str]):
+    def __init__(self, world: Any, rng: random.Random, names: list[str]):
         self.world, self.rng, self.random, self.names = world, rng, rng.random, names
         self.facts, self.steps, self.values, self.ends, self.asked = [], [], {}, [], ""
 
     @classmethod
-    def draw(cls, world, rng: random.Random, ops: int, context: str) -> "Graph | None":
+    def draw(cls, world: Any, rng: random.Random, ops: int, context: str) -> "Graph | None":
         """A graph with this number of operations, or None if the random numbers give no valid graph."""
         extra = world.distractors[int(rng.random() * len(world.distractors))]
         graph = cls(world, rng, rng.sample(world.names[context], 2 * ops + 1 + extra))

@@ -6,6 +6,7 @@
     load_problems("world:ops=1-4,split=test", limit=100)    a list of problems
 """
 
+import argparse
 import random
 
 from formats import plugins
@@ -43,13 +44,13 @@ def problems_of(task: Task, limit: int | None = None, seed: int = 0) -> list[Pro
     return [task.problem(i) for i in numbers]
 
 
-def add_task_flag(parser) -> None:
+def add_task_flag(parser: argparse.ArgumentParser) -> None:
     """--task, for scripts whose --data names tasks."""
     parser.add_argument("--task", metavar="FILE.py:CLASS", nargs="+", type=plugins.spec, default=[],
                         help="tasks of your own (tasks/user_task.py); the same as --data FILE.py:CLASS")
 
 
-def join_tasks(args) -> None:
+def join_tasks(args: argparse.Namespace) -> None:
     """Appends --task to --data. ValueError if both are empty."""
     args.data = [*args.data, *args.task]
     if not args.data:

@@ -13,9 +13,11 @@ are the reasoning world (tasks/world.py), files of questions (tasks/questions.py
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from tasks.answers import check_answer, count_answers, extract_answer
 from tasks.verdict import Verdict
+from tokenizer import Tokenizer
 
 # How a question is asked. "plain": as text, as in pre-training. "chat": as a user's turn. "think" and "no_think": as a user's
 # turn with a flag at its end (Qwen3's soft switch).
@@ -51,7 +53,7 @@ class Reply:
     sample: int = 0         # its number in the group
 
     @classmethod
-    def of(cls, completion, tokenizer, limit: int, sample: int = 0) -> Reply:
+    def of(cls, completion: Any, tokenizer: Tokenizer, limit: int, sample: int = 0) -> Reply:
         """From a sampler.Completion."""
         c, chat = completion, tokenizer.im_start is not None and tokenizer.im_start in completion.prompt
         return cls(tokenizer.decode_reply(c.prompt, c.tokens), len(c.tokens), limit, c.finish,
@@ -89,7 +91,7 @@ class Task:
         return count_answers(text) == 1
 
 
-def prompt_ids(tokenizer, problem: Problem, mode: str) -> list[int]:
+def prompt_ids(tokenizer: Tokenizer, problem: Problem, mode: str) -> list[int]:
     """The ids of the prompt of a problem, up to the model's reply. If the question ends in " /no_think", the prompt ends with an
     empty think block."""
     prompt = problem.task.prompt(problem, mode)

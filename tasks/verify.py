@@ -7,6 +7,7 @@ count inside and outside a think block; the answer counts only outside.
 """
 
 import re
+from typing import Any
 
 from formats.chat import after_thinking
 from tasks.facts import Step
@@ -21,7 +22,7 @@ LINE = re.compile(rf"{_OPEN}(?:{_NAME} )?{_NUMBER} ([-+*]) (?:{_NAME} )?{_NUMBER
 ANSWER = re.compile(rf"{_OPEN}Answer: {_NUMBER}{_CLOSE}", re.M)
 
 
-def verify(problem, text: str) -> Verdict:
+def verify(problem: Any, text: str) -> Verdict:
     """Whether the text solves the problem (a world.WorldProblem)."""
     found, twice = {}, set()
     for parts in LINE.findall(text[:MAX_TEXT]):
@@ -47,7 +48,7 @@ def verify(problem, text: str) -> Verdict:
     return Verdict(answer_ok, right == len(problem.steps), right / len(problem.steps), reason or "ok")
 
 
-def mark_lines(problem, text: str) -> list[tuple[str, bool | None]]:
+def mark_lines(problem: Any, text: str) -> list[tuple[str, bool | None]]:
     """Each line of the text with True (a gold step or the answer, and right), False (wrong) or None (neither)."""
     gold_steps = {step.target: step for step in problem.steps}
     lines, said = text.split("\n"), after_thinking(text)

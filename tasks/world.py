@@ -196,7 +196,7 @@ def _shares(text: str) -> tuple[list[str], list[float]]:
     return names, shares
 
 
-def main():
+def main() -> None:
     parser = cli.Parser("Show problems of the reasoning world, or measure its generator.")
     parser.add_argument("--data", default="world:ops=1-4", help="which world: world:option=value,...")
     parser.add_argument("--show", type=cli.non_negative_int, default=3, metavar="N", help="problems to print")
