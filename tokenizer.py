@@ -48,7 +48,7 @@ SPECIAL_TOKENS = (EOT, IM_START, IM_END, THINK, END_THINK)
 # - The number of whitespace characters in a piece is limited.
 DEFAULT_PATTERN = (r"'(?i:[sdmt]|ll|ve|re)(?!\p{L})| ?[\p{L}\p{M}]+| ?[^\s\p{L}\p{M}\p{N}]+| ?\p{N}|\n"
                    r"|[^\S\n]{1,999}(?!\S)|[^\S\n]")
-LONGEST_BLANK = 900_000     # whitespace in a row: at about a million tiktoken runs out of stack and panics
+LONGEST_WHITESPACE = 900_000   # whitespace characters in a row: at about a million tiktoken runs out of stack and panics
 
 
 def merge_pair(ids: list[int], pair: tuple[int, int], new: int) -> list[int]:
@@ -201,18 +201,18 @@ class Tokenizer:
         """`encode` for many texts, on that many threads."""
         if self._vocabulary.nfc:
             texts = [unicodedata.normalize("NFC", text) for text in texts]
-        blanks = self._vocabulary.blanks
-        if blanks is None:
+        whitespace = self._vocabulary.whitespace
+        if whitespace is None:
             return self._encode_pieces(texts, threads)
-        cut = [blanks.split(text) for text in texts]                      # every second part is an added token of whitespace
+        cut = [whitespace.split(text) for text in texts]                  # every second part is an added token of whitespace
         ids = iter(self._encode_pieces([part for parts in cut for part in parts[::2]], threads))
         return [[i for n, part in enumerate(parts) for i in ([self.special[part]] if n % 2 else next(ids))] for parts in cut]
 
     def _encode_pieces(self, texts: list[str], threads: int) -> list[list[int]]:
         """The ids of texts without added tokens."""
-        if any(len(text) > LONGEST_BLANK and self._blank(text) > LONGEST_BLANK for text in texts):
-            raise ValueError(f"a text has more than {LONGEST_BLANK:,} whitespace characters in a row, which is too many to cut "
-                             "it into words; remove them")
+        if any(len(text) > LONGEST_WHITESPACE and self._longest_whitespace(text) > LONGEST_WHITESPACE for text in texts):
+            raise ValueError(f"a text has more than {LONGEST_WHITESPACE:,} whitespace characters in a row, which is too many to "
+                             "cut it into words; remove them")
         try:
             if threads > 1:
                 rows = self._core.encode_ordinary_batch(texts, num_threads=threads)
@@ -228,7 +228,7 @@ class Tokenizer:
         return rows
 
     @staticmethod
-    def _blank(text: str) -> int:
+    def _longest_whitespace(text: str) -> int:
         """The largest number of whitespace characters in a row if it is at least a thousand, else 0."""
         return max((len(run.group()) for run in regex.finditer(r"\s{1000,}", text)), default=0)
 

@@ -35,7 +35,9 @@ DEFAULTS = {"llama": {}, "qwen2": QWEN, "qwen3": QWEN | {"head_dim": 128},
             "olmo2": {"rms_norm_eps": 1e-5},
             "olmo3": {"rms_norm_eps": 1e-5, "rope_theta": 500_000.0, "sliding_window": 4096}}
 WHOLE = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")       # no defaults
-MOST = 2 ** 20                       # larger than any size in a model; torch can still multiply three such sizes
+# No model has a larger size, so a larger one in config.json is an error. (Three of this size make 2 ** 60 elements of a tensor,
+# a number that still fits into torch's 64-bit integers.)
+LARGEST_SIZE = 2 ** 20
 OPTIONAL = ("num_key_value_heads", "head_dim", "max_position_embeddings", "sliding_window", "no_rope_layer_interval")
 SWITCHES = ("tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_window")
 
@@ -64,7 +66,7 @@ def fields_from(hf: dict, where: str | Path = "config.json") -> dict:
             raise ValueError(f"{where}: field {key!r} is missing")
         if (type(hf[key]) is not int or hf[key] < 1) and not (key in OPTIONAL and hf[key] is None):
             raise ValueError(f"{where}: {key}={hf[key]!r} must be a whole number above 0")
-        if key != "max_position_embeddings" and hf[key] is not None and hf[key] > MOST:
+        if key != "max_position_embeddings" and hf[key] is not None and hf[key] > LARGEST_SIZE:
             raise ValueError(f"{where}: {key}={hf[key]} is larger than in any model; fetch or write config.json again")
     for key in SWITCHES:
         if type(hf[key]) is not bool:

@@ -20,13 +20,14 @@ from types import ModuleType
 from typing import Any
 
 
-def in_room(room: str, name: str, function: str) -> Callable | None:
-    """A function of the file NAME.py in the package `room`; None if there is no such file, or no such function in it.
+def in_package(package: str, name: str, function: str) -> Callable | None:
+    """A function of the file NAME.py in one of our folders, such as "sources"; None if there is no such file, or no such function
+    in it.
 
     This finds what a user adds to a package: a format of rows (formats/rows.py), or a source of documents (sources/open.py)."""
-    if not name.isidentifier() or importlib.util.find_spec(f"{room}.{name}") is None:
+    if not name.isidentifier() or importlib.util.find_spec(f"{package}.{name}") is None:
         return None
-    return getattr(importlib.import_module(f"{room}.{name}"), function, None)
+    return getattr(importlib.import_module(f"{package}.{name}"), function, None)
 
 
 class PluginError(ValueError):

@@ -30,7 +30,7 @@ METADATA = {"id", "uuid", "idx", "index", "name", "title", "source", "dataset", 
 def read_rows(path: str | Path) -> Iterator[tuple[str, object]]:
     """(where, row) for the rows of a file. FileNotFoundError, or ValueError that names file and line."""
     path, empty = file_at(path), True
-    rows = plugins.in_room("formats", path.name.removesuffix(".gz").rpartition(".")[2], "rows")
+    rows = plugins.in_package("formats", path.name.removesuffix(".gz").rpartition(".")[2], "rows")
     if rows is None:
         raise ValueError(f"{path}: use a .txt, .jsonl, .jsonl.gz or .parquet file, a folder of shards, world:... or hf:org/name")
     for where, row in rows(path):

@@ -170,7 +170,7 @@ class Vocabulary:
     id_of_rank: np.ndarray           # -1: a byte that is not in the vocabulary; it is dropped, as in Hugging Face (SmolLM2)
     text_bytes: dict[int, bytes]     # of the ids of ordinary text
     special: dict[str, int]          # every added token
-    blanks: re.Pattern | None        # the added tokens of pure whitespace: only these are found in ordinary text
+    whitespace: re.Pattern | None    # the added tokens of pure whitespace: only these are found in ordinary text
     hidden: set[int]                 # ids of added tokens that a reader does not see (thinking marks are seen)
     prefix: list[int]                # ids at the start of a text
 
@@ -186,10 +186,10 @@ def read_vocabulary(spec: dict) -> Vocabulary:
         raise ValueError(f"cannot read the normalizer {str(spec['normalizer']):.200}; only NFC or none is known")
     pattern = read_pattern(spec["pre_tokenizer"] or {"type": "none"})
     special = {token["content"]: token["id"] for token in spec["added_tokens"]}
-    blanks = [token for token in spec["added_tokens"] if token["content"].isspace()]
-    if odd := [t["content"] for t in blanks if any(t.get(flag) for flag in ("single_word", "lstrip", "rstrip"))]:
+    whitespace = [token for token in spec["added_tokens"] if token["content"].isspace()]
+    if odd := [t["content"] for t in whitespace if any(t.get(flag) for flag in ("single_word", "lstrip", "rstrip"))]:
         raise ValueError(f"cannot read the added token {odd[0]!r}: single_word, lstrip and rstrip are not known")
-    longest_first = sorted((re.escape(token["content"]) for token in blanks), key=len, reverse=True)
+    longest_first = sorted((re.escape(token["content"]) for token in whitespace), key=len, reverse=True)
     if odd := [i for i in (*model["vocab"].values(), *special.values()) if type(i) is not int or i < 0]:
         raise ValueError(f"cannot read the id {odd[0]!r}: ids are whole numbers from 0")
     id_of = {unspell(spelling): i for spelling, i in model["vocab"].items() if spelling not in special}
@@ -201,8 +201,8 @@ def read_vocabulary(spec: dict) -> Vocabulary:
     return Vocabulary(
         pattern, bool(normalizers), ranks,
         id_of_rank=np.array([id_of.get(data, -1) if len(data) == 1 else id_of[data] for data in ranks]),
-        text_bytes={i: data for data, i in id_of.items()} | {t["id"]: t["content"].encode() for t in blanks},
-        special=special, blanks=re.compile(f"({'|'.join(longest_first)})") if blanks else None,
+        text_bytes={i: data for data, i in id_of.items()} | {t["id"]: t["content"].encode() for t in whitespace},
+        special=special, whitespace=re.compile(f"({'|'.join(longest_first)})") if whitespace else None,
         hidden={token["id"] for token in spec["added_tokens"] if token.get("special")},
         prefix=read_prefix(spec.get("post_processor")))
 

@@ -84,7 +84,9 @@ def _agrees(multiply, N, D, dtype, device, sizes, reorder=torch.clone):
     """Whether a row gets the same bits at any position among any of `sizes` rows, and with the weight at any address, reordered
     or not. It is tested with tiles whose rows are all equal. A few numbers may agree by chance, so more rows are tested for a
     narrow weight."""
-    g = torch.Generator().manual_seed(0)                  # in float64, so that products need rounding there too
+    # The numbers are drawn in float64. Products of float32 numbers would be exact in float64: without rounding, fewer differences
+    # between two orders of additions would show.
+    g = torch.Generator().manual_seed(0)
     x, weight = (torch.randn(n, D, generator=g, dtype=torch.float64).to(device, dtype) for n in (1 + 64 // N, N))
     elsewhere, reordered = torch.empty(1 + N * D, device=device, dtype=dtype)[1:].view(N, D).copy_(weight), reorder(weight)
     reordered = weight if reordered is None else reordered

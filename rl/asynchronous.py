@@ -48,8 +48,8 @@ PATIENCE = 20.0                       # seconds that a rank waits for the others
 class Maker:
     """Makes groups with an engine of its own.
 
-    - place, every, block: which groups are its own. Groups are counted in blocks of `block`; of every `every` blocks it makes
-      the one at `place`
+    - place, every, block: which groups are its own. The numbers of the groups are cut into blocks of `block` numbers. `every`
+      makers take the blocks in turn; this one is number `place` of them, from 0
     - in_flight: the groups that it works on, {number: [cap, requests, numbers of the unfinished requests]}
     - ready: the finished groups, {number: (cap, completions)}
     - busy, slots: decode slots that were in use, and that there were, since `take_slots`"""

@@ -33,7 +33,9 @@ class Minibatch:
 
 def deal(groups: list[Group], places: range, P: int, parts: int, seed: int) -> list[list[Rollout]]:
     """Shuffles the completions of a batch of P groups and splits them into `parts`; returns this rank's completions in each part.
-    places: the position of each of its groups in the batch, so that the parts are the same for any number of ranks."""
+
+    places: the position of each of this rank's groups in the batch. The order is drawn for the complete batch, so the parts are
+    the same for any number of ranks."""
     G = max(map(len, groups), default=0)
     mine = {place * G + i: r for place, group in zip(places, groups, strict=True) for i, r in enumerate(group)}
     order = np.random.default_rng(seed).permutation(P * G).tolist()

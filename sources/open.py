@@ -25,7 +25,7 @@ from tokenizer import Tokenizer
 def open_source(name: str, tokenizer: Tokenizer) -> Any:
     """A SPEC without its weight -> a source with .get(i) and .count (documents in an epoch, None where endless)."""
     kind, colon, _ = name.partition(":")
-    if colon and (open_documents := plugins.in_room("sources", kind, "open_documents")):
+    if colon and (open_documents := plugins.in_package("sources", kind, "open_documents")):
         return open_documents(name, tokenizer)
     if os.path.isdir(name):
         return open_shards(name, tokenizer)

@@ -69,7 +69,7 @@ def _encode_texts(job):
 
 def _encode_world(job):
     spec, first, last = job
-    source = plugins.in_room("sources", "world", "open_documents")(spec, _tokenizer)
+    source = plugins.in_package("sources", "world", "open_documents")(spec, _tokenizer)
     return [source.get(i) for i in range(first, last)]
 
 

@@ -45,7 +45,7 @@ def read_texts(path: str | Path) -> Iterator[str]:
 def sample_texts(spec: str, characters: int = 20_000_000, problems: int = 20_000) -> Iterator[str]:
     """Texts to train a tokenizer on: the beginning of a file, or the first documents of a KIND:... source."""
     kind, colon, _ = spec.partition(":")
-    if colon and (sample := plugins.in_room("sources", kind, "sample_texts")):
+    if colon and (sample := plugins.in_package("sources", kind, "sample_texts")):
         yield from sample(spec, problems)
         return
     for text in read_texts(spec):

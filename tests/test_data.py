@@ -159,9 +159,9 @@ def test_world_documents_carry_their_weights(tokenizer):
     assert tokenizer.decode(ids[:cut]) == problem.question + "\n" and tokenizer.decode(ids[cut:-1]) == problem.solution
     assert ids[-1] == tokenizer.eot and set(weights[cut:].tolist()) == {1.0}
     chats = open_source("world:ops=2,q_weight=0,chat=0.3", tokenizer)
-    told = [chats.get(i) for i in range(200)]
-    assert sum(ids[0] == tokenizer.im_start for ids, _ in told) == 60
-    ids, weights = next((i, w) for i, w in told if i[0] == tokenizer.im_start)
+    documents = [chats.get(i) for i in range(200)]
+    assert sum(ids[0] == tokenizer.im_start for ids, _ in documents) == 60
+    ids, weights = next((i, w) for i, w in documents if i[0] == tokenizer.im_start)
     trained = tokenizer.decode(ids[weights > 0])
     assert trained.startswith("<think>\n") and "</think>\n\nAnswer: " in trained and trained.endswith("<|im_end|>")
 

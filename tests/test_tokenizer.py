@@ -23,7 +23,7 @@ from transformers import AutoTokenizer  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = """It's Zoe's zoo: 12 lions, 345 tigers and 6 bears.  They're fed at 7:30, aren't they?
-    def feed(animals):  # four blanks, then a tab\tand more
+    def feed(animals):  # four spaces, then a tab\tand more
         return sum(a.meals for a in animals) * 2.50
 
 "If Amy has 3 red boxes and each holds 14 pears, how many pears is that?" It's 3 * 14 = 42 pears.

@@ -227,8 +227,8 @@ def test_flags_are_told_as_one_types_them(start, tmp_path):
     more = ["--max-new-tokens", "4", "8@3", "--mask-truncated", "--keep-rate", 0, 1, "--candidates", 4]
     assert run_main(grpo, *flags, *more)[0] == 0
     line = refusal(grpo, *flags, "--resume", "--recompute", "--async-steps", 1)
-    for told in ("--max-new-tokens 4 8@3", "--mask-truncated", "--keep-rate 0.0 1.0", "no --recompute", "no --async-steps"):
-        assert told in line
+    for flag in ("--max-new-tokens 4 8@3", "--mask-truncated", "--keep-rate 0.0 1.0", "no --recompute", "no --async-steps"):
+        assert flag in line
 
 
 def test_a_fingerprint_sees_all_of_a_file_and_the_same_blocks_of_large_weights(tmp_path):
