@@ -1,11 +1,11 @@
-# make run    the whole pipeline on a laptop: pre-training, mid-training, SFT, DPO, GRPO, evaluation, a page of plots
-# make test   the tests, and how long the slowest ten took
+# make run    the pipeline on a laptop: pre-training, mid-training, SFT, DPO, GRPO, evaluation, and a report page
+# make test   the tests, and the times of the ten slowest
 # make slow   the tests that take minutes each
-# make gpu    the tests that need a GPU, whether its products keep a row's bits, and the benches there
+# make gpu    the tests that need a GPU, and the benches on it
 # make memcheck  the tests of the kernels under CUDA's memory checker
-# make bench  speed against Hugging Face's model and generate, and against TRL, side by side
+# make bench  speed compared with Hugging Face's model and generate, and with TRL
 # Each sets up .venv first. To use a Python that has torch already: make run PYTHON=/path/to/python VENV=--system-site-packages
-# To install nothing, with a Python that has everything: make gpu PY=python3
+# To use a Python that has everything and install nothing: make gpu PY=python3
 
 PYTHON ?= python3
 VENV ?=

@@ -37,6 +37,7 @@ from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterator
 
+from engine.draws import sampling_flags
 from formats import plugins
 from sources.fingerprint import fingerprint
 from tasks.problems import add_task_flag, join_tasks
@@ -88,12 +89,9 @@ def common_flags(p: cli.Parser, transform: Transform) -> None:
     p.add_argument("--out", type=cli.out_file, metavar="FILE", required=True, help=".jsonl to write; must not exist")
     p.add_argument("--resume", action="store_true", help="go on with --out, if it is there")
     p.add_argument("--max-new-tokens", type=cli.positive_int, default=400, help="tokens of an answer")
-    p.add_argument("--temperature", type=cli.not_negative, default=0.7, help="0: always the most likely token")
-    p.add_argument("--top-p", type=cli.positive_fraction, default=1.0, help="probability mass to draw from")
-    p.add_argument("--top-k", type=cli.non_negative_int, default=0, help="tokens to draw from; 0: all")
+    sampling_flags(p, 0.7)
     p.add_argument("--rows", type=cli.positive_int, default=64, help="completions that decode at once")
     p.add_argument("--chunk", type=cli.positive_int, default=256, help="items that are sampled together, then written")
-    p.add_argument("--seed", type=cli.seed, default=0, help="of the draws")
     p.add_argument("--device", type=cli.device, default="cpu", help="cpu or cuda")
     p.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of weights and cache")
 

@@ -1,30 +1,30 @@
-"""Speed, side by side with what a user would pick instead, in one process on one machine.
+"""Measures speed, side by side with what a user would choose instead, in one process on one machine.
 
     python bench.py train     training tokens/s against Hugging Face's LlamaForCausalLM of the same shape and data
     python bench.py sampler   generated tokens/s against its generate and its continuous batching, for three kinds of load
-    python bench.py kernels   the blocks by themselves, against torch's: attention, product, norm, log-probability
-    python bench.py exact     what the exact mode costs: a training step, a rollout, a GRPO step
-    python bench.py learn --init runs/laptop/sft --steps 60         GRPO in exact mode and in fast: does it learn, to which bit
+    python bench.py kernels   single blocks against torch: attention, matrix product, norm, log-probability
+    python bench.py exact     what exact mode costs: a training step, a rollout, a GRPO step
+    python bench.py learn --init runs/laptop/sft --steps 60         GRPO in exact and in fast mode: rewards, differing bits
     python bench.py launches              registers, spills, instructions of each Triton launch; no GPU needed
     python bench.py probe     which blocks give a row the same bits in every batch on this device
-    python bench.py bits --device cuda --dtype bfloat16             sampled tokens whose log-probability the trainer has otherwise
-    python bench.py shapes    the same in exact mode for every even head size, 1 to 8 query heads for a key head, and odd widths
+    python bench.py bits --device cuda --dtype bfloat16             sampled tokens with a different log-probability in the trainer
+    python bench.py shapes    the same in exact mode for every even head size, 1 to 8 query heads per key head, and odd widths
     python bench.py pretrain --device cuda --dtype bfloat16 --sizes 120M 1.2B       training against Hugging Face's model, the
-                              share of the device's peak, where the rest goes
-    python bench.py largest --device cuda               the largest model that trains, beside what plan predicts
+                              share of the device's peak, and what takes the rest of the time
+    python bench.py largest --device cuda               the largest model that trains, and what plan predicts
     python bench.py rl        seconds per GRPO step against TRL's GRPOTrainer (pip install trl)
-    python bench.py async --init runs/laptop/sft --rounds 3         GRPO with rollouts ahead against taking turns
+    python bench.py async --init runs/laptop/sft --rounds 3         GRPO with asynchronous rollouts against synchronous ones
     python bench.py plan --params 7e9 --gpus 64           predicts seconds and memory of a step, and how many ranks should learn
-    python bench.py all       all of these; rl where TRL is installed
-    python bench.py answers   the answer check: right on how many cases and how fast, beside math-verify where that is installed
+    python bench.py all       train, sampler, rl (if TRL is installed), kernels and exact
+    python bench.py answers   the answer check: accuracy and speed, also of math-verify if it is installed
     python bench.py pipeline                runs recipes/laptop.sh and keeps its accuracies and time
     python bench.py spurious --runs runs/spurious       keeps what recipes/spurious.sh found
     python bench.py real --init smollm2/ --data gsm8k/train.jsonl   SFT and GRPO of a real model: seconds and memory
-    python bench.py readme    writes the newest results into README.md's tables
+    python bench.py readme    writes the newest results into README.md and results/README.md
 
-Both sides get the same weights, batches, optimiser and dtype, and take turns, round by round; the ratio is the median of
-the rounds' ratios, so a machine whose speed drifts does not favour one. Every result is appended to results/, with the
-machine, the versions and the commit.
+Both sides get the same weights, batches, optimiser and dtype. They run in turns, round by round. The ratio is the median of
+the rounds, so it stays fair if the speed of the machine changes. Every result is appended to results/, with the machine, the
+versions and the commit.
 """
 
 import sys
@@ -39,7 +39,7 @@ from training import cli
 
 TOY = dict(vocab_size=256, layers=1, width=32, heads=2, kv_heads=1, ff=64)
 
-# What each bench calls, with the flags and the list to which it appends its rows as they come.
+# What each bench calls. It gets the flags, and the list to which it appends each row once it is measured.
 BENCHES = {
     "train": lambda a, rows: peers.bench_train(a.device, a.dtype, a.rounds),
     "sampler": lambda a, rows: peers.bench_sampler(a.device, a.dtype, a.rounds, rows, a.toy),
@@ -59,7 +59,7 @@ BENCHES = {
     "spurious": lambda a, rows: recipes.bench_spurious(a.runs),
     "real": lambda a, rows: recipes.bench_real(a.init, a.data),
 }
-ALL = ("train", "sampler", "rl", "kernels", "exact")      # beside others, in minutes each
+ALL = ("train", "sampler", "rl", "kernels", "exact")      # comparisons with others that take minutes each
 LINES = {"train": peers.speed_lines, "rl": peers.speed_lines, "sampler": peers.sampler_lines, "kernels": timing.block_lines,
          "exact": timing.block_lines, "probe": bits.probe_lines, "answers": answers.lines}                  # for the terminal
 
@@ -88,21 +88,21 @@ def main() -> None:
         return plan.main(sys.argv[2:])
     p = cli.Parser(__doc__, NEEDS)
     p.add_argument("what", metavar="WHAT", choices=[*BENCHES, "all", "plan", "readme"],
-                   help="which comparison; readme: write the tables; plan has flags of its own: bench.py plan --help")
-    p.add_argument("--rounds", type=cli.positive_int, default=7, help="turns of each side; seeds of async")
+                   help="which bench; readme: write the tables; flags of plan: bench.py plan --help")
+    p.add_argument("--rounds", type=cli.positive_int, default=7, help="rounds, in which each side runs once; seeds of async")
     p.add_argument("--steps", type=cli.positive_int, default=100, help="of each run of async and learn")
     p.add_argument("--device", type=cli.device, default="cpu", help="cpu or cuda")
     p.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of weights and matrix products")
     p.add_argument("--tokens", type=cli.positive_int, help="to sample for bits and shapes; none: 1,000,000 and 100,000")
     p.add_argument("--sizes", nargs="+", default=[], choices=list(large.SIZES), help="of pretrain; none: all")
     p.add_argument("--seed", type=cli.seed, default=0, help="of the pipeline; of the strings of answers")
-    p.add_argument("--keep", metavar="FOLDER", default="", help="where to keep the runs of pipeline and async; none: nowhere")
+    p.add_argument("--keep", metavar="FOLDER", default="", help="where to keep the runs of pipeline and async; none: delete them")
     p.add_argument("--runs", metavar="FOLDER", default="runs/spurious", help="of recipes/spurious.sh")
     p.add_argument("--init", metavar="FOLDER", default="smollm2", help="checkpoint for real, async and learn")
     p.add_argument("--data", metavar="FILE", default="gsm8k/train.jsonl", help="questions for real")
     p.add_argument("--cases", metavar="FILE", default="", help="more cases for answers: JSONL of text, gold, right")
-    p.add_argument("--toy", action="store_true", help="a tiny model, only to see that it works")
-    p.add_argument("--out", type=cli.out_folder, metavar="FOLDER", default=str(records.RESULTS), help="where results go")
+    p.add_argument("--toy", action="store_true", help="a tiny model, for a quick test that everything works")
+    p.add_argument("--out", type=cli.out_folder, metavar="FOLDER", default=str(records.RESULTS), help="where to write results")
     args = p.parse_args()
     if args.what == "plan":
         cli.fail("plan has flags of its own and comes first: bench.py plan --help lists them")
@@ -126,7 +126,8 @@ def main() -> None:
 
 
 def run(name: str, args: Namespace) -> dict:
-    """Runs one bench, keeps its record and returns it; of launches, whose rows are too many for a line, how many there are."""
+    """Runs one bench, keeps its record and returns it. For launches it returns the number of rows, which are too many to
+    print."""
     rows = records.Rows(name, args.out)
     result = BENCHES[name](args, rows)
     record = records.keep(name, result, args.device, str(args.dtype).removeprefix("torch."), args.out)

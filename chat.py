@@ -5,9 +5,9 @@
     python chat.py --init smollm2/ --think off
     python chat.py --init runs/grpo --think 20 --prompt "Zoo, mod 10. The lions number 3. How many lions?"
 
-Turns are written in the chat template of the checkpoint. An empty line, or the end of the input, ends a conversation. The
-whole conversation is computed again for each reply: no keys are kept between turns. To continue a text instead, without a
-chat, use sampler.py.
+Turns are written in the chat template of the checkpoint. An empty line, or the end of the input, ends a conversation. For each
+reply the complete conversation is computed again; no cache is kept between turns. To continue a text without a chat, use
+sampler.py.
 """
 
 from engine.conversation import NEEDS, add_flags, converse, open_checkpoint

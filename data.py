@@ -1,40 +1,44 @@
-"""Documents in, packed batches out: sources, token shards, mixtures and packing.
+"""Turns documents into packed batches: sources, token shards, mixtures and packing.
 
-A source is named by a SPEC, `SOURCE[@WEIGHT]`, the weight being its share of the tokens (a number above 0; where a file or
-folder has the whole name, such as me@home.txt or backup@2, that is meant, with weight 1):
+A source is given by a SPEC, `SOURCE[@WEIGHT]`. The weight is its share of the tokens, a number above 0. (If there is a file or a
+folder with the full name, such as me@home.txt, then the SPEC means this file, with weight 1.)
 
     notes.txt  chat.jsonl  web.jsonl.gz  web.parquet  shards/  hf:org/name
     world:ops=1-4,contexts=zoo+school@0.9  knowledge:people=200  instructions:ops=1-2
 
-A .txt is one document; the others have one document a row, in a field "text" (what else stands there is metadata), or
-"question" and "answer". Empty documents are left out. hf: streams through the `datasets` library.
+A .txt is one document. The other files have one document per row: in a field "text" (other fields are metadata), or in the fields
+"question" and "answer". Empty documents are left out. hf: streams with the `datasets` library.
 
-What tasks write (world:, knowledge:, instructions:, see tasks/) also takes q_weight (the loss weight of question tokens, 0.1:
-they are random, and training on them at full weight drowns the rest) and chat (the share of documents in the form of a chat
-turn with a think block).
+The tasks that write documents (world:, knowledge:, instructions:; see tasks/) have two more options:
 
-Large corpora are tokenised once, in parallel processes, into memory-mapped shards; then the folder is the source:
+- q_weight: the loss weight of question tokens, 0.1 by default. Questions are random, so with full weight they would dominate the
+  loss.
+- chat: the share of documents that are written as a chat with a think block.
+
+Large corpora are tokenised once, in parallel processes, into memory-mapped shards. Then the folder is the source:
 
     python data.py prepare --data corpus/*.jsonl --tokenizer tokenizer/ --out shards/ --workers 2
     python data.py table --data shards/@0.7 world:ops=1-4,split=pretrain@0.3 --tokenizer tokenizer/ --tokens 200000
 
-The way of a document into a batch:
+How a document becomes part of a batch:
 
     source.get(i)      tokens (n,), loss weights (n,)                           sources/
-    Mixture.next()     the same, from the source furthest behind its share
+    Mixture.next()     the same, from the source that most lacks tokens for its share
     Packer.row()       a list of documents that fill at most T slots
     Stream.next()      this rank's micro-batches, each a Batch of (B, T)
 
-A slot is one place of a row: a token and its target. A document of n tokens takes n - 1 slots.
+A slot is one position of a row: a token and its target. A document of n tokens needs n - 1 slots.
 
-Simpler than big loaders: every rank packs the whole global batch and takes its rows (so a batch does not depend on the
-number of ranks), a file that is not prepared is tokenised into memory, and a shuffle is a permutation of one epoch.
+Simpler than big loaders:
+- every rank packs the complete global batch and takes its rows, so a batch does not depend on the number of ranks;
+- a file that is not prepared is tokenised into memory;
+- a shuffle is a permutation of one epoch.
 """
 
 import argparse
 import bisect
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -44,11 +48,12 @@ from sources.open import open_source
 from sources.shards import prepare
 from tokenizer import Tokenizer
 from training import cli
+from training.batch import Batch, batch_from
 from training.ledger import Ledger, write_ledger
 
 
-def split_spec(spec):
-    """"name@0.3" -> ("name", 0.3); without a weight 1. A file or folder of the whole name, with its @, comes first."""
+def split_spec(spec: str) -> tuple[str, float]:
+    """"name@0.3" -> ("name", 0.3). Without a weight it is 1. A file or folder with the full name, including @, is preferred."""
     name, at, weight = spec.rpartition("@")
     if not at or os.path.exists(spec):
         return spec, 1.0
@@ -59,9 +64,9 @@ def split_spec(spec):
                          f"{weight!r}; use a number above 0") from None
 
 
-def fingerprints(args) -> dict:
+def fingerprints(args: argparse.Namespace) -> dict[str, str]:
     """{name: fingerprint} of the files that decide what a run learns: the sources of --data, the checkpoints and the tokenizer
-    that it starts from, and a user's file with a reward. A run that is resumed compares them (training/resume.py)."""
+    that it starts from, and a user's file with a reward. A resumed run compares them (training/resume.py)."""
     folders = [getattr(args, name, "") for name in ("init", "reference", "tokenizer")]
     found = {f"--data {name}": fingerprint(name) for name, _ in map(split_spec, args.data)}
     rewards = (part.partition(".py:")[0] + ".py" for part in getattr(args, "reward", "").split("+") if ".py:" in part)
@@ -70,14 +75,15 @@ def fingerprints(args) -> dict:
 
 
 class Mixture:
-    """Draws documents from weighted sources so that each source's share of the tokens stays at its weight.
+    """Takes documents from weighted sources, so that each source's share of the tokens stays at its weight.
 
-    The next document comes from the source that lags furthest behind its share, so the shares hold at every moment and
-    need no randomness; inside a source each epoch is a fresh permutation from the seed. A source that reaches
-    `max_epochs` drops out and the others fill its place; when all are out, `next` raises StopIteration.
+    The next document comes from the source that most lacks tokens for its share. So the shares are right at every moment,
+    without randomness. Inside a source each epoch is a new permutation, made from the seed. A source that reaches `max_epochs`
+    is left out, and the others take its share. When all are left out, `next` raises StopIteration.
     """
 
-    def __init__(self, specs, tokenizer, seed=0, max_epochs=0.0, opener=None):
+    def __init__(self, specs: list[str], tokenizer: Tokenizer, seed: int = 0, max_epochs: float = 0.0,
+                 opener: Callable | None = None):
         named = [split_spec(s) for s in specs]
         self.names, weights = [n for n, _ in named], np.array([w for _, w in named])
         self.weights, self.seed, self.max_epochs = weights / weights.sum(), seed, max_epochs
@@ -86,20 +92,20 @@ class Mixture:
         self.given = np.zeros(len(named), np.int64)                           # tokens drawn from each source
         self.orders = [None] * len(named)
 
-    def _live(self, s):
-        if self.epochs[s] < 0:                                                # marked as dropped out
+    def _live(self, s: int) -> bool:
+        if self.epochs[s] < 0:                                                # marked as left out
             return False
         count = self.sources[s].count
         return not (self.max_epochs and count and self.epochs[s] * count + self.cursors[s] >= self.max_epochs * count)
 
-    def next(self):
-        """One document, a tuple of tokens (n,) int64 and loss weights (n,) float32; from a source whose documents must
-        stay together (the two answers of a preference pair) a list of such tuples."""
+    def next(self) -> tuple | list[tuple]:
+        """One document: a tuple of tokens (n,) int64 and loss weights (n,) float32. A source whose documents must stay together
+        (the two answers of a preference pair) gives a list of such tuples."""
         live = [s for s in range(len(self.names)) if self._live(s)]
         if not live:
             raise StopIteration
         total = self.given.sum()
-        # furthest behind its share; 1e-6 of the weight breaks the tie at the start in favour of the largest
+        # the one that most lacks tokens; at the start all lack 0, and 1e-6 of the weight selects the largest
         s = max(live, key=lambda i: self.weights[i] * total - self.given[i] + self.weights[i] * 1e-6)
         source, i = self.sources[s], self.cursors[s]
         if source.count:
@@ -119,14 +125,14 @@ class Mixture:
             self._turn(s)
         return drawn
 
-    def _turn(self, s):
-        """A source begins its next epoch, or drops out."""
+    def _turn(self, s: int) -> None:
+        """A source begins its next epoch, or is left out."""
         self.cursors[s], self.epochs[s], self.orders[s] = 0, self.epochs[s] + 1, None
         if self.sources[s].count is None and self.max_epochs and self.epochs[s] >= self.max_epochs:
             self.epochs[s] = -self.epochs[s]
 
-    def table(self):
-        """phi-4's table of a mixture (arXiv 2412.08905, table 5): share, unique tokens and epochs of each source."""
+    def table(self) -> list[dict]:
+        """The table of a mixture as in phi-4 (arXiv 2412.08905, table 5): share, unique tokens and epochs of each source."""
         rows, total = [], max(1, int(self.given.sum()))
         for s, (name, source) in enumerate(zip(self.names, self.sources)):
             endless = source.count is None
@@ -135,109 +141,49 @@ class Mixture:
                          "unique_tokens": unique, "epochs": round(int(self.given[s]) / max(1, unique), 3)})
         return rows
 
-    def state(self):
+    def state(self) -> dict:
         return {"names": self.names, "cursors": list(self.cursors), "epochs": list(self.epochs),
                 "given": self.given.tolist()}
 
-    def restore(self, state):
+    def restore(self, state: dict) -> None:
         if state["names"] != self.names:
             raise ValueError(f"--data {' '.join(self.names)}: the run was started with "
                              f"{' '.join(state['names'])}; give the same sources")
         for name, source, cursor in zip(self.names, self.sources, state["cursors"], strict=True):
             if source.count is not None and cursor >= source.count:
-                raise ValueError(f"--data {name}: holds {source.count} documents now, and the run has come to number {cursor + 1}"
+                raise ValueError(f"--data {name}: holds {source.count} documents now, and the run is at number {cursor + 1}"
                                  "; put the old file back, or start another run with another --out")
         self.cursors, self.epochs, self.given = list(state["cursors"]), list(state["epochs"]), np.array(state["given"],
                 np.int64)
         self.orders = [None] * len(self.names)
 
 
-def print_table(rows):
+def print_table(rows: list[dict]) -> None:
     print(f"{'source':<60} {'share':>7} {'tokens':>13} {'unique tokens':>14} {'epochs':>7}")
     for r in rows:
         print(f"{r['source'][:60]:<60} {r['share']:>7.1%} {r['tokens']:>13,} {r['unique_tokens']:>14,} {r['epochs']:>7.2f}")
 
 
-@dataclass
-class Batch:
-    """Packed rows, all (B, T). The loss of a slot is loss_mask * -log p(target); masks are never guessed from ids."""
-    tokens: torch.Tensor
-    targets: torch.Tensor
-    positions: torch.Tensor          # within the document; to count FLOPs: the model finds them from `documents`
-    documents: torch.Tensor          # number of the document in its row; -1 is padding
-    loss_mask: torch.Tensor          # float; 0 on padding
-
-    def to(self, device):
-        return type(self)(*(t.to(device, non_blocking=True) for t in vars(self).values()))
-
-
-def document_sums(values, documents):
-    """Sums over each document: values and documents (B, T) -> (B, M), M one more than the largest document number.
-    Padding (a negative number) counts nowhere. (scatter_add would be shorter, but on a GPU its order of addition
-    varies, and with it the last bit of every sum.)"""
-    M = max(0, int(documents.max())) + 1
-    mine = documents[:, :, None] == torch.arange(M, device=documents.device)                                # (B, T, M)
-    return torch.where(mine, values[:, :, None], 0).sum(dim=1)                                              # (B, M)
-
-
-def rounded_up(n, step):
-    """n rounded up to a multiple of `step`: libraries prepare code for each new length, so there should be few lengths."""
-    return -(-n // step) * step
-
-
-def batch_from(rows, T):
-    """rows: for each row a list of (tokens (n+1,), weights (n+1,), ...) that fill at most T slots -> Batch.
-
-    A document of n+1 tokens takes n slots: its last token, the end-of-document, is a target only.
-    """
-    B = len(rows)
-    tokens, targets, positions = (np.zeros((B, T), np.int64) for _ in range(3))
-    documents, mask = np.full((B, T), -1, np.int64), np.zeros((B, T), np.float32)
-    for b, row in enumerate(rows):
-        at = 0
-        for d, (ids, weights, *_) in enumerate(row):
-            end = at + len(ids) - 1
-            tokens[b, at:end], targets[b, at:end] = ids[:-1], ids[1:]
-            positions[b, at:end], documents[b, at:end], mask[b, at:end] = np.arange(end - at), d, weights[1:]
-            at = end
-    return Batch(*map(torch.from_numpy, (tokens, targets, positions, documents, mask)))
-
-
-@dataclass
-class PairBatch(Batch):
-    """A packed batch of pairs. Numbered within a row, the even documents are chosen answers and the odd ones rejected
-    (for KTO they come in threes, the third being the mismatched one)."""
-    reference: torch.Tensor          # (B, M) log-probability of each document under the reference; 0 for none
-
-
-def pair_batch(rows: list[list[tuple]], T: int) -> PairBatch:
-    """As batch_from, for rows of (tokens, weights, log-probability under the reference)."""
-    known = np.zeros((len(rows), max(map(len, rows))))
-    for b, row in enumerate(rows):
-        known[b, :len(row)] = [reference for *_, reference in row]
-    return PairBatch(*vars(batch_from(rows, T)).values(), torch.from_numpy(known))
-
-
 class Packer:
-    """Fills rows of T slots with whole documents, best fit: each row starts with the document that has waited longest,
-    then takes the largest waiting one that fits until none does. Only documents longer than a row are cut. Documents
-    that were drawn together, as a list, wait as one and come to lie side by side."""
+    """Fills rows of T slots with complete documents, by best fit. Each row starts with the document that has waited longest. Then
+    it takes the largest waiting document that fits, again and again. Only documents longer than a row are cut. Documents that
+    come together, as a list, are put side by side into one row."""
 
-    def __init__(self, T, draw, waiting_rows=16):
+    def __init__(self, T: int, draw: Callable, waiting_rows: int = 16):
         self.T, self.draw, self.enough = T, draw, waiting_rows * T
         # waiting: sorted (slots, number, documents)
         self.waiting, self.slots, self.born = [], 0, 0
         self.stats = {"slots": 0, "padding": 0, "documents": 0, "cut": 0}
 
-    def _refill(self):
-        empty = 0                                         # documents in a row that fill no slot: a stream may have them
+    def _refill(self) -> None:
+        empty = 0                                         # consecutive documents that fill no slot; a stream may have them
         while self.slots < self.enough:
             try:
                 drawn = self.draw()
             except StopIteration:
                 return
             self.stats["documents"] += 1
-            if isinstance(drawn, list):                                       # its source has seen to it that it fits
+            if isinstance(drawn, list):                                       # its source made sure that it fits
                 self._add(drawn)
                 continue
             ids, weights = drawn
@@ -248,12 +194,12 @@ class Packer:
             for at in range(0, len(ids) - 1, self.T):
                 self._add([(ids[at:at + self.T + 1], weights[at:at + self.T + 1])])
 
-    def _add(self, documents):
+    def _add(self, documents: list[tuple]) -> None:
         slots = sum(len(ids) - 1 for ids, *_ in documents)
         bisect.insort(self.waiting, (slots, self.born, documents), key=lambda w: w[:2])
         self.slots, self.born = self.slots + slots, self.born + 1
 
-    def row(self):
+    def row(self) -> list[tuple]:
         """One row: a list of documents. Raises StopIteration when the sources are used up and nothing waits."""
         self._refill()
         if not self.waiting:
@@ -269,17 +215,18 @@ class Packer:
         self.stats["padding"] += space
         return row
 
-    def report(self):
+    def report(self) -> dict:
+        """Shares of padding and of documents that were cut."""
         s = self.stats
         return {"padding": round(s["padding"] / max(1, s["slots"]), 4),
                 "cut_documents": round(s["cut"] / max(1, s["documents"]), 4)}
 
-    def state(self):
-        def kept(documents):
+    def state(self) -> dict:
+        def as_tensors(documents):
             return [[torch.from_numpy(np.array(x)) for x in document] for document in documents]
-        return {"born": self.born, "stats": dict(self.stats), "waiting": [(n, b, kept(d)) for n, b, d in self.waiting]}
+        return {"born": self.born, "stats": dict(self.stats), "waiting": [(n, b, as_tensors(d)) for n, b, d in self.waiting]}
 
-    def restore(self, state):
+    def restore(self, state: dict) -> None:
         self.born, self.stats = state["born"], dict(state["stats"])
         self.waiting = [(n, b, [tuple(x.numpy() for x in document) for document in documents])
                         for n, b, documents in state["waiting"]]
@@ -287,17 +234,18 @@ class Packer:
 
 
 class Stream:
-    """The batches of a run: a mixture, packed, the same for any number of ranks, and resumable between two batches.
+    """The batches of a run: a packed mixture. It is the same for any number of ranks, and it can be resumed between two batches.
 
-    opener(name, tokenizer) opens a source other than plain text; make(rows, T) makes a batch with more in it."""
+    opener(name, tokenizer) opens a source that is not plain text; make(rows, T) makes a batch with more fields."""
 
-    def __init__(self, specs, tokenizer, T, batch_tokens, seed=0, max_epochs=0.0, opener=None, make=batch_from):
+    def __init__(self, specs: list[str], tokenizer: Tokenizer, T: int, batch_tokens: int, seed: int = 0, max_epochs: float = 0.0,
+                 opener: Callable | None = None, make: Callable = batch_from):
         if batch_tokens % T or batch_tokens <= 0:
             raise ValueError(f"--batch-tokens {batch_tokens} must be a multiple of --seq-len {T}")
         self.T, self.rows, self.make = T, batch_tokens // T, make
         self.mixture = Mixture(specs, tokenizer, seed, max_epochs, opener)
         self.packer = Packer(T, self.mixture.next)
-        if max_epochs:                                    # without a cap every source goes on for ever
+        if max_epochs:                                    # without a limit every source is endless
             start = self.state()
             try:
                 self.next()
@@ -307,27 +255,27 @@ class Stream:
                                  "lower --batch-tokens (and --seq-len), or raise --max-epochs") from None
             self.restore(start)
 
-    def next(self, rank=0, ranks=1, micro_rows=None):
-        """The next global batch, this rank's share of it, as a list of micro-batches of at most micro_rows rows.
-        Raises StopIteration when the capped sources cannot fill another batch."""
+    def next(self, rank: int = 0, ranks: int = 1, micro_rows: int | None = None) -> list[Batch]:
+        """This rank's part of the next global batch, as a list of micro-batches of at most micro_rows rows. Raises StopIteration
+        if sources with a limit cannot fill another batch."""
         rows = [self.packer.row() for _ in range(self.rows)]
         mine = rows[rank::ranks]
         size = micro_rows or len(mine)
         return [self.make(mine[i:i + size], self.T) for i in range(0, len(mine), size)]
 
-    def report(self):
-        """What joins the result of a run: the table of the mixture, and how well rows were filled."""
+    def report(self) -> dict:
+        """Fields for the result of a run: the table of the mixture, and how well rows were filled."""
         return {"mixture": self.mixture.table()} | self.packer.report()
 
-    def state(self):
+    def state(self) -> dict:
         return {"mixture": self.mixture.state(), "packer": self.packer.state()}
 
-    def restore(self, state):
+    def restore(self, state: dict) -> None:
         self.mixture.restore(state["mixture"])
         self.packer.restore(state["packer"])
 
 
-def main():
+def main() -> None:
     parser = cli.Parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True, parser_class=cli.Parser)
     for name, text in (("prepare", "Tokenise sources into a folder of shards."),
@@ -349,7 +297,7 @@ def main():
     with cli.bad_input():
         if args.command == "prepare":
             if weighted := [spec for spec in args.data if split_spec(spec)[0] != spec]:
-                raise ValueError(f"--data {weighted[0]}: shards are written whole; give the weight where they are read")
+                raise ValueError(f"--data {weighted[0]}: shards have no weight; give the weight to the command that reads them")
             index = prepare(args.data, args.tokenizer, args.out, args.workers, args.shard_tokens, args.tokens,
                             args.shard_dtype)
             ledger = Ledger(args.out, {"data": args.data, "tokens": args.tokens})

@@ -4,7 +4,7 @@ On a laptop, with pairs that augment.py made from a stronger and a weaker checkp
     python augment.py pairs --strong runs/sft --weak runs/base --weak-plain --data world:ops=4-6,split=sft \
         --count 400 --out pairs.jsonl
     python dpo.py --init runs/sft --data pairs.jsonl --out runs/dpo --steps 100 --lr 1e-4
-Other losses, and another reference than --init:
+Other losses, and a reference that is not --init:
     python dpo.py --init runs/sft --data pairs.jsonl --out runs/norm --loss dpo_norm --steps 100 --lr 1e-4
     python dpo.py --init runs/sft --data pairs.jsonl --out runs/simpo --loss simpo --gamma 0.5 --steps 100 --lr 1e-4
     python dpo.py --init runs/sft --data pairs.jsonl --out runs/kto --loss kto --reference runs/mid --lr 1e-4
@@ -16,7 +16,7 @@ One GPU, and eight:
     torchrun --nproc_per_node=8 dpo.py --init smollm2/ --data pairs.jsonl --out runs/node --loss dpo_norm --lr 8e-8 \
         --seq-len 16384 --batch-tokens 1048576 --micro-tokens 32768 --compile --shard
 
-The losses, with h = (log pi - log pi_reference of chosen) - (the same of rejected), sums over the answer's tokens:
+The losses. h = (log pi - log pi_reference of the chosen answer) - (the same of the rejected one), summed over tokens:
 
     dpo        -log sigmoid(beta h)                                       arXiv 2305.18290, equation 7
     dpo_norm   the same with means over tokens instead of sums            arXiv 2512.13961, appendix A.6.2 (OLMo 3)
@@ -25,15 +25,21 @@ The losses, with h = (log pi - log pi_reference of chosen) - (the same of reject
     orpo       SFT on chosen + beta -log sigmoid(log odds ratio), means   arXiv 2403.07691, equations 6 and 7
     kto        1 - sigmoid(beta (c - z)) and 1 - sigmoid(beta (z - r))    arXiv 2402.01306, equation 8
 
-For kto, c and r are the log-ratios of chosen and rejected, and z is the mean log-ratio of mismatched answers, at least 0.
+In the row of kto, c and r are the log-ratios of chosen and rejected, and z is the mean log-ratio of mismatched answers, at least
+0.
 
-All of them can succeed by making both answers less likely, the rejected one faster. So the log has the log-probs of
-chosen and rejected answers apart, with their change against the reference, beside margin (the mean h) and accuracy (the
-share of h > 0); the first time the chosen ones fall below the reference, a line on standard error says so.
+Each loss can fall while both answers become less likely, if the rejected one does so faster. To show this the log has
 
-Simpler than the papers: the log-probabilities under the reference are computed once, before training, on whole weights
-(so these must fit on one device, also with --shard), and kept in the checkpoint; kto takes paired data only, and its
-mismatched answers run along in both passes of a step.
+- chosen, rejected: their mean log-probabilities;
+- chosen_change, rejected_change: the change of these against the reference;
+- margin: the mean of h; accuracy: the share of pairs with h > 0.
+
+A line on standard error warns when chosen answers first become less likely than under the reference.
+
+Simpler than the papers:
+- The log-probabilities under the reference are computed once, before training, and kept in the checkpoint. The complete model
+  must fit on one device for this, also with --shard.
+- kto takes only paired data. Its mismatched answers are in both forward passes of a step.
 """
 
 import functools
@@ -48,13 +54,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from data import Batch, Stream, document_sums, fingerprints, pair_batch, rounded_up
+from data import Stream, fingerprints
 from evaluate import EVAL_NEEDS, check_specs, evaluate_all, modes_of, print_results
 from formats.chat import IM_END, IM_START
-from model import Transformer, load
+from model import Transformer, load, load_both
 from sources.conversations import Pairs
 from tokenizer import Tokenizer
 from training import cli
+from training.batch import Batch, document_sums, pair_batch, rounded_up
 from training.flags import training_flags
 from training.ledger import Costs
 from training.run import Run
@@ -64,13 +71,13 @@ HALF = cli.number("a number from 0 to 0.5", float, lambda x: 0 <= x <= 0.5)
 
 def flags() -> cli.Parser:
     p = training_flags(__doc__, NEEDS + EVAL_NEEDS)
-    # the linear decay after a tenth of warm-up that OLMo 3 uses
+    # as in OLMo 3: warm-up over a tenth of the steps, then linear decay
     p.set_defaults(steps=200, lr=1e-6, optimizer="adamw", schedule="wsd", warmup=0.1, decay=0.9)
     p.add_argument("--loss", default="dpo", choices=list(LOSSES), help="the table at the top of dpo.py")
     p.add_argument("--beta", type=cli.above_zero, default=None,
                    help="strength; none: " + ", ".join(f"{name} {loss.beta:g}" for name, loss in LOSSES.items()))
     p.add_argument("--label-smoothing", type=HALF, default=0.0, metavar="SHARE",
-                   help="share of pairs taken to be the wrong way round (dpo, dpo_norm, simpo)")
+                   help="share of pairs assumed to be the wrong way round (dpo, dpo_norm, simpo)")
     p.add_argument("--gamma", type=cli.not_negative, default=None, help="simpo's margin; none: half of beta")
     p.add_argument("--kto-weights", type=cli.not_negative, nargs=2, default=[1.0, 1.0], metavar=("CHOSEN", "REJECTED"),
                    help="weights of kto's two terms")
@@ -78,7 +85,7 @@ def flags() -> cli.Parser:
     p.add_argument("--exact", action="store_true", help="kernels that give an answer the same bits in any batch: before the "
                    "first step every margin is exactly 0")
     p.add_argument("--seq-len", type=cli.positive_int, default=1024, help="tokens in a row; both answers of a pair must fit")
-    p.add_argument("--max-epochs", type=cli.not_negative, default=0.0, help="cap on the passes through each source; 0: none")
+    p.add_argument("--max-epochs", type=cli.not_negative, default=0.0, help="most passes through each source; 0: no limit")
     return p
 
 
@@ -96,34 +103,35 @@ NEEDS = (
 )
 
 
-# The losses: pure functions from one number per pair or answer to one loss per pair (N,), whose mean over the global
-# batch is trained.
+# The losses: pure functions from one number per pair or per answer to one loss per pair (N,). Training minimises the mean over
+# the global batch.
 
 def margins(policy: Tensor, reference: Tensor) -> Tensor:
-    """h, how much more than the reference the policy prefers the chosen answer: (N, 2), (N, 2) -> (N,)."""
+    """h: how much more the policy prefers the chosen answer than the reference does. (N, 2), (N, 2) -> (N,)."""
     return (policy - reference)[:, 0] - (policy - reference)[:, 1]
 
 
 def dpo_loss(h: Tensor, beta: float = 0.1, smoothing: float = 0.0) -> Tensor:
-    """DPO on sums, dpo_norm on means; smoothing mixes in the loss of the swapped pair (cDPO, Mitchell 2023)."""
+    """DPO, with h from sums; or dpo_norm, with h from means. smoothing adds the loss of the swapped pair (cDPO, Mitchell
+    2023)."""
     return -(1 - smoothing) * F.logsigmoid(beta * h) - smoothing * F.logsigmoid(-beta * h)
 
 
 def ipo_loss(h: Tensor, beta: float = 0.1) -> Tensor:
-    """IPO: regression of h to 1 / (2 beta); a pair that has reached this margin is not pushed further."""
+    """IPO: regression of h to 1 / (2 beta); a pair with this margin has no gradient."""
     return (h - 1 / (2 * beta)) ** 2
 
 
 def simpo_loss(h: Tensor, beta: float = 2.0, gamma: float = 1.0, smoothing: float = 0.0) -> Tensor:
-    """SimPO: h from means of the policy alone, to be at least gamma / beta."""
+    """SimPO: h comes from means under the policy, without a reference; it should be above gamma / beta."""
     return dpo_loss(h - gamma / beta, beta, smoothing)
 
 
 def orpo_loss(means: Tensor, beta: float = 0.1) -> Tensor:
     """ORPO: negative log-likelihood of chosen and the log odds ratio, from mean log-probs (N, 2).
 
-    log(1 - p) is computed as log(-expm1(log p)). Near p = 1 that keeps its digits, and log1p(-exp) has none left. At p = 1
-    itself the odds are infinite, and the clamp ends the gradient there.
+    log(1 - p) is computed as log(-expm1(log p)), which is accurate near p = 1; log1p(-exp(log p)) is not. At p = 1 the odds are
+    infinite; the clamp sets the gradient to 0 there.
     """
     m = means.clamp(max=-1e-6)
     log_odds = m - torch.log(-torch.expm1(m))                                 # (N, 2)
@@ -185,7 +193,7 @@ LOSSES = {
 
 
 def answer_sums(model: nn.Module, batch: Batch, size: int) -> list[Tensor]:
-    """Log-probability, length and reference log-probability of each answer: three of (N, size), size 2 or for kto 3."""
+    """Log-probability, length and reference log-probability of each answer: three tensors (N, size); size is 2, for kto 3."""
     logprobs = model(batch.tokens, batch.documents, batch.targets)                                          # (B, T)
     mask = batch.loss_mask.to(logprobs.dtype)
     sums, lengths = document_sums(logprobs * mask, batch.documents), document_sums(mask, batch.documents)   # (B, M)
@@ -199,8 +207,8 @@ def count_pairs(batches: list[Batch], size: int) -> int:
 
 
 def kto_baseline(run: Run, model: nn.Module, batches: list[Batch]) -> float:
-    """KTO's z: the mean log-ratio of the mismatched answers, not below 0. It is that of the whole global batch, so neither
-    micro-batches nor ranks change it."""
+    """KTO's z: the mean log-ratio of the mismatched answers, not below 0. The mean is over the global batch, so it does not
+    depend on micro-batches or ranks."""
     total = count = 0.0
     run.count("scoring", batches)
     for batch in batches:
@@ -217,7 +225,7 @@ def batch_loss(args: Namespace, wrapped: nn.Module, batch: Batch, z: float = 0.0
     loss = LOSSES[args.loss]
     policy, lengths, reference = (x[:, :2] for x in answer_sums(wrapped, batch, 3 if loss.mismatched else 2))       # (N, 2)
     scale = lengths if loss.means else 1
-    h = margins(policy / scale, reference / scale)                            # without a reference that is 0
+    h = margins(policy / scale, reference / scale)                            # the reference is 0 if there is none
     losses = loss.compute(Scores(policy / scale, reference / scale, h, z), loss.beta if args.beta is None else args.beta, args)
     chosen, rejected = policy.sum(0)
     sums = {"chosen": chosen, "rejected": rejected}
@@ -231,7 +239,7 @@ def batch_loss(args: Namespace, wrapped: nn.Module, batch: Batch, z: float = 0.0
 
 @torch.no_grad()
 def reference_logprobs(run: Run, model: nn.Module, source: Pairs, rows: int) -> Tensor:
-    """Log-probability of every answer of a source under a model: (pairs, source.size). Ranks share the work, `rows`
+    """Log-probability of every answer of a source under a model: (pairs, source.size). Ranks share the work; each takes `rows`
     pairs at a time."""
     model.to(run.device)
     table, costs = torch.zeros(source.count, source.size, dtype=torch.float64), Costs.of(model)
@@ -246,7 +254,7 @@ def reference_logprobs(run: Run, model: nn.Module, source: Pairs, rows: int) -> 
 
 
 def load_reference(args: Namespace, run: Run, tokenizer: Tokenizer) -> Transformer:
-    """The model of --reference. ValueError where its tokens are others than those of --init."""
+    """The model of --reference. ValueError if it has other tokens than --init."""
     model, own = load(args.reference, dtype=run.weight_dtype)
     model.exact = args.exact
     size = len(tokenizer)
@@ -258,8 +266,8 @@ def load_reference(args: Namespace, run: Run, tokenizer: Tokenizer) -> Transform
 
 
 def modes_of_prompts(sources: list[Pairs], tokenizer: Tokenizer) -> dict:
-    """How --eval-data is asked: with what most prompts of the pairs end in, /think or no flag, and with /no_think where some
-    end in that."""
+    """The modes in which --eval-data is asked: /think or no flag, as in most prompts of the pairs; and /no_think if some prompts
+    end in it."""
     flags = Counter()
     for (ids, _), _, start in itertools.chain.from_iterable(source.pairs for source in sources):
         question = tokenizer.decode(ids[:start]).rpartition(IM_START)[0].rstrip().removesuffix(IM_END).rstrip()
@@ -269,7 +277,7 @@ def modes_of_prompts(sources: list[Pairs], tokenizer: Tokenizer) -> dict:
 
 
 def check(args: Namespace) -> None:
-    """What argparse cannot see, each in one line that says how to fix it."""
+    """Checks that argparse cannot make. ValueError: one line that says how to fix it."""
     for wrong, fix in (
         (args.exact and args.compile, "--exact computes without --compile, which joins operations and rounds less often"),
         (not args.init, "--init is needed: the checkpoint to train"),
@@ -279,7 +287,7 @@ def check(args: Namespace) -> None:
 
 
 def warning(step: int, change: float) -> str:
-    """The line that says so where the chosen answers have become less likely than under the reference."""
+    """The warning that the chosen answers have become less likely than under the reference."""
     return (f"step {step}: the chosen answers have become less likely than under the reference, by {-change:.2f} nats; "
             "lower --lr, raise --beta, or stop here")
 
@@ -290,10 +298,8 @@ def main() -> None:
     with cli.bad_input():
         check(args)
         run = Run(args, fingerprints(args))
-        model, tokenizer = load(args.init, dtype=run.weight_dtype)
+        model, tokenizer = load_both(args.init, dtype=run.weight_dtype)
         model.exact = args.exact
-        if tokenizer is None:
-            raise ValueError(f"--init {args.init}: the folder has no tokenizer.json; copy the model's tokenizer there")
         check_specs(args.eval_data, tokenizer)
         opener = functools.partial(Pairs, T=args.seq_len, mismatched=method.mismatched)
         stream = Stream(args.data, tokenizer, args.seq_len, args.batch_tokens, args.seed, args.max_epochs, opener, pair_batch)
@@ -302,12 +308,12 @@ def main() -> None:
         reference = load_reference(args, run, tokenizer) if args.reference and not run.state else model
 
     if method.reference and not run.state:
-        run.more["reference"] = [reference_logprobs(run, reference, source, run.micro_rows) for source in sources]
-    for source, known in zip(sources, run.more.get("reference", [])):
+        run.extra_state["reference"] = [reference_logprobs(run, reference, source, run.micro_rows) for source in sources]
+    for source, known in zip(sources, run.extra_state.get("reference", [])):
         source.reference = known
     del reference
 
-    wrapped, z = run.distribute(model), 0.0               # z: kto's baseline, new in each step
+    wrapped, z = run.distribute(model), 0.0               # z: the baseline of kto, computed again in each step
 
     def loss_of(batch):
         return batch_loss(args, wrapped, batch, z)

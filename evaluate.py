@@ -6,10 +6,10 @@
     python evaluate.py --init runs/text --text held_out.txt
     python evaluate.py --init smollm2/ --data gsm8k/test.jsonl --limit 40 --chat --max-new-tokens 400
 
-pass@1 of k=1 alone is greedy. With a larger k, n >= k samples are drawn for each problem, and pass@k is the unbiased
-estimate 1 - C(n-c, k) / C(n, k) from the c right ones (arXiv 2107.03374, equation 1). A world answer counts twice: by
-the answer alone, and only if every step is right. Intervals are 95% bootstrap intervals over problems; the gain from
-one checkpoint to the next is a mean over the problems that both of them answered, and its interval pairs them.
+With --k 1 alone, decoding is greedy. With a larger k, n >= k samples are taken for each problem. Then pass@k is the unbiased
+estimate 1 - C(n-c, k) / C(n, k), where c samples are right (arXiv 2107.03374, equation 1). On the world there are two accuracies:
+of the answer alone, and with every step right. Intervals are 95% bootstrap intervals over problems. The gain from one checkpoint
+to the next is a mean over the same problems, with a paired interval.
 """
 
 import contextlib
@@ -23,11 +23,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data import Mixture, Packer, batch_from, print_table
+from data import Mixture, Packer, print_table
 from engine.draws import sampling_flags
 from engine.thinking import parse_think
 from formats.files import write_text
-from model import Transformer, load
+from model import Transformer, load_both
 from sampler import Sampler
 from sources.kinds import kind_of
 from sources.open import open_source
@@ -42,13 +42,15 @@ from tasks.accuracy import (
     rates,
     without_problems,
 )
-from tasks.problems import add_task_flag, is_generated, open_task, problems_of
+from tasks.options import is_generated
+from tasks.problems import add_task_flag, open_task, problems_of
 from tasks.questions import Questions, format_question
 from tasks.tables import Graded, reply_style, world_samples, world_table
 from tasks.task import Reply
 from tasks.world import World
 from tokenizer import Tokenizer
 from training import cli
+from training.batch import batch_from
 
 
 def replies_to(model: Transformer, tokenizer: Tokenizer, prompts: list[str | list[dict]], limits: list[int],
@@ -57,11 +59,11 @@ def replies_to(model: Transformer, tokenizer: Tokenizer, prompts: list[str | lis
                dtype: torch.dtype | None = None, progress: str = "") -> list[list[Reply]]:
     """The model's replies to each prompt.
 
-    prompts        as a task gives them: plain text, or the messages of a chat (tasks/task.py)
+    prompts        from a task: plain text, or the messages of a chat (tasks/task.py)
     limits         the most tokens of a reply, for each prompt
     think          in a chat: True, False, or None, which lets a flag in the question decide (Tokenizer.chat_prompt)
     think_budget   the most tokens of a think block
-    user_suffix    in a chat: put behind the user's last turn
+    user_suffix    in a chat: added at the end of the user's last turn
     ks, samples    ks of (1,) decodes greedily; else there are `samples` draws for a prompt, or as many as the largest k
     temperature    of the draws; top_p, top_k: what they are limited to (engine/draws.py)
     rows           how many replies are decoded at once
@@ -80,8 +82,8 @@ def replies_to(model: Transformer, tokenizer: Tokenizer, prompts: list[str | lis
 
 def grade_world(model: Transformer, tokenizer: Tokenizer, spec: str, count: int = 100, chat: bool = False,
                 progress: bool = False, **how) -> list[Graded]:
-    """Puts the first `count` problems of each number of operations in the spec to the model, and grades its replies.
-    how: the other options of `replies_to`."""
+    """Asks the model the first `count` problems of each number of operations in the spec, and grades its replies. how: the other
+    options of `replies_to`."""
     found = []
     for ops in World.from_spec(spec).ops:
         world = World.from_spec(spec)
@@ -104,12 +106,12 @@ def world_accuracy(model: Transformer, tokenizer: Tokenizer, spec: str, count: i
 def file_accuracy(model: Transformer, tokenizer: Tokenizer, spec: str, limit: int = 0, shots: int | None = 0, chat: bool = False,
                   ks: Sequence[int] = (1,), max_new_tokens: int = 400, seed: int = 0, progress: bool = False,
                   on_answer: Callable | None = None, **how) -> dict:
-    """Accuracy of the answers to a file of questions, or to another task: {"problems", "accuracy": rates, and what `reply_style`
-    finds}. Where the task's problems are of several kinds, "kinds" has the rates of each.
+    """Accuracy of the answers to a file of questions, or to another task: {"problems", "accuracy": rates, and the fields of
+    `reply_style`}. If the task's problems are of several kinds, "kinds" has the rates of each.
 
-    limit      how many questions to draw from the file; 0: all. A task that never ends gives its first ones
-    shots      of a file, without chat: so many solved questions of the file stand before each question, and are not asked
-               themselves. None: the question stands alone on its line, as in pre-training
+    limit      how many questions to sample from the file; 0: all. An endless task gives its first ones
+    shots      for a file, without chat: the number of solved questions of the file before each question. They are not asked
+               themselves. None: only the question, on its own line, as in pre-training
     on_answer  called with (problem, text of the first reply, whether it is right)
     how        the other options of `replies_to`
     """
@@ -147,9 +149,9 @@ def bits_per_byte(model: Transformer, tokenizer: Tokenizer, texts: Iterable[str]
                   max_tokens: int = 0, autocast: AbstractContextManager | None = None) -> dict:
     """Cross entropy of texts in bits per byte of UTF-8: {"bits_per_byte", "loss" (nats per token), "tokens", "bytes"}.
 
-    A text is cut into pieces of T slots; every token is predicted from the tokens before it in its piece, but for the
-    very first of the text, whose bytes do not count (unless the tokenizer puts a token before it). The end-of-document token is
-    not counted: it has no bytes.
+    A text is cut into pieces of T slots, and every token is predicted from the tokens before it in its piece. The first token of
+    a text cannot be predicted, so its bytes do not count (unless the tokenizer puts a token before it). The end-of-document token
+    has no bytes and does not count.
     """
     pieces, size = [], 0
     for text in texts:
@@ -220,7 +222,7 @@ def check_specs(specs: list[str], tokenizer: Tokenizer) -> None:
 
 
 def check_text(path: str, tokenizer: Tokenizer) -> None:
-    """ValueError for a file of text of which bits per byte cannot be measured. Reads it whole: its last line may be broken."""
+    """ValueError for a file of text without measurable bits per byte. It reads the complete file: the last line may be broken."""
     if not [text for text in read_texts(path) if len(tokenizer.encode_document(text[:1000])) > 1]:
         raise ValueError(f"{path}: bits per byte needs a text of at least two tokens, and there is none")
 
@@ -231,11 +233,15 @@ PLAIN = {"": dict(chat=False)}
 
 def evaluate_all(model: Transformer, tokenizer: Tokenizer, specs: list[str], modes: dict, problems: int = 100, T: int = 256,
                  autocast: AbstractContextManager | None = None, max_new_tokens: int = 400) -> dict:
-    """What training scripts report on --eval-data: of a world its accuracy table, of a file of questions the accuracy of the
-    answers, both greedy and on that many problems; of text its bits per byte, in pieces of T tokens; of loss:SPEC the loss.
+    """The measurements of training scripts on --eval-data: {spec: result}.
 
-    modes: how the run puts its own questions, so that it is measured on what it learns: {name: options of `replies_to`}. The
-    first is called "" and its result stands under the spec; a second one's stands under the spec and its name.
+    - of a world: its accuracy table, greedy, on `problems` problems for each number of operations;
+    - of a file of questions: the accuracy of the answers, greedy, on `problems` questions;
+    - of text: bits per byte, in pieces of T tokens;
+    - of loss:SPEC: the loss of pre-training on the SPEC.
+
+    modes: how questions are asked, as in training: {name: options of `replies_to`}. The first mode is named "", and its result
+    has the key spec; a second one has the key spec + name.
     """
     found, dtype = {}, torch.bfloat16 if model.head.is_cuda else None
     for spec in specs:
@@ -256,7 +262,8 @@ def evaluate_all(model: Transformer, tokenizer: Tokenizer, specs: list[str], mod
 
 
 def modes_of(think: str | None, no_think: str | None) -> dict:
-    """Modes for evaluate_all: chats whose questions end in `think`, in `no_think`, or both ("" is no flag, None not this one)."""
+    """Modes for evaluate_all: chats whose questions end in `think`, and in `no_think`. "": without a flag; None: not this
+    mode."""
     flags = [flag for flag in (think, no_think) if flag is not None]
     return {flag if i else "": CHAT | {"user_suffix": flag} for i, flag in enumerate(flags)}
 
@@ -269,7 +276,7 @@ EVAL_NEEDS = (
 
 
 def print_results(result: dict) -> None:
-    """The tables in a training script's result, for people: its mixture, and what evaluate_all found."""
+    """Prints the tables in the result of a training script: its mixture, and the result of evaluate_all."""
     if "mixture" in result:
         print_table(result["mixture"])
     print_evaluation(result.get("eval", {}))
@@ -314,7 +321,7 @@ def main() -> None:
                    help="checkpoints that --chat leaves out: they have not learned ChatML")
     p.add_argument("--think", metavar="on|off|auto|N", default="auto",
                    help="thinking in a chat; N: on, for at most N tokens; auto: by /think or /no_think in the question")
-    p.add_argument("--user-suffix", metavar="TEXT", default="", help="put behind every question, such as ' /no_think'")
+    p.add_argument("--user-suffix", metavar="TEXT", default="", help="added at the end of every question, such as ' /no_think'")
     p.add_argument("--band", metavar="OPS", default="", help="operations, such as 4-6, in which the gain is measured")
     p.add_argument("--solved", metavar="OPS", default="", help="operations solved before, to see what was forgotten")
     p.add_argument("--max-new-tokens", type=cli.positive_int, default=400, help="tokens of an answer to a file's question")
@@ -342,7 +349,7 @@ def main() -> None:
 
 
 def check(args: Namespace) -> dict[str, range]:
-    """Refuses flags that do not go together before anything is measured; returns {name: numbers of operations}."""
+    """ValueError for flags that do not go together, before anything is measured; returns {name: numbers of operations}."""
     if not (args.data or args.text):
         raise ValueError("give --data, --task or --text: what to measure on")
     if unknown := [f for f in args.plain if f not in args.init]:
@@ -364,11 +371,9 @@ def check(args: Namespace) -> dict[str, range]:
 
 
 def measure(folder: str, args: Namespace) -> dict:
-    """All measurements of one checkpoint: {spec or file: result}, printed as they come."""
-    model, tokenizer = load(folder, args.device, getattr(torch, args.dtype))
+    """All measurements of one checkpoint: {spec or file: result}. Each is printed at once."""
+    model, tokenizer = load_both(folder, args.device, getattr(torch, args.dtype))
     model.exact = args.exact
-    if tokenizer is None:
-        raise ValueError(f"--init {folder}: the folder has no tokenizer.json")
     print(f"\n{folder}")
     think, budget = parse_think(args.think)
     how = dict(ks=args.k, samples=args.samples, temperature=args.temperature, top_p=args.top_p,

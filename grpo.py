@@ -1,10 +1,10 @@
-r"""Reinforcement learning from verifiable rewards: sample groups of completions, score them, push up what scored well.
+r"""Reinforcement learning from verifiable rewards: sample groups of completions, score them, make good ones more likely.
 
 On a laptop:
     python grpo.py --init runs/sft --data world:ops=4-6,split=rl --out runs/grpo --mode think --reward strict --steps 60
     python grpo.py --init runs/sft --data world:ops=4-6,split=rl --out runs/dapo --mode think --loss dapo --replace 3 \
         --overlong-buffer 16
-The same, sampler and trainer equal to the last bit (logprob_diff_max in the log is 0):
+In exact mode, where sampler and trainer agree to the last bit (logprob_diff_max in the log is 0):
     python grpo.py --init runs/sft --data world:ops=4-6,split=rl --out runs/exact --mode think --reward strict --exact
 A real model on real questions:
     python grpo.py --init smollm2/ --data gsm8k/train.jsonl --out runs/gsm8k --steps 2 --prompts 4 --group 4 \
@@ -15,8 +15,8 @@ One GPU, and eight:
     torchrun --nproc_per_node=8 grpo.py --init smollm2/ --data gsm8k/train.jsonl --out runs/node --prompts 128 \
         --group 16 --rows 256 --max-new-tokens 2048 --micro-tokens 16384 --lr 1e-6 --shard
 
-A step samples --prompts x --group completions, then makes --updates passes over them in --minibatches parts. The losses
-(--loss), with R the reward of a completion and r = pi / pi_old:
+A step samples --prompts x --group completions. Then it makes --updates passes over them, each in --minibatches parts. The losses
+(--loss), where R is the reward of a completion and r = pi / pi_old:
 
     loss         ratio r of                  advantage A                      mean over              clip          arXiv
     grpo         each token                  (R - group mean) / group std     a completion's tokens  0.2, 0.2      2402.03300
@@ -28,15 +28,16 @@ A step samples --prompts x --group completions, then makes --updates passes over
     reinforce++  each token                  return, whitened over the batch  all tokens             0.2, 0.2      2501.03262
     ppo          each token                  GAE (value head), whitened       all tokens             0.2, 0.2      1707.06347
 
-A loss chosen by name has its paper's settings (the table LOSSES of rl/losses.py, where one more is one entry); flags change
-them. What a paper has beside its loss is a flag: DAPO's dynamic sampling is --replace, its length penalty --overlong-buffer;
-GRPO's KL term is --kl 0.04 --kl-kind k3.
+A loss has the settings of its paper (the table LOSSES in rl/losses.py; a new loss is one more entry), and flags change them.
+Other methods of the papers have flags too: DAPO's dynamic sampling is --replace, and its length penalty --overlong-buffer. GRPO's
+KL term is --kl 0.04 --kl-kind k3.
 
-Sampling and training take turns, or with --async-steps and --rollout-ranks overlap (rl/asynchronous.py).
+Sampling and training take turns. With --async-steps or --rollout-ranks they overlap (rl/asynchronous.py).
 
-Simpler than the papers: the sampler draws from the full vocabulary (a truncated draw, top-k or top-p, would have to be
-repeated in the loss, so there is no flag for it); ppo's value head stands on the policy's own hidden states and needs whole
-weights (DDP, not --shard).
+Simpler than the papers:
+- The sampler always samples from the full vocabulary. (With top-k or top-p the loss would have to do the same, so there are no
+  flags for them.)
+- The value head of ppo uses the hidden states of the policy. It needs complete weights on each rank (DDP, not --shard).
 """
 
 import argparse
@@ -51,11 +52,12 @@ import torch
 from data import fingerprints, split_spec
 from engine.thinking import ThinkBudget
 from evaluate import CHAT, EVAL_NEEDS, PLAIN, check_specs, evaluate_all, print_results
-from model import Transformer, load
+from model import Transformer, load_both
 from rl import asynchronous
+from rl.advantages import SCALES
 from rl.correction import CORRECTIONS
 from rl.critic import ActorCritic
-from rl.divergence import KL_KINDS
+from rl.divergence import KL_KINDS, USUAL_KINDS
 from rl.lengths import longest_cap, parse_caps, shortest_cap
 from rl.losses import LOSSES, NO_CLIP
 from rl.prompts import Prompts
@@ -78,12 +80,12 @@ VETO = cli.number("a number from 0 to less than 1", float, lambda x: 0 <= x < 1)
 
 
 def losses_where(condition: Callable) -> str:
-    """For --help: the names of the losses of which this is true."""
+    """For --help: the names of the losses for which the condition is true."""
     return ", ".join(name for name, loss in LOSSES.items() if condition(loss))
 
 
 def by_loss(name: str) -> str:
-    """For --help: the settings of all losses, the usual one last: "gspo 0.0003, cispo none, others 0.2"."""
+    """For --help: a setting of all losses, the most common value last: "gspo 0.0003, cispo none, others 0.2"."""
     found = {loss: getattr(LOSSES[loss], name) for loss in LOSSES if getattr(LOSSES[loss], name) is not None}
     usual = getattr(LOSSES["grpo"], name)
     none = {"clip_low": 1.0, "clip_high": NO_CLIP}.get(name)
@@ -98,27 +100,27 @@ def flags() -> cli.Parser:
     p.add_argument("--loss", default="grpo", choices=LOSSES, help="the table at the top of grpo.py")
     p.add_argument("--prompts", type=cli.positive_int, default=16, help="P, prompts in a step, over all ranks")
     p.add_argument("--group", type=cli.positive_int, default=8, help="G, completions of a prompt")
-    p.add_argument("--mode", default="chat", choices=MODES, help="how a question is put")
+    p.add_argument("--mode", default="chat", choices=MODES, help="how a question is asked")
     p.add_argument("--reward", default="answer", metavar="NAME[:WEIGHT]+...",
                    help=f"{', '.join(REWARDS)} (see tasks/rewards.py), or a function of your own, my_rewards.py:NAME")
     p.add_argument("--max-new-tokens", nargs="+", default=["128"], metavar="CAP[@STEP]",
-                   help="response cap, tokens; several are stages, each from its step on")
+                   help="most tokens of a completion; several caps are stages, each from its step on")
     p.add_argument("--think-budget", type=cli.non_negative_int, default=None,
-                   help="tokens of thinking, then it is closed; none: no limit")
-    p.add_argument("--temperature", type=cli.above_zero, default=1.0, help="of sampling, and again in the loss")
+                   help="most tokens of thinking, then the block is closed; none: no limit")
+    p.add_argument("--temperature", type=cli.above_zero, default=1.0, help="of sampling, and in the loss")
     p.add_argument("--rows", type=cli.positive_int, default=128, help="completions that decode at once")
     p.add_argument("--seq-len", type=cli.non_negative_int, default=0, help="window and packed row, tokens; 0: as long as needed")
     p.add_argument("--updates", type=cli.positive_int, default=1, help="passes over a batch of rollouts")
     p.add_argument("--minibatches", type=cli.positive_int, default=1, help="parts of a pass, one optimiser step each")
     p.add_argument("--clip-low", type=cli.fraction, default=None,
-                   help=f"r is clipped at 1 - this; 1: it is not (default: {by_loss('clip_low')})")
+                   help=f"r is clipped at 1 - this; 1: no clip (default: {by_loss('clip_low')})")
     p.add_argument("--clip-high", type=cli.not_negative, default=None, help=f"and at 1 + this (default: {by_loss('clip_high')})")
     p.add_argument("--dual-clip", type=DUAL, default=0.0, help="bound on r where A < 0 (3 is usual); 0: none")
-    p.add_argument("--scale", default=None, choices=["group", "batch", "none"],
+    p.add_argument("--scale", default=None, choices=SCALES,
                    help="what A is divided by: a standard deviation, of the group's rewards or of the batch's, or nothing "
                    f"(default: {by_loss('scale')})")
     p.add_argument("--kl", type=cli.not_negative, default=0.0, help="weight of the KL divergence from --init")
-    p.add_argument("--kl-kind", default=None, choices=["k1", "k2", "k3"], help="its estimator: k1 in the reward and k2 in the "
+    p.add_argument("--kl-kind", default=None, choices=KL_KINDS, help="its estimator: k1 in the reward and k2 in the "
                    "loss have the gradient of the reverse KL(pi || init); k3 in the loss, as GRPO's paper has it, that of the "
                    "forward KL(init || pi); no other pair is allowed (default: k2 in the loss, k1 in the reward)")
     p.add_argument("--kl-in", default="loss", choices=["loss", "reward"], help="where it counts")
@@ -157,17 +159,17 @@ def flags() -> cli.Parser:
 
 
 def ratio_moves(args: argparse.Namespace) -> bool:
-    """False where pi is pi_old at every update, so that no clip ever acts."""
+    """False if pi equals pi_old at every update, so that nothing is ever clipped."""
     return args.updates * args.minibatches > 1 or args.old == "sampler" or (args.exact and runs_ahead(args))
 
 
 def runs_ahead(args: argparse.Namespace) -> bool:
-    """Are completions trained on that older weights began?"""
+    """Whether training uses completions that were begun with older weights."""
     return bool(args.async_steps or (args.rollout_ranks and args.async_steps is None))
 
 
 def reads(name: str) -> Callable:
-    """The condition that the loss has a use for this setting."""
+    """The condition that the loss uses this setting."""
     return lambda args: name in LOSSES[args.loss].reads
 
 
@@ -193,16 +195,14 @@ NEEDS = (
 
 
 def check(args: argparse.Namespace) -> None:
-    """What argparse cannot see, each in one line that says how to fix it."""
+    """Checks that argparse cannot make. ValueError: one line that says how to fix it."""
     for wrong, fix in (
         (not args.init, "--init is needed: the checkpoint to train"),
         (args.exact and args.compile, "--exact computes without --compile, which joins operations and rounds less often"),
         (args.minibatches > args.prompts * args.group, f"--minibatches {args.minibatches}: more parts than completions "
          f"({args.prompts} prompts x --group {args.group})"),
-        (args.kl and args.kl_in == "loss" and args.kl_kind == "k1", "--kl-kind k1 in the loss has no gradient but noise; use k2, "
-         "whose gradient is the KL divergence's, or --kl-in reward"),
-        (args.kl and args.kl_in == "reward" and args.kl_kind in ("k2", "k3"), f"--kl-kind {args.kl_kind} in the reward has a "
-         "gradient that is not the KL divergence's; use k1 there, or --kl-in loss"),
+        (args.kl and KL_KINDS[args.kl_kind].place != args.kl_in,
+         f"--kl-kind {args.kl_kind} {args.kl and KL_KINDS[args.kl_kind].refused}"),
         (args.overlong_buffer > shortest_cap(parse_caps(args.max_new_tokens)), f"--overlong-buffer "
          f"{args.overlong_buffer} is longer than the smallest cap of --max-new-tokens"),
         (args.old == "sampler" and (args.correction != "none" or args.veto), "--old sampler has the mismatch in its ratio "
@@ -216,25 +216,25 @@ def check(args: argparse.Namespace) -> None:
 
 
 def resolve(args: argparse.Namespace) -> None:
-    """Puts in what follows from other flags, where a flag was not given, so that the log says what applied. It follows from
-    flags alone, and before they are compared with those of a run to resume: the same command always means the same."""
+    """Sets flags that were not given, from other flags, so that the log shows the values that were used. It runs before the flags
+    are compared with those of a run to resume, and it depends only on flags: the same command always means the same."""
     for name in ("clip_low", "clip_high", "scale"):
         if getattr(args, name) is None:
             setattr(args, name, getattr(LOSSES[args.loss], name))
     if args.kl and args.kl_kind is None:
-        args.kl_kind = KL_KINDS[args.kl_in]
+        args.kl_kind = USUAL_KINDS[args.kl_in]
     if args.rollout_ranks and args.async_steps is None:
         args.async_steps = 1
-    if args.batch_tokens:                                 # as many prompts as can fill so many tokens of responses
+    if args.batch_tokens:                                 # as many prompts as their longest completions allow
         args.prompts = max(1, args.batch_tokens // (args.group * longest_cap(parse_caps(args.max_new_tokens))))
     if args.exact:
         args.old = "sampler"
 
 
 def make_rollouts(run: Run, args: argparse.Namespace, tokenizer: Tokenizer) -> Rollouts:
-    """What samples and scores. ValueError where the flags do not fit the tokenizer, the ranks or the data."""
+    """The object that samples and scores. ValueError if the flags do not fit the tokenizer, the ranks or the data."""
     caps, rewards = parse_caps(args.max_new_tokens), parse_rewards(args.reward, *(split_spec(d)[0] for d in args.data))
-    if args.think_budget is not None:                     # refused here, before there is a folder, where it does not fit
+    if args.think_budget is not None:                     # an error comes here, before the run folder is made
         ThinkBudget(tokenizer, [], args.think_budget, shortest_cap(caps), answer_tokens=0)
     if args.prompts % run.ranks:
         raise ValueError(f"--prompts {args.prompts} must be a multiple of the number of ranks (= {run.ranks}); with "
@@ -250,7 +250,7 @@ def make_rollouts(run: Run, args: argparse.Namespace, tokenizer: Tokenizer) -> R
 
 
 def only_sample(run: Run, rollouts: Rollouts, model: Transformer) -> None:
-    """The whole life of a rank that does not learn."""
+    """All that a rank does which only samples."""
     if run.state is not None:
         saved = {name.removeprefix("model."): w for name, w in run.state["weights"].items() if not name.startswith("value")}
         restore_weights(model, saved)
@@ -260,7 +260,7 @@ def only_sample(run: Run, rollouts: Rollouts, model: Transformer) -> None:
 
 
 def keep_prompts(run: Run, args: argparse.Namespace, rollouts: Rollouts, model: Transformer) -> None:
-    """--keep-rate: measures the pass rate of prompts and keeps some of them. A run that goes on has done so."""
+    """--keep-rate: measures the pass rates of prompts and keeps some prompts. A resumed run has done this already."""
     if not args.keep_rate or run.state is not None:
         return
     rates = rollouts.pass_rates(model, args.candidates, args.group)
@@ -278,9 +278,7 @@ def main() -> None:
         resolve(args)
         check(args)
         run = Run(args, fingerprints(args))
-        model, tokenizer = load(args.init, dtype=run.weight_dtype)
-        if tokenizer is None:
-            raise ValueError(f"--init {args.init}: the folder has no tokenizer.json; copy the model's tokenizer there")
+        model, tokenizer = load_both(args.init, dtype=run.weight_dtype)
         check_specs(args.eval_data, tokenizer)
         rollouts = make_rollouts(run, args, tokenizer)
     model.exact = args.exact
@@ -292,18 +290,16 @@ def main() -> None:
 
     loss = LOSSES[args.loss]
     reference = copy.deepcopy(model).requires_grad_(False) if args.kl else None
-    # what samples: whole weights; none is needed where other ranks do that
+    # The model that samples has complete weights. With --shard it is a copy, unless other ranks sample.
     sampling = copy.deepcopy(model).requires_grad_(False) if args.shard and not run.rollout_ranks else model
     policy = ActorCritic(model) if loss.advantages.value_head else model
     wrapped = run.distribute(policy)
     model.checkpointing = args.checkpointing
-    if run.state is not None:                             # of an older version of ppo, which kept every layer twice
-        run.state["weights"] = {n: w for n, w in run.state["weights"].items() if policy is model or n[:7] != "layers."}
-    # --eval-data is asked as the prompts are, and answered greedily
+    # --eval-data is asked like the prompts of training, and answered greedily
     chat = CHAT | {"user_suffix": SWITCHES.get(args.mode, ""), "think_budget": args.think_budget}
     measure = functools.partial(evaluate_all, model, tokenizer, args.eval_data, PLAIN if args.mode == "plain" else {"": chat},
                                 args.eval_problems, max_new_tokens=longest_cap(rollouts.caps))
-    # a policy's loss may jump; only what is not a number is skipped
+    # the loss of a policy may jump, so the guard only skips steps whose loss is not a number
     run.begin(policy, tokenizer, rollouts.prompts, measure, Guard(sigmas=float("inf")), pool=len(rollouts.prompts.pool),
               parameters=sum(w.numel() for w in model.parameters()), config=vars(model.config))
     if sampling is not model and run.state is not None:
@@ -312,8 +308,7 @@ def main() -> None:
     update, records = PolicyUpdate(run, args, wrapped, reference), Records(run, rollouts, loss.advantages.by_token)
 
     while run.going():
-        with cli.bad_input():
-            found = rollouts.collect(sampling, run.step)                      # P x G completions, scored
+        found = rollouts.collect(sampling, run.step)                          # P x G completions, scored
         if found is None:
             run.say("the run must stop while it waits for rollouts (Ctrl-C, or another rank died)")
             break

@@ -33,13 +33,14 @@ import os
 import shlex
 import sys
 import time
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
 
 from data import split_spec
 from evaluate import check_specs
-from formats.files import write_atomically, write_json
+from formats.files import write_json, write_text
 from mixing.draw import Bounds, bounds_of, draw, token_shares
 from mixing.figures import whole_page
 from mixing.fit import FITS
@@ -77,7 +78,8 @@ def flags() -> cli.Parser:
     p.add_argument("--pretrain", metavar="FLAGS", default="", help="more flags of pretrain.py for every proxy, in quotes")
     p.add_argument("--bound", metavar="SOURCE@LOW-HIGH", nargs="*", default=[], help="least and largest share of a source")
     p.add_argument("--max-epochs", type=cli.not_negative, default=15.0, help="most passes over a source in the run; 0: any")
-    p.add_argument("--run-tokens", type=cli.non_negative_int, default=0, help="tokens of the run that the mixture is for; 0: of a proxy")
+    p.add_argument("--run-tokens", type=cli.non_negative_int, default=0,
+                   help="tokens of the run that the mixture is for; 0: of a proxy")
     p.add_argument("--temperature", type=cli.not_negative, default=0.5, help="exponent of the token shares in the draw")
     p.add_argument("--strength", type=cli.above_zero, nargs=2, default=[0.5, 5.0], metavar=("LOW", "HIGH"),
                    help="of the Dirichlet draws; small: mixtures of few sources")
@@ -88,8 +90,8 @@ def flags() -> cli.Parser:
     p.add_argument("--simulate", type=cli.positive_int, default=100_000, help="mixtures to choose from")
     p.add_argument("--average", type=cli.positive_int, default=128, help="best ones to take the mean of")
     p.add_argument("--pareto", metavar="SPEC", nargs=2, default=None, help="targets of the trade-off (default: the first two)")
-    p.add_argument("--confirm", type=cli.non_negative_int, default=0, metavar="SEEDS", help="train the result and the token shares, at the "
-                   "largest size, with so many seeds each")
+    p.add_argument("--confirm", type=cli.non_negative_int, default=0, metavar="SEEDS",
+                   help="train the result and the token shares, at the largest size, with so many seeds each")
     p.add_argument("--jobs", type=cli.positive_int, default=os.cpu_count(), help="proxies side by side, a thread each")
     p.add_argument("--seed", type=cli.seed, default=0, help="of the mixtures; a proxy adds its number")
     p.add_argument("--resume", action="store_true", help="go on with, or join, what is in --out")
@@ -106,7 +108,7 @@ NEEDS = (
 )
 
 
-def sizes_of(args) -> dict[str, list[str]]:
+def sizes_of(args: Namespace) -> dict[str, list[str]]:
     """{name of a size: the flags of pretrain.py that make it}."""
     if args.init:
         return {f"{i}-{Path(folder).resolve().name}": ["--init", folder] for i, folder in enumerate(args.init)}
@@ -133,7 +135,7 @@ def given_bounds(texts: list[str], sources: list[str]) -> dict[int, tuple[float,
     return found
 
 
-def targets_of(args) -> dict[str, float]:
+def targets_of(args: Namespace) -> dict[str, float]:
     """{SPEC of --eval-data: weight}; of --measure 0."""
     found = dict(map(split_spec, args.target))
     if len(found) < len(args.target) or set(found) & set(args.measure):
@@ -141,7 +143,7 @@ def targets_of(args) -> dict[str, float]:
     return found | dict.fromkeys(args.measure, 0.0)
 
 
-def the_tokenizer(args, sources: list[str]) -> Tokenizer:
+def the_tokenizer(args: Namespace, sources: list[str]) -> Tokenizer:
     """The tokenizer of all proxies. One that is trained here will stand in --out."""
     folder = Path(args.init[0] if args.init else args.tokenizer or Path(args.out) / "tokenizer")
     if args.init or args.tokenizer or (folder / "tokenizer.json").exists():
@@ -149,7 +151,7 @@ def the_tokenizer(args, sources: list[str]) -> Tokenizer:
     return Tokenizer.train(itertools.chain.from_iterable(map(sample_texts, sources)), args.vocab_size)
 
 
-def make_plan(args) -> tuple[Plan, Tokenizer, np.ndarray, Bounds]:
+def make_plan(args: Namespace) -> tuple[Plan, Tokenizer, np.ndarray, Bounds]:
     """(what is trained, the tokenizer, the token shares (S,), the bounds). Writes nothing."""
     named, targets = list(map(split_spec, args.sources)), targets_of(args)
     sources = [name for name, _ in named]
@@ -177,7 +179,7 @@ def make_plan(args) -> tuple[Plan, Tokenizer, np.ndarray, Bounds]:
     return Plan(sources, mixtures, sizes, targets, common, args.seed, inputs), tokenizer, shares, bounds
 
 
-def confirm(args, plan: Plan, solved: dict) -> dict:
+def confirm(args: Namespace, plan: Plan, solved: dict) -> dict:
     """Trains the chosen mixture and the token shares at the largest size, with seeds of their own: {way: {"values": {target:
     rate}, "value": the weighted sum, a rate}, "gain": by how much the chosen one is better, a rate}. A rate is (mean, low, high)
     over seeds."""
@@ -194,7 +196,7 @@ def confirm(args, plan: Plan, solved: dict) -> dict:
     return found | {"gain": interval(values[1::2] - values[0::2])}
 
 
-def report(args, plan: Plan, found: dict, rows: list[dict], solved: dict, confirmed: dict) -> None:
+def report(args: Namespace, plan: Plan, found: dict, rows: list[dict], solved: dict, confirmed: dict) -> None:
     """Writes mix.json and mix.html, prints the tables for people, and the last line."""
     pair = tuple(args.pareto or list(plan.targets)[:2])
     html = whole_page(plan, found, rows, solved, pair if len(pair) == 2 else None, confirmed)
@@ -204,7 +206,7 @@ def report(args, plan: Plan, found: dict, rows: list[dict], solved: dict, confir
     result |= {"confirmed": confirmed} if confirmed else {}
     folder = Path(args.out)
     write_json(folder / "mix.json", result)
-    write_atomically(folder / "mix.html", lambda path: path.write_text(html, encoding="utf-8"))
+    write_text(folder / "mix.html", html)
     print(f"{'target':<40} {'size':>10} {'fit':<12} {'rank correlation with the largest size':<32}")
     for row, name in itertools.product(rows, ["proxies", *FITS]):
         if row[name]:

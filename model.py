@@ -1,8 +1,8 @@
 """The transformer: one file that every stage trains, samples and evaluates.
 
-Pre-norm RMSNorm, grouped-query attention, SwiGLU, rotary embedding, and what sets the well-known families apart as
-plain options: QK-norm, q/k/v bias, tied head, norm after the block (OLMo 2), layers without positions (NoPE) or with a
-sliding window, Llama 3 and YaRN scaling. Weights carry their Hugging Face names, and a checkpoint is a Hugging Face folder:
+It has pre-norm RMSNorm, grouped-query attention, SwiGLU and rotary embedding. The differences between well-known families are
+plain options: QK-norm, q/k/v bias, tied head, norm after the block (OLMo 2), layers without positions (NoPE) or with a sliding
+window, Llama 3 and YaRN scaling. Weights have their Hugging Face names, and a checkpoint is a Hugging Face folder:
 
     model, tokenizer = load("some/folder")          # Llama 3.x, Qwen2/2.5, Qwen3, SmolLM 1-3, OLMo 2/3, or our own
     logits = model(tokens)                          # (B, T) -> (B, T, V)
@@ -33,7 +33,7 @@ from training.ledger import Costs
 
 def option(default: object, text: str, **more) -> Any:
     """A field of Config that is also a flag of pretrain.py, with this help text (training/flags.py makes the flags). more:
-    `choices`, and `flag` where its name is not the field's."""
+    `choices`, and `flag` if the name of the flag is not the name of the field."""
     return field(default=default, metadata={"help": text} | more)
 
 
@@ -55,8 +55,8 @@ LAYER_KINDS = {"rope": LayerKind(), "nope": LayerKind(rope=False), "window": Lay
 
 @dataclass
 class Config:
-    """The shape of a model. This is the one place where a model option is declared: an `option` is a flag of pretrain.py, and
-    every field is a key of config.json (formats/huggingface.py). For a new one add a line here, and use it below."""
+    """The shape of a model. Model options are declared only here: an `option` becomes a flag of pretrain.py, and every field a
+    key of config.json (formats/huggingface.py). To add an option, add a line here and use it below."""
     vocab_size: int = 4096
     layers: int = option(4, "layers of a new model")
     width: int = option(128, "model width")
@@ -77,7 +77,7 @@ class Config:
     eps: float = 1e-6
     rope_theta: float = option(10_000.0, "base of the rotary embedding")
     rope_scaling: dict | None = None     # {"rope_type": "llama3" or "yarn", "factor": ..., ...} as in config.json
-    context: int = 2048                  # the length it is meant for; not enforced
+    context: int = 2048                  # the length that the model is made for; not enforced
 
     def __post_init__(self):
         for f in fields(self):
@@ -139,8 +139,8 @@ def _check_scaling(s):
 def rope_frequencies(config: Config, scaled: bool = True) -> tuple[Tensor, float]:
     """Angle per position of each pair of a head: (hd/2,) of float32, and YaRN's factor on cos and sin.
 
-    Llama 3 slows only the waves longer than the old context; YaRN (arXiv 2309.00071, section 3.2) blends between slowed
-    (long waves) and unchanged (short waves) linearly in the pair's index.
+    Llama 3 slows down only waves longer than the old context. YaRN (arXiv 2309.00071, section 3.2) slows down long waves, keeps
+    short ones, and interpolates between them, linearly in the index of the pair.
     """
     hd, theta, s = config.head_size, config.rope_theta, config.rope_scaling if scaled else None
     frequencies = 1.0 / theta ** (torch.arange(0, hd, 2, dtype=torch.float32) / hd)
@@ -154,7 +154,7 @@ def rope_frequencies(config: Config, scaled: bool = True) -> tuple[Tensor, float
         keep = ((turns - low) / (high - low)).clamp(0, 1)
         return frequencies * keep + frequencies / factor * (1 - keep), 1.0
 
-    # the (fractional) pair that turns this often
+    # the index (a fraction) of the pair with this number of turns
     def pair_with(turns):
         return hd * math.log(old / (turns * 2 * math.pi)) / (2 * math.log(theta))
     low, high = pair_with(s.get("beta_fast") or 32), pair_with(s.get("beta_slow") or 1)
@@ -173,13 +173,13 @@ def rope_frequencies(config: Config, scaled: bool = True) -> tuple[Tensor, float
 
 @dataclass
 class Shared:
-    """What all layers of one forward pass share, made once before the first."""
-    exact: bool                              # which form of the kernels computes
+    """What all layers of one forward pass share. It is made once, before the first layer."""
+    exact: bool                              # True: kernels of exact mode, False: of fast mode
     angles: dict                             # {kind of layer: (cos, sin), or (None, None)}, see Transformer.angles
-    packing: Packing | None = None           # where the documents lie; None where the past comes from a cache
+    packing: Packing | None = None           # the positions of the documents; None if there is a cache
     cache: Any = None                        # engine.cache.KVCache: keys and values of past tokens
-    plan: Any = None                         # of attention, see kernels.plan_attention and kernels.plan_decoding
-    keys_values: list | None = None          # where it is a list, each layer adds its keys and values (k, v)
+    plan: Any = None                         # from kernels.plan_attention or kernels.plan_decoding
+    keys_values: list | None = None          # if it is a list, each layer appends its keys and values (k, v)
 
 
 class RMSNorm(nn.Module):
@@ -192,10 +192,10 @@ class RMSNorm(nn.Module):
 
 
 class Linear(nn.Linear):
-    """A matrix product in the form that the model computes in.
+    """A matrix product, in exact or in fast mode.
 
-    role: what the output is, by which the optimiser treats the matrix (training/optim.py). "hidden": a hidden vector, so Muon
-    may have it. Set another role where each output is a number of its own: "head", or the scores of a router or a gate."""
+    role: what the output is. "hidden": a hidden vector; such a matrix can be trained by Muon (training/optim.py). Set another
+    role if each output is a separate number: "head", or the scores of a router or a gate."""
     role = "hidden"
     reordered = None                         # the weight by kernels.reorder, in a copy for sampling (engine/weights.py)
 
@@ -253,8 +253,8 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each added to the stream. The norms' names are the checkpoints' own: in the pre-norm
-    kind `post_attention_layernorm` stands before the feed-forward, in the norm-after kind behind the attention."""
+    """Attention and feed-forward, each added to the residual stream. The names of the norms are those in checkpoints.
+    `post_attention_layernorm` is before the feed-forward in a pre-norm model; with norm_after it is after attention."""
 
     def __init__(self, c: Config, layer: int):
         super().__init__()
@@ -276,36 +276,36 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    compiled = False                              # its layers, by compile_layers
+    compiled = False                              # True after compile_layers
 
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
-        # True: the forward pass gives a token the same bits in any batch, packing, prefill or decode (kernels/)
+        # True: exact mode; a token gets the same bits in any batch, packing, prefill or decode (kernels/)
         self.exact = False
-        self.unused_ids = ()                          # ranges of ids that the tokenizer does not have: no word, no probability
+        self.unused_ids = ()                          # ranges of ids that the tokenizer does not have; their probability is 0
         self.checkpointing = False                # recompute activations in the backward pass, to save memory
-        self._frequencies = {}                    # of the rotary embedding, on each device
+        self._frequencies = {}                    # of the rotary embedding, one entry per device
         self.embed_tokens = nn.Embedding(config.vocab_size, config.width)
         self.layers = nn.ModuleList([Block(config, i) for i in range(config.layers)])
         self.norm = RMSNorm(config.width, config.eps)
         self.lm_head = None if config.tied else Linear(config.width, config.vocab_size, bias=False)
         if self.lm_head is not None:
             self.lm_head.role = "head"
-        if not self.embed_tokens.weight.is_meta:  # `load` brings the weights
+        if not self.embed_tokens.weight.is_meta:  # `load` sets the weights later
             self.apply(self._init)
 
     def compile_layers(self, **options) -> None:
-        """torch.compile for each layer. To the compiler all layers are the same code, and it keeps at most 8 graphs of it. Each
-        kind of layer needs graphs of its own, with a gradient and without, so the limit is raised to 8 for each kind."""
+        """Calls torch.compile for each layer. All layers have the same code, of which the compiler keeps at most 8 graphs. Each
+        kind of layer needs its own graphs, with and without gradient, so the limit is raised to 8 for each kind."""
         for layer in self.layers:
             layer.compile(**options)
         torch._dynamo.config.recompile_limit = 8 * len(set(self.config.attention))
         self.compiled = True
 
     def uncompiled(self) -> Iterator[None]:
-        """A context in which layers run without their compiled code. For sampling and evaluation, where almost every shape is
-        new: each would take up one of the few graphs, until none is left for training."""
+        """A context in which layers run without their compiled code. It is for sampling and evaluation: there almost every shape
+        is new, and each would use up one of the few graphs that training needs."""
         return torch.compiler.set_stance("force_eager") if self.compiled else contextlib.nullcontext()
 
     def _init(self, module):
@@ -333,7 +333,7 @@ class Transformer(nn.Module):
             if not LAYER_KINDS[kind].rope:
                 made[kind] = None, None
                 continue
-            scaled = not (LAYER_KINDS[kind].window and self.config.norm_after)                 # OLMo 3, known here by norm_after
+            scaled = not (LAYER_KINDS[kind].window and self.config.norm_after)                 # norm_after: OLMo 3
             if (scaled, positions.device) not in self._frequencies:
                 frequencies, growth = rope_frequencies(self.config, scaled)
                 self._frequencies[scaled, positions.device] = frequencies.to(positions.device), growth
@@ -345,7 +345,8 @@ class Transformer(nn.Module):
         return made
 
     def hidden(self, tokens: Tensor, documents: Tensor | None = None, keys_values: list | None = None) -> Tensor:
-        """The last hidden states, normed: tokens (B, T) -> (B, T, D). `keys_values` (a list) receives each layer's (k, v)."""
+        """The last hidden states, after the final norm: tokens (B, T) -> (B, T, D). Each layer appends (k, v) to
+        `keys_values`."""
         packing = Packing(*tokens.shape, tokens.device, documents)
         x = self.embed_tokens(tokens)                                         # (B, T, D)
         plan = kernels.plan_attention(packing, x, self.config, self.exact)
@@ -359,21 +360,22 @@ class Transformer(nn.Module):
 
     def forward(self, tokens: Tensor, documents: Tensor | None = None, targets: Tensor | None = None, temperature: float = 1.0,
                 entropy: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """Logits (B, T, V); or, with targets (B, T), the log-probability of each target (B, T), which needs no logits;
-        with entropy=True a pair, that and the entropy of the distribution at each place (B, T).
+        """Logits (B, T, V); or, with targets (B, T), the log-probability of each target (B, T), which needs no logits. With
+        entropy=True a pair: the log-probabilities, and the entropy of the distribution at each position (B, T).
 
-        documents (B, T) numbers the packed documents of a row: positions restart and attention stops at each change; a
-        negative number is padding. None: a row is one document. Training calls this method, so that DDP and FSDP see it.
+        documents (B, T) numbers the packed documents of a row. Positions restart at each new document, and a token attends only
+        inside its document. A negative number is padding. None: each row is one document. Training calls this method and not
+        the others, because DDP and FSDP act on `forward`.
         """
         x = self.hidden(tokens, documents)
         if targets is None:
             return self.logits(x)                                             # (B, T, V), those of unused ids too
-        return self.scores(x, targets, temperature, entropy)                  # (B, T), or two of them
+        return self.target_logprobs(x, targets, temperature, entropy)         # (B, T), or two of them
 
-    def scores(self, hidden: Tensor, targets: Tensor, temperature: float = 1.0,
+    def target_logprobs(self, hidden: Tensor, targets: Tensor, temperature: float = 1.0,
                entropy: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """Log-probabilities of targets (..., ) given hidden (..., D), as `forward` has them. Ids that the tokenizer does not
-        have count out of the distribution, here as where a token is drawn."""
+        """Log-probabilities of targets (..., ) from hidden states (..., D), as in `forward`. Ids that the tokenizer does not have
+        get probability 0, as in sampling."""
         return kernels.token_logprobs(hidden, self.head, targets, temperature, entropy, self.exact, self.unused_ids)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -390,8 +392,8 @@ class Transformer(nn.Module):
         return self.hidden(tokens, documents, keys_values), keys_values
 
     def decode(self, tokens: Tensor, cache: Any) -> Tensor:
-        """More tokens for each of the first B rows of the cache, which has reserved their place: tokens (B, R) -> hidden
-        states (B, R, D)."""
+        """Appends R tokens to each of the first B rows of the cache: tokens (B, R) -> hidden states (B, R, D). The pages must be
+        reserved already."""
         B, R = tokens.shape
         angles = self.angles(cache.lengths[:B, None] + torch.arange(R, device=tokens.device))
         x = self.embed_tokens(tokens)                                         # (B, R, D)
@@ -402,13 +404,13 @@ class Transformer(nn.Module):
         return self.norm(x, self.exact)                                       # (B, R, D)
 
     def flops_per_token(self, T: int) -> float:
-        """Training FLOPs per token by the usual convention: 6 N + 12 L H hd T, causality not halved (N: all weights
-        that multiply, so without the embedding table unless it is also the head)."""
+        """Training FLOPs per token by the usual convention: 6 N + 12 L H hd T. It counts all T^2 pairs, though causal attention
+        needs only half of them. N: all weights that multiply, so without the embedding table unless it is also the head."""
         return Costs.of(self).usual(T)
 
     def save(self, folder: str | Path, tokenizer: Tokenizer | None = None, weights: dict | None = None) -> None:
         """Writes a Hugging Face folder: config.json, model.safetensors and the tokenizer's files, each atomically.
-        weights: {name: tensor} to write instead of the model's own (gathered shards, say)."""
+        weights: {name: tensor} to write in place of the model's (for example gathered shards)."""
         weights = dict(weights if weights is not None else self.state_dict())
         dtype = str(next(iter(weights.values())).dtype).removeprefix("torch.")
         eos, bos = (sorted(tokenizer.stop_ids), tokenizer.bos) if tokenizer else (None, None)
@@ -424,28 +426,37 @@ def read_config(folder: str | Path) -> Config:
     values = hf.fields_from(hf.read_config(folder), where)
     try:
         return Config(**values)
-    except (TypeError, ValueError) as e:                  # TypeError: "fields" that a Config does not have
+    except (TypeError, ValueError) as e:                  # TypeError: "fields" has keys that Config does not have
         raise ValueError(f"{where}: {e}") from None
 
 
 def load(folder: str | Path, device: str | torch.device = "cpu",
          dtype: torch.dtype = torch.float32) -> tuple[Transformer, Tokenizer | None]:
-    """Reads a Hugging Face folder, ours or theirs: (model, tokenizer), the tokenizer None where the folder has none.
+    """Reads a Hugging Face folder, ours or another: (model, tokenizer). The tokenizer is None if the folder has none.
 
     Raises FileNotFoundError or ValueError, in one line that names the file and what does not fit.
     """
     folder = Path(folder)
-    with torch.device("meta"):                                                # no memory until the weights come
+    with torch.device("meta"):                                                # no memory until the weights are loaded
         model = Transformer(read_config(folder))
     expected = {name: tuple(w.shape) for name, w in model.state_dict().items()}
     weights, rows = hf.read_weights(folder, expected, device, dtype), model.config.vocab_size
     tokenizer = Tokenizer.load(folder) if (folder / "tokenizer.json").is_file() else None
     if tokenizer is not None and len(tokenizer) > rows:
         raise ValueError(f"{folder}: tokenizer.json has ids up to {len(tokenizer) - 1}, and config.json a vocab_size of {rows}, "
-                         f"so {len(tokenizer) - rows} ids have no row in the embedding; take the tokenizer that the model was "
+                         f"so {len(tokenizer) - rows} ids have no row in the embedding; use the tokenizer that the model was "
                          "trained with, or enlarge the embedding")
     model.load_state_dict(weights, assign=True)
     model.requires_grad_(True)
     if tokenizer is not None:
         model.unused_ids = tokenizer.unused_ids(rows)
+    return model, tokenizer
+
+
+def load_both(folder: str | Path, device: str | torch.device = "cpu",
+              dtype: torch.dtype = torch.float32) -> tuple[Transformer, Tokenizer]:
+    """As `load`, where there must be a tokenizer: ValueError without one."""
+    model, tokenizer = load(folder, device, dtype)
+    if tokenizer is None:
+        raise ValueError(f"{folder}: the folder has no tokenizer.json; copy the model's tokenizer there")
     return model, tokenizer

@@ -3,7 +3,7 @@ r"""Next-token training: pre-training from random weights, and mid-training from
 On a laptop:
     python pretrain.py --data world:ops=1-3,split=pretrain@0.9 world:ops=4-6,split=pretrain@0.1 --out runs/base --steps 600
     python pretrain.py --init runs/base --data world:ops=3-5,split=midtrain --out runs/mid --steps 200 --schedule cosine
-Real text (trains a tokenizer of its own when none is given):
+Real text (without --tokenizer a new tokenizer is trained on the data):
     python pretrain.py --data corpus.txt --eval-data held_out.txt --out runs/text --vocab-size 4096 --steps 200
 One GPU, and eight:
     python pretrain.py --data shards/ --out runs/gpu --tokenizer tokenizer/ --layers 12 --width 768 \
@@ -12,8 +12,8 @@ One GPU, and eight:
         --layers 24 --width 2048 --heads 16 --kv-heads 8 --seq-len 4096 --batch-tokens 2097152 --micro-tokens 16384 \
         --compile --shard
 
-Simpler than the papers: one sequence length for the whole run, and mid-training in the stable-then-decay way
-(OctoThinker, arXiv 2506.20512) is two commands, one with --schedule constant and one from its end with --schedule cosine.
+Simpler than the papers: a run has one sequence length. Mid-training first with a constant and then with a falling learning rate
+(OctoThinker, arXiv 2506.20512) takes two commands: one with --schedule constant, and one from its end with --schedule cosine.
 """
 
 import functools
@@ -22,12 +22,13 @@ from argparse import Namespace
 
 from torch import Tensor
 
-from data import Batch, Stream, fingerprints, split_spec
+from data import Stream, fingerprints, split_spec
 from evaluate import EVAL_NEEDS, PLAIN, check_specs, evaluate_all, print_results
-from model import LAYER_KINDS, Config, LayerKind, Transformer, load
+from model import LAYER_KINDS, Config, LayerKind, Transformer, load_both
 from sources.texts import sample_texts
 from tokenizer import Tokenizer
 from training import cli
+from training.batch import Batch
 from training.flags import option_flags, option_names, options_from, training_flags, until_flags, uses_gpu
 from training.run import Run
 
@@ -39,7 +40,7 @@ def flags() -> cli.Parser:
                    help="folder with tokenizer.json; none: train one on the data")
     p.add_argument("--vocab-size", type=cli.positive_int, default=4096, help="of a tokenizer trained here")
     p.add_argument("--seq-len", type=cli.positive_int, default=256, help="tokens in a row")
-    p.add_argument("--max-epochs", type=cli.not_negative, default=0.0, help="cap on the passes through each source; 0: none")
+    p.add_argument("--max-epochs", type=cli.not_negative, default=0.0, help="most passes through each source; 0: no limit")
     option_flags(p, Config)
     p.add_argument("--peak-tflops", type=cli.above_zero, default=989.0,
                    help="of one GPU, for utilisation (H100, H200: 989 in bf16)")
@@ -63,12 +64,12 @@ NEEDS = (
 
 
 def next_token_loss(logprobs: Tensor, loss_mask: Tensor) -> Tensor:
-    """Sum over tokens of mask * -log p: (B, T), (B, T) -> scalar. Divided by the global sum of the mask elsewhere."""
+    """Sum over tokens of mask * -log p: (B, T), (B, T) -> scalar. run.backward divides it by the global sum of the mask."""
     return -(logprobs * loss_mask).sum()
 
 
 def new_tokenizer(args: Namespace) -> Tokenizer:
-    """A byte-level BPE trained on the run's own sources. A folder of shards has its tokens already, so it needs --tokenizer."""
+    """A byte-level BPE trained on the sources of this run. A folder of shards is tokenised already, so it needs --tokenizer."""
     names = [split_spec(s)[0] for s in args.data]
     return Tokenizer.train(itertools.chain.from_iterable(map(sample_texts, names)), args.vocab_size)
 
@@ -78,8 +79,8 @@ def new_model(args: Namespace, vocab_size: int) -> Transformer:
 
 
 def speed(run: Run, model: Transformer, batches: list[Batch]) -> dict:
-    """Tokens per second, and FLOP/s and utilisation of the GPU twice: by the usual convention (every token attends to a
-    whole row) and truly (to the tokens before it in its document)."""
+    """Tokens per second, FLOP/s, and utilisation of the GPU. FLOPs are counted twice: by the usual convention (every token
+    attends to all T tokens of a row), and truly (only to the tokens before it in its document)."""
     rate = run.progress.rate()
     tokens, flops = sum(int((b.documents >= 0).sum()) for b in batches), 3 * sum(map(run.costs.forward_batch, batches))
     counts = {"": model.flops_per_token(run.args.seq_len), "_true": flops / tokens}
@@ -91,12 +92,9 @@ def speed(run: Run, model: Transformer, batches: list[Batch]) -> dict:
 
 
 def load_or_make(args: Namespace, run: Run) -> tuple[Transformer, Tokenizer]:
-    """(model, tokenizer): those of --init, or new ones. A run that goes on takes the tokenizer that it has saved."""
+    """(model, tokenizer): those of --init, or new ones. A resumed run takes the tokenizer that it has saved."""
     if args.init:
-        model, tokenizer = load(args.init, dtype=run.weight_dtype)
-        if tokenizer is None:
-            raise ValueError(f"--init {args.init}: the folder has no tokenizer.json; copy the model's tokenizer there")
-        return model, tokenizer
+        return load_both(args.init, dtype=run.weight_dtype)
     folder = args.tokenizer or (args.out if run.state else "")
     tokenizer = Tokenizer.load(folder) if folder else new_tokenizer(args)
     model = new_model(args, len(tokenizer)).to(run.weight_dtype)

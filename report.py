@@ -1,15 +1,15 @@
-"""One self-contained HTML page of a pipeline's runs: what it achieved, each stage's curves, completions, settings.
+"""Writes one HTML page about the runs of a pipeline: what it achieved, and the curves, completions and settings of each stage.
 
     python report.py --runs runs/base runs/mid --out report.html
     python report.py --runs runs/sft runs/grpo --evaluation evaluation.json --out report.html
 
-It reads what the other scripts wrote, log.jsonl and ledger.json in each run folder and the file of `evaluate.py --out`,
-and computes nothing but means and bootstrap intervals over problems. What a run has not got is left out of the page. The
-page needs no script, no network and no file beside it: its plots are SVG.
+It reads log.jsonl and ledger.json in each run folder, and the file of `evaluate.py --out`. It computes only means and bootstrap
+intervals over problems. What a run did not log is left out of the page. The page needs no script, no network and no other file:
+its plots are SVG.
 
 page/ holds the parts: stages.py reads, numbers.py computes, sections.py and plots.py draw, panels.py lists the curves.
 
-Simpler than a dashboard: the runs are one pipeline, stage after stage; many seeds are not laid over each other.
+Simpler than a dashboard: the runs are the stages of one pipeline. Curves of several seeds cannot be compared in one plot.
 """
 
 from html import escape

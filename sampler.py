@@ -1,25 +1,31 @@
-"""The rollout engine: many requests of any length share a pool of memory, come and go at any time, and each token's
-log-probability is reported.
+"""The rollout engine: samples completions for many requests at once, with the log-probability of each token.
 
     python sampler.py --init runs/base --prompt "Zoo, mod 10. The lions number 3. How many lions?"
     python sampler.py --init smollm2/ --prompt "The sky is" --max-new-tokens 40 --temperature 0.8 --colors
 
-`Sampler.generate` answers a list of prompts. Beneath it is an engine with four verbs: `submit` a prompt whenever there is
-one, `step` to draw one token for every running request, `update_weights` between two steps, `abort`. Each step
+`Sampler.generate` completes a list of prompts. It is built on an engine with four methods:
+
+- `submit` queues a prompt, at any time;
+- `step` samples one token for every running request;
+- `update_weights` sets new weights between two steps;
+- `abort` ends requests early.
+
+Requests of any length share one pool of memory for keys and values. Each step
 
 1. schedules: every running row gets a page for its next token (engine/cache.py). If the pool is full, the newest rows are
    preempted: they keep their tokens, wait at the front of the queue and are prefilled again (engine/scheduler.py).
-2. runs (engine/runner.py): decodes the pending token of every row; gives free rows to waiting requests, whose prompts are
-   prefilled, once for all n samples and packed with others into one row of documents, or in pieces, one a step, so that
-   a long prompt does not hold up the rows that decode; then draws the next token of every row (engine/draws.py).
-3. reads the drawn tokens, and lets requests leave that are finished.
+2. runs (engine/runner.py): it decodes the last token of every row. Then waiting requests get free rows, and their prompts are
+   prefilled: once for all n samples, and several prompts packed together. A long prompt can be prefilled in pieces, one per step,
+   so that it does not delay the rows that decode. At last the next token of every row is sampled (engine/draws.py).
+3. reads the sampled tokens, and removes the requests that are finished.
 
-A row that is freed is taken over by the last one, so the running rows stay together. Randomness is keyed by (seed, request,
-position), so what a request draws depends neither on its neighbours nor on when it is computed.
+When a row is freed, the last row moves into its place, so running rows stay together. Random numbers depend on (seed, request,
+position), so the text of a request does not depend on its neighbours or on when it is computed.
 
-On a GPU decoding and drawing are CUDA graphs (engine/graphs.py), and the host is a step behind: it reads the tokens of a step
-while the next one is computed, so a row that drew an end token draws once more, for nothing. Simpler than vLLM: one
-process, no prefix cache between prompts, prefill and decode are two passes of a step.
+On a GPU decoding and sampling are CUDA graphs (engine/graphs.py), and the host is one step late: it reads the tokens of a step
+while the next step is computed. So a row that has sampled an end token samples one more token, which is ignored.
+
+Simpler than vLLM: one process, no prefix cache between prompts, and prefill and decode are two passes of a step.
 """
 
 import dataclasses
@@ -32,11 +38,11 @@ from tqdm import tqdm
 
 from engine import conversation
 from engine.cache import PAGE, KVCache, download, pages_of
-from engine.draws import SamplingParams
+from engine.draws import SamplingParams, keep_budgets
 from engine.requests import Completion, Drawn, Prefill, Request
 from engine.runner import PREFILL_TOKENS, Runner
 from engine.scheduler import Scheduler
-from engine.thinking import ThinkBudget, keep_budgets, parse_think
+from engine.thinking import ThinkBudget, parse_think
 from model import Transformer
 from tokenizer import Tokenizer
 from training import cli
@@ -45,18 +51,19 @@ from training import cli
 class Sampler:
     """Generates with a model.
 
-    - rows: sequences that decode at once, at most.
-    - dtype: of the cache and, where it is a half type on float32 weights, of the matrix products (autocast). None: that of
-      the weights.
-    - version: stamped on every token.
-    - exact: whether the model computes in its exact form meanwhile. None: as model.exact says.
-    - prefill_chunk: tokens of prompts to prefill in one step, longer prompts in pieces. 0: whole prompts, many at once.
-    - pool_tokens: size of the cache. 0: for all rows at their longest, if four fifths of the free memory hold that.
-    - graphs: decode in CUDA graphs, with rows that fill up a batch to one of few sizes, and read tokens a step late. None: on
-      a GPU. The graphs are kept as long as the cache is, from one start to the next.
+    - rows: the most sequences that decode at once.
+    - dtype: of the cache. With float32 weights and a half-precision dtype the matrix products have it too (autocast). None: the
+      dtype of the weights.
+    - version: of the weights; every token is marked with it.
+    - exact: whether the sampler computes in exact mode. None: as model.exact.
+    - prefill_chunk: the most prompt tokens to prefill in one step; longer prompts are prefilled in pieces. 0: complete prompts,
+      many at once.
+    - pool_tokens: the size of the cache. 0: enough for all rows at their longest, but at most four fifths of the free memory.
+    - graphs: decode with CUDA graphs. Batches are padded to one of few sizes, and tokens are read one step late. None: only on a
+      GPU. The graphs are kept together with the cache, from one `start` to the next.
 
-    Counts, ever: `steps` of decoding, `prefills` of prompts, rows `preempted`; and in steps while somebody waited, the rows there
-    were (`slots`) and those that drew a token of use (`busy`).
+    Counters since the beginning: decode `steps`, `prefills` of prompts, rows `preempted`. Counted only in steps while some
+    request waits: the rows that exist (`slots`), and the rows whose token is used (`busy`).
     """
 
     def __init__(self, model: Transformer, tokenizer: Tokenizer | None = None, rows: int = 64, dtype: torch.dtype | None = None,
@@ -67,8 +74,8 @@ class Sampler:
         if isinstance(tokenizer, Tokenizer) and not model.unused_ids:         # a model not made by `load`: as it is drawn from
             model.unused_ids = tokenizer.unused_ids(model.config.vocab_size)
         self.runner = Runner(model, dtype, exact, graphs)
-        self.graphs, self.scheduler = self.runner.fixed_sizes, None           # the scheduler comes with `start`
-        # what the host has not read yet; whether new weights have come and the keys of running rows shall be theirs
+        self.graphs, self.scheduler = self.runner.fixed_sizes, None           # `start` makes the scheduler
+        # unread: tokens that the host has not read yet; outdated: the keys of running rows must be computed with new weights
         self.unread: deque[Drawn] = deque()
         self.outdated = False
         self.steps = self.prefills = self.preempted = self.busy = self.slots = 0
@@ -80,14 +87,15 @@ class Sampler:
                  stop_texts: list[Sequence[str]] | None = None) -> list[list[Completion]]:
         """n completions for each prompt: a list with, for each prompt, a list of n Completion.
 
-        - prompts: strings (ordinary text, read from its beginning) or lists of token ids.
-        - stop: ids that end a completion (default: the tokenizer's). max_new_tokens: one number, or one per prompt.
+        - prompts: strings (as the start of a document) or lists of token ids.
+        - max_new_tokens: one number, or one per prompt.
+        - stop: ids that end a completion (default: those of the tokenizer).
         - on_token(request, token, logprob) is called for each token, where request = prompt index * n + sample index.
-        - progress: what a progress bar says; "": no bar.
-        - numbers: one per prompt, takes the place of its index in the key of the randomness, so that ranks which share the
-          prompts of a batch draw what one rank would have drawn.
-        - think_budget: the most tokens of a think block, one number or one per prompt, None for no limit; see ThinkBudget,
-          also for answer_tokens.
+        - progress: the text of a progress bar; "": no bar.
+        - numbers: one per prompt, used in place of its index for random numbers. With it, ranks that share the prompts of a batch
+          sample the same as one rank would.
+        - think_budget: the most tokens of a think block, one number or one per prompt; None: no limit. See ThinkBudget, also for
+          answer_tokens.
         - stop_texts: for each prompt the texts that end a completion, as end tokens do. The token that completes one is its last.
 
         ValueError for an empty prompt or a bad option.
@@ -112,11 +120,11 @@ class Sampler:
 
     def start(self, longest: int, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0, seed: int = 0,
               stop: set[int] | None = None, on_token: Callable | None = None, rows: int | None = None) -> None:
-        """Empties the engine, takes the weights as they are now (later changes need update_weights), and sets how it draws.
-        longest: the most tokens of a prompt with its completion, as far as is known; the size of the cache follows from it."""
+        """Empties the engine, takes the current weights (call update_weights after later changes), and sets how it samples.
+        longest: the most tokens of a prompt with its completion, as far as it is known; it sets the size of the cache."""
         self.params = SamplingParams(temperature, top_k, top_p)
         self.runner.take_weights()
-        self.scheduler = None                             # holds the old cache
+        self.scheduler = None                             # it refers to the old cache
         self.runner.allocate(rows or self.rows, longest, seed, self.pool_tokens)
         self.scheduler = Scheduler(self.runner.cache, self.runner.rows)
         self.longest, self.on_token = longest, on_token
@@ -137,8 +145,8 @@ class Sampler:
 
     def submit(self, prompt: list[int], limit: int, n: int = 1, key: int | None = None, think_budget: int | None = None,
                answer_tokens: int = 64, stop_texts: Sequence[str] = ()) -> list[Request]:
-        """Queues n completions of at most `limit` tokens of a prompt (ids); returns their n Requests, whose .completion
-        fills as steps go by. key: of the first one's randomness; None: the number of the request. stop_texts: texts that end
+        """Queues n completions, of at most `limit` tokens, of a prompt (ids). Returns n Requests; each step adds tokens to their
+        .completion. key: for the random numbers of the first one; None: the number of the request. stop_texts: texts that end
         them. ValueError for a prompt or a limit that does not fit."""
         if not prompt or limit < 1 or n < 1:
             raise ValueError("a request needs a prompt of at least one token, n >= 1 and a limit (max_new_tokens) >= 1")
@@ -162,13 +170,13 @@ class Sampler:
         return requests
 
     def step(self) -> list[Request]:
-        """Draws one token for every running request; returns the requests that finished with it."""
+        """Samples one token for every running request; returns the requests that finished."""
         with self.runner.mode():
             return self._step()
 
     def update_weights(self, state: dict | None = None, version: int | None = None, recompute: bool = False) -> None:
-        """New weights between two steps: {name: tensor}, or None where the model's own were changed in place. The keys of
-        tokens that are there already stay those of the old weights, or with recompute=True are computed again."""
+        """Sets new weights between two steps: {name: tensor}, or None if the model was changed in place. With recompute=True the
+        keys of existing tokens are computed again; otherwise they stay those of the old weights."""
         if state is not None:
             with torch.no_grad():
                 for name, weight in self.model.state_dict().items():
@@ -178,7 +186,7 @@ class Sampler:
         self.outdated = self.outdated or recompute
 
     def abort(self, request: Request | None = None) -> None:
-        """Ends one request, or all of them; what they have drawn so far stays in their completions."""
+        """Ends one request, or all; the tokens so far stay in their completions."""
         for r in [r for r in [*self.running, *self.waiting] if request is None or r is request]:
             r.completion.finish = "aborted"
             self.scheduler.remove(r)
@@ -192,10 +200,10 @@ class Sampler:
         return finished + self._read(1 if self.graphs and not watched and self.running else 0)
 
     def _schedule(self):
-        """A page for the next token of every running row. Returns the requests that are found to be finished."""
+        """Reserves a page for the next token of every running row. Returns the requests that have finished meanwhile."""
         if not self.outdated and self.scheduler.reserve():
             return []
-        finished = self._read(0)                          # what follows needs all tokens
+        finished = self._read(0)                          # the code below needs all tokens
         if self.outdated and self.running:
             self.runner.recompute([r.completion.prompt + r.completion.tokens[:-1] for r in self.running], self.version)
         self.outdated = False
@@ -203,7 +211,7 @@ class Sampler:
         return finished
 
     def _run(self):
-        """Decodes, lets requests in, and draws. Returns whether a thinking budget watches a row."""
+        """Decodes, admits requests, and samples. Returns whether a thinking budget watches a row."""
         if self.running:
             self.runner.decode(len(self.running))
             self.steps += 1
@@ -214,7 +222,7 @@ class Sampler:
         params, forced = dataclasses.replace(self.params, exact=self.runner.copy.exact), set()
         logits, tokens, logprobs = self.runner.draw(B, params, watched)       # (B, V), (B,), (B,)
         if watched:
-            again = self.runner.uniform(B, later=2 ** 32)                     # for a second draw at a position
+            again = self.runner.uniform(B, later=2 ** 32)                     # to sample a second time at a position
             forced = keep_budgets(self.running, logits, tokens, logprobs, again, self.stop, params)
         rows.advance(tokens)
         self.unread.append(Drawn(list(self.running), *download(tokens, logprobs), forced, self.version, bool(self.waiting)))
@@ -225,27 +233,27 @@ class Sampler:
         return watched
 
     def _admit(self):
-        """Waiting requests take the free rows, in order, while there are pages for them."""
+        """Gives free rows to waiting requests, in order, while there are pages for them."""
         prefilled, first = 0, len(self.running)
         while r := self.scheduler.next():
             if not r.prefill.ready(self.version):
                 if prefilled and self.prefill_chunk:
                     break
                 prefilled = self._prefill()
-                if not r.prefill.ready(self.version):     # a piece of it
+                if not r.prefill.ready(self.version):     # only a piece was prefilled
                     break
             row = self.scheduler.admit()
             if row is None:
                 break
             self.runner.enter(row, r.prefill)
-            r.prefill = None                              # gone when the last of its requests has taken it
+            r.prefill = None                              # freed when all of its requests have done this
         if first < len(self.running):
             self.runner.rows.enter(first, self.running[first:])
 
     def _prefill(self):
-        """Prefills the next prompts that will find a row, or a piece of the next one; returns the tokens it took."""
+        """Prefills the next prompts for which there are rows, or a piece of the next prompt; returns the number of tokens."""
         budget, p = self.prefill_chunk or PREFILL_TOKENS, self.waiting[0].prefill
-        # one whose pieces became worthless three times is computed whole: weights that change often would begin it for ever
+        # new weights make finished pieces useless; after three starts a prompt is prefilled at once, or it might never finish
         if self.prefill_chunk and len(p.ids) > budget and (p.begun < 3 or p.version == self.version):
             tokens = self.runner.prefill_piece(p, self.version, budget)
             self.prefills += p.ready(self.version)
@@ -256,7 +264,7 @@ class Sampler:
         return sum(len(p.ids) for p in prompts)
 
     def _read(self, late):
-        """Hands the tokens of all steps but the last `late` ones to their requests; returns those that finished."""
+        """Gives the tokens of all steps except the last `late` ones to their requests; returns the requests that finished."""
         done = []
         while len(self.unread) > late:
             drawn = self.unread.popleft()
@@ -266,7 +274,7 @@ class Sampler:
                 c = r.completion
                 if c.finish:                              # it ended a step earlier, or was aborted
                     continue
-                if math.isnan(logprob):                   # what is drawn from such logits has no meaning
+                if math.isnan(logprob):                   # a token sampled from such logits has no meaning
                     raise ValueError("the model's logits are not numbers (NaN); its weights are damaged, or too large "
                                      "for this dtype")
                 c.tokens.append(token)
@@ -281,7 +289,7 @@ class Sampler:
                 if ends or len(c.tokens) == r.limit:
                     c.finish = "stop" if ends else "length"
                     done.append(r)
-            if any(r.drawn < r.limit for r in done):      # the others have left already
+            if any(r.drawn < r.limit for r in done):      # requests at their limit have left already
                 self.scheduler.leave([row for row, r in enumerate(self.running) if r.completion.finish])
         return done
 
@@ -308,7 +316,7 @@ def main() -> None:
     p = cli.Parser(__doc__, NEEDS)
     conversation.add_flags(p, "text to continue, or with --chat the user's question; answers once")
     p.add_argument("--chat", action="store_true",
-                   help="turns of a chat, as chat.py; without --prompt a conversation (an empty line ends it)")
+                   help="turns of a chat, as in chat.py; without --prompt a conversation (an empty line ends it)")
     args = p.parse_args()
     with cli.bad_input():
         if not (args.prompt or args.chat):

@@ -1,6 +1,6 @@
-r"""Supervised fine-tuning: conversations in ChatML, loss on the assistant's tokens alone, with a choice of losses.
+r"""Supervised fine-tuning: conversations in ChatML, loss only on the assistant's tokens, with a choice of losses.
 
-On a laptop, thinking and not thinking in one model (Qwen3's dual mode):
+On a laptop, a model that can think or not (Qwen3's dual mode):
     python sft.py --init runs/mid --data world:ops=1-6,split=sft --out runs/sft --no-think 0.3 --unflagged 0.1
 Other losses on the same data:
     python sft.py --init runs/mid --data world:ops=4-6,split=sft --out runs/dft --steps 200 --loss dft
@@ -15,18 +15,21 @@ One GPU, and eight:
     torchrun --nproc_per_node=8 sft.py --init smollm2/ --data conversations.jsonl --out runs/node --seq-len 8192 \
         --batch-tokens 1048576 --micro-tokens 32768 --optimizer adamw --lr 2e-5 --compile --shard
 
-All four losses are sums over tokens of -w log pi(token), or have its gradient; they differ in the weight w:
+All four losses have the gradient of a sum over tokens of -w log pi(token). They differ in the weight w:
 
-    sft    1                                                    what maximum likelihood does
+    sft    1                                                    maximum likelihood
     dft    pi(token)                                            arXiv 2508.05629
     iw     pi / pi_reference, of the whole answer or a token    arXiv 2507.12856; the reference is --init
     psft   pi / pi_old while below 1 + clip-high, then 0        arXiv 2508.17784; pi_old is some steps old
 
-The log has the plain negative log-likelihood beside the trained loss, since the two may part: under dft the first rises
-while the second falls, as the distribution polarises.
+The log has the plain negative log-likelihood too, because it may move in another direction than the trained loss. With dft the
+negative log-likelihood rises while the loss falls: likely tokens become more likely, and unlikely ones less likely.
 
-Simpler than the papers: no PSFT warm-up; psft recomputes pi_old from a copy of the weights, where its authors take 8
-small batches out of one large one; the frozen copy of iw and psft stands whole on every rank, also with --shard.
+Simpler than the papers:
+- psft has no warm-up;
+- psft computes pi_old with a copy of the weights, which is refreshed every few steps (its authors train on 8 small parts of a
+  large batch);
+- with --shard, iw and psft still have a complete frozen copy of the weights on every rank.
 """
 
 import copy
@@ -38,12 +41,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from data import Batch, Stream, document_sums, fingerprints, split_spec
+from data import Stream, fingerprints, split_spec
 from evaluate import EVAL_NEEDS, check_specs, evaluate_all, modes_of, print_results
-from model import load
+from model import load_both
 from sources.conversations import open_conversations
 from sources.kinds import kind_of
 from training import cli
+from training.batch import Batch, document_sums
 from training.flags import training_flags, until_flags
 from training.run import Run
 from training.weights import full_weights, restore_weights
@@ -58,13 +62,13 @@ def flags() -> cli.Parser:
     p.add_argument("--iw-form", default="sequence", choices=["sequence", "token"], help="what iw weighs")
     p.add_argument("--refresh", type=cli.positive_int, default=8, help="steps between psft's snapshots of the weights")
     p.add_argument("--clip-high", type=cli.not_negative, default=0.28,
-                   help="psft clips the ratio at 1 + this, where the gradient ends")
+                   help="psft clips the ratio at 1 + this; above it there is no gradient")
     p.add_argument("--no-think", type=cli.fraction, default=0.0, metavar="SHARE",
                    help="share of questions answered without thinking; 0: one mode, no flags in the questions")
     p.add_argument("--unflagged", type=cli.fraction, default=0.0, metavar="SHARE",
-                   help="share of the thinking ones that do not say /think")
+                   help="share of the questions with thinking that do not say /think")
     p.add_argument("--seq-len", type=cli.positive_int, default=512, help="tokens in a row; the longest conversation must fit")
-    p.add_argument("--max-epochs", type=cli.not_negative, default=0.0, help="cap on the passes through each source; 0: none")
+    p.add_argument("--max-epochs", type=cli.not_negative, default=0.0, help="most passes through each source; 0: no limit")
     return p
 
 
@@ -83,7 +87,8 @@ NEEDS = (
 )
 
 
-# The losses: sums over tokens, (B, T) -> scalar, divided by the global number of assistant tokens elsewhere.
+# The losses: sums over tokens, (B, T) -> scalar. run.backward divides them by the global number of assistant tokens.
+# sg[x] is x without gradient (detach).
 
 def sft_loss(logprobs: Tensor, mask: Tensor) -> Tensor:
     """Negative log-likelihood: -sum log pi(y)."""
@@ -111,10 +116,10 @@ def iw_loss(logprobs: Tensor, reference: Tensor, mask: Tensor, documents: Tensor
 
 
 def psft_loss(logprobs: Tensor, old: Tensor, mask: Tensor, high: float = 0.28) -> Tensor:
-    """Proximal, arXiv 2508.17784: -sum min(r, 1 + high), r = pi / pi_old. This is PPO's loss with advantage 1; the lower bound of
-    PPO's clip never acts then, so it is left out.
+    """Proximal, arXiv 2508.17784: -sum min(r, 1 + high), r = pi / pi_old. This is PPO's loss with advantage 1, for which the
+    lower bound of PPO's clip has no effect.
 
-    A token that is already 1 + high times as likely as under pi_old has no gradient. Right after a refresh r = 1, and the
+    A token that is more than 1 + high times as likely as under pi_old has no gradient. Right after a refresh r = 1, and the
     gradient is that of sft.
     """
     ratios = (logprobs - old).exp()
@@ -178,13 +183,13 @@ def batch_loss(args: Namespace, wrapped: nn.Module, frozen: nn.Module | None, ba
 def modes_of_questions(args: Namespace) -> dict:
     """How --eval-data is asked: as the questions trained on are put."""
     think = " /think" if args.no_think and args.unflagged < 1 else ""
-    if args.no_think == 1:                                # no question of training asks for thinking
+    if args.no_think == 1:                                # no question in training asks for thinking
         think = None
     return modes_of(think, " /no_think" if args.no_think else None)
 
 
 def check(args: Namespace) -> None:
-    """What argparse cannot see, each in one line that says how to fix it."""
+    """Checks that argparse cannot make. ValueError: one line that says how to fix it."""
     if not args.init:
         raise ValueError("--init is needed: the checkpoint to fine-tune")
 
@@ -195,9 +200,7 @@ def main() -> None:
     with cli.bad_input():
         check(args)
         run = Run(args, fingerprints(args))
-        model, tokenizer = load(args.init, dtype=run.weight_dtype)
-        if tokenizer is None:
-            raise ValueError(f"--init {args.init}: the folder has no tokenizer.json; copy the model's tokenizer there")
+        model, tokenizer = load_both(args.init, dtype=run.weight_dtype)
         check_specs(args.eval_data, tokenizer)
         opener = functools.partial(open_conversations, T=args.seq_len, no_think=args.no_think, unflagged=args.unflagged)
         stream = Stream(args.data, tokenizer, args.seq_len, args.batch_tokens, args.seed, args.max_epochs, opener)
@@ -207,9 +210,9 @@ def main() -> None:
     if method.frozen:
         frozen = copy.deepcopy(model).requires_grad_(False).to(run.device)
     if snapshot:
-        if "snapshot" in run.more:
-            restore_weights(frozen, run.more["snapshot"])
-        run.more["snapshot"] = frozen.state_dict()        # not a copy, so every checkpoint has the weights of its moment
+        if "snapshot" in run.extra_state:
+            restore_weights(frozen, run.extra_state["snapshot"])
+        run.extra_state["snapshot"] = frozen.state_dict()   # not a copy, so a checkpoint always saves the current ones
 
     wrapped = run.distribute(model)
 

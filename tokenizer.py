@@ -3,18 +3,20 @@
     python tokenizer.py train --data stories.txt problems.jsonl --vocab-size 4096 --out runs/tokenizer
     python tokenizer.py show --init runs/tokenizer --text "Zoe has 12 apples."
 
-Training is the algorithm of Sennrich et al. 2016 (arXiv:1508.07909) on bytes, as in GPT-2: start from the 256 bytes and
-merge the most frequent pair of neighbours again and again. Pure Python suffices since it works on distinct words and
-only touches the words that hold the merged pair. Encoding is left to tiktoken's compiled core.
+Training is the algorithm of Sennrich et al. 2016 (arXiv:1508.07909) on bytes, as in GPT-2: start from the 256 bytes and merge the
+most frequent pair of neighbours again and again. Pure Python is fast enough: it works on distinct words, and a merge only touches
+the words with the merged pair. Encoding is done by tiktoken's compiled core.
 
-Ordinary text never becomes a special token: a user who types "<|im_end|>" gets that text. Special tokens enter by their
-ids, in `encode_chat`, in `encode_document` (a begin-of-text token, where the checkpoint's own tokenizer puts one before every
-text, as Llama 3's does), and where a caller appends `eot`.
+Ordinary text never becomes a special token: if a user types "<|im_end|>", it stays text. Special tokens are added by their ids:
+
+- in `encode_chat`;
+- in `encode_document`: a begin-of-text token, if the checkpoint's tokenizer puts one before every text (as Llama 3's does);
+- where a caller appends `eot`.
 
 Its files are those of Hugging Face (formats/tokenizer_file.py), its chat format is ChatML (formats/chat.py).
 
-What it simplifies: a run of a million blanks overflows tiktoken's regular expressions, except with our pattern, which bounds
-such runs. What the formats simplify stands in their files.
+What it simplifies: about a million whitespace characters in a row are too many for tiktoken's regular expressions. (Our own
+pattern limits the length of a piece, so it does not have this problem.) For the formats see their files.
 """
 import argparse
 import hashlib
@@ -40,12 +42,13 @@ from training import cli
 EOT = "<|endoftext|>"
 SPECIAL_TOKENS = (EOT, IM_START, IM_END, THINK, END_THINK)
 
-# Text is cut into pieces first, and merges never cross a cut. Other than in GPT-2, a digit is always alone but for the
-# blank before it (so every digit of a number is one token), a newline is always alone (a line of a solution is a whole
-# number of tokens, and a chat header never grows into the content behind it), and a run of blanks is bounded.
+# Text is first cut into pieces, and merges never cross a cut. Differences to GPT-2:
+# - A piece has at most one digit, with the space before it. So every digit of a number is one token.
+# - A newline is a piece of its own. So a token never spans two lines, or a chat header and the content after it.
+# - The number of whitespace characters in a piece is limited.
 DEFAULT_PATTERN = (r"'(?i:[sdmt]|ll|ve|re)(?!\p{L})| ?[\p{L}\p{M}]+| ?[^\s\p{L}\p{M}\p{N}]+| ?\p{N}|\n"
                    r"|[^\S\n]{1,999}(?!\S)|[^\S\n]")
-LONGEST_BLANK = 900_000     # tiktoken looks ahead with a stack of a million, and panics where a run of blanks overflows it
+LONGEST_WHITESPACE = 900_000   # whitespace characters in a row: at about a million tiktoken runs out of stack and panics
 
 
 def merge_pair(ids: list[int], pair: tuple[int, int], new: int) -> list[int]:
@@ -61,7 +64,7 @@ def merge_pair(ids: list[int], pair: tuple[int, int], new: int) -> list[int]:
 def learn_merges(words: Counter[str], n_merges: int) -> list[tuple[int, int]]:
     """The first n_merges BPE merges of the words (word -> how often), as pairs of ids; merge number i makes id 256 + i.
 
-    The most frequent pair wins; among equals, the smallest. Fewer merges come back when no pair is left.
+    The most frequent pair is merged; among equally frequent ones, the smallest. There are fewer merges if no pair is left.
     """
     word_ids, word_count = [list(word.encode("utf-8", errors="replace")) for word in words], list(words.values())
     pair_count, where = defaultdict(int), defaultdict(set)  # where: pair -> numbers of the words that may hold it
@@ -73,7 +76,7 @@ def learn_merges(words: Counter[str], n_merges: int) -> list[tuple[int, int]]:
     while heap and len(merges) < n_merges:
         count, best = heapq.heappop(heap)
         if pair_count.get(best) != -count:
-            continue  # out of date: each change of a count pushes a new entry and leaves the old one here
+            continue  # out of date: each change of a count pushes a new entry, and the old one stays in the heap
         new, change = 256 + len(merges), defaultdict(int)
         for n in where.pop(best):
             ids, merged = word_ids[n], merge_pair(word_ids[n], best, new)
@@ -100,9 +103,9 @@ class Tokenizer:
     eot                                  id that ends a document
     stop_ids                             set of ids that end a completion
     im_start, im_end, think, end_think   ids or None
-    prefix                               ids that stand before a text (encode_document writes them)
+    prefix                               ids at the start of every text (encode_document writes them)
     bos                                  the first of them, or None
-    generation                           what generation_config.json says beside the ends
+    generation                           the other fields of generation_config.json
     """
 
     def __init__(self, spec: dict, config: dict, template: str | None = None, ends: Iterable[int] = (),
@@ -133,12 +136,12 @@ class Tokenizer:
     def train(cls, texts: Iterable[str], vocab_size: int, pattern: str = DEFAULT_PATTERN, progress: bool = False) -> "Tokenizer":
         """Learns a vocabulary of vocab_size: the 256 bytes, then merges, then the special tokens.
 
-        It is smaller when the text runs out of pairs first; the order of the texts does not matter. ValueError when
-        vocab_size has no room for bytes and special tokens, or when there is no text.
+        The vocabulary is smaller if the text has too few pairs. The order of the texts does not matter. ValueError if vocab_size
+        is too small for bytes and special tokens, or if there is no text.
         """
         n_merges = vocab_size - (smallest := 256 + len(SPECIAL_TOKENS))
         if n_merges < 0:
-            raise ValueError(f"a vocabulary of {vocab_size} is too small; ask for at least {smallest}")
+            raise ValueError(f"a vocabulary of {vocab_size} is too small; use at least {smallest}")
         splitter, words = regex.compile(cover(pattern)), Counter()
         for text in tqdm(texts, desc="reading", unit=" texts", leave=False, disable=not progress):
             words.update(match.group() for match in splitter.finditer(text))
@@ -154,7 +157,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Tokenizer":
-        """Reads a Hugging Face folder, ours or not; FileNotFoundError, or ValueError that names the file and part."""
+        """Reads the tokenizer of a Hugging Face folder, ours or another. FileNotFoundError, or ValueError that names the part."""
         files = TokenizerFiles.read(folder)
         try:
             return cls(files.spec, files.config, files.template, files.ends, files.generation)
@@ -163,16 +166,15 @@ class Tokenizer:
             raise ValueError(f"{Path(folder) / 'tokenizer.json'}: {reason}") from error
 
     def save(self, folder: str | Path) -> None:
-        """Writes the files that `load` and transformers.AutoTokenizer read; each appears whole or not at all."""
+        """Writes the files that `load` and transformers.AutoTokenizer read, each one atomically."""
         write_files(folder, self._spec, self._config, self.chat.template)
 
     def generation_config(self) -> dict:
-        """What generation_config.json says, so that transformers stops where the sampler does."""
+        """The content of generation_config.json, so that transformers stops at the same tokens as the sampler."""
         return self.generation | {"bos_token_id": self.bos, "eos_token_id": sorted(self.stop_ids), "pad_token_id": self.eot}
 
     def unused_ids(self, rows: int) -> tuple[tuple[int, int], ...]:
-        """The ids below `rows`, of an embedding say, that no token has, as ranges (first, last + 1): holes, and what is beyond
-        the tokenizer."""
+        """The ids below `rows` (the rows of an embedding) that no token has, as ranges (first, last + 1)."""
         edges = [-1, *sorted(i for i in self._bytes if i < rows), rows]
         return tuple((a + 1, b) for a, b in itertools.pairwise(edges) if b - a > 1)
 
@@ -181,43 +183,43 @@ class Tokenizer:
         return self.vocab_size
 
     def fingerprint(self) -> str:
-        """A hash of everything that decides how text becomes ids and ids become text; chat templates and names do not count."""
+        """A hash of everything that decides how text becomes ids and ids become text, without chat templates and names."""
         parts = (self._vocabulary.pattern, self._vocabulary.nfc, self._id_of_rank.tolist(), self.eot, self.prefix,
                  sorted(self.special.items()), sorted((i, data.hex()) for i, data in self._text_bytes.items()))
         return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
     def encode(self, text: str) -> list[int]:
-        """The ids of ordinary text; never a special token, whatever the text spells."""
+        """The ids of ordinary text; never a special token, even if the text looks like one."""
         return self.encode_batch([text])[0]
 
     def encode_document(self, text: str) -> list[int]:
-        """The ids of a text that a model reads from its beginning: the prefix of the checkpoint's own tokenizer, if it has one,
-        then the text. A prompt or a document begins so, exactly once; a caller that ends a document appends `eot`."""
+        """The ids of a document or a prompt: `prefix` (if the checkpoint's tokenizer has one), then the text. At the end of a
+        document the caller appends `eot`."""
         return self.prefix + self.encode(text)
 
     def encode_batch(self, texts: list[str], threads: int = 1) -> list[list[int]]:
         """`encode` for many texts, on that many threads."""
         if self._vocabulary.nfc:
             texts = [unicodedata.normalize("NFC", text) for text in texts]
-        blanks = self._vocabulary.blanks
-        if blanks is None:
+        whitespace = self._vocabulary.whitespace
+        if whitespace is None:
             return self._encode_pieces(texts, threads)
-        cut = [blanks.split(text) for text in texts]                      # every second part is a blank added token
+        cut = [whitespace.split(text) for text in texts]                  # every second part is an added token of whitespace
         ids = iter(self._encode_pieces([part for parts in cut for part in parts[::2]], threads))
         return [[i for n, part in enumerate(parts) for i in ([self.special[part]] if n % 2 else next(ids))] for parts in cut]
 
     def _encode_pieces(self, texts: list[str], threads: int) -> list[list[int]]:
         """The ids of texts without added tokens."""
-        if any(len(text) > LONGEST_BLANK and self._blank(text) > LONGEST_BLANK for text in texts):
-            raise ValueError(f"a text holds more than {LONGEST_BLANK:,} blanks in a row, more than can be cut "
-                             "into words; take them out")
+        if any(len(text) > LONGEST_WHITESPACE and self._longest_whitespace(text) > LONGEST_WHITESPACE for text in texts):
+            raise ValueError(f"a text has more than {LONGEST_WHITESPACE:,} whitespace characters in a row, which is too many to "
+                             "cut it into words; remove them")
         try:
             if threads > 1:
                 rows = self._core.encode_ordinary_batch(texts, num_threads=threads)
             else:
                 rows = [self._core.encode_ordinary(text) for text in texts]
         except BaseException as e:
-            if type(e).__name__ != "PanicException":      # tiktoken's pattern matching ran out of its stack: no Exception
+            if type(e).__name__ != "PanicException":      # tiktoken's regular expressions ran out of stack; this is no Exception
                 raise
             raise ValueError(f"a text of {max(map(len, texts)):,} characters cannot be cut into words ({e}); break it into "
                              "lines") from None
@@ -226,12 +228,12 @@ class Tokenizer:
         return rows
 
     @staticmethod
-    def _blank(text: str) -> int:
-        """The length of the longest run of blanks, if it is above a thousand, else 0."""
+    def _longest_whitespace(text: str) -> int:
+        """The largest number of whitespace characters in a row if it is at least a thousand, else 0."""
         return max((len(run.group()) for run in regex.finditer(r"\s{1000,}", text)), default=0)
 
     def decode_bytes(self, ids: Iterable[int], skip_special: bool = False) -> bytes:
-        """The bytes of the ids; skip_special leaves out special tokens but thinking marks. ValueError if unknown."""
+        """The bytes of the ids. skip_special leaves out special tokens, but not thinking marks. ValueError for an unknown id."""
         ids = [int(i) for i in ids]
         try:
             return b"".join(self._bytes[i] for i in ids if not (skip_special and i in self._vocabulary.hidden))
@@ -239,48 +241,50 @@ class Tokenizer:
             raise ValueError(f"no token has the id {error}; is this the tokenizer of the model that made it?") from None
 
     def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
-        """The text of the ids; bytes that are not UTF-8 (a character cut short) become U+FFFD."""
+        """The text of the ids; bytes that are not UTF-8 (a part of a character) become U+FFFD."""
         return self.decode_bytes(ids, skip_special).decode("utf-8", errors="replace")
 
     def token_bytes(self, token: int) -> bytes:
-        """The bytes of text that one id stands for: none for a special token, which is no text, or an unused id."""
+        """The bytes of text of one id; empty for a special token or an unused id."""
         return self._text_bytes.get(int(token), b"")
 
     def encode_chat(self, messages: list[dict], add_generation_prompt: bool = False,
                     think: bool | None = None) -> tuple[list[int], list[float]]:
-        """A conversation in ChatML: its ids and its loss mask, two lists of one length.
+        """A conversation in ChatML: its ids and its loss mask, two lists of the same length.
 
-        - messages: {"role", "content"}; an assistant's may have "reasoning" ("": the empty block of no-think mode). A content may
-          be a list of {"type": "text", "text": ...}. The last one may be "unfinished": true, cut off in the middle; neither
-          </think>, where it has no content yet, nor <|im_end|> closes it then.
+        - messages: {"role", "content"}. Those of an assistant may have "reasoning" ("": the empty block of no-think mode). A
+          content may be a list of {"type": "text", "text": ...}. The last one may be "unfinished": true, cut off in the middle;
+          then neither </think> (if it has no content yet) nor <|im_end|> closes it.
         - think: how the generation prompt ends. None: the model decides; True: an open <think>; False: an empty think block.
-        - mask: 1.0 on what an assistant writes (<think>, reasoning, </think>, content, <|im_end|>), else 0.0. An empty block is
-          0.0 as well, or the model would learn not to think (Qwen3). With think=True each opening <think> is 0.0, since the
-          prompt gives it.
-        - In front stands what the checkpoint's own template puts there: a begin-of-text token, a default system message.
-        - A prompt's ids are always a prefix of the whole conversation's ids.
+        - mask: 1.0 on what an assistant writes (<think>, reasoning, </think>, content, <|im_end|>), else 0.0. An empty block has
+          0.0 too; otherwise the model would learn not to think (Qwen3). With think=True each opening <think> has 0.0, since the
+          prompt contains it.
+        - The ids start like those of the checkpoint's template: with a begin-of-text token or a default system message, if it
+          has them.
+        - The ids of a prompt are always a prefix of the ids of the complete conversation.
 
         ValueError for a tokenizer without ChatML's tokens, and for a malformed message.
         """
         return self.chat.encode(messages, add_generation_prompt, think)
 
     def chat_prompt(self, messages: list[dict], think: bool | None = None) -> list[int]:
-        """The ids of a conversation up to where the model replies; with think=None the user's flags decide."""
+        """The ids of a conversation up to the model's reply; with think=None the flags in the user's turns decide."""
         return self.encode_chat(messages, True, thinking_mode(messages) if think is None else think)[0]
 
     def thinking_in(self, ids: list[int]) -> bool | None:
-        """What the end of a prompt says on thinking, in the words of encode_chat's `think`: True where it leaves a
-        block open, False where it has closed one, None where the turn that the model is to write has no mark."""
+        """The state of thinking at the end of a prompt, with the values of encode_chat's `think`. True: a think block is open;
+        False: it is closed; None: the assistant's turn has no think block yet."""
         return self.chat.thinking_in(ids)
 
     def decode_reply(self, prompt: list[int], tokens: list[int]) -> str:
-        """A completion's text with thinking marks and no other special token; <think> also where the prompt has it."""
-        known = [i for i in tokens if int(i) in self._bytes]                  # an id that no token has is no text
+        """The text of a completion, with thinking marks but no other special tokens. If the prompt opened <think>, it is
+        added."""
+        known = [i for i in tokens if int(i) in self._bytes]                  # without ids that no token has
         return (THINK if self.thinking_in(prompt) else "") + self.decode(known, skip_special=True)
 
 
 def train_command(args: argparse.Namespace, sample_texts: Callable[[str], Iterable[str]]) -> None:
-    """sample_texts: gives the texts of a SPEC."""
+    """Trains a tokenizer on files. sample_texts: a function that gives the texts of a SPEC."""
     start = time.perf_counter()
     if (Path(args.out) / "tokenizer.json").exists() and not args.overwrite:
         raise ValueError(f"{args.out} already has a tokenizer.json; give another --out, or --overwrite")
@@ -299,7 +303,7 @@ def show_command(args: argparse.Namespace) -> None:
     ids = tokenizer.encode(args.text)
     for i in ids:
         text = tokenizer.decode([i])
-        print(f"{i:>7}  {tokenizer.token_bytes(i) if chr(0xFFFD) in text else text!r}")  # bytes: part of a character
+        print(f"{i:>7}  {tokenizer.token_bytes(i) if chr(0xFFFD) in text else text!r}")  # bytes: a part of a character
     cli.finish({"tokens": len(ids), "bytes": len(args.text.encode())})
 
 
@@ -315,7 +319,7 @@ def main() -> None:
     show.add_argument("--init", required=True, metavar="FOLDER", help="folder with a tokenizer.json")
     show.add_argument("--text", required=True, help="the text to cut")
     args = parser.parse_args()
-    from sources.texts import sample_texts  # not above: sources stand on tokenizers
+    from sources.texts import sample_texts  # not at the top of the file: sources/ imports this file
 
     with cli.bad_input():
         train_command(args, sample_texts) if args.command == "train" else show_command(args)

@@ -1,1 +1,1 @@
-"""What bench.py runs, and the tables made of its results."""
+"""The benchmarks that bench.py runs, and the tables made of their results."""

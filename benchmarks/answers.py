@@ -1,9 +1,14 @@
-"""The answer check (tasks/answers.py): how fast it is, and how often it is right; bench.py calls this.
+"""Measures the answer check (tasks/answers.py): how fast it is, and how often it is right; bench.py answers runs this.
 
-Four sets of checks: our own cases (tests/tasks/answer_cases.py); the solutions of GSM8K and MATH-500 against their golds,
-where these files are; strings made to take long; and, with --cases, a file of others' cases, of which only the counts are kept.
-Where math-verify (0.9, pip install math-verify) is installed, it judges the cases beside ours. Times are those of the thread on
-the processor, so that other programs do not count.
+There are four sets of checks:
+
+- our own cases (tests/tasks/answer_cases.py);
+- the solutions of GSM8K and MATH-500 against their gold answers, if these files exist;
+- strings that are made to take long;
+- with --cases, a file of other people's cases. Only the counts are kept.
+
+If math-verify (0.9, pip install math-verify) is installed, it judges the cases too. Times are the processor time of this
+thread, so other programs do not count.
 """
 
 import gc
@@ -14,6 +19,7 @@ import random
 import runpy
 import statistics
 import time
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -32,10 +38,10 @@ PIECES += [" ", "\n", "9" * 50, " answer is ", "Answer:", " and ", " or ", " not
            " m", " apples", "a b ", "\\", "²"]
 
 
-def timed(function, arguments):
-    """Calls it with each of the arguments; -> (the results, {"checks", "mean_ms", "worst_ms"})."""
+def timed(function: Callable, arguments: Iterable[tuple]) -> tuple[list, dict]:
+    """Calls a function with each of the arguments; returns (the results, {"checks", "mean_ms", "worst_ms"})."""
     gc.collect()
-    gc.freeze()                       # else a check now and then pays for a search through all that torch holds
+    gc.freeze()                       # without this, garbage collection over all objects of torch would count sometimes
     results, seconds = [], []
     for each in arguments:
         start = time.thread_time()
@@ -45,12 +51,12 @@ def timed(function, arguments):
                      "worst_ms": round(1e3 * max(seconds), 1), "above_100_ms": sum(s > 0.1 for s in seconds)}
 
 
-def ours(kind, first, second):
+def ours(kind: str, first: str, second: str) -> bool:
     return same_answer(first, second) if kind == "pair" else check_answer(first, second)
 
 
-def math_verify():
-    """The judge of math-verify, or None where it is not installed."""
+def math_verify() -> Callable[[str, str, str], bool] | None:
+    """The judge of math-verify, or None if it is not installed."""
     try:
         from math_verify import parse, verify
     except ModuleNotFoundError:
@@ -61,7 +67,7 @@ def math_verify():
         try:
             gold = parse(f"${second}$") if kind == "pair" else parse(second) or parse(f"${second}$")
             return bool(verify(gold, parse(f"${first}$" if kind == "pair" else first)))
-        except Exception:                                  # a judge that gives up does not say "right"
+        except Exception:                                  # an error counts as "not right"
             return False
     return judge
 
@@ -87,16 +93,16 @@ def cases_of(file: str) -> list[tuple]:
     return cases
 
 
-def judged(judge, cases):
-    """How often a judge is right, and in which direction it errs; -> (its counts and times, its verdicts)."""
+def judged(judge: Callable[[str, str, str], bool], cases: list[tuple]) -> tuple[dict, list[bool]]:
+    """How often a judge is right, and its errors of both kinds; returns (its counts and times, its verdicts)."""
     verdicts, times = timed(judge, [case[:3] for case in cases])
     wrong = [verdict for verdict, case in zip(verdicts, cases) if verdict != case[3]]
     counts = {"right": len(cases) - len(wrong), "false_positives": sum(wrong), "false_negatives": len(wrong) - sum(wrong)}
     return counts | times, verdicts
 
 
-def hostile(count, seed):
-    """Random strings of pieces that mean something, often repeated many times."""
+def hostile(count: int, seed: int) -> Iterator[tuple[str, str, str]]:
+    """Random strings made of meaningful pieces, often repeated many times."""
     rng = random.Random(seed)
     for _ in range(count):
         if rng.random() < 0.3:
@@ -107,7 +113,7 @@ def hostile(count, seed):
 
 
 def bench_answers(cases_file: str, seed: int, toy: bool = False) -> dict:
-    """{"own", "cases", "real", "hostile", "golds"}: counts and times, of own and cases for each judge."""
+    """{"own", "cases", "real", "hostile", "golds"}: counts and times; "own" and "cases" have them for each judge."""
     judges = {"ours": ours} | ({"math_verify": math_verify()} if math_verify() else {})
     found = {"judges": {name: version("math-verify") if name == "math_verify" else "" for name in judges}}
     sets = {"own": own_cases()[::40 if toy else 1]} | ({"cases": cases_of(cases_file)} if cases_file else {})
@@ -128,7 +134,7 @@ def bench_answers(cases_file: str, seed: int, toy: bool = False) -> dict:
             found["real"][name], _ = judged(ours, [("text", p.solution, p.answer, True) for p in problems])
             golds = sorted({p.answer for p in problems}) if "math" in name else golds
     pairs = [("pair", a, b) for i, a in enumerate(golds) for b in golds[i + 1:]]
-    if pairs:      # golds of different problems that are the same, as 1,-2 and -2,1: each pair is printed, to be looked at
+    if pairs:      # gold answers of different problems that are judged equal (such as 1,-2 and -2,1) are printed for a reader
         verdicts, times = timed(ours, pairs)
         found["golds"] = {"equal": sum(verdicts)} | times
         print("golds that are the same:", json.dumps([pair[1:] for pair, verdict in zip(pairs, verdicts) if verdict]))

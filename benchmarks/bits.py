@@ -1,4 +1,4 @@
-"""Bits: whether the trainer has the sampler's log-probabilities, and which blocks give a row the same bits in every batch.
+"""Compares bits: log-probabilities of sampler and trainer, and the results of single blocks for a row in different batches.
 
 bench.py bits, shapes and probe run these.
 """
@@ -25,13 +25,15 @@ from sampler import Sampler
 # sampler and trainer
 
 def bench_bits(device: torch.device, dtype: torch.dtype, wanted: int, rows: list, toy: bool = False) -> dict:
-    """How many sampled tokens have another log-probability in the trainer's packed forward pass: {"rows": [...]}. Ragged prompts
-    that 1 to 4 samples share, rows refilled as others end, prompts prefilled in pieces, a pool too small for all rows, and
-    every few steps new weights, with which the keys are computed again. For contrast a tenth as many in fast mode."""
+    """How many sampled tokens have a different log-probability in the trainer's packed forward pass: {"rows": [...]}.
+
+    The case is made hard: prompts of different lengths, each for 1 to 4 samples; rows that are filled again when others end;
+    prompts prefilled in pieces; a pool too small for all rows; new weights every few steps, after which all keys are computed
+    again. For comparison it also samples a tenth as many tokens in fast mode."""
     gpu, wanted = device.type == "cuda", 2000 if toy else wanted
     torch.manual_seed(0)
     model = Transformer(Config(**QWEN if gpu and not toy else SHAPE)).to(device)
-    with torch.no_grad():                                 # else all tokens are about as likely
+    with torch.no_grad():                                 # without this, all tokens would be about equally likely
         for w in model.layers.parameters():
             w.mul_(4 if w.ndim == 2 else 1)
         model.norm.weight.mul_(6)
@@ -45,8 +47,8 @@ def bench_bits(device: torch.device, dtype: torch.dtype, wanted: int, rows: list
 
 
 def _bits(model, versions, dtype, exact, temperature, wanted, rows, longest=128, every=7):
-    """One row of bench_bits: about `wanted` tokens, sampled with `rows` rows and read by the trainer. A prompt has up to half of
-    `longest` tokens, a completion up to all of them; new weights come `every` so many steps."""
+    """One row of bench_bits: about `wanted` tokens, sampled with `rows` rows and computed again by the trainer. A prompt has up
+    to `longest` / 2 tokens, a completion up to `longest`. New weights come after every `every` steps."""
     V, device, half = model.config.vocab_size, model.head.device, None if dtype == torch.float32 else dtype
     dice, requests, drawn, start = random.Random(0), [], 0, time.perf_counter()
     model.load_state_dict(versions[0])
@@ -87,9 +89,10 @@ FAMILIES = (dict(qkv_bias=True), dict(qk_norm="head"), dict(qk_norm="full", norm
 
 
 def bench_shapes(device: torch.device, dtype: torch.dtype, wanted: int, rows: list, toy: bool = False) -> dict:
-    """The same for shapes that no tile divides, in exact mode: every even head size from 2 to 128 with groups of 1 to 8 query
-    heads for a key head, odd widths, vocabularies and feed-forwards, the options of all families in turn: {"rows": [...]}, one
-    for each head size."""
+    """The same in exact mode for shapes that no tile divides: {"rows": [...]}, one for each head size.
+
+    It takes every even head size from 2 to 128 with 1 to 8 query heads per key head; odd widths, vocabularies and feed-forward
+    widths; and the options of all families in turn."""
     dice, each = random.Random(0), 10 if toy else -(-wanted // (64 * 8))
     for hd in (6,) if toy else range(2, 129, 2):
         parts, widths = [], []
@@ -111,7 +114,7 @@ def bench_shapes(device: torch.device, dtype: torch.dtype, wanted: int, rows: li
     return {"rows": rows, "tokens": sum(r["tokens"] for r in rows), "differ": sum(r["differ"] for r in rows)}
 
 
-def bits_line(r):
+def bits_line(r: dict) -> str:
     return (f"{r['mode']}, temperature {r['temperature']}: of {r['tokens']:,} tokens (log-probability {r['logprob']:.2f} in "
             f"the mean) {r['differ']:,} differ, by at most {r['greatest']:.2g} and {r['mean']:.2g} in the mean; {r['updates']} "
             f"times new weights, {r['preempted']} rows preempted, {r['prefills']} prompts; {r['seconds']:.0f} s")
@@ -123,9 +126,10 @@ ROWS = (1, 2, 3, 4, 7, 8, 16, 17, 31, 32, 33, 64, 65, 128, 256, 511, 1024)
 
 
 def bench_probe(device: torch.device, dtype: torch.dtype, rows: list, toy: bool = False) -> dict:
-    """Which blocks give a row the same bits in every batch here: {"rows": [{"block", "case", "differ"}]}, differ being the
-    sizes of the batches in which some row has another bit than in a batch of 2,048 (for attention: the lengths of the
-    chunks in which a document is computed, against all of it at once)."""
+    """Which blocks give a row the same bits in every batch on this device: {"rows": [{"block", "case", "differ"}]}.
+
+    differ: the batch sizes in which some row has other bits than in a batch of 2,048. For attention: the chunk lengths with
+    which a document has other bits than when it is computed at once."""
     g = torch.Generator().manual_seed(0)
 
     def differ(block, case, f, x, sizes):
@@ -133,7 +137,7 @@ def bench_probe(device: torch.device, dtype: torch.dtype, rows: list, toy: bool 
         rows.append({"block": block, "case": case, "differ": [n for n in sizes if not torch.equal(f(x[:n]), whole[:n])]})
     with torch.no_grad():
         products = {"library": F.linear, "invariant": functools.partial(kernels.project, exact=True)}
-        if device.type == "cuda":                         # in this order: from the second on the library may not split K
+        if device.type == "cuda":                         # the order matters: after the second one the library may not split K
             products |= {"our kernel": our_kernel, "library without split-K": F.linear}
         for name in products:
             for K, N in ((64, 96),) if toy else ((1024, 2816), (2048, 2048), (2048, 50_304)) if device.type == "cuda" else (

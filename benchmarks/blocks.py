@@ -1,11 +1,12 @@
-"""Speed and memory of the kernels, block by block; bench.py kernels runs this.
+"""Measures speed and memory of the kernels, block by block; bench.py kernels runs this.
 
-Every figure is the median of several turns (timing.py). On a GPU the candidates are torch's attention back ends, FlexAttention
-and cuBLAS against the Triton kernels; on a CPU, where there is nothing for Triton to compile to, torch against the exact form.
+Every number is the median of several rounds (timing.py). On a GPU the Triton kernels are compared with torch's attention back
+ends, FlexAttention and cuBLAS. On a CPU, where Triton cannot run, torch is compared with the exact mode.
 """
 
 import functools
 import inspect
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from kernels import Packing
 
 # attention
 
-def sdpa_back_ends(device):
+def sdpa_back_ends(device: torch.device) -> dict:
     from torch.nn.attention import SDPBackend
     names = {"flash": SDPBackend.FLASH_ATTENTION}
     if device.type == "cuda":
@@ -25,7 +26,7 @@ def sdpa_back_ends(device):
 
 
 def attention_flops(lengths: list[int], H: int, hd: int) -> float:
-    """Of the forward pass over causal documents of these lengths: two products of n (n + 1) / 2 pairs each."""
+    """FLOPs of the forward pass over causal documents of these lengths: two products of n (n + 1) / 2 pairs each."""
     return sum(4 * n * (n + 1) / 2 * H * hd for n in lengths)
 
 
@@ -40,7 +41,7 @@ def bench_attention(device: torch.device, dtype: torch.dtype, hd: int, T: int, t
     new[:, 1:] = starts[:, 1:]
     ends = torch.cat([new.flatten().nonzero().flatten(), torch.tensor([B * T])])
     lengths = torch.diff(ends).tolist()
-    # Documents in any case, as every trainer has them: without them attend takes torch's own attention.
+    # Always with document numbers, as in every trainer: without them attend calls torch's attention.
     packing = Packing(B, T, device, starts.cumsum(1).to(device))
 
     def sdpa(back_end, mask):
@@ -78,16 +79,16 @@ def bench_attention(device: torch.device, dtype: torch.dtype, hd: int, T: int, t
     return rows + [row("attention, backward", case, back, "ours", others, tflops=rate(2.5 * flops, back))]
 
 
-def flex_of_one_shape():
-    """FlexAttention compiled anew: from the second shape on the compiler would make it one for all shapes, which is slower."""
+def flex_of_one_shape() -> Callable:
+    """FlexAttention, compiled again: at a second shape the compiler would make one program for all shapes, which is slower."""
     from torch.nn.attention.flex_attention import flex_attention
     torch._dynamo.reset()
     return torch.compile(flex_attention, dynamic=False)
 
 
-def varlen_of(ends, longest, grouped):
-    """torch's attention over packed documents as a function of q, k and v (N, heads, hd); None where this version has none, or
-    none for groups of heads. ends (documents + 1,) of int32: where they begin, and the end of the last."""
+def varlen_of(ends: torch.Tensor, longest: int, grouped: bool) -> Callable | None:
+    """torch's attention over packed documents, as a function of q, k and v (N, heads, hd). None if this version of torch does
+    not have it, or not for groups of heads. ends (documents + 1,) of int32: where each begins, and where the last one ends."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
@@ -108,8 +109,8 @@ def rate(flops: float, ms: dict) -> dict:
 
 # products, norms, log-probabilities
 
-def our_kernel(x, weight):
-    """The row-invariant product by Triton, where the library agrees with it as well."""
+def our_kernel(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """The row-invariant product by Triton, also for shapes for which the library would be called."""
     from kernels.gpu.linear import _by_triton
     return _by_triton(x, weight, None, x.dtype)
 
@@ -121,7 +122,7 @@ def bench_linear(device: torch.device, dtype: torch.dtype, K: int, N: int, sizes
         x = torch.randn(M, K, generator=g).to(device, dtype)
         with torch.no_grad():
             work = {"invariant": lambda x=x: kernels.project(x, weight, exact=True), "library": lambda x=x: F.linear(x, weight)}
-            if device.type == "cuda":                     # which may have let the library take over
+            if device.type == "cuda":                     # "invariant" may have called the library instead
                 work["our kernel"] = lambda x=x: our_kernel(x, weight)
             ms = turns(device, work, count)
         rows.append(row("product", f"{M} x {K} by {K} x {N}", ms, "invariant", ["library"], tflops=rate(2 * M * K * N, ms)))
@@ -136,7 +137,7 @@ def bench_norm(device: torch.device, dtype: torch.dtype, M: int, D: int, count: 
 
 
 def bench_logprob(device: torch.device, dtype: torch.dtype, N: int, D: int, V: int, count: int = 3) -> list[dict]:
-    """Forward and backward from hidden states to log-probabilities, in time and in memory beyond inputs and gradients."""
+    """Forward and backward from hidden states to log-probabilities: time, and memory beyond inputs and gradients."""
     g = torch.Generator().manual_seed(3)
     hidden = torch.randn(N, D, generator=g).to(device, dtype).requires_grad_()
     weight = (torch.randn(V, D, generator=g) / D ** 0.5).to(device, dtype).requires_grad_()
@@ -157,7 +158,7 @@ def bench_logprob(device: torch.device, dtype: torch.dtype, N: int, D: int, V: i
                 before = torch.cuda.memory_allocated()
                 f()
                 torch.cuda.synchronize()
-                # what a backward pass must make in any case is one more gradient of each before it is added
+                # every backward pass has to make one more gradient of each, before it adds it to the first
                 extra[name] = round((torch.cuda.max_memory_allocated() - before) / 1e9, 3)
     return [row("log-probability, both ways", f"{N} x {D}, vocabulary {V}", ms, "ours", ["logits, then cross entropy"],
                 extra_gb=extra)]

@@ -1,4 +1,4 @@
-"""What exact mode costs: a training step, a rollout and a GRPO step, beside the same in fast mode; bench.py exact runs this."""
+"""Measures what exact mode costs: a training step, a rollout and a GRPO step in both modes; bench.py exact runs this."""
 
 import functools
 import json
@@ -47,15 +47,16 @@ def bench_exact(device: torch.device, dtype: torch.dtype, count: int, rows: list
     return {"rows": rows, "parameters": parameters}
 
 
-# a GRPO step: where pi_old, the log-probabilities that the ratio is to, comes from
-ARMS = {"fast, with recomputation": [],                   # from a pass of the trainer's own before the first update
-        "fast, without recomputation": ["--old", "sampler"],                  # from the sampler, as they are: a little off
-        "exact": ["--exact"]}                             # from the sampler, and they are the trainer's
+# A GRPO step needs old log-probabilities (pi_old) for its ratios. The variants take them from:
+ARMS = {"fast, with recomputation": [],                   # a forward pass of the trainer before the first update
+        "fast, without recomputation": ["--old", "sampler"],                  # the sampler; they differ a little
+        "exact": ["--exact"]}                             # the sampler; they equal those of the trainer
 
 
 def grpo_steps(device: torch.device, dtype: torch.dtype, shape: dict, count: int, toy: bool) -> list[dict]:
-    """Milliseconds of a GRPO step by grpo.py itself, two updates on each batch, so that there must be a pi_old: a row for each
-    fast arm, with exact mode beside it."""
+    """Milliseconds of a GRPO step, measured by running grpo.py: a row for each variant of fast mode, compared with exact mode.
+
+    Each batch gets two updates. With one, the old log-probabilities would not be needed."""
     world = World.from_spec("ops=2-4,split=rl")
     P, G, new = (2, 2, 8) if toy else (64, 8, 256) if device.type == "cuda" else (8, 8, 64)
     seconds, apart = {arm: [] for arm in ARMS}, {}

@@ -1,6 +1,6 @@
 """The figure of README.md: verified accuracy by operations after each stage of the pipeline, as an SVG file.
 
-Its colours can be read on a white page and on a dark one, and nothing lies behind them.
+Its background is transparent, and its colours can be read on a white page and on a dark one.
 """
 
 import statistics
@@ -16,7 +16,7 @@ WIDTH, HEIGHT, TOP = 760, 300, 56                         # of the axes; above t
 
 
 def pipeline_figure(records: list[dict]) -> str:
-    """records: the pipeline's, one for each seed. A line is the mean over seeds, a dot one seed."""
+    """The SVG. records: of the pipeline, one for each seed. A line is the mean over seeds, a dot is one seed."""
     stages = list(records[0]["verified"])
     others = iter(OTHERS * len(stages))
     colour = {stage: COLOURS.get(stage) or next(others) for stage in stages}
@@ -27,7 +27,7 @@ def pipeline_figure(records: list[dict]) -> str:
         by_seed = [[row["pass@1"][0] for row in r["verified"][stage]] for r in records]
         means = [statistics.mean(values) for values in zip(*by_seed, strict=True)]
         points = [(plot.x(n), plot.y(mean)) for n, mean in zip(ops, means, strict=True)]
-        dash = ' stroke-dasharray="6 4"' if stage == "dpo" else ""                # which lies on the line of sft
+        dash = ' stroke-dasharray="6 4"' if stage == "dpo" else ""                # its line is nearly the line of sft
         path = " ".join(f"{x},{y}" for x, y in points)
         plot.parts.append(f'<polyline points="{path}" fill="none" stroke="{colour[stage]}" '
                           f'stroke-width="2.5" stroke-linejoin="round"{dash}/>')

@@ -1,7 +1,7 @@
-"""Runs of grpo.py side by side: rollouts ahead of training against taking turns, and exact mode against fast.
+"""Compares runs of grpo.py: asynchronous with synchronous rollouts, and exact mode with fast mode.
 
-bench.py async measures seconds for a step with answers of like and of very different lengths, and accuracy after equally many
-steps from one checkpoint; bench.py learn the reward, and how far sampler and trainer are apart.
+bench.py async measures the seconds of a step, with answers of similar and of very different lengths. It also measures accuracy
+after equally many steps from one checkpoint. bench.py learn measures the reward, and how far sampler and trainer differ.
 """
 
 import json
@@ -11,19 +11,22 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+
+import torch
 
 from tasks.accuracy import gain, interval
 
 HERE = Path(__file__).parent.parent
 APART = ["--rollout-ranks", 1, "--async-steps"]
-ARMS = {                                                  # processes, flags
+ARMS = {                                                  # {name: (processes, flags)}
     "turns, one process": (1, []),
     "turns, two ranks": (2, []),
     "K = 0, ranks apart": (2, [*APART, 0]),
     "K = 1, ranks apart": (2, [*APART, 1, "--correction", "tis"]),
     "K = 4, ranks apart": (2, [*APART, 4, "--correction", "tis"]),
-    "K = 4, clipped": (2, [*APART, 4, "--old", "sampler"]),                   # the ratio is to what sampled, and clipped
+    "K = 4, clipped": (2, [*APART, 4, "--old", "sampler"]),                   # ratio to the sampling policy, clipped
     "K = 4, not corrected": (2, [*APART, 4]),
     "K = 1, two sample": (3, ["--rollout-ranks", 2, "--async-steps", 1, "--correction", "tis"]),
 }
@@ -35,9 +38,10 @@ LENGTHS = {"fixed": (["world:ops=5,split=rl,branch=0"], 120),
 EDGE = "world:ops=4-8,split={},branch=0,seed={}"
 
 
-def train(init, out, arm, steps, data, cap, seed=0, toy=False, more=()):
-    """One run of an arm; the cores are shared out among its processes. -> (seconds of the whole command, its step records).
-    A run that is in its folder already, from a bench with --keep that was interrupted, is not run again."""
+def train(init: str, out: str | Path, arm: str, steps: int, data: Sequence[str], cap: int, seed: int = 0, toy: bool = False,
+          more: Sequence = ()) -> tuple[float, list[dict]]:
+    """One run of a variant; its processes share the cores. Returns (seconds of the whole command, its step records).
+    If the folder holds the finished run already (an interrupted bench with --keep), it is not run again."""
     log, whole = Path(out) / "log.jsonl", Path(out) / "command_seconds"
     processes, flags = (ARMS | MODES)[arm]
     start = ([sys.executable] if processes == 1 else
@@ -58,8 +62,8 @@ def train(init, out, arm, steps, data, cap, seed=0, toy=False, more=()):
 
 
 def speed(init: str, folder: str, steps: int, kept: list, toy: bool) -> list[dict]:
-    """Seconds for a step of each arm, for each kind of lengths. The first steps count: in them a rank that samples works ahead,
-    and what it then has in hand makes the others short."""
+    """Seconds for a step of each variant, for each kind of lengths. The first steps count too: in them a sampling rank works
+    ahead, which makes the later steps shorter."""
     found = []
     for kind, (data, cap) in LENGTHS.items():
         for arm in ("turns, one process", "K = 1, ranks apart") if toy else ARMS:
@@ -78,8 +82,8 @@ def speed(init: str, folder: str, steps: int, kept: list, toy: bool) -> list[dic
 
 
 def learning(init: str, folder: str, seeds: int, steps: int, kept: list, toy: bool) -> dict:
-    """Accuracy of each arm after equally many steps, from one checkpoint, with several seeds; each seed has its own training
-    problems, test problems and draws. The difference to taking turns is paired by problem, over all seeds."""
+    """Accuracy of each variant after equally many steps from one checkpoint, with several seeds. Each seed has its own training
+    problems, test problems and random numbers. The difference to synchronous rollouts is paired by problem, over all seeds."""
     runs, tables = [], {}
     for seed in range(seeds):
         for arm in LEARNED[:2] if toy else LEARNED:
@@ -114,17 +118,18 @@ def learning(init: str, folder: str, seeds: int, steps: int, kept: list, toy: bo
 
 
 def bench_async(init: str, seeds: int, steps: int, kept: list, toy: bool = False, keep: str = "") -> dict:
-    """Both parts: {"init", "steps", "speed": [...], "runs": [...], "accuracy": [...]}. What has been measured is appended to
-    `kept` as it comes; the runs themselves stay in the folder `keep`."""
+    """Both parts: {"init", "steps", "speed": [...], "runs": [...], "accuracy": [...]}. Each measurement is appended to `kept`
+    at once; the runs themselves stay in the folder `keep`."""
     with tempfile.TemporaryDirectory() as folder:
         folder = keep or folder
         return {"init": Path(init).name, "steps": steps, "speed": speed(init, folder, 3 if toy else 20, kept, toy),
                 **learning(init, folder, seeds, steps, kept, toy)}
 
 
-def bench_learn(init: str, steps: int, rows: list, toy: bool = False, device="cpu", dtype="float32") -> dict:
-    """Both modes from one checkpoint on the same prompts: {"init", "steps", "rows"}, where reward is that of the first and of the
-    last third of the steps (mean, low, high), and logprob_diff_max the least and the greatest of all steps."""
+def bench_learn(init: str, steps: int, rows: list, toy: bool = False, device: str | torch.device = "cpu",
+                dtype: str = "float32") -> dict:
+    """Both modes from one checkpoint on the same prompts: {"init", "steps", "rows"}. In a row, reward is that of the first and
+    of the last third of the steps (mean, low, high); logprob_diff_max is the smallest and the largest of all steps."""
     steps = 3 if toy else steps
     with tempfile.TemporaryDirectory() as folder:
         for arm in MODES:

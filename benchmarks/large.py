@@ -1,7 +1,7 @@
-"""Large models: pre-training at 120M to 1.2B weights, its share of the device's peak and where the rest goes; the largest that
-trains. bench.py pretrain and largest run these.
+"""Measures large models: pre-training with 120M to 1.2B weights, and the largest model that trains on a GPU.
 
-Sized for a few minutes each on a large GPU. On a CPU the models are small, only to see that it works.
+bench.py pretrain and largest run these. Each takes a few minutes on a large GPU. On a CPU the models are small, only to test
+that everything works. Pre-training has its share of the device's peak, and what takes the rest of the time.
 """
 
 import re
@@ -36,7 +36,7 @@ def peak(device: torch.device, dtype: torch.dtype) -> float:
 
 def bench_pretrain(device: torch.device, dtype: torch.dtype, count: int, rows: list,
                    sizes: tuple = (), toy: bool = False) -> dict:
-    """Training steps against Hugging Face's model, for each size and length: {"rows": [...], "peak_tflops"}; see _pretrain."""
+    """Training steps of ours and of Hugging Face's model, for each size and length: {"rows": [...], "peak_tflops"}."""
     most = peak(device, dtype)
     for name in sizes or SIZES:
         shape = SHAPE if toy else dict(vocab_size=VOCABULARY, **SIZES[name])
@@ -47,9 +47,13 @@ def bench_pretrain(device: torch.device, dtype: torch.dtype, count: int, rows: l
 
 
 def _pretrain(device, dtype, count, shape, T, batch, most):
-    """Steps on `batch` tokens in `dtype` over float32 weights with AdamW, our layers compiled on a GPU, theirs with SDPA and
-    compiled whole: tokens/s; the share of the peak by the usual convention (6 N + 12 L H hd T for a token), and counting of the
-    pairs only those that causal attention computes; the share of each group of kernels."""
+    """One row of bench_pretrain. A step is on `batch` tokens in `dtype`, with float32 weights and AdamW. On a GPU our layers are
+    compiled one by one, and theirs is compiled as one program, with SDPA. The row has:
+
+    - tokens/s;
+    - share_of_peak, by the usual convention of 6 N + 12 L H hd T FLOPs per token;
+    - true_share, which counts only the pairs that causal attention computes;
+    - groups: the share of time of each group of kernels."""
     ours, theirs = pair(device, torch.float32, shape)
     tokens = torch.randint(0, shape["vocab_size"], (batch // T, T + 1), generator=torch.Generator().manual_seed(1)).to(device)
     mine, other = (torch.optim.AdamW(m.parameters(), lr=1e-5, fused=True) for m in (ours, theirs))
@@ -77,12 +81,12 @@ def _pretrain(device, dtype, count, shape, T, batch, most):
             "true_share": round(rate * (usual - unseen) / most, 4), "groups": by_group(device, step)} | result
 
 
-def largest_line(r):
+def largest_line(r: dict) -> str:
     return (f"{r['layers']} layers, {r['parameters'] / 1e9:.2f}B weights: predicted {r['predicted_gb']} GB, "
             + (f"measured {r['measured_gb']} GB" if r["fits"] else "out of memory"))
 
 
-def pretrain_line(r):
+def pretrain_line(r: dict) -> str:
     speeds, ratio = r["tokens_per_second"], r["ratios"].get("hugging face")
     groups = ", ".join(f"{name} {share:.0%}" for name, share in r["groups"].items())
     other = f"{speeds['hugging face']:,.0f}, ours over it {ratio[0]:.2f}" if ratio else speeds["hugging face"]
@@ -118,7 +122,7 @@ WIDE = dict(vocab_size=VOCABULARY, width=4096, heads=32, kv_heads=8, ff=14_336)
 
 
 def trial(layers: int, T: int = 4096, shape: dict = WIDE, device: str = "cuda") -> int:
-    """Two training steps of one row in bfloat16 over float32 weights, with AdamW and activations recomputed -> peak bytes."""
+    """Peak memory, bytes, of two training steps of one row: bfloat16, float32 weights, AdamW, activations recomputed."""
     device = torch.device(device)
     with device:
         model = Transformer(Config(layers=layers, **shape))
@@ -131,8 +135,8 @@ def trial(layers: int, T: int = 4096, shape: dict = WIDE, device: str = "cuda") 
 
 
 def bench_largest(device: torch.device, rows: list, T: int = 4096) -> dict:
-    """The most layers of width 4096 that train on this one GPU, by bisection, each trial in a process of its own; beside each
-    the memory that benchmarks/plan.py predicts: {"rows": [...], "largest", "predicted"}."""
+    """How many layers of width 4096 can be trained on this GPU, found by bisection: {"rows": [...], "largest", "predicted"}.
+    Each trial is a new process. A row also has the memory that benchmarks/plan.py predicts."""
     if device.type != "cuda":
         raise ValueError("largest needs a GPU (--device cuda): it fills the device's memory")
     room = torch.cuda.mem_get_info(device)[0]

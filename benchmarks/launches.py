@@ -1,18 +1,18 @@
-"""What the compiler makes of every Triton launch that training, exact mode and decoding make; bench.py launches calls this.
+"""Lists what the compiler makes of every Triton launch in training, exact mode and decoding; bench.py launches runs this.
 
-No GPU is needed: Triton brings the compiler (ptxas) and the disassembler of NVIDIA's GPUs. The wrappers of kernels/ run on
-empty CPU tensors with a recorder in each kernel's place, which keeps what the kernel would have been launched with. Each
-launch that is new is compiled, specialised as Triton specialises it, and the compiler's report and the machine code tell:
+No GPU is needed: Triton comes with the compiler (ptxas) and the disassembler for NVIDIA's GPUs. The wrappers of kernels/ run on
+empty CPU tensors. In place of each kernel there is a recorder, which keeps the arguments of the launch. Each new launch is then
+compiled, specialised as Triton does it. The compiler's report and the machine code show:
 
     registers, spilled bytes, and how many instructions inside loops move spilled values
-    shared KB: fast memory of one program, and the buffers in it (3x64x128xbf16: three blocks under way)
+    shared KB: fast memory of one program, and the buffers in it (3x64x128xbf16: three blocks are loaded at a time)
     wgmma: shapes of the asynchronous products of Hopper's tensor cores; mma: the older, synchronous ones
-    notes: what ptxas remarks of performance, e.g. C7515: it runs one wgmma after the other
+    notes: remarks of ptxas on performance, e.g. C7515: it runs one wgmma after the other
     instructions, those in the longest loop, and the bits of each load from memory
 
-`python -m benchmarks.launches 90 all attention` prints a line of JSON for each launch of a part (90: Hopper, 89: Ada), as
-tests/kernels/test_compile.py has it. Another version of Triton is looked at with `pip install --target FOLDER --no-deps
-triton==3.6.0` and PYTHONPATH=FOLDER.
+`python -m benchmarks.launches 90 all attention` prints a line of JSON for each launch of a part (90: Hopper, 89: Ada), as in
+tests/kernels/test_compile.py. For another version of Triton: `pip install --target FOLDER --no-deps triton==3.6.0`, then
+PYTHONPATH=FOLDER.
 """
 
 import contextlib
@@ -24,15 +24,16 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
 HERE = Path(__file__).parent.parent
-TARGETS = {90: "data centre", 89: "other"}                # compute capability: the kind that kernels/ chooses tiles by
+TARGETS = {90: "data centre", 89: "other"}                # compute capability: the kind by which kernels/ chooses tiles
 WORDS = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.int32: "i32", torch.int64: "i64"}
-FACTS = 1                                                 # raise it whenever facts_of returns other facts
+FACTS = 1                                                 # raise it when facts_of returns other facts
 MODULES = ("activation", "attention", "linear", "logprob", "norm")
 
 # width, feed-forward width, that of keys, vocabulary: bench_large's 1.2B and Qwen2.5-0.5B
@@ -42,17 +43,17 @@ MODELS = ((2048, 5632, 1024, 32_768), (896, 4864, 128, 151_936))
 # recording
 
 class Recorder:
-    """Stands in for a kernel: records the arguments of each launch and computes nothing."""
+    """Replaces a kernel: records the arguments of each launch and computes nothing."""
 
-    def __init__(self, kernel, launches):
+    def __init__(self, kernel: Any, launches: list):
         self.kernel, self.launches = kernel, launches
 
     def __getitem__(self, grid):
         return lambda *args, **options: self.launches.append((self.kernel, args, options))
 
 
-def attention_launches(launches, short=False):
-    """short: one group of heads and no window, for a quick look. Yields what the last launches were for."""
+def attention_launches(launches: list, short: bool = False) -> Iterator[dict]:
+    """Yields what the last launches were for. short: one group of heads and no window, for a quick test."""
     from kernels.gpu.attention import Spans, attention
     bf16, fp32 = torch.bfloat16, torch.float32
     sizes = [(hd, G, bf16) for hd in (64, 128) for G in ((4,) if short else (4, 1, 7))]      # 7: rows of a tile are left over
@@ -75,7 +76,7 @@ def attention_launches(launches, short=False):
                     yield about | {"what": "exact attention, pieces" if exact else "attention, pieces"}
 
 
-def product_launches(launches, short=False):
+def product_launches(launches: list, short: bool = False) -> Iterator[dict]:
     from kernels.gpu.linear import linear
     for dtype in (torch.bfloat16,) if short else (torch.bfloat16, torch.float32):
         for D, F, K, V in MODELS[:1] if short else MODELS:
@@ -91,8 +92,8 @@ def product_launches(launches, short=False):
             yield dict(what="product, odd width", dtype=WORDS[dtype], out=WORDS[dtype])
 
 
-def other_launches(launches, short=False):
-    """All that is no product and no attention: element by element, or a row at a time."""
+def other_launches(launches: list, short: bool = False) -> Iterator[dict]:
+    """All kernels that are not a product and not attention: they work element by element, or row by row."""
     from kernels.gpu.activation import swiglu
     from kernels.gpu.logprob import row_logprobs
     from kernels.gpu.norm import qk_norm_rope, rms_norm
@@ -123,7 +124,7 @@ PARTS = {"attention": attention_launches, "product": product_launches, "other": 
 
 # compiling
 
-def specialised(kernel, args, options):
+def specialised(kernel: Any, args: tuple, options: dict) -> tuple[dict, dict, dict, dict]:
     """What Triton makes of the arguments of a launch: (signature, constants, what is known, options). Numbers equal to 1 and
     missing arguments are constants, and multiples of 16 are known to be that."""
     options, names = dict(options), [p.name for p in kernel.params]
@@ -142,8 +143,8 @@ def specialised(kernel, args, options):
     return signature, constants, known, options
 
 
-def compiled(kernel, signature, constants, known, options, capability):
-    """The compiled program, and its facts. Both lie in Triton's cache (TRITON_CACHE_DIR) for the next time."""
+def compiled(kernel: Any, signature: dict, constants: dict, known: dict, options: dict, capability: int) -> dict:
+    """The facts of the compiled program. Both program and facts are kept in Triton's cache (TRITON_CACHE_DIR)."""
     from triton import knobs
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
@@ -158,14 +159,14 @@ def compiled(kernel, signature, constants, known, options, capability):
         cache = get_cache_manager(done.hash)
         if kept := cache.get_file(file):
             return json.loads(Path(kept).read_text())
-        if said.getvalue():                               # compiled now, and not by somebody before
+        if said.getvalue():                               # compiled now, not found in the cache
             facts = facts_of(done, said.getvalue())
             cache.put(json.dumps(facts), file, binary=False)
             return facts
     raise RuntimeError("ptxas says nothing")
 
 
-def disassembled(cubin):
+def disassembled(cubin: bytes) -> list[str]:
     """The machine code, a list of lines: instructions, and labels that end in a colon."""
     from triton import knobs
     with tempfile.NamedTemporaryFile(suffix=".cubin") as f:
@@ -175,8 +176,8 @@ def disassembled(cubin):
     return [a or b for a, b in re.findall(r"^(\.L_x_\d+:)|^\s+/\*[0-9a-f]{4,}\*/\s+(.*?)\s*;", text, re.M)]
 
 
-def loops_of(code):
-    """(first, last) line of each loop: from a label to a jump back to it. The idle jump behind a program's end is none."""
+def loops_of(code: list[str]) -> list[tuple[int, int]]:
+    """(first, last) line of each loop: from a label to a jump back to it. The idle jump after the end of a program is no loop."""
     labels = {line[:-1]: i for i, line in enumerate(code) if line.endswith(":")}
     found = []
     for i, line in enumerate(code):
@@ -186,19 +187,19 @@ def loops_of(code):
     return found
 
 
-def operations(code):
+def operations(code: list[str]) -> list[str]:
     """The operation of each instruction, without its predicate: LDG.E.128, HGMMA.64x64x16.F32.BF16, ..."""
     return [re.sub(r"^@!?U?P\w+\s+", "", line).split()[0] for line in code if not line.endswith(":")]
 
 
-def bits_of(operation):
+def bits_of(operation: str) -> int:
     """How many bits a thread loads with one operation."""
     width = re.search(r"\.(U?S?8|U?S?16|64|128)\b", operation)
     return int(width[1].strip("US")) if width else 32
 
 
-def facts_of(done, report):
-    """What this file's head lists, of one program."""
+def facts_of(done: Any, report: str) -> dict:
+    """The facts that the top of this file lists, for one program `done` of Triton. report: what ptxas printed."""
     code = disassembled(done.asm["cubin"])
     loops, every = loops_of(code), operations(code)
     inside = sorted({i for first, last in loops for i in range(first, last)})
@@ -220,16 +221,16 @@ def facts_of(done, report):
             "sums": sums(done)}
 
 
-def sums(done):
-    """The layouts of what the program adds up along a row: with them the order of the additions."""
+def sums(done: Any) -> list[str]:
+    """The layouts of the tensors that the program adds up along a row. They decide the order of the additions."""
     text = done.asm["ttgir"]
     layouts = dict(re.findall(r"^(#\w+) = (.*)$", text, re.MULTILINE))
     return sorted({f"{shape} {layouts[name]}" for shape, name in re.findall(r"\}\) : \(tensor<(\w+), (#\w+)>\) ->", text)})
 
 
-def compile_all(capability, parts=PARTS, short=False):
-    """Yields the facts of each launch that differs from those before it, or is for something else, for the GPUs of a compute
-    capability. In a process of its own: it leaves the modules of kernels/ with recorders in them."""
+def compile_all(capability: int, parts: Iterable[str] = PARTS, short: bool = False) -> Iterator[dict]:
+    """Yields the facts of each launch that is different from those before it, for GPUs of one compute capability.
+    Run it in a separate process: afterwards the modules of kernels/ still have recorders in them."""
     from triton.runtime.jit import JITFunction
     launches, seen = [], set()
     modules = [importlib.import_module(f"kernels.gpu.{name}") for name in MODULES]
@@ -264,7 +265,7 @@ def compile_all(capability, parts=PARTS, short=False):
 
 
 def rows_of(capability: int, parts: Iterable[str] = PARTS, short: bool = False) -> list[dict]:
-    """The same as a list, from a process in which the kernels are compiled and not interpreted."""
+    """The same as a list, from a new process in which the kernels are compiled and not interpreted."""
     done = subprocess.run([sys.executable, "-m", "benchmarks.launches", str(capability), "short" if short else "all", *parts],
                           cwd=HERE, capture_output=True, text=True, env=os.environ | {"TRITON_INTERPRET": "0"})
     if done.returncode:
@@ -285,11 +286,11 @@ def bench_launches(toy: bool = False) -> dict:
 
 
 def launches_page(records: list[dict]) -> str:
-    """The first record and the newest of each version of Triton side by side, as Markdown."""
+    """A table for each version of Triton, with its first and its newest record, as Markdown."""
     lines = ["# What the compiler makes of each launch", "",
-             "Written by `python bench.py launches`, which needs no GPU, from bench_launches.jsonl: for each version of Triton "
-             "the first record and the newest, a > b where they differ, - where there is no such launch. In brackets behind "
-             "spilled bytes: instructions inside loops that move them; behind instructions: those of the longest loop."]
+             "Written by `python bench.py launches` from bench_launches.jsonl; no GPU is needed. For each version of Triton it "
+             "shows the first and the newest record: a > b if they differ, - if there is no such launch. In brackets after "
+             "spilled bytes: the instructions inside loops that move them; after instructions: those of the longest loop."]
     for version in sorted({r["triton"] for r in records}):
         both = [r for r in records if r["triton"] == version][::-1]
         both = [both[-1], both[0]]
@@ -303,15 +304,15 @@ def launches_page(records: list[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def name_of(r):
-    """What a launch is for; of a product its tile as well, since that is chosen by its shape."""
+def name_of(r: dict) -> str:
+    """What a launch is for. A product is named with its tile, which is chosen by its shape."""
     named = [f"{k.replace('_', ' ')} {r[k]}" if isinstance(r[k], int) else str(r[k]) for k in IS[2:] if r.get(k)]
     kernel = r["kernel"].removeprefix("_").replace("_", " ")
     return ", ".join([r["what"], *([kernel] if kernel not in r["what"] else []), *named]) + (
         f", {r['tile']}" if r["kernel"] == "_linear" else "") + (", bias" if r.get("bias") else "")
 
 
-def cells_of(r):
+def cells_of(r: dict | None) -> list[str]:
     if r is None or "error" in r:
         return ["-" if r is None else r["error"][:60]] * 8
     cores = [f"wgmma {x}" for x in r["wgmma"]] + ["mma" for _ in r["mma"][:1]]

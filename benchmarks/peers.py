@@ -1,8 +1,7 @@
-"""Ours beside what a user would pick instead: Hugging Face's model, `generate` and continuous batching, TRL's GRPOTrainer.
+"""Compares ours with what a user would choose instead: Hugging Face's model, its `generate` and continuous batching, and TRL.
 
-bench.py train, sampler and rl run these.
-
-Both sides get the same weights, batches and lengths and take turns, round by round; a ratio is the median of the rounds'.
+bench.py train, sampler and rl run these. Both sides get the same weights, batches and lengths. They run in turns, round by
+round; a ratio is the median over the rounds.
 """
 
 import copy
@@ -14,12 +13,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from benchmarks.timing import SMALL, clock, copy_rate, in_turns, rows_of_one_document
+from benchmarks.timing import SMALL, both_sides, clock, copy_rate, in_turns, rows_of_one_document
 from engine.cache import KVCache
 from model import Config, Transformer
 from sampler import Sampler
@@ -31,7 +32,7 @@ SHAPE = dict(SMALL)
 QWEN = dict(vocab_size=151_936, layers=24, width=896, heads=14, kv_heads=2, ff=4864, qkv_bias=True)    # Qwen2.5-0.5B's
 
 
-def pair(device, dtype, shape):
+def pair(device: torch.device, dtype: torch.dtype, shape: dict) -> tuple[Transformer, Any]:
     """Our model and Hugging Face's with the same weights."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     import transformers
@@ -71,13 +72,6 @@ def bench_train(device: torch.device, dtype: torch.dtype, count: int) -> dict:
                      "flops_per_second": round(rate * ours.flops_per_token(T))}
 
 
-def both_sides(result: dict) -> list[str]:
-    """Both sides of a comparison as text, ours first."""
-    if "seconds_per_step" in result:
-        return [f"{s:.2f} s a step" for s in result["seconds_per_step"].values()]
-    return [f"{t:,.0f} tokens/s" for t in result["tokens_per_second"].values()]
-
-
 def speed_lines(result: dict) -> list[str]:
     """A line of text of bench.py train and rl."""
     ours, theirs = both_sides(result)
@@ -86,8 +80,12 @@ def speed_lines(result: dict) -> list[str]:
 
 
 def lengths_of(load: str, toy: bool = False, gpu: bool = False) -> list[int]:
-    """New tokens for each request of a load. Equal; anything up to 16 times a short one; falling off exponentially; and
-    long-tailed, where one request in fifty is 16 times as long as the others."""
+    """New tokens for each request of a load:
+
+    - equal: all have one length;
+    - uniform: any length up to 16 times a short one;
+    - exponential: long ones are exponentially rare;
+    - long-tailed: one request in fifty is 16 times as long as the others."""
     count, short = (8, 4) if toy else (512, 32) if gpu else (128, 32)
     if load == "equal":
         return [2 * short] * (count // 2)
@@ -100,15 +98,15 @@ def lengths_of(load: str, toy: bool = False, gpu: bool = False) -> list[int]:
 
 
 def bench_sampler(device: torch.device, dtype: torch.dtype, count: int, found: list, toy: bool = False) -> dict:
-    """The rollout engine, three loads, a row for each appended to `found`:
+    """The rollout engine under three loads. A row for each is appended to `found`:
 
-    tokens/s against `generate` in batches and against continuous batching, and of the engine itself
+    tokens_per_second    of ours, of `generate` in batches, and of continuous batching
     busy                 the share of decode slots in use while some request waits
-    first_token_seconds  until a request's first token: median and 90th percentile
-    bandwidth_share      of the memory's: weights and cache, read once a step, over the rate of a copy
+    first_token_seconds  until the first token of a request: median and 90th percentile
+    bandwidth_share      bytes of weights and cache read per second (once a step), divided by the rate of a memory copy
 
-    On a GPU 256 rows, a model of half a billion weights, prompts of 512 tokens and answers of up to 512; the engine alone with 64
-    rows as well.
+    On a GPU: 256 rows, a model of half a billion weights, prompts of 512 tokens and answers of up to 512. There the engine is
+    also measured alone, with 64 rows.
     """
     gpu = device.type == "cuda"
     many, (shortest, longest) = (256, (512, 512)) if gpu else (4, (2, 6)) if toy else (64, (16, 64))
@@ -150,16 +148,16 @@ def sampler_lines(result: dict) -> list[str]:
     return lines
 
 
-def settings_of(theirs):
-    """Draws at temperature 1 from the whole vocabulary. There is no end token: limits stand for the ends, so that all sides
-    draw the same number of tokens."""
+def settings_of(theirs: Any) -> Any:
+    """Samples at temperature 1 from the whole vocabulary. There is no end token; a limit ends each answer. So all sides
+    sample the same number of tokens."""
     settings = copy.deepcopy(theirs.generation_config)
     settings.eos_token_id, settings.pad_token_id, settings.do_sample, settings.top_k = None, 0, True, 0
     return settings
 
 
-def in_batches(theirs, prompts, limits, rows):
-    """`generate` on batches of `rows` prompts. A stopping rule tells it when a row is done; it goes on until the last is."""
+def in_batches(theirs: Any, prompts: list[list[int]], limits: list[int], rows: int) -> Callable[[], None]:
+    """`generate` on batches of `rows` prompts. A stopping rule says which rows are done; a batch ends with its last row."""
     import transformers
     device = theirs.device
 
@@ -183,13 +181,13 @@ def in_batches(theirs, prompts, limits, rows):
     return work
 
 
-def continuously(theirs, prompts, limits, rows):
-    """Hugging Face's continuous batching, as many requests at once as we have rows."""
+def continuously(theirs: Any, prompts: list[list[int]], limits: list[int], rows: int) -> Callable[[], None]:
+    """Hugging Face's continuous batching, with as many requests at once as we have rows."""
     import transformers
 
     def work():
         settings = settings_of(theirs)
-        settings.eos_token_id = -1                        # None is not taken here
+        settings.eos_token_id = -1                        # None is not allowed here
         blocks = rows * -(-max(len(p) + n for p, n in zip(prompts, limits, strict=True)) // 256) + 1
         how = transformers.ContinuousBatchingConfig(max_requests_per_batch=rows, page_size=256, num_blocks=blocks,
                                                     max_batch_tokens=max(512, rows, *map(len, prompts)))
@@ -210,8 +208,8 @@ def continuously(theirs, prompts, limits, rows):
     return work
 
 
-def of_the_engine(engine, device, prompts, limits):
-    """One run by hand of an engine that has run before, for what only it knows; all requests come at once."""
+def of_the_engine(engine: Sampler, device: torch.device, prompts: list[list[int]], limits: list[int]) -> dict:
+    """One run of our engine, step by step, for numbers that only it has. It has run before; all requests come at once."""
     model, begun, first = engine.model, {}, []
     rows, engine.busy, engine.slots = min(engine.rows, len(prompts)), 0, 0
     weights = sum(w.numel() * w.element_size() for w in model.parameters())
@@ -225,7 +223,7 @@ def of_the_engine(engine, device, prompts, limits):
         prefilled = engine.prefills
         held = sum(len(r.completion.prompt) + len(r.completion.tokens) for r in engine.running)
         took = clock(device, engine.step)
-        if held and engine.prefills == prefilled:         # a step that did nothing but decode
+        if held and engine.prefills == prefilled:         # a step that only decoded
             moved, decoding = moved + weights + held * a_token, decoding + took
         now = time.perf_counter() - start
         drew = [n for n, r in begun.items() if r.completion.tokens]
@@ -239,8 +237,10 @@ def of_the_engine(engine, device, prompts, limits):
 
 
 def bench_rl(device: torch.device, dtype: torch.dtype, count: int) -> dict:
-    """Seconds for a GRPO step: 8 prompts x 8 completions of 64 tokens from random weights (which never end by themselves),
-    one update with AdamW, against TRL's GRPOTrainer on the same model, tokenizer and prompts. The first step is left out."""
+    """Seconds for a GRPO step, ours and that of TRL's GRPOTrainer with the same model, tokenizer and prompts.
+
+    A step has 8 prompts x 8 completions of 64 tokens and one update with AdamW. The weights are random, so completions never
+    end early. The first step does not count."""
     import datasets
     import transformers
     from trl import GRPOConfig, GRPOTrainer

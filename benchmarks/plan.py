@@ -1,22 +1,24 @@
-r"""How long a step of reinforcement learning takes, what memory it needs, and how many ranks should learn: a calculator.
+r"""Predicts how long a step of reinforcement learning takes, what memory it needs, and how many ranks should learn.
 
     python bench.py plan --params 7e9 --gpus 64 --response 4000 --longest 16000
     python bench.py plan --init runs/sft --gpus 8 --prompts 64 --group 16
-    python bench.py plan --check                          predictions beside what grpo.py takes, on this machine
+    python bench.py plan --check                          compares predictions with runs of grpo.py on this machine
 
-N weights, L layers and the other letters as in model.py; a step trains on P x G completions.
+N is the number of weights, L of layers; the other letters are as in model.py. A step trains on P x G completions. "In turns":
+all ranks sample, then all train. "Apart": some ranks train while the others sample.
 
-- Training: tokens x (6 N + 12 L H hd T) FLOPs, a third more with checkpointing, over what a learner reaches (--flops). FSDP2
-  moves 12 N bytes a micro-batch past each learner, while it computes: the longer of the two counts.
-- A decode step reads the weights and the cache once, at --bandwidth, and multiplies 2 N per row, at --flops; there is some
-  overhead. Completions arrive at rows / step while rows are full; in turns (and with K = 0) the longest answer is waited for.
-- New weights are 4 N bytes from rank 0, at --link, whatever the number of ranks that sample (a broadcast is pipelined).
-- In turns a step is the sum of both; apart it is the longer of the two.
-- Memory of a learner: weights, gradients and AdamW, 16 N bytes, divided by the learners when sharded; rank 0 gathers 4 N to
-  send; what the layers keep for the backward pass of a micro-batch; one layer and the head, gathered. Of a rank that samples:
-  4 N, 2 N more for half-precision copies, and the pages of its rows.
+- Training takes tokens x (6 N + 12 L H hd T) FLOPs, a third more with checkpointing. A learner reaches --flops per second. With
+  FSDP2 each micro-batch also moves 12 N bytes to and from each learner while it computes; the longer of the two times counts.
+- A decode step gives one token to each row. It reads the weights and the cache once, at --bandwidth, computes 2 N FLOPs per row,
+  at --flops, and has some overhead. In turns (and with K = 0) all ranks wait for the longest answer.
+- New weights are 4 N bytes from rank 0, at --link. The number of ranks that sample does not matter (a broadcast is pipelined).
+- In turns (and with K = 0) a step takes the sum of sampling and training; apart it takes the longer of the two. The time for the
+  new weights is added.
+- Memory of a learner: 16 N bytes for weights, gradients and AdamW (divided by the learners if sharded); what the layers keep for
+  the backward pass of a micro-batch; one layer and the head, gathered; on rank 0 the 4 N bytes to send.
+- Memory of a rank that samples: 4 N bytes, 2 N more for half-precision copies, and the pages of its rows.
 
-Simpler than reality: no scoring, no stragglers, and every rank like every other.
+Simpler than reality: scoring takes no time, and all ranks are equally fast.
 """
 
 import json
@@ -25,6 +27,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,25 +49,25 @@ SHAPES = [Config(layers=24, width=896, heads=14, kv_heads=2, ff=4864, vocab_size
           Config(layers=80, width=8192, heads=64, kv_heads=8, ff=29_568, vocab_size=152_064, tied=False)]      # 72B
 
 
-def weights_of(c):
-    """N, all weights of a config (norms and biases left out)."""
+def weights_of(c: Config) -> float:
+    """N, the number of weights of a config (without norms and biases)."""
     layer = c.width * c.head_size * (2 * c.heads + 2 * c.kv_heads) + 3 * c.width * c.ff
     return c.layers * layer + c.vocab_size * c.width * (1 if c.tied else 2)
 
 
 @dataclass
 class Rates:
-    """What one rank reaches. All per second, in FLOPs and bytes."""
+    """The speed of one rank, in FLOPs and bytes per second."""
     flops: float                      # training
     bandwidth: float                  # decoding: weights and cache
     link: float                       # a broadcast of weights, and FSDP2's traffic
-    overhead: float = 0.0             # seconds of a decode step that rows and bytes do not explain
-    decode_flops: float = 0.0         # 0: like training
+    overhead: float = 0.0             # seconds of a decode step in addition to those for rows and bytes
+    decode_flops: float = 0.0         # 0: as in training
 
 
 @dataclass
 class Load:
-    """A step: P prompts of `prompt` tokens, G completions each, of `response` tokens in the mean and `longest` at most."""
+    """A step: P prompts of `prompt` tokens, and G completions of each, with `response` tokens on average, at most `longest`."""
     P: int
     G: int
     prompt: int
@@ -74,18 +77,18 @@ class Load:
     micro_tokens: int = 16_384
     checkpointing: bool = True
     shard: bool = True
-    half: int = 2                     # bytes of a number in the cache and between the layers
+    half: int = 2                     # bytes of a number in the cache and in activations
 
 
-def decode_seconds(c, N, rates, rows, held, half):
-    """One step of the engine with so many rows, each of which holds so many tokens."""
+def decode_seconds(c: Config, N: float, rates: Rates, rows: float, held: float, half: int) -> float:
+    """One decode step of the engine with `rows` rows, each of which holds `held` tokens."""
     cache = rows * held * 2 * c.layers * c.kv_heads * c.head_size * half
     products = max(half * N / rates.bandwidth, 2 * N * rows / (rates.decode_flops or rates.flops))
     return rates.overhead + products + cache / rates.bandwidth
 
 
-def step(c, N, load, rates, learners, samplers=0, ahead=0):
-    """Seconds {"train", "rollout", "sync", "step"} of a step; samplers = 0: all learners sample as well, in turns."""
+def step(c: Config, N: float, load: Load, rates: Rates, learners: int, samplers: int = 0, ahead: int = 0) -> dict:
+    """Seconds {"train", "rollout", "sync", "step"} of a step. samplers = 0: all learners also sample, in turns."""
     tokens = load.P * load.G * (load.prompt + load.response)
     flops = 6 * N + 12 * c.layers * c.heads * c.head_size * (load.prompt + load.response)
     train = tokens * flops * (4 / 3 if load.checkpointing else 1) / (learners * rates.flops)
@@ -97,7 +100,7 @@ def step(c, N, load, rates, learners, samplers=0, ahead=0):
     held = load.prompt + load.response / 2
     prefill = mine / load.G * load.prompt * 2 * N / (rates.decode_flops or rates.flops)
     rollout = prefill + mine * load.response / rows * decode_seconds(c, N, rates, rows, held, load.half)
-    if not ahead:                     # the rows that are still there thin out; the longest one is waited for
+    if not ahead:                     # fewer and fewer rows are left; all wait for the longest one
         alone = decode_seconds(c, N, rates, max(1, rows / 16), load.prompt + load.longest / 2, load.half)
         rollout += max(0.0, load.longest - mine * load.response / rows) * alone
     sync = 4 * N / rates.link if samplers or (load.shard and learners > 1) else 0.0
@@ -105,15 +108,17 @@ def step(c, N, load, rates, learners, samplers=0, ahead=0):
     return {"train": train, "rollout": rollout, "sync": sync, "step": whole}
 
 
-def kept_for_backward(c, tokens, half, checkpointing):
-    """Bytes that the layers keep of a micro-batch for its backward pass (model.Block): the stream before each norm in
-    float32; in the type of the products the two norms' results, queries, keys and values, what attention gave, and gate, up,
-    silu(gate) and their product."""
+def kept_for_backward(c: Config, tokens: int, half: int, checkpointing: bool) -> float:
+    """Bytes that the layers (model.Block) keep for the backward pass of a micro-batch:
+
+    - in float32, the residual stream before each norm;
+    - in the dtype of the products: the results of the two norms; queries, keys and values; the output of attention; gate, up,
+      silu(gate) and their product."""
     layer = 2 * c.width * 4 + half * (2 * c.width + (2 * c.heads + 2 * c.kv_heads) * c.head_size + 4 * c.ff)
     return tokens * (c.layers * c.width * 4 + layer if checkpointing else c.layers * layer)
 
 
-def memory(c, N, load, learners, samplers=0):
+def memory(c: Config, N: float, load: Load, learners: int, samplers: int = 0) -> dict[str, float]:
     """Bytes {"learner", "sampler"} of the fullest rank of each kind."""
     state, layer = 16 * N / (learners if load.shard else 1), (N - c.vocab_size * c.width) / c.layers
     logits = min(4 * 2 ** 26, 4 * load.micro_tokens * c.vocab_size) * 2
@@ -125,8 +130,8 @@ def memory(c, N, load, learners, samplers=0):
     return {"learner": learner if samplers else learner + pages, "sampler": sampler if samplers else 0.0}
 
 
-def splits(c, N, load, rates, ranks, room, ahead):
-    """Every way to share out the ranks, the quickest that fits first: list of dict."""
+def splits(c: Config, N: float, load: Load, rates: Rates, ranks: int, room: float, ahead: int) -> list[dict]:
+    """Every split of the ranks into learners and samplers: list of dict; those that fit first, the fastest first."""
     found = []
     for samplers in range(ranks):
         learners = ranks - samplers
@@ -139,9 +144,9 @@ def splits(c, N, load, rates, ranks, room, ahead):
     return sorted(found, key=lambda f: (not f["fits"], f["step"]))
 
 
-def rates_of(device):
-    """(Rates, where they come from): the newest records of bench.py train and sampler for this kind of device, else what one
-    H200 should reach."""
+def rates_of(device: str) -> tuple[Rates, str]:
+    """(Rates, where they come from): the newest records of bench.py train and sampler for this kind of device. Without such
+    records, what an H200 should reach."""
     for (name, _), trained in newest("train").items():
         sampled = next((r for (n, _), r in newest("sampler").items() if n == name), None)
         if sampled and ("CPU" in name) == (device == "cpu"):
@@ -152,18 +157,18 @@ def rates_of(device):
         "assumed: 40% of an H200's 790 TFLOP/s, 60% of its 4.3 TB/s, 50 GB/s between GPUs; run make gpu to measure them")
 
 
-# the check: predictions beside measurements
+# the check: predictions compared with measurements
 
 CASES = ((dict(layers=4, width=128, heads=4, kv_heads=2), 32), (dict(layers=4, width=128, heads=4, kv_heads=2), 96),
          (dict(layers=6, width=256, heads=4, kv_heads=2), 48), (dict(layers=6, width=384, heads=6, kv_heads=2), 64))
 
-ARMS = {"turns": ([], [], (1, 0)),                        # how it is started, its flags, ranks that learn and that sample
+ARMS = {"turns": ([], [], (1, 0)),                        # {name: (start, flags, (learners, samplers))}
         "apart, K = 1": (["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"],
                          ["--rollout-ranks", 1, "--async-steps", 1], (1, 1))}
 
 
-def measured_rates(model, load):
-    """Rates of this process's threads with this model, from a training step and three sizes of decode step."""
+def measured_rates(model: Transformer, load: Load) -> Rates:
+    """The rates of this process with this model, from a training step and from decode steps of two sizes."""
     c, N = model.config, weights_of(model.config)
     device = torch.device("cpu")
     T, B = int(load.prompt + load.response), 16
@@ -186,8 +191,8 @@ def measured_rates(model, load):
     return Rates(flops, bandwidth, 1e9, max(0.0, one - 4 * N / bandwidth), decode_flops)
 
 
-def check(steps=6, cases=CASES):
-    """What grpo.py takes, in turns and with a rank that samples, one thread a rank, beside the prediction: list of dict."""
+def check(steps: int = 6, cases: Sequence[tuple[dict, int]] = CASES) -> list[dict]:
+    """Measured and predicted seconds of grpo.py: list of dict. Ranks work in turns, or apart (one samples); one thread each."""
     torch.set_num_threads(1)
     found, world = [], World.from_spec("ops=2-4,split=rl")
     tokenizer = Tokenizer.train((f"{p.question}\n{p.solution}" for p in map(world.problem, range(1000))), 512)
@@ -231,27 +236,27 @@ NEEDS = (
 )
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     p = cli.Parser(__doc__, NEEDS)
     p.add_argument("--params", type=cli.above_zero, default=7e9,
                    help="weights of the model; its shape is that of the nearest Qwen2.5")
     p.add_argument("--init", metavar="FOLDER", default="", help="or a checkpoint, whose shape it takes")
-    p.add_argument("--gpus", type=cli.positive_int, default=8, help="ranks in all")
+    p.add_argument("--gpus", type=cli.positive_int, default=8, help="number of ranks")
     p.add_argument("--prompts", type=cli.positive_int, default=128, help="P of a step")
     p.add_argument("--group", type=cli.positive_int, default=8, help="G, completions of a prompt")
-    p.add_argument("--prompt-tokens", type=cli.non_negative_int, default=200, help="of a prompt, in the mean")
-    p.add_argument("--response", type=cli.above_zero, default=2000, help="tokens of a completion, in the mean")
+    p.add_argument("--prompt-tokens", type=cli.non_negative_int, default=200, help="of a prompt, on average")
+    p.add_argument("--response", type=cli.above_zero, default=2000, help="tokens of a completion, on average")
     p.add_argument("--longest", type=cli.not_negative, default=0, help="tokens of the longest one; 0: four times the mean")
-    p.add_argument("--async-steps", type=cli.non_negative_int, default=1, help="K where ranks are apart")
+    p.add_argument("--async-steps", type=cli.non_negative_int, default=1, help="K, if some ranks only sample")
     p.add_argument("--rows", type=cli.positive_int, default=256, help="completions that decode at once on a rank")
     p.add_argument("--micro-tokens", type=cli.positive_int, default=16_384, help="tokens of a micro-batch")
     p.add_argument("--memory-gb", type=cli.above_zero, default=139, help="of a GPU")
     p.add_argument("--flops", type=cli.not_negative, default=0, help="that a rank reaches in training; 0: measured, or assumed")
-    p.add_argument("--bandwidth", type=cli.not_negative, default=0, help="bytes a second that a decode step reaches; 0: the same")
-    p.add_argument("--link", type=cli.not_negative, default=0, help="bytes a second between ranks; 0: the same")
+    p.add_argument("--bandwidth", type=cli.not_negative, default=0, help="bytes per second in decoding; 0: measured, or assumed")
+    p.add_argument("--link", type=cli.not_negative, default=0, help="bytes per second between ranks; 0: as above")
     p.add_argument("--device", default="cuda", choices=["cuda", "cpu"], help="whose measured rates to take")
-    p.add_argument("--check", action="store_true", help="run small models here, beside their predictions, and keep that in --out")
-    p.add_argument("--toy", action="store_true", help="of the check, only to see that it works")
+    p.add_argument("--check", action="store_true", help="compare predictions with runs of small models here; --out keeps them")
+    p.add_argument("--toy", action="store_true", help="a small check, only to test that it works")
     p.add_argument("--rounds", type=cli.positive_int, default=8, help="steps of each run of the check")
     p.add_argument("--out", type=cli.out_folder, metavar="FOLDER", default=str(HERE / "results"), help="where the check goes")
     args = p.parse_args(argv)
@@ -271,7 +276,7 @@ def main(argv=None):
                     args.micro_tokens, shard=args.gpus > 1)
         found = splits(c, N, load, rates, args.gpus, args.memory_gb * 1e9, args.async_steps)
         if not found:
-            raise ValueError(f"--prompts {args.prompts} can be shared out by no number of learners up to {args.gpus}")
+            raise ValueError(f"--prompts {args.prompts} cannot be divided among any number of learners up to {args.gpus}")
     print(f"{N / 1e9:.3g}B weights, {args.gpus} ranks; rates {whence}")
     print(f"{'learn':>6}{'sample':>7}" + "".join(f"{name:>12}" for name in ("train s", "rollout s", "sync s", "step s",
                                                                              "learner GB", "sampler GB")))

@@ -1,15 +1,18 @@
-"""Everything generated in README.md and results/, from the newest records: python bench.py readme writes it.
+"""Writes all generated parts of README.md and results/, from the newest records; python bench.py readme runs this.
 
-README.md has a line for each kind of measurement and the tree of the house, between marks such as <!-- tree --> and
-<!-- /tree -->; its figure is a file. results/README.md has all tables, between such marks. No number is typed by hand.
+A generated part lies between two marks, such as <!-- tree --> and <!-- /tree -->. No number is typed by hand.
+
+- README.md has a line for each kind of measurement, and the list of files. Its figure is a file in results/.
+- results/README.md has all tables.
 """
 
 import re
 import statistics
+from pathlib import Path
 
 from benchmarks import tables
 from benchmarks.figure import pipeline_figure
-from benchmarks.house import tree
+from benchmarks.file_tree import tree
 from benchmarks.launches import launches_page
 from benchmarks.records import HERE, RESULTS, newest, records_of
 
@@ -20,7 +23,7 @@ TABLES = {"pipeline": tables.pipeline_table, "sampler": tables.sampler_table, "s
 
 
 def files() -> dict:
-    """{path: text} of each file that is generated, or has generated parts."""
+    """{path: text} of each file that is generated or has generated parts."""
     front, results = HERE / "README.md", RESULTS / "README.md"
     made = {front: with_parts(front, {"measured": summary(), "tree": tree()}),
             results: with_parts(results, {name: table() or "Not measured yet." for name, table in TABLES.items()})}
@@ -32,21 +35,21 @@ def files() -> dict:
 
 
 def write() -> list[str]:
-    """Writes the files that are not as they should be; returns their names."""
+    """Writes the files that are out of date; returns their names."""
     stale = {path: text for path, text in files().items() if not path.exists() or path.read_text() != text}
     for path, text in stale.items():
         path.write_text(text)
     return sorted(str(path.relative_to(HERE)) for path in stale)
 
 
-def with_parts(path, parts: dict[str, str]) -> str:
-    """The text of a file with each part put between its marks. ValueError if these are not there once."""
+def with_parts(path: Path, parts: dict[str, str]) -> str:
+    """The text of a file with each part put between its marks. ValueError if the marks are not there exactly once."""
     text = path.read_text()
     for name, part in parts.items():
         text, count = re.subn(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", lambda m, part=part: f"{m[1]}{part}\n{m[2]}", text,
                               flags=re.S)
         if count != 1:
-            raise ValueError(f"{path}: needs one part between <!-- {name} --> and <!-- /{name} -->, and has {count}")
+            raise ValueError(f"{path}: needs exactly one part between <!-- {name} --> and <!-- /{name} -->, and has {count}")
     return text
 
 
@@ -60,7 +63,7 @@ def summary() -> str:
 
 
 def pipeline_line() -> str:
-    """What the stages gain, the mean over seeds."""
+    """Accuracy after each stage, the mean over seeds, and what DPO gains."""
     records = tables.of_each_seed()
     if not records:
         return ""
@@ -79,12 +82,12 @@ def pipeline_line() -> str:
 
 
 def sampler_line() -> str:
-    """Ours over generate, on each device: from the least to the greatest of the loads."""
+    """How many times as fast as generate, on each device: the smallest and the largest ratio of all loads."""
     parts = []
     for (device, dtype), r in newest("sampler").items():
         ratios = [x["ratios"]["generate"][0] for x in r["rows"] if "generate" in x["ratios"]]
-        parts.append(f"On {device}, {dtype}, it draws {min(ratios):.2f} to {max(ratios):.2f} times the tokens a second of "
-                     f"Hugging Face's `generate`; the loads are {', '.join(x['load'] for x in r['rows'])}.")
+        parts.append(f"On {device}, {dtype}, it samples {min(ratios):.2f} to {max(ratios):.2f} times as many tokens per second "
+                     f"as Hugging Face's `generate`. The lengths of answers are {', '.join(x['load'] for x in r['rows'])}.")
     return parts and "**Sampler.** " + " ".join(parts)
 
 
@@ -94,34 +97,35 @@ def exact_line() -> str:
     for (device, dtype), r in newest("bits").items():
         exact, fast = ([x for x in r["rows"] if x["mode"] == mode] for mode in ("exact", "fast"))
         drawn, differ = (sum(x[k] for x in exact) for k in ("tokens", "differ"))
-        parts.append(f"On {device}, {dtype}: of {drawn:,} sampled tokens {differ:,} have another log-probability in the trainer; "
-                     f"in fast mode {sum(x['differ'] for x in fast):,} of {sum(x['tokens'] for x in fast):,}.")
+        parts.append(f"On {device}, {dtype}: of {drawn:,} sampled tokens, {differ:,} have a different log-probability in the "
+                     f"trainer; in fast mode {sum(x['differ'] for x in fast):,} of {sum(x['tokens'] for x in fast):,}.")
     for (device, dtype), r in newest("exact").items():
         costs = ", ".join(exact_cost(x) for x in r["rows"])
-        parts.append(f"Time of fast mode over that of exact mode ({device}, {dtype}): {costs}.")
+        parts.append(f"Time in fast mode divided by time in exact mode ({device}, {dtype}): {costs}.")
     return parts and "**Exact mode.** " + " ".join(parts)
 
 
 def exact_cost(row: dict) -> str:
-    """"rollout 0.85"; each fast arm of the row has its own ratio."""
+    """Such as "rollout 0.85"; each variant of fast mode in the row has its own ratio."""
     arms = {name: t for name, t in row["ms"].items() if name != "exact" and isinstance(t, float)}
     return ", ".join(f"{row['block']}{name.removeprefix('fast')} {t / row['ms']['exact']:.2f}" for name, t in arms.items())
 
 
 def speed_line() -> str:
-    """Training tokens/s over Hugging Face's model, and a GRPO step over TRL's."""
+    """Training tokens/s compared with Hugging Face's model, and GRPO steps compared with TRL's."""
     parts = [f"{r['ratio']:.2f} times {other} ({device}, {dtype})."
-             for name, other in (("train", "the tokens a second of Hugging Face's model"), ("rl", "the GRPO steps of TRL"))
+             for name, other in (("train", "as many tokens per second as Hugging Face's model"),
+                                 ("rl", "as many GRPO steps as TRL"))
              for (device, dtype), r in newest(name).items()]
     for (device, dtype), r in newest("pretrain").items():
         rows = [x for x in r["rows"] if "hugging face" in x["ratios"]]
         parts += [f"{x['size']}, {x['shape']}: {x['share_of_peak']:.1%} of the peak, {x['ratios']['hugging face'][0]:.2f} times "
-                  f"Hugging Face's model ({device}, {dtype})." for x in rows]
+                  f"as fast as Hugging Face's model ({device}, {dtype})." for x in rows]
     return parts and "**Training speed.** " + " ".join(parts)
 
 
 def gpu_line() -> str:
-    """The Triton kernels over the best of the others, for each kind of block on each GPU."""
+    """The Triton kernels compared with the fastest alternative, for each kind of block on each GPU."""
     parts = []
     for (device, dtype), r in newest("kernels").items():
         kinds = {}
@@ -131,6 +135,6 @@ def gpu_line() -> str:
                 kinds.setdefault(kind, []).append(x["ratio"])
         if kinds:
             ratios = [f"{kind.replace(',', '')} {min(r):.2f} to {max(r):.2f}" for kind, r in kinds.items()]
-            parts.append(f"On {device}, {dtype}, the best other's time over ours, least and greatest of the cases: "
-                         f"{', '.join(ratios)}.")
+            parts.append(f"On {device}, {dtype}: the time of the fastest alternative divided by ours, smallest to largest "
+                         f"ratio: {', '.join(ratios)}.")
     return parts and "**Kernels on a GPU.** " + " ".join(parts)

@@ -1,4 +1,4 @@
-"""What whole recipes give: the pipeline on a laptop, rewards that mean nothing, and a real model on real questions."""
+"""Measures complete recipes: the pipeline on a laptop, rewards that mean nothing, and a real model on real questions."""
 
 import json
 import os
@@ -15,7 +15,7 @@ HERE = Path(__file__).parent.parent
 
 
 def bench_pipeline(seed: int, keep: str = "") -> dict:
-    """recipes/laptop.sh from start to end: seconds, what each stage took, and the verified accuracy after each stage."""
+    """recipes/laptop.sh from start to end: its seconds, those of each stage, and the verified accuracy after each stage."""
     with tempfile.TemporaryDirectory() as folder:
         out, start = Path(keep or folder) / "laptop", time.perf_counter()
         if subprocess.run(["bash", str(HERE / "recipes" / "laptop.sh")], stdout=sys.stderr,
@@ -25,7 +25,7 @@ def bench_pipeline(seed: int, keep: str = "") -> dict:
         evaluation = json.loads((out / "evaluation.json").read_text())
         stages = {f.parent.name: json.loads(f.read_text().splitlines()[-1])["result"]["seconds"]
                   for f in sorted(out.glob("*/log.jsonl"))}
-    if os.environ.get("RESUME"):                          # it went on with kept runs: not the time of the whole
+    if os.environ.get("RESUME"):                          # it continued older runs, so this is not the time of all stages
         seconds = 0
     return {"seconds": round(seconds), "seed": seed, "temperature": evaluation["flags"]["temperature"],
             "stage_seconds": stages, "verified": verified(evaluation),

@@ -1,9 +1,12 @@
-"""The records in results/: a line of JSON for each bench that ran, with the machine, the versions and the commit."""
+"""Writes and reads the records in results/: a line of JSON for each bench, with the machine, the versions and the commit."""
 
 import json
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
+
+import torch
 
 from training import cli, machine
 
@@ -11,7 +14,7 @@ HERE = Path(__file__).parent.parent
 RESULTS = HERE / "results"
 
 
-def keep(name: str, result: dict, device, dtype: str, folder) -> dict:
+def keep(name: str, result: dict, device: torch.device, dtype: str, folder: str | Path) -> dict:
     """Appends a result to bench_<name>.jsonl in the folder; returns the record."""
     record = result | {"bench": name, "device": machine.device_name(device), "dtype": dtype, "versions": machine.versions(),
                        "commit": machine.commit(), "date": time.strftime("%Y-%m-%d")}
@@ -21,7 +24,7 @@ def keep(name: str, result: dict, device, dtype: str, folder) -> dict:
     return record
 
 
-def records_of(name: str, folder=RESULTS) -> list[dict]:
+def records_of(name: str, folder: str | Path = RESULTS) -> list[dict]:
     """All records of bench_<name>.jsonl, the oldest first."""
     file = Path(folder) / f"bench_{name}.jsonl"
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
@@ -33,10 +36,10 @@ def newest(name: str) -> dict:
 
 
 class Rows(list):
-    """The rows that a long bench has found so far. Each is written to a file of its own as it comes, so that a bench that is cut
-    off has kept what it measured; once the whole record is kept, `done` removes that file."""
+    """The rows that a long bench has measured so far. Each row is also written to a temporary file at once, so an interrupted
+    bench loses nothing. When the complete record is kept, `done` removes that file."""
 
-    def __init__(self, name: str, folder):
+    def __init__(self, name: str, folder: str | Path):
         super().__init__()
         self.path = Path(folder) / f"bench_{name}.unfinished-{os.getpid()}.jsonl"
 
@@ -46,7 +49,7 @@ class Rows(list):
         with open(self.path, "a") as f:
             f.write(cli.to_json(row) + "\n")
 
-    def extend(self, rows) -> None:
+    def extend(self, rows: Iterable[dict]) -> None:
         for row in rows:
             self.append(row)
 

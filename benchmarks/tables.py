@@ -2,9 +2,10 @@
 
 import itertools
 import statistics
+from collections.abc import Sequence
 
-from benchmarks.peers import both_sides
 from benchmarks.records import newest, records_of
+from benchmarks.timing import both_sides
 
 
 def markdown(head: list[str], rows: list[list]) -> str:
@@ -13,13 +14,13 @@ def markdown(head: list[str], rows: list[list]) -> str:
     return "\n".join("| " + " | ".join(map(str, cells)) + " |" for cells in lines) if rows else ""
 
 
-def with_interval(value, form: str = ".2f") -> str:
+def with_interval(value: Sequence[float], form: str = ".2f") -> str:
     """0.61 [0.50, 0.70], of (mean, low, high)."""
     mean, low, high = value
     return f"{mean:{form}} [{low:{form}}, {high:{form}}]"
 
 
-def with_range(ratio) -> str:
+def with_range(ratio: Sequence[float]) -> str:
     """**1.18** (1.15 to 1.19), of (median, low, high)."""
     return f"**{ratio[0]:.2f}** ({ratio[1]:.2f} to {ratio[2]:.2f})"
 
@@ -44,7 +45,7 @@ def accuracy_of(record: dict, low: int, high: int) -> dict[str, float]:
 
 
 def pipeline_seconds() -> str:
-    """How long the whole of it took, on each device that it was timed on."""
+    """How long the pipeline took, on each device on which it was timed."""
     times = {r["device"]: f"{r['seconds']:,} seconds on {r['device']} (commit {r['commit']})"
              for r in records_of("pipeline") if "stage_seconds" in r and r["seconds"]}
     return "; ".join(times.values())
@@ -59,12 +60,12 @@ def pipeline_table() -> str:
     stages, problems = list(first["verified"]), first["verified"]["base"][0]["problems"]
     rows = [[rows[0]["ops"], *(with_interval(r["pass@1"]) for r in rows), with_interval(rows[-1]["pass@8"])]
             for rows in zip(*first["verified"].values(), strict=True)]
-    parts = [f"The whole of it took, after installation, {pipeline_seconds()}. Seed {first['seed']}: the share of answers with "
-             f"every step right, on {problems} unseen problems for each number of operations, at temperature "
-             f"{first.get('temperature', 1.0):g}, with 95% bootstrap intervals:",
+    parts = [f"After installation the pipeline took {pipeline_seconds()}. The first table is for seed {first['seed']}. It shows "
+             f"the share of answers with every step right, on {problems} unseen problems for each number of operations, at "
+             f"temperature {first.get('temperature', 1.0):g}, with 95% bootstrap intervals:",
              markdown(["operations", *stages, f"{stages[-1]} pass@8"], rows),
-             "All seeds (other weights, other training problems, other draws, other test problems), with paired 95% bootstrap "
-             "intervals of each gain:"]
+             "All seeds, with paired 95% bootstrap intervals of each gain. Each seed has its own weights, training problems, "
+             "test problems and random numbers:"]
     for name, low, high in sorted({(g["band"], *g["ops"]) for g in first["gain"]}):
         rows = []
         for r in records:
@@ -98,7 +99,7 @@ def real_table() -> str:
         f"{r['grpo']['seconds']:.0f} seconds and {r['grpo']['peak_gib']:.1f} GiB." for r in newest("real").values())
 
 
-# speed beside others
+# speed compared with others
 
 def speed_table() -> str:
     """Training and a GRPO step."""
@@ -123,7 +124,7 @@ def sampler_table() -> str:
 
 
 def block_cells(r: dict) -> list[str]:
-    """Milliseconds of ours, of the others, and the best other's over ours."""
+    """Milliseconds of ours and of the others, and the time of the fastest other divided by ours."""
     cells = {name: f"{name} {t:,.0f} ms" if t >= 1000 else f"{name} {t:.3g} ms"
              for name, t in r["ms"].items() if isinstance(t, float)}
     return [", ".join(c for name, c in cells.items() if name.startswith(r["ours"])),
@@ -139,7 +140,7 @@ def exact_table() -> str:
 
 
 def kernels_table() -> str:
-    """For each device the blocks, a row each, and the products, a row for each weight; folded, since there are many."""
+    """For each device a table of the blocks and one of the products, with a row for each weight. A click unfolds them."""
     return "\n\n".join(fold(f"{device}, {dtype}", "\n\n".join(filter(None, (
         markdown(["what", "case", "ours", "others", "others' best / ours"],
                  [[r["block"], r["case"], *block_cells(r)] for r in record["rows"] if r["block"] != "product"]),
@@ -156,14 +157,14 @@ def products_table(rows: list[dict]) -> str:
         table.setdefault(weight.split(" by ")[1], {})[M] = f"{r['ms']['invariant']:.3g} ({r['ratio']:.2f})" if r["ratio"] else ""
     found = markdown(["weight", *(f"{int(M):,} rows" for M in sizes)],
                      [[weight, *(cells.get(M, "") for M in sizes)] for weight, cells in table.items()])
-    return found and ("Products whose rows do not depend on each other: milliseconds, and in brackets the library's time over "
-                      f"ours.\n\n{found}")
+    return found and ("Matrix products whose rows do not depend on each other: milliseconds, and in brackets the time of the "
+                      f"library divided by ours.\n\n{found}")
 
 
 # exact mode
 
 def bits_table() -> str:
-    """Sampled tokens whose log-probability the trainer has otherwise; for all shapes as well."""
+    """Sampled tokens with a different log-probability in the trainer; also for all shapes."""
     parts = []
     for r in newest("bits").values():
         parts += [f"On {r['device']}, {r['parameters'] / 1e6:.0f}M weights, {r['dtype']}:",
@@ -173,14 +174,14 @@ def bits_table() -> str:
                              f"{x['greatest']:.2g}", x["updates"], x["preempted"]] for x in r["rows"]])]
     for r in newest("shapes").values():
         sizes = [x["head_size"] for x in r["rows"]]
-        parts.append(f"Shapes that no tile divides, in exact mode, on {r['device']}, {r['dtype']}: every even head size from "
+        parts.append(f"Exact mode with shapes that no tile divides, on {r['device']}, {r['dtype']}: every even head size from "
                      f"{min(sizes)} to {max(sizes)}, odd widths, {r['rows'][0]['groups'][0]} to {r['rows'][0]['groups'][1]} "
-                     f"query heads for a key head. Of {r['tokens']:,} tokens **{r['differ']:,}** differ.")
+                     f"query heads per key head. Of {r['tokens']:,} tokens **{r['differ']:,}** differ.")
     return "\n\n".join(parts)
 
 
 def learn_table() -> str:
-    """Exact mode and fast: what was learned, and how far sampler and trainer were apart."""
+    """Exact and fast mode: what was learned, and how far sampler and trainer differed."""
     parts = []
     for r in newest("learn").values():
         parts += [f"{r['steps']} steps on {r['device']}, {r['dtype']}, from the fine-tuned model of the laptop recipe:",
@@ -191,14 +192,14 @@ def learn_table() -> str:
 
 
 def probe_table() -> str:
-    """Which blocks keep the bits of a row, whatever else is in the batch."""
+    """Which blocks give a row the same bits in every batch."""
     return "\n\n".join(fold(f"{device}, {dtype}", markdown(
-        ["block", "case", "batch sizes in which some row has another bit"],
+        ["block", "case", "batch sizes in which some row has different bits"],
         [[x["block"], x["case"], ", ".join(map(str, x["differ"])) or "none"] for x in r["rows"]]))
         for (device, dtype), r in newest("probe").items())
 
 
-# rollouts ahead of training, and what plan predicts
+# asynchronous rollouts, and what plan predicts
 
 def step_seconds(record: dict) -> dict:
     """{arm: {kind of lengths: row of the speed part}} of a record of bench.py async."""
@@ -227,26 +228,26 @@ def async_table() -> str:
                          with_interval(a["difference"], "+.3f") if a["difference"] else "",
                          ", ".join(f"{x['command_seconds']:.0f}" for x in runs),
                          f"{statistics.mean(x['staleness_mean'] for x in runs):.2f}" if runs else ""])
-        parts += [f"Verified accuracy at 4 to 8 operations after {r['steps']} steps from one checkpoint, the difference paired "
-                  "by problem over all seeds, and seconds for the whole command:",
+        parts += [f"Verified accuracy at 4 to 8 operations after {r['steps']} steps from one checkpoint, and seconds for the "
+                  "whole command. The difference is paired by problem, over all seeds:",
                   markdown(["arm", "by seed", "all seeds", "difference to taking turns", "seconds of each seed",
                             "mean staleness"], rows)]
     return "\n\n".join(filter(None, parts))
 
 
 def async_sentence(arms: dict, kinds: list[str]) -> str:
-    """How long a step takes on ranks apart, over taking turns on as many ranks."""
+    """How long a step takes with asynchronous rollouts, compared with synchronous ones on as many ranks."""
     base, others = arms.get("turns, two ranks"), [a for a in arms if a.endswith("ranks apart")]
     if not base or not others:
         return ""
-    return "Means over those of taking turns on two ranks (the intervals are above): a step takes " + "; ".join(
+    return "Compared with two ranks that work in turns (the intervals are above), a step takes on average " + "; ".join(
         f"with {arm.removesuffix(', ranks apart')} " + " and ".join(
             f"{arms[arm][kind]['seconds'] / base[kind]['seconds']:.2f} times as long ({kind} lengths)"
             for kind in kinds if kind in arms[arm]) for arm in others) + "."
 
 
 def plan_table() -> str:
-    """Predictions beside measurements."""
+    """Predictions and measurements."""
     return markdown(["weights", "response tokens", "arm", "predicted, s a step", "measured", "predicted / measured"],
                     [[f"{x['parameters'] / 1e6:.1f}M", f"{x['response']:.0f}", x["arm"], f"{x['predicted_seconds']:.2f}",
                       f"{x['measured_seconds']:.2f}", f"**{x['predicted_over_measured']:.2f}**"]
@@ -263,7 +264,7 @@ def large_table() -> str:
             rows.append([x["size"], x["shape"], f"{x['tokens_per_second']['ours']:,.0f}", f"{x['share_of_peak']:.1%}",
                          f"{x['true_share']:.1%}", f"{theirs:,.0f}" if ratio else theirs, with_range(ratio) if ratio else "",
                          ", ".join(f"{name} {share:.0%}" for name, share in x["groups"].items())])
-        parts += [f"Pre-training on {r['device']}, {r['dtype']}, where a plain product reaches {r['peak_tflops']:,} TFLOP/s:",
+        parts += [f"Pre-training on {r['device']}, {r['dtype']}; a plain matrix product reaches {r['peak_tflops']:,} TFLOP/s:",
                   markdown(["size", "batch", "tokens/s", "share of the peak", "true share", "Hugging Face", "ratio",
                             "where the time goes"], rows)]
     for r in newest("largest").values():
@@ -277,7 +278,7 @@ def large_table() -> str:
 # the answer check
 
 def answers_table() -> str:
-    """Ours and math-verify on our own cases and on those of others, and ours on real solutions and on hostile strings."""
+    """Ours and math-verify on our cases and on other people's; ours also on real solutions and on hostile strings."""
     found = records_of("answers")
     if not found:
         return ""
@@ -287,7 +288,7 @@ def answers_table() -> str:
     rows += [[name, "ours", *counts_of(x)] for name, x in r["real"].items()]
     rows += [["hostile strings", "ours", *counts_of(r["hostile"])]]
     return f"On {r['device']}, commit {r['commit']}:\n\n" + markdown(
-        ["checks", "judge", "number", "right", "taken for right", "taken for wrong", "mean ms", "worst ms"], rows)
+        ["checks", "judge", "number", "right", "wrongly accepted", "wrongly rejected", "mean ms", "worst ms"], rows)
 
 
 def counts_of(x: dict) -> list[str]:

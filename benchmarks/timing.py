@@ -1,5 +1,4 @@
-"""How things are timed: all candidates for the same work take one turn each, again and again, so a machine whose speed drifts
-favours none of them."""
+"""Times several candidates for the same work: they run in turns, again and again, so changes in the machine's speed are fair."""
 
 import statistics
 import sys
@@ -13,7 +12,7 @@ LARGE = dict(vocab_size=32_768, layers=24, width=1024, heads=16, kv_heads=4, ff=
 
 
 def clock(device: torch.device, work: Callable) -> float:
-    """Seconds that work() takes, the device's own work included."""
+    """Seconds that work() takes, including the work on the device."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     start = time.perf_counter()
@@ -24,15 +23,15 @@ def clock(device: torch.device, work: Callable) -> float:
 
 
 def turns(device: torch.device, work: dict, count: int = 5) -> dict:
-    """{name: function} -> {name: median milliseconds}, or a short reason where a candidate cannot do this. On a GPU a turn
-    repeats its function until that takes about 20 ms, so that the launch of the first one hardly counts."""
+    """{name: function} -> {name: median milliseconds}, or a short reason if a candidate cannot do this. On a GPU the function is
+    repeated for about 20 ms in each turn, so the time of the first launch hardly counts."""
     found, able, repeats = {}, {}, {}
     for name, f in work.items():
         try:
             f()                                                               # warm-up, compilation
             once = clock(device, f)
             able[name], repeats[name] = f, max(1, min(200, int(0.02 / max(once, 1e-6)))) if device.type == "cuda" else 1
-        except Exception as e:                                                # a back end that cannot do this shape
+        except Exception as e:                                                # a back end that does not support this shape
             found[name] = f"{type(e).__name__}: {str(e)[:80]}"
     seconds = {name: [] for name in able}
     for i in range(count):
@@ -45,12 +44,12 @@ def turns(device: torch.device, work: dict, count: int = 5) -> dict:
 
 
 def best(ms: dict, *names) -> float | None:
-    """The least of these that could run, or None."""
+    """The smallest of these times, or None if none of them could run."""
     return min((ms[n] for n in names if isinstance(ms.get(n), float)), default=None)
 
 
 def row(block: str, case: str, ms: dict, ours: str, others: list[str], **more) -> dict:
-    """One line of the result: milliseconds of each candidate, and how many times as fast as the best other one ours is."""
+    """One row of the result: milliseconds of each candidate, and how many times as fast as the fastest other one ours is."""
     other, own = best(ms, *others), best(ms, ours)
     found = {"block": block, "case": case, "ms": ms, "ours": ours, "ratio": round(other / own, 3) if other and own else None}
     print(*block_lines({"rows": [found | more]}), sep="\n", file=sys.stderr, flush=True)
@@ -69,8 +68,8 @@ def block_lines(result: dict) -> list[str]:
 
 
 def in_turns(device: torch.device, count: int, work: dict, tokens: int) -> dict:
-    """Tokens/s of each side, and how often as fast as each other one ours is (median, low, high). A side that cannot run is
-    noted with its reason; one that takes long runs once."""
+    """Tokens/s of each side, and how many times as fast as each other one ours is (median, low, high). If a side cannot run,
+    the reason is noted instead. A side that takes long runs once."""
     speeds, ratios, seconds = {}, {}, {}
     for side, f in work.items():
         try:
@@ -85,19 +84,20 @@ def in_turns(device: torch.device, count: int, work: dict, tokens: int) -> dict:
         seconds[side] = s[1:] or s
         speeds[side] = round(tokens / statistics.median(seconds[side]), 1)
         if side != "ours":
-            # strict=False: a side that takes long has one turn only
+            # strict=False: a side that takes long ran only once
             each = [t / o for o, t in zip(seconds["ours"], seconds[side], strict=False)]
             ratios[side] = [round(f(each), 3) for f in (statistics.median, min, max)]
     return {"tokens_per_second": speeds, "ratios": ratios, "rounds": count}
 
 
-def rows_of_one_document(tokens):
-    """The numbers of the documents where tokens (B, T + 1) hold one in each row. Every trainer gives them, and without them the
-    model takes another path."""
+def rows_of_one_document(tokens: torch.Tensor) -> torch.Tensor:
+    """The document numbers of tokens (B, T + 1) with one document in each row. Every trainer passes document numbers; without
+    them the model takes another path."""
     return torch.zeros_like(tokens[:, 1:])
 
 
-def training_step(model, optimizer, tokens, documents, dtype, exact):
+def training_step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, tokens: torch.Tensor, documents: torch.Tensor,
+                  dtype: torch.dtype, exact: bool) -> None:
     model.exact = exact
     with torch.autocast(tokens.device.type, dtype, enabled=dtype != torch.float32):
         loss = -model(tokens[:, :-1], documents, tokens[:, 1:]).mean()
@@ -112,3 +112,10 @@ def copy_rate(device: torch.device, megabytes: int = 256) -> float:
     y = torch.empty_like(x)
     y.copy_(x)
     return 2 * x.numel() / min(clock(device, lambda: y.copy_(x)) for _ in range(5))
+
+
+def both_sides(result: dict) -> list[str]:
+    """Both sides of a comparison as text, ours first."""
+    if "seconds_per_step" in result:
+        return [f"{s:.2f} s a step" for s in result["seconds_per_step"].values()]
+    return [f"{t:,.0f} tokens/s" for t in result["tokens_per_second"].values()]

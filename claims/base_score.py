@@ -3,19 +3,22 @@
 import itertools
 
 from claims import midtraining
-from claims.runner.claim import FAILS, HOLDS, OPEN, Claim
+from claims.runner.claim import FAILS, HOLDS, OPEN, Claim, Setting
+from claims.runner.commands import Command
+from claims.runner.measures import Result
+from tasks.accuracy import Rate
 
 BASES = ("more of the same", "short", "long", "hybrid", "30% errors")
 TAU = "rank correlation of before and after"
 
 
-def arms(s):
+def arms(s: Setting) -> dict[str, Command]:
     starts = {"more of the same": midtraining.branch(s, "more"), **{k: midtraining.branch(s, k) for k in midtraining.STYLES},
               "30% errors": midtraining.branch(s, "short", errors=0.3)}
     return midtraining.before_and_after(s, starts) | {"short, RL again": midtraining.other_draws(s, starts["short"])}
 
 
-def statistic(r):
+def statistic(r: dict[str, Result]) -> dict[str, float]:
     before, after = ([r[base + end].rate() for base in BASES] for end in ("", ", RL"))
     chosen = max(range(len(BASES)), key=before.__getitem__)
     return {TAU: kendall(before, after), "after RL, best base - base with the best score": max(after) - after[chosen],
@@ -29,7 +32,7 @@ def kendall(x: list[float], y: list[float]) -> float:
     return sum(signs) / len(signs)
 
 
-def verdict(n):
+def verdict(n: dict[str, Rate]) -> str:
     """It does not predict where the correlation is surely below 0.6, four of five pairs in the right order."""
     return HOLDS if n[TAU][2] < 0.6 else FAILS if n[TAU][1] >= 0.6 else OPEN
 

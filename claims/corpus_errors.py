@@ -1,19 +1,21 @@
 """Claim 7d: a mid-training corpus of low quality costs what reinforcement reaches, not only the base."""
 
 from claims import midtraining
-from claims.runner.claim import Claim, positive
+from claims.runner.claim import Claim, Setting, positive
+from claims.runner.commands import Command
+from claims.runner.measures import Result
 
 AFTER, SHARES = "after RL, no errors - 30% errors", (0, 0.1, 0.3)
 
 
-def arms(s):
+def arms(s: Setting) -> dict[str, Command]:
     starts = {f"{share:.0%} errors": midtraining.branch(s, "short", **({"errors": share} if share else {})) for share in SHARES}
     return midtraining.before_and_after(s, starts) | {
         "base": midtraining.measured(s, midtraining.pretrained(s)),
         "0% errors, RL again": midtraining.other_draws(s, starts["0% errors"])}
 
 
-def statistic(r):
+def statistic(r: dict[str, Result]) -> dict[str, float]:
     return {AFTER: r["0% errors, RL"].rate() - r["30% errors, RL"].rate(),
             "after RL, no errors - 10% errors": r["0% errors, RL"].rate() - r["10% errors, RL"].rate(),
             "before RL, no errors - 30% errors": r["0% errors"].rate() - r["30% errors"].rate(),

@@ -3,6 +3,7 @@
 from claims import midtraining, tiny
 from claims.runner.claim import Claim, Setting, positive
 from claims.runner.commands import Command
+from claims.runner.measures import Result
 
 AFTER, SHARES = "after RL, 1% - none", (0.0, 0.01, 0.1)
 
@@ -13,11 +14,11 @@ def branch(s: Setting, share: float) -> Command:
     return tiny.branch(s, midtraining.pretrained(s), *midtraining.edge(s, 1 - share), *chats)
 
 
-def measured(s, start):
+def measured(s: Setting, start: Command) -> Command:
     return tiny.evaluate(s, start, chat=True)
 
 
-def arms(s):
+def arms(s: Setting) -> dict[str, Command]:
     """Reinforcement and tests are in ChatML, which the documents do not have."""
     found, starts = {}, {f"{share:.0%}": branch(s, share) for share in SHARES}
     for name, start in starts.items():
@@ -26,7 +27,7 @@ def arms(s):
     return found | {"10%, RL again": measured(s, again)}
 
 
-def statistic(r):
+def statistic(r: dict[str, Result]) -> dict[str, float]:
     return {AFTER: r["1%, RL"].rate() - r["0%, RL"].rate(), "after RL, 10% - 1%": r["10%, RL"].rate() - r["1%, RL"].rate(),
             "before RL, 1% - none": r["1%"].rate() - r["0%"].rate(),
             "RL with other draws": r["10%, RL again"].rate() - r["10%, RL"].rate(),

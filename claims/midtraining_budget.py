@@ -1,20 +1,22 @@
 """Claim 7f: more mid-training goes on to help reinforcement where the base's own score no longer shows it."""
 
 from claims import midtraining
-from claims.runner.claim import Claim, positive
+from claims.runner.claim import Claim, Setting, positive
+from claims.runner.commands import Command
+from claims.runner.measures import Result
 
 STEPS = {"1x": 60, "3x": 180, "5x": 300}
 AFTER = "after RL, 5x - 1x"
 
 
-def arms(s):
+def arms(s: Setting) -> dict[str, Command]:
     starts = {name: midtraining.branch(s, "short", steps) for name, steps in STEPS.items()}
     return midtraining.before_and_after(s, starts) | {
         "base": midtraining.measured(s, midtraining.pretrained(s)),
         "5x, RL again": midtraining.other_draws(s, starts["5x"])}
 
 
-def statistic(r):
+def statistic(r: dict[str, Result]) -> dict[str, float]:
     return {AFTER: r["5x, RL"].rate() - r["1x, RL"].rate(), "after RL, 3x - 1x": r["3x, RL"].rate() - r["1x, RL"].rate(),
             "after RL, 5x - 3x": r["5x, RL"].rate() - r["3x, RL"].rate(),
             "before RL, 5x - 3x": r["5x"].rate() - r["3x"].rate(),

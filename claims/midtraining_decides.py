@@ -1,12 +1,14 @@
 """Claim 7a: the same reinforcement gains far more from a base that was mid-trained on what it asks for."""
 
 from claims import midtraining
-from claims.runner.claim import Claim, both, positive
+from claims.runner.claim import Claim, Setting, both, positive
+from claims.runner.commands import Command
+from claims.runner.measures import Result
 
 AFTER, GAIN = "after RL, mid-trained - more of the same", "gain by RL, mid-trained - more of the same"
 
 
-def arms(s):
+def arms(s: Setting) -> dict[str, Command]:
     """From one base: nothing, more of the same, and a branch with as many tokens on the edge; the same RL after each."""
     starts = {"base": midtraining.pretrained(s), "more of the same": midtraining.branch(s, "more"),
               "mid-trained": midtraining.branch(s, "short")}
@@ -14,7 +16,7 @@ def arms(s):
     return found | {"mid-trained, RL again": midtraining.other_draws(s, starts["mid-trained"])}
 
 
-def statistic(r):
+def statistic(r: dict[str, Result]) -> dict[str, float]:
     gain = {name: r[f"{name}, RL"].rate() - r[name].rate() for name in ("base", "more of the same", "mid-trained")}
     return {AFTER: r["mid-trained, RL"].rate() - r["more of the same, RL"].rate(),
             GAIN: gain["mid-trained"] - gain["more of the same"],

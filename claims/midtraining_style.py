@@ -1,19 +1,21 @@
 """Claim 7b: of short, long and hybrid solutions in mid-training, long ones let reinforcement go furthest."""
 
 from claims import midtraining
-from claims.runner.claim import Claim, positive
+from claims.runner.claim import Claim, Setting, positive
+from claims.runner.commands import Command
+from claims.runner.measures import Result
 
 AFTER = "after RL, long - short"
 
 
-def arms(s):
+def arms(s: Setting) -> dict[str, Command]:
     starts = {kind: midtraining.branch(s, kind) for kind in midtraining.STYLES}
     return midtraining.before_and_after(s, starts) | {
         "base": midtraining.measured(s, midtraining.pretrained(s)),
         "short, RL again": midtraining.other_draws(s, starts["short"])}
 
 
-def statistic(r):
+def statistic(r: dict[str, Result]) -> dict[str, float]:
     best = max(r[f"{kind}, RL"].rate() for kind in midtraining.STYLES)
     return {AFTER: r["long, RL"].rate() - r["short, RL"].rate(),
             "after RL, hybrid - short": r["hybrid, RL"].rate() - r["short, RL"].rate(),

@@ -19,6 +19,7 @@ A small budget is meant for 15 minutes on two cores; full makes four times the s
 
 import os
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import torch
@@ -67,7 +68,7 @@ def slots(device: str, jobs: int) -> list[dict]:
     return [{"CUDA_VISIBLE_DEVICES": cards[i % len(cards)]} for i in range(jobs or len(cards))]
 
 
-def measure(claims: dict[str, Claim], args) -> int:
+def measure(claims: dict[str, Claim], args: Namespace) -> int:
     """Runs the arms of all claims and seeds in one schedule and keeps a result as soon as its arms are done; the exit code."""
     runs, todo = Path(args.runs), {}
     for name, claim in claims.items():
@@ -105,7 +106,7 @@ def measure(claims: dict[str, Claim], args) -> int:
     return 130 if schedule.stopping else 1 if broken else 0
 
 
-def main():
+def main() -> None:
     p = cli.Parser(__doc__, NEEDS)
     p.add_argument("names", nargs="*", metavar="NAME", default=[], help="claims to measure (--list), or files of your own")
     p.add_argument("--list", action="store_true", help="list the claims")

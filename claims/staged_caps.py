@@ -1,12 +1,14 @@
 """Claim 7g: a cap on the length of answers that grows in stages does better than the full cap from the start."""
 
 from claims import midtraining
-from claims.runner.claim import Claim, positive
+from claims.runner.claim import Claim, Setting, positive
+from claims.runner.commands import Command
+from claims.runner.measures import Result
 
 AFTER, CAP = "after RL, staged - fixed", midtraining.CAP
 
 
-def arms(s):
+def arms(s: Setting) -> dict[str, Command]:
     """Reinforcement from the long branch; the first caps cut most long answers off."""
     start, steps = midtraining.branch(s, "long"), s.steps(60)
     staged = [CAP // 2, f"{3 * CAP // 4}@{steps // 3}", f"{CAP}@{2 * steps // 3}"] if steps > 2 else [CAP // 2, f"{CAP}@1"]
@@ -17,7 +19,7 @@ def arms(s):
             "fixed again": midtraining.other_draws(s, start)}
 
 
-def statistic(r):
+def statistic(r: dict[str, Result]) -> dict[str, float]:
     return {AFTER: r["staged"].rate() - r["fixed"].rate(),
             "after RL, short cap - fixed": r["short cap"].rate() - r["fixed"].rate(),
             "RL with other draws": r["fixed again"].rate() - r["fixed"].rate(),

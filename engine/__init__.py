@@ -1,1 +1,1 @@
-"""What sampler.py stands on: requests, cache pages, drawing a token, thinking budgets, and a conversation in a terminal."""
+"""The parts of the sampler: requests, cache pages, sampling a token, thinking budgets, and a conversation in a terminal."""

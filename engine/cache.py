@@ -1,32 +1,36 @@
 """Keys and values of past tokens, in pages: sequences of very different lengths share one pool of memory.
 
-A page holds PAGE tokens of one sequence. A row (a sequence that decodes) owns as many pages as it needs, and gets another
-one when the last is full, so a row of 2,000 tokens takes 32 pages, a row of 30 takes one, and no memory waits for a length
-that is never reached (PagedAttention, arXiv 2309.06180). Which pages belong to whom is kept twice: as lists on the host,
-which decides, and as tensors on the device, which the attention reads.
+A page holds PAGE tokens of one sequence. A row (a sequence that decodes) owns as many pages as it needs. When its last page is
+full it gets another one, so no memory is reserved for a length that is never reached (PagedAttention, arXiv 2309.06180). The
+owners of pages are stored twice: as lists on the host, which makes the decisions, and as tensors on the device, for attention.
 
-Simpler than vLLM: pages are not shared between rows; a prompt's keys are computed once and copied to each of its samples.
+Simpler than vLLM: rows do not share pages. The keys of a prompt are computed once and copied to each of its samples.
 """
 
 import heapq
 import os
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from kernels import NOWHERE, PAGE
-from model import Config
 
 
 class KVCache:
     """A pool of `pages` pages for up to `rows` rows of at most `longest` tokens each. Letters as in model.py.
 
-    k, v (L, pages, K, PAGE, hd); lengths (rows,): tokens that each row holds; table (rows, most): its pages in order;
-    owner (pages,): the row of each page; start (pages,): where in its row its first token stands. The table of a row that is
-    free names `spare`, one page more that belongs to nobody: a row that decodes only to fill up a batch writes there.
+    k, v      (L, pages + 1, K, PAGE, hd)
+    lengths   (rows,): how many tokens each row holds
+    table     (rows, most pages): the pages of each row, in order
+    owner     (pages + 1,): the row of each page
+    start     (pages + 1,): the position in its row of the first token of each page
+
+    The last page, `spare`, belongs to no row. The table of a free row points to it, so a row that is computed only to pad a batch
+    writes there. config: a model.Config.
     """
 
-    def __init__(self, config: Config, rows: int, pages: int, longest: int, device: str | torch.device = "cpu",
+    def __init__(self, config: Any, rows: int, pages: int, longest: int, device: str | torch.device = "cpu",
                  dtype: torch.dtype = torch.float32):
         shape = (config.layers, pages + 1, config.kv_heads, PAGE, config.head_size)
         self.size = self.spare = pages
@@ -39,7 +43,7 @@ class KVCache:
         self.used = 0                # pages in use lie below this number; low ones are given out first
 
     def holds(self, rows: int, pages: int, longest: int) -> bool:
-        """Whether it would do for these numbers, and is no more than twice as large."""
+        """Whether this cache is large enough for these numbers, and at most twice as large."""
         return (self.lengths.shape[0] == rows and pages <= self.size <= 2 * pages
                 and pages_of(longest) <= self.table.shape[1])
 
@@ -48,18 +52,18 @@ class KVCache:
             self.release(row)
 
     @staticmethod
-    def page_bytes(config: Config, dtype: torch.dtype) -> int:
+    def page_bytes(config: Any, dtype: torch.dtype) -> int:
         return 2 * config.layers * config.kv_heads * PAGE * config.head_size * torch.finfo(dtype).bits // 8
 
     def widen(self, longest: int) -> bool:
-        """Lets a row have more pages than was thought; returns whether that made another table."""
+        """Allows longer rows than before; returns whether a new table was made."""
         more = pages_of(longest) - self.table.shape[1]
         if more > 0:
             self.table = torch.nn.functional.pad(self.table, (0, more), value=self.spare)
         return more > 0
 
     def reserve(self, row: int, tokens: int) -> bool:
-        """Gives a row the pages that it needs to hold so many tokens; False, and nothing is changed, if too few are free."""
+        """Gives a row the pages that it needs for this number of tokens. If too few are free: False, and nothing changes."""
         have, need = len(self.pages[row]), pages_of(tokens)
         if need - have > len(self.free):
             return False
@@ -74,8 +78,8 @@ class KVCache:
         return True
 
     def release(self, row: int) -> None:
-        """Takes back a row's pages. On a CPU the pages in use are then moved together, since its attention goes over all of
-        the pool up to the last one."""
+        """Frees the pages of a row. On a CPU the pages in use are then moved together, because attention there computes over the
+        pool up to the last used page."""
         for page in self.pages[row]:
             heapq.heappush(self.free, page)
         self.start[self._ids(row)] = NOWHERE
@@ -100,7 +104,7 @@ class KVCache:
         self.used = len(held)
 
     def move(self, source: int, target: int) -> None:
-        """The pages of one row become those of another, which has none."""
+        """Gives the pages of one row to another row, which has none."""
         self.pages[target], self.pages[source] = self.pages[source], []
         self.table[target], self.lengths[target] = self.table[source], self.lengths[source]
         self.owner[self._ids(target)] = target
@@ -116,7 +120,7 @@ class KVCache:
         self.lengths[row] = T
 
     def write(self, layer: int, k: Tensor, v: Tensor) -> None:
-        """Puts R tokens' k and v (B, R, K, hd) behind each of the first B rows, whose pages are reserved."""
+        """Appends k and v (B, R, K, hd) of R tokens to each of the first B rows, whose pages are reserved."""
         B, R = k.shape[:2]
         slots = self.lengths[:B, None] + torch.arange(R, device=k.device)     # (B, R)
         at = self.table[:B].gather(1, slots // PAGE), slice(None), slots % PAGE
@@ -128,8 +132,8 @@ def pages_of(tokens: int) -> int:
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Memory that nobody uses at the moment; None where the system does not say. On a GPU torch keeps what was freed for itself,
-    and hands it out again: after training that is most of the memory."""
+    """Free memory, bytes; None if the system does not say. On a GPU this includes memory that torch keeps for later use: after
+    training that is most of the memory."""
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
@@ -140,13 +144,13 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def upload(numbers: list[int], device: torch.device) -> Tensor:
-    """A list of whole numbers on a device, without waiting for what the device still has to do."""
+    """Copies a list of integers to a device, without waiting for the work that the device still has to do."""
     made = torch.tensor(numbers, dtype=torch.long)
     return made.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else made
 
 
 def download(*tensors: Tensor) -> tuple:
-    """The tensors on the host, and an event after which they have arrived there; from a CPU as they are, and None."""
+    """Copies tensors to the host; returns them and an event that marks their arrival. From a CPU: the same tensors, and None."""
     if not tensors[0].is_cuda:
         return *tensors, None
     event, there = torch.cuda.Event(), [t.to("cpu", non_blocking=True) for t in tensors]

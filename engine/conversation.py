@@ -1,4 +1,4 @@
-"""Talking to a checkpoint in a terminal: each reply is shown while it is drawn. What chat.py and `sampler.py --chat` share."""
+"""A conversation with a checkpoint in a terminal, for chat.py and `sampler.py --chat`: shows each reply while it is sampled."""
 
 import argparse
 import sys
@@ -10,7 +10,7 @@ from engine.draws import sampling_flags
 from engine.requests import Completion
 from engine.thinking import parse_think
 from formats.chat import split_thinking
-from model import Transformer, load
+from model import Transformer, load_both
 from tokenizer import Tokenizer
 from training import cli
 
@@ -33,16 +33,13 @@ def add_flags(p: cli.Parser, prompt_help: str) -> None:
 
 
 def open_checkpoint(args: argparse.Namespace) -> tuple[Transformer, Tokenizer]:
-    """The model and the tokenizer of --init. ValueError where it has no tokenizer."""
-    model, tokenizer = load(args.init, args.device, getattr(torch, args.dtype))
-    if tokenizer is None:
-        raise ValueError(f"--init {args.init}: the folder has no tokenizer.json")
-    return model, tokenizer
+    """The model and the tokenizer of --init. ValueError if it has no tokenizer."""
+    return load_both(args.init, args.device, getattr(torch, args.dtype))
 
 
 def converse(sampler: Any, args: argparse.Namespace) -> dict:
-    """A chat in the terminal: one turn about args.prompt, or as many as the user wants. Returns the JSON object for the last
-    line of standard output."""
+    """A chat in the terminal: one turn with args.prompt, or as many turns as the user wants. Returns the JSON object for the
+    last line of standard output."""
     tokenizer, (think, budget) = sampler.tokenizer, parse_think(args.think)
     messages = [{"role": "system", "content": args.system}] if args.system else []
     turns, completion = 0, None
@@ -52,7 +49,7 @@ def converse(sampler: Any, args: argparse.Namespace) -> dict:
         completion = stream(sampler, ids, args, budget)
         turns += 1
         reasoning, said = split_thinking(tokenizer.decode_reply(ids, completion.tokens))
-        empty = tokenizer.thinking_in(ids) is False       # the prompt holds the block already, with nothing in it
+        empty = tokenizer.thinking_in(ids) is False       # the prompt has an empty think block
         messages.append({"role": "assistant", "content": said, "reasoning": "" if empty else reasoning})
         if args.prompt:
             break
@@ -70,8 +67,8 @@ def read_turn() -> str:
 
 def stream(sampler: Any, ids: list[int], args: argparse.Namespace, think_budget: int | None = None,
            out: TextIO | None = None) -> Completion:
-    """Shows one completion of the ids while it is drawn, on standard output or `out`, and returns it. A character whose bytes
-    are spread over several tokens is shown once it is whole."""
+    """Shows one completion of the ids while it is sampled, on standard output or `out`, and returns it. A character whose bytes
+    are in several tokens is shown when it is complete."""
     out = out or sys.stdout
     tokenizer, held = sampler.tokenizer, []
     opening = tokenizer.decode_reply(ids, [])             # <think>, where the prompt ends with it
@@ -93,13 +90,13 @@ def stream(sampler: Any, ids: list[int], args: argparse.Namespace, think_budget:
 
 
 def color(text: str, logprob: float) -> str:
-    """The text on a terminal background from green (certain) over yellow to red (a surprise)."""
+    """The text on a background from green (likely) over yellow to red (unlikely)."""
     shade = 22 if logprob > -0.1 else 58 if logprob > -1 else 94 if logprob > -3 else 88
     return f"\x1b[48;5;{shade}m{text}\x1b[0m"
 
 
 def summary(turns: int, completion: Completion | None) -> dict:
-    """What is reported at the end: of the last reply its length, its end, and the mean log-probability of its drawn tokens."""
+    """The report at the end: number of tokens and finish of the last reply, and the mean log-probability of sampled tokens."""
     if completion is None:
         return {"turns": turns}
     drawn = [logprob for logprob, forced in zip(completion.logprobs, completion.forced) if not forced]

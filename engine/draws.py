@@ -1,4 +1,4 @@
-"""Drawing a token: randomness that belongs to a request and not to a batch, top-k and top-p, and the log-probability."""
+"""Samples a token: with random numbers that depend on the request and not on the batch, top-k, top-p, and log-probabilities."""
 
 from dataclasses import dataclass
 
@@ -11,11 +11,11 @@ from training import cli
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How a token is drawn. ValueError for a number that means nothing."""
+    """How a token is sampled. ValueError for a number that is not allowed."""
     temperature: float = 1.0              # 0: always the most likely token
-    top_k: int = 0                        # the most likely tokens to draw from; 0: all
-    top_p: float = 1.0                    # the probability mass to draw from
-    exact: bool = False                   # log-probabilities by the exact form of the kernels
+    top_k: int = 0                        # sample from this number of most likely tokens; 0: all
+    top_p: float = 1.0                    # sample from this probability mass
+    exact: bool = False                   # log-probabilities in exact mode
 
     def __post_init__(self):
         if self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
@@ -31,11 +31,11 @@ def sampling_flags(p: cli.Parser, temperature: float, text: str = "0: always the
 
 
 def uniform(seed: int | Tensor, requests: Tensor, positions: Tensor) -> Tensor:
-    """One number in [0, 1) for each (seed, request, position): an int or a tensor of one, and int tensors (B,), (B,) -> (B,)
-    float64.
+    """A random number in [0, 1) for each (seed, request, position): an int or a tensor with one element, int tensors (B,), (B,)
+    -> (B,) float64.
 
-    SplitMix64 on a counter, in wrapping int64 arithmetic, the same on every device. The constant is added before mixing: mix(0)
-    is 0, and u = 0 would always draw token 0."""
+    It is SplitMix64 on a counter, in int64 arithmetic with overflow, so it is the same on every device. A constant is added
+    before mixing, because mix(0) is 0, and u = 0 would always give token 0."""
     # SplitMix64's constants as signed numbers: 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
     step = -0x61c8864680b583eb
     def mix(x):
@@ -47,7 +47,7 @@ def uniform(seed: int | Tensor, requests: Tensor, positions: Tensor) -> Tensor:
     return ((x >> 11) & ((1 << 53) - 1)).double() / 2 ** 53
 
 
-NUCLEUS = 1024                        # candidates for top-p to begin with: sorting all of V takes many times as long
+NUCLEUS = 1024                        # top-p first tries this number of candidates: sorting all of V takes much longer
 
 
 def wide(logits: Tensor) -> Tensor:
@@ -55,15 +55,16 @@ def wide(logits: Tensor) -> Tensor:
 
 
 def truncate(logits: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:
-    """Sets to -inf what top-k, then top-p (arXiv 1904.09751), leave out: logits (B, V) -> (B, V).
+    """Sets logits to -inf that top-k, and then top-p (arXiv 1904.09751), leave out: logits (B, V) -> (B, V).
 
-    top_k 0 keeps all; top_p keeps the fewest most likely tokens that reach this probability together, one or more."""
+    top_k 0 keeps all tokens. top_p keeps the smallest set of most likely tokens whose probabilities add up to it, at least
+    one."""
     V = logits.shape[1]
     most = min(top_k or V, V)
     count = most if top_p == 1.0 else min(most, NUCLEUS)
     if count == V and top_p == 1.0:
         return logits
-    values, index = logits.topk(count)                    # falling
+    values, index = logits.topk(count)                    # sorted, the largest first
     if top_p < 1.0:
         chances = (logits if most == V else torch.full_like(logits, float("-inf")).scatter(1, *reversed(logits.topk(most))))
         chances = chances.softmax(dim=1)
@@ -75,8 +76,10 @@ def truncate(logits: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:
 
 
 def draw(logits: Tensor, u: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
-    """Draws a token per row by inverting the cumulative distribution at u: logits (B, V), u (B,) -> tokens (B,) and
-    logprobs (B,). Temperature 0 takes the most likely token and reports its log-probability at temperature 1."""
+    """Samples a token for each row: logits (B, V), random numbers u (B,) -> tokens (B,), logprobs (B,).
+
+    It takes the token at which the cumulative distribution passes u. Temperature 0 takes the most likely token and returns its
+    log-probability at temperature 1."""
     logits, temperature, exact = wide(logits), params.temperature, params.exact
     if temperature == 0:
         tokens = logits.argmax(dim=1)
@@ -86,6 +89,35 @@ def draw(logits: Tensor, u: Tensor, params: SamplingParams) -> tuple[Tensor, Ten
     cumulative = truncated.softmax(dim=1, dtype=torch.float64).cumsum(dim=1)                       # (B, V)
     at = (u * cumulative[:, -1])[:, None]
     tokens = torch.searchsorted(cumulative, at, right=True).squeeze(1).clamp_(max=logits.shape[1] - 1)
-    if truncated is scaled:                                    # the temperature once more in there, where training has it
+    if truncated is scaled:                                    # divides by the temperature in there, as training does
         return tokens, row_logprobs(logits, tokens, temperature, exact)
     return tokens, row_logprobs(truncated, tokens, 1.0, exact)
+
+
+def keep_budgets(running: list, logits: Tensor, tokens: Tensor, logprobs: Tensor, u: Tensor, stop: set[int],
+                 params: SamplingParams) -> set[int]:
+    """Replaces sampled tokens (B,) that a budget does not allow; returns the set of their rows.
+
+    A forced token gets its log-probability at the temperature. If an answer would end before it has any text, its token is
+    sampled again without the end tokens, with the random numbers u (B,). All other tokens keep the log-probabilities that
+    training computes. (A mask on every token would change them.)
+    """
+    drawn, forced, again = tokens.tolist(), {}, []
+    for row, request in enumerate(running):
+        watch = request.thinking
+        if watch and (token := watch.must(drawn[row], stop)) is not None:
+            forced[row] = token
+        elif watch and watch.blank and drawn[row] in stop:
+            again.append(row)
+    if forced:
+        rows = list(forced)
+        tokens[rows] = torch.tensor(list(forced.values()), device=tokens.device)
+        logprobs[rows] = row_logprobs(wide(logits[rows]), tokens[rows], params.temperature or 1.0, params.exact)
+    if again:
+        others = logits[again]
+        others[:, [i for i in stop if i < others.shape[1]]] = float("-inf")
+        tokens[again], logprobs[again] = draw(others, u[again], params)
+    for request, token in zip(running, tokens.tolist()):
+        if request.thinking:
+            request.thinking.take(token)
+    return {*forced, *again}

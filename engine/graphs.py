@@ -7,8 +7,8 @@ import torch
 
 
 class Graphs:
-    """One graph for each key. A graph reads and writes the tensors that it was recorded with, so these stay where they are; where
-    one of them is replaced, `clear` drops the graphs. enabled: False calls the work itself each time, as on a CPU."""
+    """One graph for each key. A graph reads and writes the tensors with which it was recorded, so they must stay in place. If one
+    of them is replaced, call `clear`, which drops the graphs. enabled: False calls the function each time, as on a CPU."""
 
     def __init__(self, enabled: bool):
         self.enabled, self.captured, self.pool = enabled, {}, None
@@ -17,8 +17,8 @@ class Graphs:
         self.captured, self.pool = {}, None
 
     def replay(self, key: Hashable, work: Callable, changed: torch.Tensor) -> Any:
-        """What work() returns: recorded when the key first comes, replayed after that. The next replay of the key overwrites
-        the tensors that are returned. changed: the tensor that work() does not only overwrite, but counts on from."""
+        """The result of work(). It is recorded at the first call with a key, and replayed after that. The next replay of the key
+        overwrites the returned tensors. changed: a tensor that work() both reads and changes (a counter)."""
         if not self.enabled:
             return work()
         if key not in self.captured:
@@ -34,7 +34,7 @@ class Graphs:
 
     @staticmethod
     def _warm_up(work, changed):
-        """Compiles what the work needs, beside the current stream. What it writes is written again by the replay."""
+        """Runs work() on another stream, to compile what it needs. The replay writes all results again."""
         before, aside = changed.clone(), torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):

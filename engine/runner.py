@@ -1,7 +1,7 @@
-"""Runs the model for the sampler: prompts, the next token of every row, and the draws.
+"""Runs the model for the sampler: it computes prompts, decodes the next token of every row, and samples.
 
-On a GPU decoding and drawing are CUDA graphs, one for each of a few numbers of rows. So all that they read and write stays
-where it is: the cache, the tensors of Rows, and the weights of the copy that samples.
+On a GPU decoding and sampling are CUDA graphs, one for each of a few numbers of rows. The graphs read and write fixed tensors:
+the cache, the tensors of Rows, and the weights of the sampling copy. So these stay in place.
 """
 
 import contextlib
@@ -20,36 +20,39 @@ from engine.weights import SamplingCopy
 from kernels import HAS_TRITON, exclude
 from model import Transformer
 
-PREFILL_TOKENS = 8192                 # prompts are packed into rows of at most so many tokens; a longer one is a row of its own
+PREFILL_TOKENS = 8192                 # the most tokens in a row of packed prompts; a longer prompt gets its own row
 
 
 class Runner:
-    """dtype: of the cache and, where it is a half type on float32 weights, of the matrix products (autocast); None: that of the
-    weights. exact: whether the exact form of the kernels computes; None: as model.exact says. graphs: whether a batch is
-    filled up to one of few sizes, and decoding is captured on a GPU; None: on a GPU."""
+    """Runs a model.
+
+    - dtype: of the cache. With float32 weights and a half-precision dtype the matrix products have it too (autocast). None: the
+      dtype of the weights.
+    - exact: whether it computes in exact mode. None: as model.exact.
+    - graphs: whether batches are padded to one of few sizes, and CUDA graphs are used on a GPU. None: only on a GPU."""
 
     def __init__(self, model: Transformer, dtype: torch.dtype | None, exact: bool | None, graphs: bool | None):
         self.model, self.exact, self.device, self.dtype = model, exact, model.head.device, dtype or model.head.dtype
         self.half = self.dtype != model.head.dtype
         self.copy, self.copies = None, SamplingCopy(model, self.dtype if self.half else None)
-        able = self.device.type == "cuda" and HAS_TRITON and self.dtype != torch.float64    # else the host sizes each step
+        able = self.device.type == "cuda" and HAS_TRITON and self.dtype != torch.float64    # else each step has its own size
         self.fixed_sizes = able if graphs is None else graphs
         self.graphs = Graphs(self.fixed_sizes and self.device.type == "cuda")
         self.cache = self.rows = self.seed = self.logits = self.addresses = None
 
     def take_weights(self) -> None:
-        """The weights as they are now; later changes of the model's are seen after the next call."""
+        """Takes the current weights of the model; later changes have an effect after the next call."""
         self.copy = self.copies.refresh()
         self._choose_form()
         addresses = [w.data_ptr() for w in self.copy.parameters() if not isinstance(w, DTensor)]
-        if addresses != self.addresses:                   # other tensors than those that the graphs read
+        if addresses != self.addresses:                   # the graphs read tensors at other addresses
             self.graphs.clear()
         self.addresses = addresses
 
     def allocate(self, rows: int, longest: int, seed: int, pool_tokens: int = 0) -> None:
-        """An empty cache for so many rows of at most `longest` tokens each, and their tensors. They are kept from one start to
-        the next where graphs read them and they are large enough. pool_tokens: size of the cache; 0: for all rows at their
-        longest, if four fifths of the free memory hold that. ValueError where there is no room for one row."""
+        """Makes an empty cache for `rows` rows of at most `longest` tokens each, and their tensors. If graphs read the old ones
+        and these are large enough, they are used again. pool_tokens: size of the cache; 0: enough for all rows at their longest,
+        but at most four fifths of the free memory. ValueError if one row does not fit."""
         pages, each = rows * pages_of(longest), KVCache.page_bytes(self.model.config, self.dtype)
         free, held = free_bytes(self.device), self.cache.size * each if self.cache else 0
         if pool_tokens:
@@ -64,21 +67,21 @@ class Runner:
             self.cache.clear()
             return
         self.graphs.clear()
-        self.cache = self.rows = self.logits = None       # frees the old ones first
+        self.cache = self.rows = self.logits = None       # first frees the old ones
         self.seed = torch.tensor(seed, device=self.device)
         self.cache = KVCache(self.model.config, rows, pages, longest, self.device, self.dtype)
         self.rows = Rows(rows, self.model.config.width, self.device, self.model.head.dtype)
 
     def widen(self, longest: int) -> None:
-        """Lets a row be longer than was thought."""
+        """Allows longer rows than before."""
         if self.cache.widen(longest):
             self.graphs.clear()                           # they would read the old table
 
     @contextlib.contextmanager
     def mode(self) -> Iterator[None]:
-        """How the model computes here: without gradients, exact or not, in the sampler's type."""
+        """The context in which the model samples: no gradients, exact or fast mode, the sampler's dtype."""
         self._choose_form()
-        # a graph must not keep autocast's copies of weights, which live as long as this block
+        # autocast's copies of weights exist only in this block, so a graph must not read them
         with (torch.no_grad(), self.model.uncompiled(),
               torch.autocast(self.device.type, self.dtype, enabled=self.half, cache_enabled=not self.fixed_sizes)):
             yield
@@ -89,39 +92,41 @@ class Runner:
     # decoding and drawing
 
     def decode(self, B: int) -> None:
-        """The pending token of each of the first B rows -> its hidden state, in rows.hidden."""
+        """Decodes the pending token of each of the first B rows; the hidden states go to rows.hidden."""
         rows = self._bucket(B)
 
         def work():
             self.rows.hidden[:rows] = self.copy.decode(self.rows.pending[:rows, None], self.cache)[:, 0]
         self.graphs.replay(("decode", rows, self.copy.exact), work, self.cache.lengths)
-        self.cache.lengths[B:rows] = 0                    # those that filled up the bucket
+        self.cache.lengths[B:rows] = 0                    # rows that only padded the batch
 
     def draw(self, B: int, params: SamplingParams, watched: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """A token of each of the first B rows: their logits (B, V) if somebody wants to see them (watched), else (0, V); tokens
-        (B,) and log-probabilities (B,)."""
+        """Samples a token for each of the first B rows: logits (B, V) (with watched=False: (0, V)), tokens (B,), and
+        log-probabilities (B,)."""
         rows = self._bucket(B) if self.fixed_sizes else B
 
         def work():
             logits = exclude(self.copy.logits(self.rows.hidden[:rows]), self.model.unused_ids)                # (rows, V)
             drawn = draw(logits, self.uniform(rows), params)
-            if self.fixed_sizes and watched:              # one place for the graphs of all buckets: each would keep its own
+            if self.fixed_sizes and watched:              # one tensor for the graphs of all sizes; else each would have one
                 if self.logits is None:
                     self.logits = logits.new_empty(self.rows.count, logits.shape[1])
                 logits = self.logits[:rows].copy_(logits)
             return logits if watched else logits.new_empty(0, logits.shape[1]), *drawn
         if params.top_p == 1.0:
             made = self.graphs.replay(("draw", rows, watched, params), work, self.cache.lengths)
-        else:                                             # top-p looks at what it drew from, which a graph cannot
+        else:                                             # top-p reads values on the host, which a graph cannot do
             made = work()
         return tuple(x[:B] for x in made)
 
     def uniform(self, B: int, later: int = 0) -> torch.Tensor:
-        """The random number of each of the first B rows for its next token, (B,); later: for one so many positions behind it."""
+        """The random number of each of the first B rows for its next token, (B,); later: for the token that many positions
+        after."""
         return uniform(self.seed, self.rows.keys[:B], self.rows.positions[:B] + later)
 
     def _bucket(self, B):
-        """Rows to decode where B run: 1, or a multiple of 16. Few numbers are few graphs, and on a CPU few shapes of products."""
+        """How many rows to compute if B run: 1, or a multiple of 16. So there are few graphs, and on a CPU few shapes of
+        products."""
         return 1 if B == 1 else min(self.rows.count, -(-B // 16) * 16)
 
     # prompts
@@ -148,8 +153,8 @@ class Runner:
             p.hidden, p.version, p.scratch, first = hidden[0, here.stop - 1], version, None, here.stop
 
     def prefill_piece(self, p: Prefill, version: int, tokens: int) -> int:
-        """Computes the next tokens of a long prompt against the pieces before them, in a small cache of its own. Returns how many
-        they were."""
+        """Computes the next piece of a long prompt, with a small separate cache for the pieces before it. Returns the number of
+        tokens."""
         if p.scratch is None or p.version != version:
             p.version, p.hidden, p.begun = version, None, p.begun + 1
             p.scratch = KVCache(self.model.config, 1, pages_of(len(p.ids)), len(p.ids), self.device, self.dtype)
@@ -164,12 +169,12 @@ class Runner:
         return piece.shape[1]
 
     def enter(self, row: int, p: Prefill) -> None:
-        """A row, whose pages are reserved, begins with this prompt."""
+        """Starts a row, whose pages are reserved, with this prompt."""
         self.cache.fill(row, p.k, p.v)
         self.rows.hidden[row] = p.hidden
 
     def recompute(self, sequences: list[list[int]], version: int) -> None:
-        """The keys and values of the running rows again, with new weights. sequences: the ids of each row."""
+        """Computes the keys and values of the running rows again, with new weights. sequences: the ids of each row."""
         again = [Prefill(ids) for ids in sequences]
         self.prefill(again, version)
         for row, p in enumerate(again):

@@ -1,4 +1,4 @@
-"""Who runs and who waits: rows and cache pages are given to requests, and taken back, in the order in which these came."""
+"""Decides which requests run and which wait: gives rows and cache pages to requests, in order, and takes them back."""
 
 import itertools
 from collections import deque
@@ -9,24 +9,24 @@ from engine.rows import Rows
 
 
 class Scheduler:
-    """`running` holds one Request per row, `waiting` the others in order. Everything here is decided on the host, which knows how
-    many tokens each request has, but not yet which."""
+    """`running` has one Request per row, `waiting` the others in order. The host makes all decisions. It knows how many tokens
+    each request has, even if it has not read the tokens yet."""
 
     def __init__(self, cache: KVCache, rows: Rows):
         self.cache, self.rows = cache, rows
         self.running: list[Request] = []
         self.waiting: deque[Request] = deque()
-        self.submitted = 0                                # requests, ever
-        self.crowded = False                              # a request was preempted, and none has left since
+        self.submitted = 0                                # number of requests so far
+        self.crowded = False                              # a request was preempted, and no request has left since then
 
     def reserve(self) -> bool:
-        """A page for the pending token of each running row, the oldest request first. False where the pool has none for one."""
+        """Reserves a page for the pending token of each running row, the oldest request first. False if pages are missing."""
         return all(self._reserve(row) for row in self._oldest_first())
 
     def preempt(self) -> int:
-        """As `reserve`, but where the pool has no page the newest request gives its pages back. It waits at the front of the
-        queue with the tokens that it has drawn, and is prefilled again. Nobody comes in until somebody has left. Returns
-        how many were preempted."""
+        """Like `reserve`, but if the pool has no page, the newest request is preempted: its pages are freed. It waits at the
+        front of the queue with its tokens, and is prefilled again later. No request enters until another one has left. Returns
+        the number of preempted requests."""
         rows, gone = self._oldest_first(), []
         while rows:
             if self._reserve(rows[0]):
@@ -34,7 +34,7 @@ class Scheduler:
             else:
                 gone.append(rows.pop())
                 self.cache.release(gone[-1])
-        for row in gone:                                  # the newest first, so that the oldest of them waits in front
+        for row in gone:                                  # the newest first, so that the oldest of them is in front
             r = self.running[row]
             r.prefill = Prefill(r.completion.prompt + r.completion.tokens)
             self.waiting.appendleft(r)
@@ -53,12 +53,12 @@ class Scheduler:
         return self.rows.count - len(self.running)
 
     def next(self) -> Request | None:
-        """The waiting request that comes in next, if there is a row for it."""
+        """The waiting request that enters next, if there is a row for it."""
         return self.waiting[0] if self.waiting and self.free_rows() and not self.crowded else None
 
     def admit(self) -> int | None:
-        """Gives the next request a row and the pages of its prompt and one token more. Returns the row; None where too few pages
-        are free."""
+        """Gives the next request a row, and pages for its prompt and one more token. Returns the row; None if too few pages are
+        free."""
         r, row = self.waiting[0], len(self.running)
         if not self.cache.reserve(row, len(r.prefill.ids) + 1):
             return None
@@ -66,7 +66,7 @@ class Scheduler:
         return row
 
     def prompts(self, version: int, budget: int) -> list[Prefill]:
-        """The next prompts to prefill together: of requests that will find a row, at most `budget` tokens, at least one."""
+        """The next prompts to prefill together, of requests for which there is a row: at most `budget` tokens, at least one."""
         chosen, total = [], 0
         for p in [r.prefill for r in itertools.islice(self.waiting, self.free_rows())]:
             if not p.ready(version) and not any(p is c for c in chosen):

@@ -1,13 +1,8 @@
-"""A thinking budget: closes a think block that has grown too long, and sees that an answer follows."""
+"""A thinking budget: closes a think block that is too long, and makes sure that an answer follows."""
 
-import torch
-from torch import Tensor
-
-from engine.draws import SamplingParams, draw, wide
-from kernels import row_logprobs
 from tokenizer import Tokenizer
 
-HAND_OVER = "\nTime to answer.\n"      # the last words of a think block that a budget closes
+HAND_OVER = "\nTime to answer.\n"      # the last words of a think block that is closed by force
 
 
 class ThinkBudget:
@@ -16,11 +11,11 @@ class ThinkBudget:
     The think block (left open by the prompt, or opened by the first token) is closed by force when one of these holds:
     - it has `budget` tokens,
     - only answer_tokens (at most half of `limit`) are left for the answer,
-    - the model draws an end token inside the block.
+    - the model samples an end token inside the block.
 
-    The forced tokens are HAND_OVER, </think> and an empty line (Qwen3, arXiv 2505.09388). If the block is empty there is no
-    sentence, so a budget of 0 gives the empty block of no-think mode. After the block, and where there was none, an end
-    token is refused until the answer has some text."""
+    The forced tokens are HAND_OVER, </think> and an empty line (Qwen3, arXiv 2505.09388). In an empty block HAND_OVER is left
+    out, so a budget of 0 gives the empty block of no-think mode. Outside of the block an end token is not allowed until the
+    answer has some text."""
 
     def __init__(self, tokenizer: Tokenizer | None, prompt: list[int], budget: int, limit: int, answer_tokens: int):
         if tokenizer is None or tokenizer.think is None or tokenizer.end_think is None:
@@ -32,18 +27,18 @@ class ThinkBudget:
             raise ValueError(f"a think budget is at least 0 and needs max_new_tokens above {len(self.hand_over)}, the "
                              f"tokens of its hand-over; got {budget} and {limit}")
         self.last = limit - min(answer_tokens, limit // 2) - len(self.hand_over)
-        self.size, self.blank, self.queue = 0, True, []   # tokens so far; no answer yet; the rest of the hand-over
+        self.size, self.blank, self.queue = 0, True, []   # tokens so far; True: no answer yet; the forced tokens that are left
         self.thought = 0 if tokenizer.thinking_in(prompt) else None           # tokens in the block; None outside of one
 
     def must(self, drawn: int, stop: set[int]) -> int | None:
-        """The token of the hand-over that must come instead of the drawn one, or None."""
+        """The forced token that replaces the sampled one, or None."""
         if self.thought is not None and not self.queue and drawn != self.tokenizer.end_think and (
                 self.thought >= self.budget or self.size >= self.last or drawn in stop):
             self.queue = list(self.hand_over if self.thought else self.at_once)
         return self.queue[0] if self.queue else None
 
     def take(self, token: int) -> None:
-        """Notes the token that came in the end."""
+        """Notes the token that was added, forced or sampled."""
         if self.queue:
             del self.queue[0]
             if not self.queue:
@@ -57,37 +52,8 @@ class ThinkBudget:
         self.size += 1
 
 
-def keep_budgets(running: list, logits: Tensor, tokens: Tensor, logprobs: Tensor, u: Tensor, stop: set[int],
-                 params: SamplingParams) -> set[int]:
-    """Puts other tokens in place of drawn ones (B,) that a budget does not allow; returns the set of their rows.
-
-    A token of the hand-over gets its log-probability at the temperature. Where an answer would end before it has begun,
-    the draw is repeated without the end tokens, at u (B,). Unlike a mask on every draw, that leaves the other tokens as
-    the model's own: their log-probabilities are those that training computes.
-    """
-    drawn, forced, again = tokens.tolist(), {}, []
-    for row, request in enumerate(running):
-        watch = request.thinking
-        if watch and (token := watch.must(drawn[row], stop)) is not None:
-            forced[row] = token
-        elif watch and watch.blank and drawn[row] in stop:
-            again.append(row)
-    if forced:
-        rows = list(forced)
-        tokens[rows] = torch.tensor(list(forced.values()), device=tokens.device)
-        logprobs[rows] = row_logprobs(wide(logits[rows]), tokens[rows], params.temperature or 1.0, params.exact)
-    if again:
-        others = logits[again]
-        others[:, [i for i in stop if i < others.shape[1]]] = float("-inf")
-        tokens[again], logprobs[again] = draw(others, u[again], params)
-    for request, token in zip(running, tokens.tolist()):
-        if request.thinking:
-            request.thinking.take(token)
-    return {*forced, *again}
-
-
 def parse_think(text: str) -> tuple[bool | None, int | None]:
-    """--think on|off|auto|N -> (think as Tokenizer.chat_prompt takes it, the budget of a think block in tokens)."""
+    """--think on|off|auto|N -> (`think` for Tokenizer.chat_prompt, the budget of a think block in tokens, or None)."""
     modes = {"on": True, "off": False, "auto": None}
     if text not in modes and not text.isdecimal():
         raise ValueError(f"--think {text}: use on, off, auto or a number of tokens")

@@ -1,1 +1,1 @@
-"""How things are written in files: Hugging Face folders, tokenizers, chats, rows of data, JSON, and code that users add."""
+"""File formats: Hugging Face folders, tokenizers, chats, rows of data, JSON, and code that users add."""

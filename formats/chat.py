@@ -1,8 +1,8 @@
-"""Conversations as ids, in ChatML: <|im_start|>role, content, <|im_end|>; reasoning stands between <think> and </think>.
+"""Conversations as ids, in ChatML: <|im_start|>role, content, <|im_end|>; reasoning is between <think> and </think>.
 
-One chat format, with a checkpoint's own default system message; a template that writes anything else is refused
-(formats/templates.py). Earlier reasoning stays in the history (Qwen3's template drops it). What is saved is the template of what
-is written.
+There is one chat format. It uses the default system message of the checkpoint, if that has one. A checkpoint whose template
+writes anything else is refused (formats/templates.py). Earlier reasoning stays in the history (Qwen3's template drops it). A
+saved checkpoint has the template of exactly this format.
 """
 
 import itertools
@@ -16,14 +16,16 @@ IM_START, IM_END, THINK, END_THINK = "<|im_start|>", "<|im_end|>", "<think>", "<
 class ChatFormat:
     """How a tokenizer writes conversations.
 
-    head: ids that stand before every conversation; system: the system message of one that brings none, or None; template: the
-    chat template to save; refusal: why nothing can be written, or ""."""
+    head       ids at the start of every conversation
+    system     the system message for a conversation that has none, or None
+    template   the chat template to save
+    refusal    why this tokenizer cannot write conversations, or "" """
 
     def __init__(self, tokenizer: Any, template: str | None, names: dict[str, str]):
-        """template: the checkpoint's own, None: it has none; names: {"bos_token": text, ...}, which a template may use."""
+        """template: that of the checkpoint, or None. names: {"bos_token": text, ...}, which a template may use."""
         self.tokenizer, self.template, self.refusal, self.head, self.system = tokenizer, template, "", [], None
         if tokenizer.im_start is None or tokenizer.im_end is None:
-            self.refusal = f"the tokenizer lacks {IM_START} or {IM_END}; use one of tokenizer.py train, or of Qwen"
+            self.refusal = f"the tokenizer lacks {IM_START} or {IM_END}; use one made by tokenizer.py train, or one of Qwen"
             return
         bos = ""
         if template is None:
@@ -32,8 +34,8 @@ class ChatFormat:
             try:
                 bos, self.system = templates.head_of(template, names)
             except ValueError as error:
-                self.refusal = (f"its chat template is not ChatML as it is written here: {error}; remove it from "
-                                "tokenizer_config.json, or chat_template.jinja, to speak ChatML to it all the same")
+                self.refusal = (f"its chat template is not ChatML as it is written here: {error}; to use ChatML anyway, remove "
+                                "the template from tokenizer_config.json or chat_template.jinja")
         self.head = tokenizer.prefix if template is None else [tokenizer.special[bos]] if bos else []
         if not self.refusal:
             self.template = templates.chat_template(bos, self.system)
@@ -96,7 +98,7 @@ class ChatFormat:
 
 
 def plain_content(content: Any) -> Any:
-    """A message's content as text: a list of {"type": "text", "text": ...} joined; anything else as it is."""
+    """The content of a message as text: a list of {"type": "text", "text": ...} is joined, anything else is returned as it is."""
     def is_text(part):
         return isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
     if isinstance(content, list) and all(map(is_text, content)):
@@ -105,19 +107,26 @@ def plain_content(content: Any) -> Any:
 
 
 def thinking_mode(messages: list[dict]) -> bool | None:
-    """Qwen3's soft switch, for encode_chat's `think`: the last user turn that ends in a flag decides. After "/no_think"
-    the prompt gives the empty block (False), which a model is never trained to write; after "/think", or with no flag,
-    the model opens a block itself (None)."""
+    """Qwen3's soft switch, for `think` of encode_chat: the last user turn that ends in a flag decides.
+
+    "/no_think" gives False: the prompt ends with an empty think block, which a model is never trained to write. "/think", or no
+    flag, gives None: the model opens a block itself."""
     turns = [str(plain_content(message.get("content"))).rstrip() for message in messages if message.get("role") == "user"]
     flagged = [turn for turn in turns if turn.endswith(("/no_think", "/think"))]
     return False if flagged and flagged[-1].endswith("/no_think") else None
 
 
-def split_thinking(text: str) -> tuple[str | None, str]:
-    """(reasoning, answer) of a decoded completion; reasoning is None where there is no block, "" where it is empty.
+def after_thinking(text: str) -> str | None:
+    """The text of a completion after its last </think>; None if a <think> is still open."""
+    rest = text.rpartition("</think>")[2]
+    return None if "<think>" in rest else rest
 
-    A block that never closes is all reasoning, with answer "". If the prompt opened the block, the completion lacks the
-    opening mark: put <think> before it, or an unfinished block would read as an answer.
+
+def split_thinking(text: str) -> tuple[str | None, str]:
+    """(reasoning, answer) of a decoded completion. reasoning is None without a think block, and "" for an empty block.
+
+    If the block is never closed, everything is reasoning, and answer is "". If the prompt opened the block, put <think> before
+    the completion; otherwise an unfinished block would be taken for an answer.
     """
     before, closed, after = text.partition(END_THINK)
     if not closed and not before.lstrip().startswith(THINK):

@@ -1,4 +1,4 @@
-"""Reading and writing small files: JSON objects with errors that name the file, and files that appear whole or not at all."""
+"""Reads and writes small files: JSON objects, with errors that name the file, and atomic writes."""
 
 import json
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def read_json(path: str | Path) -> dict:
-    """What a JSON file holds, which must be an object (dict). ValueError in one line that names the file."""
+    """The JSON object (dict) of a file. ValueError, in one line that names the file."""
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as e:             # malformed, not UTF-8, or nested without end
@@ -28,7 +28,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def remove(folder: str | Path, *patterns: str) -> None:
-    """Removes the files of a folder whose names fit."""
+    """Removes the files of a folder whose names match one of the patterns."""
     for pattern in patterns:
         for path in Path(folder).glob(pattern):
             path.unlink(missing_ok=True)
@@ -39,7 +39,7 @@ def write_atomically(path: str | Path, write: Callable) -> None:
     temporary = Path(f"{path}.tmp")
     try:
         temporary.touch()
-        mode = temporary.stat().st_mode                    # as the umask says; safetensors makes a file for the owner alone
+        mode = temporary.stat().st_mode                    # the usual one; safetensors makes files only for the owner
         write(temporary)
         temporary.chmod(mode)
         with open(temporary, "rb") as f:

@@ -1,11 +1,13 @@
 """Hugging Face folders: config.json to and from our Config's fields, and weights in (sharded) safetensors files.
 
-A checkpoint of nanothink *is* such a folder, so this file is the whole of import and export. It knows the Llama, Qwen2,
-Qwen3, SmolLM3, OLMo 2 and OLMo 3 kinds (SmolLM and SmolLM2 call themselves Llama). Weight names are the same on both
-sides except for the prefix "model.", which theirs have and ours lack.
+A checkpoint of nanothink *is* such a folder, so this file is all of import and export. It knows the Llama, Qwen2, Qwen3, SmolLM3,
+OLMo 2 and OLMo 3 architectures (SmolLM and SmolLM2 call themselves Llama). Weight names are the same on both sides, except for
+the prefix "model." of Hugging Face.
 
-Simpler than transformers: no weights other than safetensors, no quantised weights, no biases but q, k and v, no dropout
-(attention_dropout, which matters in training alone, is not applied).
+Simpler than transformers:
+- weights only in safetensors files, not quantised;
+- no biases except those of q, k and v;
+- no dropout (attention_dropout, which only matters in training, is ignored).
 """
 
 import dataclasses
@@ -21,7 +23,7 @@ from formats.files import read_json, remove, write_atomically, write_json
 KINDS = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM",
          "smollm3": "SmolLM3ForCausalLM",
          "olmo2": "Olmo2ForCausalLM", "olmo3": "Olmo3ForCausalLM", "nanothink": "NanothinkForCausalLM"}
-# What transformers takes where config.json is silent: for all families, then where one differs.
+# The defaults of transformers for fields that config.json lacks: those of all families, then those of single families.
 COMMON = {"num_key_value_heads": None, "head_dim": None, "hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 10_000.0,
           "max_position_embeddings": 2048, "tie_word_embeddings": False, "attention_bias": False, "mlp_bias": False,
           "layer_types": None, "use_sliding_window": False, "sliding_window": None, "max_window_layers": 28,
@@ -33,12 +35,15 @@ DEFAULTS = {"llama": {}, "qwen2": QWEN, "qwen3": QWEN | {"head_dim": 128},
             "olmo2": {"rms_norm_eps": 1e-5},
             "olmo3": {"rms_norm_eps": 1e-5, "rope_theta": 500_000.0, "sliding_window": 4096}}
 WHOLE = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")       # no defaults
-MOST = 2 ** 20                       # above every size of a model; the product of three, in bytes, still is a number for torch
+# No model has a larger size, so a larger one in config.json is an error. (Three of this size make 2 ** 60 elements of a tensor,
+# a number that still fits into torch's 64-bit integers.)
+LARGEST_SIZE = 2 ** 20
 OPTIONAL = ("num_key_value_heads", "head_dim", "max_position_embeddings", "sliding_window", "no_rope_layer_interval")
 SWITCHES = ("tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_window")
 
 
-# fields of our Config that these kinds can express; a model with another one set is of our own kind, which keeps every field
+# Fields of our Config that Hugging Face's architectures can express. If any other field is set, model_type is "nanothink", which
+# keeps every field.
 EXPRESSED = {"vocab_size", "layers", "width", "heads", "kv_heads", "head_size", "ff", "attention", "window", "qk_norm",
              "qkv_bias", "tied", "norm_after", "eps", "rope_theta", "rope_scaling", "context"}
 
@@ -46,7 +51,7 @@ EXPRESSED = {"vocab_size", "layers", "width", "heads", "kv_heads", "head_size", 
 def fields_from(hf: dict, where: str | Path = "config.json") -> dict:
     """config.json of any known kind (dict) -> the fields of our Config (dict). ValueError names what cannot be read.
 
-    A field that changes what transformers computes is used or refused; tests/formats/test_folders.py changes each one."""
+    A field that changes the result in transformers is used or refused; tests/formats/test_folders.py tries each one."""
     kind = hf.get("model_type")
     if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(f"{where}: model_type {kind!r} is not one of {', '.join(KINDS)}")
@@ -61,8 +66,8 @@ def fields_from(hf: dict, where: str | Path = "config.json") -> dict:
             raise ValueError(f"{where}: field {key!r} is missing")
         if (type(hf[key]) is not int or hf[key] < 1) and not (key in OPTIONAL and hf[key] is None):
             raise ValueError(f"{where}: {key}={hf[key]!r} must be a whole number above 0")
-        if key != "max_position_embeddings" and hf[key] is not None and hf[key] > MOST:
-            raise ValueError(f"{where}: {key}={hf[key]} is larger than any model has; fetch or write config.json again")
+        if key != "max_position_embeddings" and hf[key] is not None and hf[key] > LARGEST_SIZE:
+            raise ValueError(f"{where}: {key}={hf[key]} is larger than in any model; fetch or write config.json again")
     for key in SWITCHES:
         if type(hf[key]) is not bool:
             raise ValueError(f"{where}: {key}={hf[key]!r} must be true or false")
@@ -120,7 +125,7 @@ def _attention(hf, kind, layers, where):
 
 
 def _rope(hf, kind, context, windows, where):
-    """(theta, scaling or None) from the new spelling (rope_parameters) or the old one (rope_theta, rope_scaling)."""
+    """(theta, scaling or None) from the new field (rope_parameters) or the old fields (rope_theta, rope_scaling)."""
     new, old = hf.get("rope_parameters") or {}, hf.get("rope_scaling") or {}
     for key, value in (("rope_parameters", new), ("rope_scaling", old)):
         if not isinstance(value, dict):
@@ -129,13 +134,13 @@ def _rope(hf, kind, context, windows, where):
     if (new and bool(set(new) & kinds) != (kind == "olmo3")) or set(old) & kinds:
         raise ValueError(f"{where}: rope_parameters must {'' if kind == 'olmo3' else 'not '}be given for each kind of layer, "
                          "full_attention and sliding_attention" + (", in OLMo 3" if kind == "olmo3" else ""))
-    if kind == "olmo3":                                    # one set for each kind of layer: only the full ones may scale
+    if kind == "olmo3":                                    # one set for each kind of layer; only the full one may have scaling
         full, window = new.get("full_attention") or {}, new.get("sliding_attention") or {}
         scaling = {**full, **old}
         theta = scaling.pop("rope_theta", hf["rope_theta"])
-        own = window.get("rope_theta", DEFAULTS[kind]["rope_theta"])          # config.json's own is for the full layers alone
+        own = window.get("rope_theta", DEFAULTS[kind]["rope_theta"])          # the theta of config.json is only for full layers
         if windows and (window.get("rope_type", "default") != "default" or own != theta):
-            raise ValueError(f"{where}: windowed layers with a RoPE of their own are not supported (theta {own!r} and {theta!r})")
+            raise ValueError(f"{where}: a separate RoPE for windowed layers is not supported (theta {own!r} and {theta!r})")
     else:
         scaling = dict(old or new)
         theta = scaling.pop("rope_theta", hf["rope_theta"])
@@ -155,7 +160,7 @@ def _rope(hf, kind, context, windows, where):
 
 
 def config_for(c: Any, eos: list[int] | None = None, bos: int | None = None, dtype: str = "float32") -> dict:
-    """Our Config -> config.json (dict) of the kind that has the same architecture, or of our own kind if none has."""
+    """Our Config -> config.json (dict) of the Hugging Face kind with the same architecture, or of our own kind."""
     scaled = {"rope_type": "default", **(c.rope_scaling or {}), "rope_theta": c.rope_theta}
     hf = {"model_type": kind_of(c), "vocab_size": c.vocab_size, "hidden_size": c.width, "intermediate_size": c.ff,
           "num_hidden_layers": c.layers, "num_attention_heads": c.heads, "num_key_value_heads": c.kv_heads,
@@ -169,7 +174,7 @@ def config_for(c: Any, eos: list[int] | None = None, bos: int | None = None, dty
     if c.rope_scaling:
         hf["rope_scaling"] = c.rope_scaling
     if c.norm_after:
-        del hf["head_dim"]                                 # these classes always take width / heads
+        del hf["head_dim"]                                 # these classes always use width / heads
     if hf["model_type"] in ("qwen2", "qwen3", "smollm3", "olmo3"):
         hf["layer_types"] = ["sliding_attention" if a == "window" else "full_attention" for a in c.attention]
         hf["sliding_window"] = c.window or None
@@ -186,12 +191,12 @@ def config_for(c: Any, eos: list[int] | None = None, bos: int | None = None, dty
 
 
 def kind_of(c: Any) -> str:
-    """The simplest Hugging Face kind with exactly this architecture; "nanothink" where there is none."""
+    """The simplest Hugging Face kind with exactly this architecture; "nanothink" if there is none."""
     if any(getattr(c, f.name) != f.default for f in dataclasses.fields(c) if f.name not in EXPRESSED):
         return "nanothink"
-    plain_heads = c.head_size * c.heads == c.width         # some classes cannot take another head size
+    plain_heads = c.head_size * c.heads == c.width         # some classes do not support other head sizes
     kinds = set(c.attention)
-    if kinds - {"rope", "nope", "window"}:                # a layer of somebody's own
+    if kinds - {"rope", "nope", "window"}:                # a kind of layer that a user added
         return "nanothink"
     if c.norm_after:
         if c.qk_norm == "full" and plain_heads and not c.qkv_bias and "nope" not in kinds:
@@ -219,7 +224,7 @@ def read_config(folder: str | Path) -> dict:
 
 
 def weight_files(folder: str | Path) -> list[Path]:
-    """The safetensors files of a folder. As in transformers, a whole model.safetensors goes before an index of shards."""
+    """The safetensors files of a folder. As in transformers, model.safetensors is preferred to an index of shards."""
     folder = Path(folder)
     whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if whole.is_file() or not index.is_file():
@@ -241,9 +246,10 @@ def read_weights(folder: str | Path, expected: dict[str, tuple], device: str | t
                  dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
     """Reads the weights that a model of ours expects.
 
-    expected: {our name: shape}. Returns {our name: tensor}. Every name that is missing, unknown, of another shape, not a
-    floating-point number or not finite is listed in one ValueError; nothing is skipped in silence. With tied embeddings a
-    file may repeat the embedding as the head if it is the same, or hold the head alone.
+    expected: {our name: shape}. Returns {our name: tensor}.
+
+    One ValueError lists every weight that is missing, unknown, of another shape, not a floating-point number or not finite. With
+    tied embeddings a file may hold the embedding, the head, or both if they are equal.
     """
     weights, head, wrong, bad = {}, None, [], set()
     for file in weight_files(folder):
@@ -251,7 +257,7 @@ def read_weights(folder: str | Path, expected: dict[str, tuple], device: str | t
             with safe_open(file, framework="pt", device=str(device)) as f:
                 for name in f.keys():
                     if name.endswith("rotary_emb.inv_freq"):
-                        continue                           # old checkpoints store it; it follows from the config
+                        continue                           # old checkpoints store it; it is computed from the config
                     ours = name.removeprefix("model.")
                     stored = f.get_slice(name)
                     shape, kind = tuple(stored.get_shape()), stored.get_dtype()
@@ -289,15 +295,15 @@ def read_weights(folder: str | Path, expected: dict[str, tuple], device: str | t
     return weights
 
 
-# Files of an older checkpoint in the same folder that some reader would take before, or together with, what a save writes.
+# Files of an older checkpoint in the same folder that a reader would use in place of the new files, or together with them.
 STALE = ("model.safetensors.index.json", "model-*-of-*.safetensors", "pytorch_model*.bin", "pytorch_model.bin.index.json",
          "adapter_config.json", "adapter_model.*")
 
 
 def write_folder(folder: str | Path, config: dict, weights: dict[str, torch.Tensor], generation: dict | None = None) -> None:
-    """Writes model.safetensors ({our name: tensor}), config.json and generation_config.json (dicts), each under a temporary
-    name, then renamed, and removes what an older checkpoint left there. Its shards go last: model.safetensors is read before
-    them, so at no moment are there no weights."""
+    """Writes model.safetensors ({our name: tensor}), config.json and generation_config.json (dicts), and removes the files of an
+    older checkpoint. Each file is written under a temporary name and then renamed. Old shards are removed last, so the folder has
+    weights at every moment (model.safetensors is preferred to shards)."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     named = {name if name.startswith("lm_head") else f"model.{name}": w.detach().cpu().contiguous() for name,

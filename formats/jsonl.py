@@ -13,7 +13,7 @@ def _once(pairs):
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f'the key "{next(key for key in keys if keys.count(key) > 1)}" stands there twice')
+        raise ValueError(f'the key "{next(key for key in keys if keys.count(key) > 1)}" appears twice')
     return found
 
 
@@ -29,10 +29,10 @@ _decoder = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_number, 
 
 
 def parse_json(text: str, where: str | Path) -> Any:
-    """What a line or a file of JSON holds. ValueError for what is not JSON, and for what Python's reader lets through or
-    fails on: a key given twice, NaN and Infinity, endless digits, brackets nested too deeply."""
+    """The value of a line or a file of JSON. ValueError for what is not JSON, and also for a key given twice, NaN, Infinity,
+    too many digits, or brackets nested too deeply."""
     try:
-        return _decoder.decode(text.removeprefix("\ufeff"))                   # a byte-order mark is no text
+        return _decoder.decode(text.removeprefix("\ufeff"))                   # without a byte-order mark
     except json.JSONDecodeError as e:
         reason = e.msg
     except RecursionError:

@@ -16,5 +16,5 @@ def rows(path: Path) -> Iterator[tuple[str, object]]:
             for row in rows.to_pylist():
                 number += 1
                 yield f"{path}, row {number}", row
-    except Exception as e:                                # pyarrow has a dozen kinds, and some are no ValueError
+    except Exception as e:                                # pyarrow has many kinds of exceptions; some are not a ValueError
         raise ValueError(f"{path}, after row {number}: cannot be read ({e}); fetch or write it again") from None

@@ -1,10 +1,10 @@
-"""What users add: files of their own, named on the command line as FILE.py:NAME (rewards, tasks), and files in our rooms.
+"""Loads code that users add: rewards and tasks, given on the command line as FILE.py:NAME, and files in our packages.
 
     brevity = plugins.load("my_rewards.py:brevity")     whatever `brevity` is in that file
     with plugins.named("my_rewards.py:brevity"):        around every call of it
 
-The file is run as a module, once, whatever the number of names taken from it. An error in it, or in a call of it, becomes a
-PluginError: one line that names the file and the line.
+A file is run once, as a module, even if several names are taken from it. An error in it becomes a PluginError: one line of text
+that names the file and the line.
 """
 
 import argparse
@@ -20,20 +20,22 @@ from types import ModuleType
 from typing import Any
 
 
-def in_room(room: str, name: str, function: str) -> Callable | None:
-    """A function of the file ROOM/NAME.py; None where there is no such file, or it has no such function. By such names rooms
-    find what a user adds to them: a format of rows (formats/rows.py), a source of documents (sources/open.py)."""
-    if not name.isidentifier() or importlib.util.find_spec(f"{room}.{name}") is None:
+def in_package(package: str, name: str, function: str) -> Callable | None:
+    """A function of the file NAME.py in one of our folders, such as "sources"; None if there is no such file, or no such function
+    in it.
+
+    This finds what a user adds to a package: a format of rows (formats/rows.py), or a source of documents (sources/open.py)."""
+    if not name.isidentifier() or importlib.util.find_spec(f"{package}.{name}") is None:
         return None
-    return getattr(importlib.import_module(f"{room}.{name}"), function, None)
+    return getattr(importlib.import_module(f"{package}.{name}"), function, None)
 
 
 class PluginError(ValueError):
-    """What went wrong in a user's file, in one line."""
+    """An error in a user's file, described in one line."""
 
 
 def is_plugin(spec: str) -> bool:
-    """Whether a SPEC has the form FILE.py:NAME."""
+    """Whether a text has the form FILE.py:NAME."""
     return re.fullmatch(r".+\.py:\w+", spec) is not None
 
 
@@ -49,7 +51,7 @@ def file_of(spec: str) -> str:
 
 
 def load(spec: str) -> Any:
-    """The object NAME of FILE.py:NAME. PluginError where there is no such file or name, or where the file cannot be run."""
+    """The object NAME of FILE.py:NAME. PluginError if there is no such file or name, or if the file cannot be run."""
     file, _, name = spec.rpartition(":")
     if not Path(file).is_file():
         raise PluginError(f"{spec}: {file}: no such file")
@@ -62,7 +64,7 @@ def load(spec: str) -> Any:
 
 def _module(spec: str) -> ModuleType:
     path = str(Path(file_of(spec)).resolve())
-    if path in sys.modules:                               # the path serves as its name, which no other module has
+    if path in sys.modules:                               # the module's name is its path, so no other module has it
         return sys.modules[path]
     description = importlib.util.spec_from_file_location(path, path)
     module = sys.modules[path] = importlib.util.module_from_spec(description)
@@ -77,7 +79,7 @@ def _module(spec: str) -> ModuleType:
 
 @contextlib.contextmanager
 def named(spec: str) -> Iterator[None]:
-    """Around code of a user's file: what it raises becomes a PluginError."""
+    """Put this around calls of a user's code: an exception becomes a PluginError."""
     try:
         yield
     except Exception as error:
@@ -85,7 +87,11 @@ def named(spec: str) -> Iterator[None]:
 
 
 def describe(error: Exception, spec: str) -> str:
-    """"my_rewards.py, line 7: KeyError: 'x'": an error, with the last line of the user's file that led to it."""
+    """The text of an error, with the last line of the user's file that led to it: "my_rewards.py, line 7: KeyError: 'x'". If the
+    SPEC names no file, it is the line that raised the error."""
+    if not is_plugin(spec):
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        return f"{'/'.join(Path(last.filename).parts[-2:])}, line {last.lineno}: {type(error).__name__}: {error}"
     path = str(Path(file_of(spec)).resolve())
     if isinstance(error, SyntaxError) and error.filename == path:
         return f"{file_of(spec)}, line {error.lineno}: {type(error).__name__}: {error.msg}"

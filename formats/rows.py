@@ -1,15 +1,16 @@
-"""Rows of files: .jsonl, .jsonl.gz, .parquet, and whatever else a file of this room reads.
+"""Reads rows of files: .jsonl, .jsonl.gz, .parquet, and other endings for which formats/ has a file.
 
     for where, row in read_rows("web.parquet"): ...         `where` names file and line, for error messages
 
-A file is read by the module of this room that its ending names: formats/jsonl.py reads .jsonl (and .jsonl.gz), formats/parquet.py
-reads .parquet. To read .csv, add a file formats/csv.py with a function rows(path) that yields (where, row), a row being a dict:
-texts, questions, conversations and pairs can then all be in .csv.
+The ending of a file names the module of formats/ that reads it: formats/jsonl.py reads .jsonl (and .jsonl.gz), formats/parquet.py
+reads .parquet. To read .csv, add a file formats/csv.py with a function rows(path) that yields (where, row), where row is a dict.
+Then texts, questions, conversations and pairs can all be in .csv files.
 
-A key of a row is used or refused, never dropped: what stands in a row may change what should be learned. Only keys that
-say where a row comes from or how it was judged (METADATA, any whose last word is one of these, as in problem_type, and
-any that begins with _) mean nothing, and so does a key whose value is null or empty, which tables put where a row has
-nothing.
+An unknown key is refused, because it may change what should be learned. These keys are ignored:
+
+- keys that say where a row comes from, or how it was judged: METADATA, and keys whose last word is one of these (problem_type);
+- keys that begin with _;
+- keys whose value is null or empty, as in a table in which a row has no value in a column.
 """
 
 import math
@@ -29,7 +30,7 @@ METADATA = {"id", "uuid", "idx", "index", "name", "title", "source", "dataset", 
 def read_rows(path: str | Path) -> Iterator[tuple[str, object]]:
     """(where, row) for the rows of a file. FileNotFoundError, or ValueError that names file and line."""
     path, empty = file_at(path), True
-    rows = plugins.in_room("formats", path.name.removesuffix(".gz").rpartition(".")[2], "rows")
+    rows = plugins.in_package("formats", path.name.removesuffix(".gz").rpartition(".")[2], "rows")
     if rows is None:
         raise ValueError(f"{path}: use a .txt, .jsonl, .jsonl.gz or .parquet file, a folder of shards, world:... or hf:org/name")
     for where, row in rows(path):
@@ -40,7 +41,7 @@ def read_rows(path: str | Path) -> Iterator[tuple[str, object]]:
 
 
 def file_at(path: str | Path) -> Path:
-    """The path of a file that is there and holds something."""
+    """The path of a file, after a check that it exists and is not empty."""
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"{path}: is a folder; give a file (a folder of shards is for pre-training, with --tokenizer)")
@@ -54,12 +55,12 @@ def file_at(path: str | Path) -> Path:
 
 
 def given(value: Any) -> bool:
-    """False for null and for empty text, lists and objects: in a table every row has a value for every key."""
+    """False for null and for empty text, lists and objects: a table has them where a row has no value."""
     return value is not None and value not in ("", [], {})
 
 
 def refuse_unknown(row: dict, known: tuple[str, ...], where: str, what: str = "such a row", metadata: bool = True) -> None:
-    """ValueError for a key of a row that is neither known nor, with metadata=True, metadata."""
+    """ValueError for a key of a row that is not known. With metadata=True keys of metadata are allowed too."""
     for key, value in row.items():
         fine = key in known or (metadata and (key.startswith("_") or key.rpartition("_")[2] in METADATA))
         if not fine and given(value):
@@ -68,13 +69,13 @@ def refuse_unknown(row: dict, known: tuple[str, ...], where: str, what: str = "s
 
 
 def text_at(row: dict, key: str, where: str, numbers: bool = False) -> str | None:
-    """The text under a key of a row, None where there is none. With numbers=True a number counts as its digits (12 is
-    "12"); nothing else does: what Python prints of a list or a truth value is no text that anybody wrote."""
+    """The text under a key of a row, or None. With numbers=True a number becomes its digits (12 becomes "12"). Any other value
+    is refused: the text that Python prints for a list or a boolean is not what a user wrote."""
     value = row.get(key)
     if value is None or isinstance(value, str):
         return value
     if numbers and ((isinstance(value, int) and not isinstance(value, bool))
-                    or (isinstance(value, float | Decimal) and math.isfinite(value))):    # no float holds every integer
+                    or (isinstance(value, float | Decimal) and math.isfinite(value))):    # float() would round large integers
         return str(value) if isinstance(value, int) else format(Decimal(str(value)), "f")
     raise ValueError(f'{where}: "{key}" must be text{" or a number" * numbers}; it is {str(value):.60}, '
                      f"a value of type {type(value).__name__}")

@@ -1,18 +1,17 @@
-"""Chat templates, the Jinja programs by which transformers and servers write a conversation: ours, and whether another agrees.
+"""Chat templates (Jinja programs by which transformers and servers write conversations): ours, and a check of others.
 
-`Tokenizer.encode_chat` writes ChatML by itself, with a loss mask. A checkpoint's own template is therefore compared with it
-in a few conversations. What may differ is the head: a begin-of-text token, and a system message where the conversation
-brings none (Qwen2.5 and SmolLM2 have one). encode_chat then writes that head as well. Another difference is not imitated;
-such a template is refused.
+`Tokenizer.encode_chat` writes ChatML without a template, and makes a loss mask. So the template of a checkpoint is compared with
+ours on a few conversations. Only the start may differ: a begin-of-text token, and a default system message (Qwen2.5 and SmolLM2
+have one). encode_chat then writes the same start. A template with any other difference is refused.
 
-What is saved is always ours, with that head, so that it gives the ids and the mask that were trained on. Beyond ChatML it
-marks what an assistant says ({% generation %}), and takes reasoning, `think`, and `enable_thinking` (Qwen3's word).
+A saved checkpoint always has our template, with that start. So it gives the same ids and mask as in training. In addition to
+ChatML it marks what an assistant says ({% generation %}), and takes reasoning, `think`, and `enable_thinking` (Qwen3's name).
 """
 
 import json
 import re
 
-# `think` means the same as in encode_chat; enable_thinking=False is think=False. Without either, the user's flags decide.
+# `think` is as in encode_chat; enable_thinking=False is think=False. Without both, the flags in the user's turns decide.
 BODY = (
     r"{% macro text(content) %}{% if content is string %}{{ content }}{% elif content %}{% for part in content %}"
     r"{% if part.type != 'text' %}{{ raise_exception('only parts of type text can be written') }}{% endif %}{{ part.text }}"
@@ -49,13 +48,14 @@ def chat_template(bos: str = "", system: str | None = None) -> str:
 
 
 def render(template: str, messages: list[dict], names: dict[str, str], **options) -> str:
-    """What a template writes, in a sandbox, since it may come from a stranger. names: {"bos_token": text, ...}. ValueError."""
-    import jinja2  # with torch; needed for templates of others alone
+    """What a template writes. It runs in a sandbox, since it may come from anyone. names: {"bos_token": text, ...}.
+    ValueError."""
+    import jinja2  # comes with torch; only needed for templates of other checkpoints
     import jinja2.ext
     import jinja2.sandbox
 
     class Generation(jinja2.ext.Extension):
-        """{% generation %} marks for a mask; here its content alone counts."""
+        """{% generation %} marks text for a mask; here only the text inside it is used."""
         tags = {"generation"}
 
         def parse(self, parser):
@@ -75,8 +75,8 @@ def render(template: str, messages: list[dict], names: dict[str, str], **options
 
 
 def head_of(template: str, names: dict[str, str]) -> tuple[str, str | None]:
-    """(text of the begin-of-text token or "", system message or None) that a template writes first, if the rest of
-    it is ChatML; ValueError that names the difference otherwise."""
+    """(text of the begin-of-text token or "", system message or None) at the start of what a template writes. ValueError, which
+    names the difference, if the rest is not ChatML."""
     first, mark = render(template, PROBES[0], names, add_generation_prompt=True), "<|im_start|>user\nHi."
     head, found, _ = first.partition(mark)
     bos = names.get("bos_token") or ""

@@ -6,8 +6,8 @@
 
 What it simplifies:
 - SentencePiece and WordPiece are refused.
-- Hugging Face finds every added token inside ordinary text; here those alone are found that are blank.
-- A merge is known by the bytes it makes, not by its pair. For merges that BPE training made, both mean the same.
+- Hugging Face finds every added token inside ordinary text; here only added tokens of pure whitespace are found.
+- A merge is identified by the bytes that it makes, not by its pair. For merges made by BPE training both mean the same.
 """
 
 import itertools
@@ -21,12 +21,12 @@ import numpy as np
 
 from formats.files import read_json, remove, write_json
 
-# Hugging Face's ByteLevel(use_regex=true), alone and behind Digits. There a digit ends the piece before it, so that
-# blanks in front of a digit stay together: "a  5" is "a", "  ", "5".
+# Hugging Face's ByteLevel(use_regex=true), alone and after Digits. With Digits a digit ends the piece before it, so spaces
+# before a digit stay together: "a  5" becomes "a", "  ", "5".
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 DIGITS_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+|DIGIT| ?[^\s\p{L}\p{N}]+|\s+(?=\p{N})|\s+(?!\S)|\s+"
 
-# tokenizer.json spells each byte as one visible character: itself where Latin-1 shows it, else one from U+0100 onwards.
+# tokenizer.json writes each byte as one visible character: the Latin-1 character if it is visible, else one from U+0100 on.
 _visible = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 _order = _visible + [byte for byte in range(256) if byte not in _visible]
 CHAR_OF_BYTE = {byte: chr(byte if n < len(_visible) else 256 + n - len(_visible)) for n, byte in enumerate(_order)}
@@ -34,7 +34,7 @@ BYTE_OF_CHAR = {ord(char): byte for byte, char in CHAR_OF_BYTE.items()}
 
 
 def spell(data: bytes) -> str:
-    """The bytes in tokenizer.json's alphabet."""
+    """The bytes, written in the alphabet of tokenizer.json."""
     return "".join(CHAR_OF_BYTE[byte] for byte in data)
 
 
@@ -45,7 +45,7 @@ def unspell(spelling: str) -> bytes:
 
 # the files
 
-# Files of an older tokenizer that transformers would read in place of, or together with, those of a save.
+# Files of an older tokenizer that transformers would read in place of the new files, or together with them.
 STALE = ("chat_template.json", "chat_template.jinja", "additional_chat_templates/*", "special_tokens_map.json",
          "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model")
 
@@ -55,7 +55,7 @@ class TokenizerFiles:
     """What the files of a folder say about its tokenizer."""
     spec: dict                       # tokenizer.json
     config: dict                     # tokenizer_config.json
-    template: str | None = None      # the chat template of a file of its own; else tokenizer_config.json may have one
+    template: str | None = None      # of chat_template.jinja; else tokenizer_config.json may have one
     ends: list[int] = field(default_factory=list)     # ids that end a completion: eos_token_id of (generation_)config.json
     generation: dict = field(default_factory=dict)    # generation_config.json
 
@@ -84,9 +84,9 @@ class TokenizerFiles:
         return cls(spec, config, text, ends, generation)
 
     def chat_template(self) -> str | None:
-        """The chat template, wherever it stands."""
+        """The chat template, from either place."""
         template = self.config.get("chat_template") if self.template is None else self.template
-        if isinstance(template, list):                    # several by name, an older form
+        if isinstance(template, list):                    # an older form: a list of named templates
             template = next((t["template"] for t in template if t["name"] == "default"), None)
         return template
 
@@ -96,7 +96,7 @@ class TokenizerFiles:
 
 
 def write_files(folder: str | Path, spec: dict, config: dict, template: str | None) -> None:
-    """Writes tokenizer.json and tokenizer_config.json with this chat template; each appears whole or not at all."""
+    """Writes tokenizer.json and tokenizer_config.json with this chat template, each one atomically."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     config = {key: value for key, value in config.items() if key != "chat_template"}
     if template is not None:
@@ -122,8 +122,8 @@ def flatten(part: dict | None, key: str) -> list[dict]:
 
 
 def read_prefix(post_processor: dict | None) -> list[int]:
-    """The ids that a post_processor puts before a text. (Beside a tokenizer.json, transformers reads no add_bos_token.) What
-    one puts behind a text is left to whoever ends a document."""
+    """The ids that a post_processor puts before a text. Ids after a text are not read: the caller ends a document.
+    (If there is a tokenizer.json, transformers ignores add_bos_token.)"""
     prefix = []
     for step in flatten(post_processor, "processors"):
         if step["type"] == "TemplateProcessing":
@@ -135,12 +135,12 @@ def read_prefix(post_processor: dict | None) -> list[int]:
 
 
 def cover(pattern: str) -> str:
-    """The pattern, and as one piece each stretch that it does not match, so that no text is lost."""
+    """The pattern, extended so that each part of a text which it does not match becomes one piece. No text is lost."""
     return rf"(?:{pattern})|(?:(?!{pattern})[\s\S])+"
 
 
 def read_pattern(pre_tokenizer: dict) -> str:
-    """One regular expression that cuts text as this part of a tokenizer.json does; ValueError where there is none."""
+    """One regular expression that cuts text as this part of a tokenizer.json does; ValueError if there is none."""
     steps = pre_tokenizer["pretokenizers"] if pre_tokenizer["type"] == "Sequence" else [pre_tokenizer]
     if not steps[-1].get("add_prefix_space"):
         match steps:
@@ -161,22 +161,22 @@ def read_pattern(pre_tokenizer: dict) -> str:
 class Vocabulary:
     """How text becomes ids.
 
-    tiktoken merges in the order of ranks. Here that is the order of the list of merges; ids may be in another (SmolLM2 puts its
-    special tokens first), so a table leads from rank to id. Entries that no merge makes have no rank, except in Llama 3
-    (ignore_merges), where a piece that is in the vocabulary needs no merge."""
+    tiktoken merges in the order of ranks. A rank is the position in the list of merges. Ids may have another order (SmolLM2 puts
+    its special tokens first), so a table maps ranks to ids. An entry that no merge makes has no rank. The exception is Llama 3
+    (ignore_merges): there a piece that is in the vocabulary needs no merge."""
     pattern: str                     # regular expression that cuts text into pieces
-    nfc: bool                        # whether text is brought into Unicode's form NFC first
+    nfc: bool                        # whether text is first converted to Unicode's form NFC
     ranks: dict[bytes, int]
-    id_of_rank: np.ndarray           # -1: a byte that the vocabulary lacks; it is dropped, as in Hugging Face (SmolLM2 lacks 21)
-    text_bytes: dict[int, bytes]     # of the ids that stand for text
+    id_of_rank: np.ndarray           # -1: a byte that is not in the vocabulary; it is dropped, as in Hugging Face (SmolLM2)
+    text_bytes: dict[int, bytes]     # of the ids of ordinary text
     special: dict[str, int]          # every added token
-    blanks: re.Pattern | None        # the added tokens of blanks alone: these cut ordinary text, as all do in Hugging Face
-    hidden: set[int]                 # ids of added tokens that are no text to a reader (thinking marks are)
-    prefix: list[int]                # ids that stand before a text
+    whitespace: re.Pattern | None    # the added tokens of pure whitespace: only these are found in ordinary text
+    hidden: set[int]                 # ids of added tokens that a reader does not see (thinking marks are seen)
+    prefix: list[int]                # ids at the start of a text
 
 
 def read_vocabulary(spec: dict) -> Vocabulary:
-    """What a tokenizer.json says. ValueError for what is not byte-level BPE, or not known here."""
+    """The vocabulary of a tokenizer.json. ValueError for what is not byte-level BPE, or not supported here."""
     model = spec["model"]
     odd = {key: model.get(key) for key in ("byte_fallback", "continuing_subword_prefix", "end_of_word_suffix")}
     if model["type"] != "BPE" or any(odd.values()):
@@ -186,10 +186,10 @@ def read_vocabulary(spec: dict) -> Vocabulary:
         raise ValueError(f"cannot read the normalizer {str(spec['normalizer']):.200}; only NFC or none is known")
     pattern = read_pattern(spec["pre_tokenizer"] or {"type": "none"})
     special = {token["content"]: token["id"] for token in spec["added_tokens"]}
-    blanks = [token for token in spec["added_tokens"] if token["content"].isspace()]
-    if odd := [t["content"] for t in blanks if any(t.get(flag) for flag in ("single_word", "lstrip", "rstrip"))]:
+    whitespace = [token for token in spec["added_tokens"] if token["content"].isspace()]
+    if odd := [t["content"] for t in whitespace if any(t.get(flag) for flag in ("single_word", "lstrip", "rstrip"))]:
         raise ValueError(f"cannot read the added token {odd[0]!r}: single_word, lstrip and rstrip are not known")
-    longest_first = sorted((re.escape(token["content"]) for token in blanks), key=len, reverse=True)
+    longest_first = sorted((re.escape(token["content"]) for token in whitespace), key=len, reverse=True)
     if odd := [i for i in (*model["vocab"].values(), *special.values()) if type(i) is not int or i < 0]:
         raise ValueError(f"cannot read the id {odd[0]!r}: ids are whole numbers from 0")
     id_of = {unspell(spelling): i for spelling, i in model["vocab"].items() if spelling not in special}
@@ -201,15 +201,15 @@ def read_vocabulary(spec: dict) -> Vocabulary:
     return Vocabulary(
         pattern, bool(normalizers), ranks,
         id_of_rank=np.array([id_of.get(data, -1) if len(data) == 1 else id_of[data] for data in ranks]),
-        text_bytes={i: data for data, i in id_of.items()} | {t["id"]: t["content"].encode() for t in blanks},
-        special=special, blanks=re.compile(f"({'|'.join(longest_first)})") if blanks else None,
+        text_bytes={i: data for data, i in id_of.items()} | {t["id"]: t["content"].encode() for t in whitespace},
+        special=special, whitespace=re.compile(f"({'|'.join(longest_first)})") if whitespace else None,
         hidden={token["id"] for token in spec["added_tokens"] if token.get("special")},
         prefix=read_prefix(spec.get("post_processor")))
 
 
 def new_spec(tokens: list[bytes], merges: list[tuple[int, int]], special: dict[str, bool], pattern: str) -> dict:
-    """A tokenizer.json. tokens: the 256 bytes, then what each merge makes; special: added tokens behind them, and whether each
-    is hidden from a reader."""
+    """A tokenizer.json. tokens: the 256 bytes, then the result of each merge. special: added tokens, which get the next ids, and
+    whether each one is hidden from a reader."""
     added = [{"id": i, "content": text, "special": hidden, "normalized": False, "single_word": False, "lstrip": False,
               "rstrip": False} for i, (text, hidden) in enumerate(special.items(), len(tokens))]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}

@@ -1,19 +1,17 @@
-"""The blocks of the transformer that are worth writing by hand, and the choice among their forms.
+"""The blocks of the transformer that are written by hand. Each function chooses an implementation for the device and the mode.
 
-    fast.py        what PyTorch itself does quickest: on a CPU, and on a GPU where Triton has nothing better; its
-                   attention lies in fast_attention.py
-    exact.py       one fixed order of additions, in plain PyTorch: the exact mode without Triton
-    processor.py   which of torch's private operators this processor has, found out by trying
-    gpu/           both on a GPU, in Triton: attention, linear, norm, activation, logprob
+    fast.py        the fastest in plain PyTorch: on a CPU, and on a GPU where Triton is not faster (attention: fast_attention.py)
+    exact.py       exact mode in plain PyTorch, with one fixed order of additions
+    processor.py   which of torch's private operators work on this processor
+    gpu/           both modes on a GPU, in Triton: attention, linear, norm, activation, logprob
 
-Each function here takes `exact`, which the model passes (model.exact), looks at the device, and calls one of them. Exact
-means that the bits of a token's result do not depend on how many tokens are computed together, nor on whether its past
-comes from a cache: sampler and trainer then agree to the last bit.
+The model passes `exact` (model.exact). In exact mode the bits of a token's result do not depend on how many tokens are computed
+together, or on whether its past comes from a cache. So sampler and trainer agree to the last bit.
 
-What a variant of attention has to touch, from little to much:
+What a variant of attention has to change, from little to much:
 
-- Something before or after attention, as a gate for each head (recipes/README.md has it worked out): model.Attention and a field
-  of Config, no more. It holds in training, sampling and exact mode if it uses the functions below or obeys the two rules at the
+- Something before or after attention, such as a gate for each head (worked out in recipes/README.md): only model.Attention and a
+  field of Config. It works in training, sampling and exact mode if it uses the functions below, or follows the two rules at the
   top of exact.py.
 - Where positions come from, or a window: an entry of model.LAYER_KINDS, and model.Transformer.angles for other rotations.
 - Which keys a token sees, or what happens to a score (a soft cap, a sink): each place that makes scores. In training
@@ -52,14 +50,14 @@ __all__ = ["HAS_TRITON", "NOWHERE", "PAGE", "Packing", "attend", "attend_cached"
 
 
 def _form(x, exact):
-    """Which of the forms computes on the device of x: fast, exact_form or "triton"."""
+    """The implementation for the device of x: fast, exact_form or "triton"."""
     if x.is_cuda and HAS_TRITON and x.dtype != torch.float64:
         return "triton"
     return exact_form if exact else fast
 
 
 def _half(x, *others):
-    """Under autocast all of them in its type: the Triton kernels are not in torch's list of what autocast casts."""
+    """Under autocast, casts all tensors to its dtype: torch does not do this for Triton kernels."""
     if not torch.is_autocast_enabled(x.device.type):
         return x, *others
     dtype = torch.get_autocast_dtype(x.device.type)
@@ -68,7 +66,7 @@ def _half(x, *others):
 
 def project(x: Tensor, weight: Tensor, bias: Tensor | None = None, exact: bool = False,
             reordered: Tensor | None = None) -> Tensor:
-    """x (..., D) @ weight (N, D).T + bias -> (..., N). reordered: fast.reorder of the weight, where there is no gradient."""
+    """x (..., D) @ weight (N, D).T + bias -> (..., N). reordered: fast.reorder of the weight; then there is no gradient."""
     if not exact:
         return fast.linear(x, weight, bias, reordered)
     x, weight, bias = _half(x, weight, bias)
@@ -88,7 +86,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, exact: bool = False) -> Tens
 
 def norm_rotate(x: Tensor, weight: Tensor | None, cos: Tensor | None, sin: Tensor | None, eps: float,
                 exact: bool = False) -> Tensor:
-    """What happens to queries and keys before attention: x (B, T, heads, hd) -> like x. RMSNorm of each head, unless weight
+    """Norm and rotation of queries and keys before attention: x (B, T, heads, hd) -> like x. RMSNorm of each head, unless weight
     (hd,) is None; then rotary position embedding with cos and sin (B, T, 1, hd/2), unless those are None."""
     if cos is not None and _form(x, exact) == "triton":
         from .gpu.norm import qk_norm_rope
@@ -108,22 +106,22 @@ def swiglu(gate: Tensor, up: Tensor, exact: bool = False) -> Tensor:
 
 
 def _spans(packing, device):
-    """Where the documents lie, as Triton's attention goes by it."""
+    """The positions of the documents, in the form for Triton's attention."""
     from .gpu.attention import Spans
     return Spans.of_rows(packing.B, packing.T, device) if packing.documents is None else Spans.of_documents(packing.documents)
 
 
 def _type_of_queries(x):
-    """The type in which attention computes in a model whose hidden states are x."""
+    """The dtype of attention in a model whose hidden states are x."""
     return torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
 
 
 def plan_attention(packing: Packing, x: Tensor, config: Any, exact: bool = False) -> Tiles | None:
-    """What the attention of all layers goes by in one pass over packed documents; x (B, T, D): the hidden states before the
-    first layer, config: of the model. On a GPU the tiles that Triton's programs compute, else None: a Packing says enough.
+    """The plan of attention over packed documents, for all layers of a forward pass. x (B, T, D): the hidden states before the
+    first layer; config: of the model. On a GPU it is the tiles for Triton's programs, else None (the Packing is enough).
 
-    Made outside of the layers, since its shapes depend on the documents: a layer that torch.compile compiles gets it as
-    an input, and stays one graph."""
+    It is made outside of the layers, because its shapes depend on the documents. A compiled layer gets it as an input, and stays
+    one graph."""
     if _form(x, exact) != "triton" or not exact and packing.documents is None:
         return None
     from .gpu.attention import make_tiles
@@ -132,8 +130,8 @@ def plan_attention(packing: Packing, x: Tensor, config: Any, exact: bool = False
 
 
 def plan_decoding(cache: Any, x: Tensor, config: Any, exact: bool = False) -> Tiles | dict:
-    """The same for R new tokens of each of the first B rows of a cache; x (B, R, D): their hidden states before the first
-    layer. On a GPU tiles; on a CPU {window: the pages in use}, where R is 1."""
+    """The same for R new tokens of each of the first B rows of a cache. x (B, R, D): their hidden states before the first layer.
+    On a GPU it is tiles; on a CPU with R = 1 it is {window: the pages in use}."""
     B, R, _ = x.shape
     form = _form(x, exact)
     if form == "triton":
@@ -146,8 +144,8 @@ def plan_decoding(cache: Any, x: Tensor, config: Any, exact: bool = False) -> Ti
 
 def attend(q: Tensor, k: Tensor, v: Tensor, packing: Packing, window: int = 0, exact: bool = False,
            plan: Tiles | None = None) -> Tensor:
-    """Causal attention inside each document: q (B, T, H, hd), k and v (B, T, K, hd) -> (B, T, H, hd). plan: of
-    plan_attention, which is otherwise made here."""
+    """Causal attention inside each document: q (B, T, H, hd), k and v (B, T, K, hd) -> (B, T, H, hd). plan: from plan_attention;
+    None: it is made here."""
     form = _form(q, exact)
     if form == "triton" and (exact or packing.documents is not None):
         from .gpu.attention import attention
@@ -158,8 +156,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, packing: Packing, window: int = 0, e
 
 def attend_cached(q: Tensor, cache: Any, layer: int, window: int = 0, exact: bool = False,
                   plan: Tiles | dict | None = None) -> Tensor:
-    """New tokens of each row against its pages (engine/cache.py), where their keys are written already: q (B, R, H, hd) -> like
-    q. Row b held cache.lengths[b] tokens before them. plan: of plan_decoding, which is otherwise made here."""
+    """Attention of new tokens to the pages of their row (engine/cache.py), in which their keys are written already: q (B, R, H,
+    hd) -> like q. Before them row b had cache.lengths[b] tokens. plan: from plan_decoding; None: it is made here."""
     form = _form(q, exact)
     if form == "triton":
         from .gpu.attention import Spans, attention
@@ -169,7 +167,7 @@ def attend_cached(q: Tensor, cache: Any, layer: int, window: int = 0, exact: boo
 
 
 def head_logits(hidden: Tensor, weight: Tensor, exact: bool = False, reordered: Tensor | None = None) -> Tensor:
-    """hidden (..., D), weight (V, D) -> logits (..., V), those of token_logprobs. reordered: as for `project`."""
+    """hidden (..., D), weight (V, D) -> logits (..., V), the same as in token_logprobs. reordered: as for `project`."""
     if exact and _form(hidden, exact) == "triton":
         from .gpu.linear import linear as invariant
         return invariant(*_half(hidden, weight), out_dtype=torch.float32)
@@ -178,7 +176,7 @@ def head_logits(hidden: Tensor, weight: Tensor, exact: bool = False, reordered: 
 
 def row_logprobs(logits: Tensor, targets: Tensor, temperature: float = 1.0, exact: bool = False) -> Tensor:
     """Log softmax(logits / temperature) of each row at its target: logits (N, V) of float32 or better, targets (N,) ->
-    (N,). The very code of token_logprobs."""
+    (N,). It is the same code as in token_logprobs."""
     if _form(logits, exact) == "triton":
         from .gpu.logprob import row_logprobs as rows
         return rows(logits, targets, temperature)[0]
@@ -188,8 +186,8 @@ def row_logprobs(logits: Tensor, targets: Tensor, temperature: float = 1.0, exac
 def token_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0, entropy: bool = False,
                    exact: bool = False, unused_ids: Sequence[tuple[int, int]] = ()) -> Tensor | tuple[Tensor, Tensor]:
     """Log-probability of each target: hidden (..., D), weight (V, D), targets (...) -> (...), float32 or better.
-    With entropy=True a pair: also the entropy of the distribution at each place (...), in nats. unused_ids: ranges of words
-    that do not exist and have no probability, see fast.exclude."""
+    With entropy=True a pair: also the entropy of the distribution at each position (...), in nats. unused_ids: ranges of ids that
+    do not exist and have probability 0, see fast.exclude."""
     form = _form(hidden, exact)
     if form != "triton":
         return form.token_logprobs(hidden, weight, targets, temperature, entropy, unused_ids)

@@ -1,23 +1,25 @@
-"""The blocks with one fixed order of additions, in plain PyTorch: the exact mode on a CPU, and the algorithms to read.
+"""The blocks with one fixed order of additions, in plain PyTorch: exact mode on a CPU, and the algorithms in readable form.
 
-The bits of a token's result depend on that token and on what it attends to, and on nothing else: not on how many rows
-are computed at once, on the row it lies in, or on whether its past comes from a cache. Two rules give that.
+The bits of a token's result depend only on this token and on what it attends to. They do not depend on how many rows are computed
+together, on the position of its row, or on whether its past comes from a cache. Two rules ensure this.
 
-1. A matrix product always has the same shape, or one of a few shapes that give equal bits.
+1. A matrix product always has the same shape, or one of a few shapes that give the same bits.
    - Why: a library chooses its order of additions by the shape. A row alone gets other bits than the same row among 100.
-   - Linear layers: rows are cut into tiles of a fixed number of rows; the last tile is filled with zeros.
-   - Attention: blocks of PAGE keys from the start of the document, with an online softmax (arXiv 2205.14135). A block that
-     a row does not see changes nothing for it: its maximum stays, exp(0) = 1, and 0 is added.
-   - In some shapes the order also depends on the row's place in the tile (the product of 64 probabilities with keys of head
-     size 6 or 10, for one). So each shape is tried once. If it fails, the operands are filled up to multiples of ROUND. If
-     that fails as well, the products are added one after the other.
-2. Outside of products there are only additions, multiplications and divisions, which IEEE 754 rounds in one way, exp and
-   log, and sums along the last axis of a contiguous tensor. No sigmoid or silu (torch's vector code and the code for the
-   last few elements of a tensor differ in the last bit), no fused multiply-add.
+   - Linear layers: rows are cut into tiles of a fixed number of rows; the last tile is padded with zeros.
+   - Attention: blocks of PAGE keys from the start of the document, with an online softmax (arXiv 2205.14135). A block that a row
+     does not see changes nothing for it: its maximum stays, exp(0) = 1, and 0 is added.
+   - In some shapes the order also depends on the position of the row in the tile (for example the product of 64 probabilities
+     with values of head size 6 or 10). So each shape is tested once. If it fails, the operands are padded to multiples of ROUND.
+     If this fails too, the products are added one after the other.
+2. Outside of matrix products there are only
+   - additions, multiplications and divisions, for which IEEE 754 defines one result;
+   - exp and log;
+   - sums along the last axis of a contiguous tensor.
+   There is no sigmoid or silu (torch's vector code and its code for the last elements of a tensor differ in the last bit), and no
+   fused multiply-add.
 
-What torch does with a shape is its own affair and is found out, not assumed; tests/engine/test_exact.py says whether it
-holds on a machine, and so does every step of a GRPO run in exact mode. Only the forward pass must be invariant: gradients
-come from the fast blocks.
+torch does not promise its order of additions, so it is tested: by tests/engine/test_exact.py, and in every step of a GRPO run in
+exact mode. Only the forward pass must be invariant: gradients come from the fast blocks.
 
 Letters as in model.py: B rows, T tokens in a row, H query heads, K key/value heads, hd head size, D width, V vocabulary.
 """
@@ -36,19 +38,19 @@ from . import fast, fast_attention, processor
 from .fast_attention import Packing
 
 TILE = 32                                 # rows of a matrix product
-SIZES = 16, 32, 48, 64, 128, 256, 512     # the same, where oneDNN gives a row the same bits in all of them
-QUERIES = 8, 4, 32, 64                    # query rows of a tile of attention, tokens times the heads that share a key head; all
-                                          # but the first only where a row has the same bits in them as there
-PAGE = 64                                 # keys of a block of attention; as many tokens are in a page of the cache
-ALIGNED = 64                              # bytes; whatever torch makes begins at a multiple of it
-ROUND = 16                                # numbers in a vector register: shapes without a remainder have one way to add up
+SIZES = 16, 32, 48, 64, 128, 256, 512     # the same for oneDNN, if it gives a row the same bits in all of them
+QUERIES = 8, 4, 32, 64                    # query rows of a tile of attention (tokens times heads that share a key head); others
+                                          # than the first are used only if a row has the same bits in them
+PAGE = 64                                 # keys in a block of attention, and tokens in a page of the cache
+ALIGNED = 64                              # bytes; tensors that torch allocates start at a multiple of it
+ROUND = 16                                # numbers in a vector register; multiples of it have one order of additions
 
 
 def product(x: Tensor, weight: Tensor, reordered: Tensor | None = None) -> Tensor:
-    """x (M, D) @ weight (N, D).T, in the first of three ways that gives a row the same bits at any place in any batch.
-    reordered: the weight as fast.reorder lays it out."""
+    """x (M, D) @ weight (N, D).T, by the first of several methods that gives a row the same bits at any position in any batch.
+    reordered: fast.reorder of the weight."""
     N, D = weight.shape
-    x = x if x.data_ptr() % ALIGNED == 0 else x.clone()   # some libraries begin a sum at a round address
+    x = x if x.data_ptr() % ALIGNED == 0 else x.clone()   # in some libraries the order depends on the address
     if fast.has_onednn(x, weight) and _onednn_agrees(N, D, torch.get_num_threads()):
         return fast.in_parts(fast.onednn, x, weight if reordered is None else reordered, SIZES)
     return fast.in_parts(_tile_product(N, D, weight.dtype, weight.device, torch.get_num_threads()), x, weight, (TILE,))
@@ -56,14 +58,15 @@ def product(x: Tensor, weight: Tensor, reordered: Tensor | None = None) -> Tenso
 
 @functools.cache
 def _onednn_agrees(N, D, threads):
-    """Does a row get the same bits at any place of oneDNN's product of SIZES rows with a weight (N, D), reordered or not?"""
+    """Whether oneDNN gives a row the same bits at any position among any of SIZES rows, with a weight (N, D), reordered or
+    not."""
     return _agrees(fast.onednn, N, D, torch.float32, "cpu", SIZES, fast.reorder)
 
 
 @functools.cache
 def _tile_product(N, D, dtype, device, threads):
-    """The product of TILE rows with a weight (N, D): torch's, if a row has the same bits at every place there, or that of
-    operands without a remainder, or the slow one."""
+    """The method for the product of TILE rows with a weight (N, D): that of torch if a row has the same bits at every position;
+    else that of padded operands; else the slow one."""
     ways = F.linear, _rounded_linear, _linear_in_order
     return next(way for way in ways if way is ways[-1] or _agrees(way, N, D, dtype, device, (TILE,)))
 
@@ -78,10 +81,12 @@ def _linear_in_order(x, weight):
 
 
 def _agrees(multiply, N, D, dtype, device, sizes, reorder=torch.clone):
-    """Does a row get the same bits wherever it stands among any of `sizes` rows, and wherever the weight lies, reordered or not?
-    Nobody promises that, so it is tried: with tiles whose rows are all the same one. A few numbers may agree by luck, so of
-    a narrow weight more rows are tried."""
-    g = torch.Generator().manual_seed(0)                  # float64 has products that round only of numbers that fill it
+    """Whether a row gets the same bits at any position among any of `sizes` rows, and with the weight at any address, reordered
+    or not. It is tested with tiles whose rows are all equal. A few numbers may agree by chance, so more rows are tested for a
+    narrow weight."""
+    # The numbers are drawn in float64. Products of float32 numbers would be exact in float64: without rounding, fewer differences
+    # between two orders of additions would show.
+    g = torch.Generator().manual_seed(0)
     x, weight = (torch.randn(n, D, generator=g, dtype=torch.float64).to(device, dtype) for n in (1 + 64 // N, N))
     elsewhere, reordered = torch.empty(1 + N * D, device=device, dtype=dtype)[1:].view(N, D).copy_(weight), reorder(weight)
     reordered = weight if reordered is None else reordered
@@ -117,7 +122,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, reordered: Ten
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x (..., D) / root mean square * weight: the fast form is a sum along each row already."""
+    """x (..., D) / root mean square * weight. The fast version is exact already: it is a sum along each row."""
     return fast.rms_norm(x, weight, eps)
 
 
@@ -165,19 +170,21 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
 
 @functools.cache
 def _query_tiles(hd, dtype, threads):
-    """How attention multiplies at this head size: the head size to fill up to; those of QUERIES whose products with PAGE keys
-    give a row the bits that it has in tiles of QUERIES[0], at every place and in any number of tiles (rising); the product."""
+    """How attention multiplies at this head size: (padded head size, tile sizes, multiply).
+
+    tile sizes: those of QUERIES in which a row has the same bits as in a tile of QUERIES[0], at every position and in any number
+    of tiles; the smallest first."""
     for padded, multiply in ((hd, torch.bmm), (hd + -hd % ROUND, torch.bmm), (hd, _bmm_in_order)):
         wanted = [x[:, :1] for x in _tiles_of_one_row(multiply, padded, dtype, QUERIES[0], 8)]
         sizes = [size for size in sorted(QUERIES) if all(
             torch.equal(ours, theirs[torch.arange(count) % 8].expand_as(ours)) for count in (1, 3, 8, 20)
             for ours, theirs in zip(_tiles_of_one_row(multiply, padded, dtype, size, count), wanted, strict=True))]
-        if QUERIES[0] in sizes:                                               # as it is in the last way
+        if QUERIES[0] in sizes:                                               # always true for the last method
             return padded, sizes, multiply
 
 
 def _tiles_of_one_row(multiply, hd, dtype, size, count):
-    """The two products of attention in `count` tiles, each of which holds one of eight random rows over and over."""
+    """The two products of attention in `count` tiles; each tile repeats one of eight random rows."""
     g, which = torch.Generator().manual_seed(0), torch.arange(count) % 8
     q, p, k = (torch.randn(*shape, generator=g, dtype=torch.float64).to(dtype) for shape in ((8, hd), (8, PAGE), (1, PAGE, hd)))
     q, p, k = *(x[which, None].repeat(1, size, 1) for x in (q, p)), k.repeat(count, 1, 1)
@@ -185,7 +192,7 @@ def _tiles_of_one_row(multiply, hd, dtype, size, count):
 
 
 def _bmm_in_order(x, y):
-    """x (n, M, D) @ y (n, D, N), added up from the first to the last: slow, but there is one way only. Half types in float32."""
+    """x (n, M, D) @ y (n, D, N), added from the first product to the last: slow, but in one order. Half precision in float32."""
     wide = torch.promote_types(x.dtype, torch.float32)
     out = x.new_zeros(x.shape[0], x.shape[1], y.shape[2], dtype=wide)
     for i in range(x.shape[2]):
@@ -196,8 +203,8 @@ def _bmm_in_order(x, y):
 def attend_tiles(q: Tensor, K: int, blocks: Callable, first: Tensor, window: int = 0) -> Tensor:
     """q (n, R, H, hd) against blocks of PAGE keys: blocks(j) -> k and v of block j, each (n, K, PAGE, hd) -> (n, R, H, hd).
 
-    Query r of row i stands at position first[i] + r of its document (first (n,) of int) and sees the keys up to its own
-    position; window > 0: the last `window` of them. Slots that no query sees may hold anything finite.
+    Query r of row i is at position first[i] + r of its document (first (n,) of int) and sees the keys up to its own position;
+    window > 0: the last `window` of them. Slots that no query sees may hold any finite numbers.
     """
     n, R, H, hd = q.shape
     G = H // K                                                                # query heads that share a key head
@@ -213,7 +220,7 @@ def attend_tiles(q: Tensor, K: int, blocks: Callable, first: Tensor, window: int
     best = q.new_full((n * K, tiles, size, 1), -1e30)                         # not -inf, whose difference with itself is nan
     total, out = torch.zeros_like(best), torch.zeros_like(q)                  # (n K, tiles, size, 1), (n K, tiles, size, padded)
     for j in range(0, latest + R, PAGE):
-        # tiles from here on reach position j, and those up to there have not lost sight of the block
+        # tiles from `start` on reach position j, and tiles before `end` still have the block in their window
         start = max(0, j - latest) * G // size
         end = tiles if not window else min(tiles, -(-max(0, j + PAGE + window - 1 - earliest) * G // size))
         if start >= end:
@@ -222,7 +229,7 @@ def attend_tiles(q: Tensor, K: int, blocks: Callable, first: Tensor, window: int
         kb, vb = (_pad_heads(x, padded).reshape(n * K, 1, PAGE, padded).expand(-1, some, -1, -1).flatten(0, 1)
                   for x in blocks(j // PAGE))                                 # (n K some, PAGE, padded)
         scores = multiply(q[:, part].flatten(0, 1), kb.transpose(1, 2))       # (n K some, size, PAGE)
-        # how far the key lies behind the query: (n or 1, 1, some, size, PAGE)
+        # distance from the key to the query: (n or 1, 1, some, size, PAGE)
         behind = positions[:, :, part] - torch.arange(j, j + PAGE)
         hidden = behind < 0 if not window else (behind < 0) | (behind >= window)
         mask = torch.zeros(hidden.shape, dtype=q.dtype).masked_fill_(hidden, float("-inf"))
@@ -239,7 +246,7 @@ def attend_tiles(q: Tensor, K: int, blocks: Callable, first: Tensor, window: int
 
 
 def _pad_heads(x, padded):
-    """x (..., hd) with zeros behind: (..., padded)."""
+    """x (..., hd), padded with zeros: (..., padded)."""
     return x if x.shape[-1] == padded else F.pad(x, (0, padded - x.shape[-1]))
 
 
@@ -282,8 +289,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, packing: Packing, window: int = 0) -
 
 
 def attend_cached(q: Tensor, cache: Any, layer: int, window: int = 0, pages: Pages | None = None) -> Tensor:
-    """New tokens of each row against its pages (engine/cache.py), each of which is a block of keys: q (B, R, H, hd) -> like q.
-    pages: of find_pages, where they are known already."""
+    """Attention of new tokens to the pages of their row (engine/cache.py); a page is a block of keys: q (B, R, H, hd) -> like q.
+    pages: the result of find_pages, if it is known already."""
     B, R, H, hd = q.shape
     K = cache.k.shape[2]
     padded, sizes, multiply = _query_tiles(hd, q.dtype, torch.get_num_threads())
@@ -297,9 +304,9 @@ def attend_cached(q: Tensor, cache: Any, layer: int, window: int = 0, pages: Pag
 
 
 def _attend_pages(q, cache, layer, pages, tile, padded, multiply):
-    """attend_tiles for one token of each row, with the same additions in the same order. But products are taken of all pages
-    in use at once, as they lie in the pool, so that no key is copied; and only the rows that have a block j read it. With the
-    longest rows first these are the first n of them."""
+    """attend_tiles for one token of each row, with the same additions in the same order. All pages in use are multiplied at once,
+    in the order of the pool, so no key is copied. Only rows that have a block j read it: with the longest rows first, these are
+    the first n rows."""
     (B, _, H, hd), (P, K) = q.shape, (cache.used, cache.k.shape[2])
     G = H // K
     owner, mask, order, rank, parts = pages

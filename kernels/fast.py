@@ -1,4 +1,4 @@
-"""The blocks of the transformer as fast as PyTorch alone has them: on a CPU, and on a GPU without Triton.
+"""The fastest blocks of the transformer in plain PyTorch: for a CPU, and for a GPU without Triton.
 
 Letters as in model.py: B rows, T tokens in a row, H query heads, K key/value heads, hd head size, D width, V vocabulary.
 """
@@ -14,21 +14,20 @@ from .fast_attention import Packing, attend, attend_cached, find_pages  # noqa: 
 
 
 def has_onednn(*tensors: Tensor) -> bool:
-    """May oneDNN multiply them? Of float32, on a CPU, in code that torch.compile does not make."""
+    """Whether oneDNN can multiply these tensors: in float32, on a CPU, not under torch.compile."""
     return (all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors) and not torch.compiler.is_compiling()
             and processor.able(processor.linear, torch.float32))
 
 
 def onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x (..., D) @ weight (N, D).T + bias by oneDNN, which was faster than the library behind F.linear where that was
-    measured (results/tried.jsonl), most of all where the weight is a transposed view, as for the gradient of x. For the
-    gradient of the weight it was slower."""
+    """x (..., D) @ weight (N, D).T + bias by oneDNN. It was faster than F.linear (results/tried.jsonl), most of all with a
+    transposed weight, as in the gradient of x. For the gradient of the weight it was slower."""
     return processor.linear(x, weight, bias)
 
 
 def reorder(weight: Tensor) -> Tensor | None:
-    """A weight (N, D) in oneDNN's own layout, for many products with it: each one would otherwise lay it out anew, a good part
-    of its time where rows are few (results/tried.jsonl). None where oneDNN cannot use it."""
+    """A weight (N, D) in oneDNN's layout, for many products with it. Without this each product reorders it again, which takes
+    much of the time if there are few rows (results/tried.jsonl). None if oneDNN cannot use it."""
     wanted = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)
     return processor.reorder(weight) if wanted and processor.able(processor.reorder, weight.dtype) else None
 
@@ -39,8 +38,8 @@ def input_gradient(g: Tensor, weight: Tensor) -> Tensor:
 
 
 def in_parts(multiply: Callable, x: Tensor, weight: Tensor, sizes: Sequence[int]) -> Tensor:
-    """multiply(rows, weight) for x (M, D) in parts of the last of `sizes` rows; the rest is filled up to one of them. Few
-    sizes are few shapes: for each shape oneDNN keeps some compiled code."""
+    """multiply(rows, weight) for x (M, D), in parts of sizes[-1] rows; the last part is padded to one of `sizes`. There should be
+    few sizes: oneDNN keeps some compiled code for each shape."""
     parts = []
     for rows in x.split(sizes[-1]) if x.shape[0] > sizes[-1] else [x]:
         short = next(size for size in sizes if size >= rows.shape[0]) - rows.shape[0]
@@ -66,7 +65,7 @@ class _Linear(torch.autograd.Function):
 
 
 SIZES = 1, *range(16, 513, 16)                           # rows of a product without a gradient: prompts have any length
-SMALL = 2 ** 21                                          # multiplications up to which F.linear's library has begun sooner
+SMALL = 2 ** 21                                          # multiplications up to which F.linear is faster, since it starts sooner
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, reordered: Tensor | None = None) -> Tensor:
@@ -118,7 +117,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def _rotated(x, cos, sin):
-    """The rotation without temporaries, which are most of its time on a CPU."""
+    """The rotation without temporary tensors, which would take most of the time on a CPU."""
     out = torch.empty_like(x)
     (a, b), (to_a, to_b) = x.chunk(2, dim=-1), out.chunk(2, dim=-1)
     torch.mul(a, cos, out=to_a).addcmul_(b, sin, value=-1)
@@ -127,7 +126,7 @@ def _rotated(x, cos, sin):
 
 
 class _Rotate(torch.autograd.Function):
-    """A rotation's gradient is the rotation back."""
+    """The gradient of a rotation is the inverse rotation."""
 
     @staticmethod
     def forward(ctx, x, cos, sin):
@@ -141,8 +140,8 @@ class _Rotate(torch.autograd.Function):
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding (arXiv 2104.09864), the two halves of a head being the pairs, as in Llama's checkpoints:
-    x (B, T, heads, hd), cos and sin (B, T, 1, hd/2) -> like x."""
+    """Rotary position embedding (arXiv 2104.09864): x (B, T, heads, hd), cos and sin (B, T, 1, hd/2) -> like x. A pair has one
+    number from each half of a head, as in Llama's checkpoints."""
     if x.dtype == cos.dtype and not x.is_cuda:
         return _Rotate.apply(x, cos, sin) if torch.is_grad_enabled() else _rotated(x, cos, sin)
     a, b = x.chunk(2, dim=-1)
@@ -154,22 +153,25 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     return F.silu(gate) * up
 
 
-NEVER = -1e20                            # a logit without probability; -inf would make NaN of 0 * inf and of inf - inf
+NEVER = -1e20                            # a logit with probability 0; -inf would give NaN in 0 * inf and inf - inf
 
 
 def exclude(logits: Tensor, unused_ids: Sequence[tuple[int, int]], first: int = 0) -> Tensor:
-    """Gives the words that do not exist a logit whose probability is zero, in place: logits (N, W) of the words from `first` on;
-    unused_ids: their ranges (start, end) among all words. Sampler and trainer both do it, between the product and the softmax."""
+    """Gives ids that do not exist a logit with probability 0, in place. logits (N, W): of the ids from `first` on. unused_ids:
+    ranges (start, end) of ids. Sampler and trainer both do this, between the product and the softmax."""
     for start, end in unused_ids:
         logits[:, max(start - first, 0):max(end - first, 0)] = NEVER
     return logits
 
 
 def row_logprobs(logits: Tensor, targets: Tensor, in_place: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Log-softmax of each row at its target: logits (N, V), targets (N,) -> log-probabilities (N,), and what they were made
-    of: the logits minus their row's maximum, the exponentials of that (in_place=True: both take the logits' own memory) and
-    their sums (N, 1). The sampler reports these very numbers."""
-    if logits.shape[0] == 1:                              # torch splits a sum to one number over threads, others not
+    """Log-softmax of each row at its target: logits (N, V), targets (N,) -> four tensors:
+
+    - the log-probabilities (N,), which the sampler also reports;
+    - the logits minus the maximum of their row, and the exponentials of these, both (N, V) (in_place=True: in the memory of
+      logits);
+    - the sums of the exponentials (N, 1)."""
+    if logits.shape[0] == 1:                              # torch splits a sum to a single number over threads
         return tuple(x[:1] for x in row_logprobs(logits.expand(2, -1).contiguous(), targets.expand(2), in_place))
     shift, chosen = logits.amax(dim=-1, keepdim=True), logits.gather(1, targets[:, None])
     shifted = logits.sub_(shift) if in_place else logits - shift
@@ -179,11 +181,12 @@ def row_logprobs(logits: Tensor, targets: Tensor, in_place: bool = False) -> tup
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """log softmax(hidden @ weight.T / temperature) at the targets, and on request the entropy of the same distribution,
-    with as few passes over the logits as possible.
+    """log softmax(hidden @ weight.T / temperature) at the targets, and if asked for the entropy of the same distribution, with as
+    few passes over the logits as possible.
 
-    Rows go through in chunks that stay in a cache. The forward turns a chunk's logits into probabilities in place, and
-    keeps them if all of them together are small; the backward turns probabilities into the logits' gradient in place."""
+    Rows are computed in chunks that fit into a processor cache. The forward pass turns the logits of a chunk into probabilities
+    in place, and keeps them if all of them are small. The backward pass turns probabilities into the gradient of the logits in
+    place."""
 
     KEEP = 2 ** 26                                       # floats of probabilities to keep between the passes (256 MB)
     CHUNK = 2 ** 20                                      # logits in a chunk (on a GPU 2^26: fewer, larger products)
@@ -202,7 +205,7 @@ class _TokenLogprobs(torch.autograd.Function):
         N, V = hidden.shape[0], weight.shape[0]
         ctx.product, ctx.unused_ids = product, unused_ids
         ctx.rows = max(1, (2 ** 26 if hidden.is_cuda else _TokenLogprobs.CHUNK) // V)
-        ctx.set_materialize_grads(False)                                      # an output that nobody used gives None
+        ctx.set_materialize_grads(False)                                      # the gradient of an unused output is None
         ctx.temperature = temperature
         ctx.probabilities = [] if N * V <= _TokenLogprobs.KEEP and any(ctx.needs_input_grad) else None
         chosen_logprobs, entropies = [], []
@@ -223,7 +226,7 @@ class _TokenLogprobs(torch.autograd.Function):
         hidden, weight, targets, entropies = ctx.saved_tensors
         grad = torch.zeros_like(targets, dtype=grad_entropy.dtype) if grad is None else grad
         d_hidden, d_weight = torch.empty_like(hidden), torch.zeros_like(weight)
-        # used up below, in place; a second backward computes again
+        # overwritten below, in place; a second backward pass computes them again
         probabilities, ctx.probabilities = ctx.probabilities, None
         for i, at in enumerate(range(0, hidden.shape[0], ctx.rows)):
             part = slice(at, at + ctx.rows)
@@ -248,10 +251,10 @@ class _TokenLogprobs(torch.autograd.Function):
 def token_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0, entropy: bool = False,
                    unused_ids: Sequence[tuple[int, int]] = (), product: Callable = linear) -> Tensor | tuple[Tensor, Tensor]:
     """Log-probability of each target: hidden (..., D), weight (V, D), targets (...) -> (...), float32 or better.
-    With entropy=True a pair: also the entropy of the distribution at each place (...), in nats.
+    With entropy=True a pair: also the entropy of the distribution at each position (...), in nats.
 
-    The full (tokens, V) logits live at most once, and not at all where they would be large. Under autocast the product
-    is taken in autocast's type, like every other one. product(hidden, weight) makes the logits.
+    The complete (tokens, V) logits exist at most once, and not at all if they would be large. Under autocast the product has
+    autocast's dtype, like every other one. product(hidden, weight) makes the logits.
     """
     if torch.is_autocast_enabled(hidden.device.type):
         hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))

@@ -1,4 +1,4 @@
-"""Attention as fast as PyTorch alone has it: for packed documents and for a KV cache, on a CPU and on a GPU without Triton.
+"""The fastest attention in plain PyTorch: for packed documents and for a KV cache, on a CPU and on a GPU without Triton.
 
 Letters as in model.py: B rows, T tokens in a row, H query heads, K key/value heads, G = H / K, hd head size.
 """
@@ -14,18 +14,18 @@ from torch import Tensor
 
 from . import processor
 
-NOWHERE = 2 ** 30                    # where the tokens of a free page stand: behind the end of every row
+NOWHERE = 2 ** 30                    # the position of tokens in a free page: after the end of every row
 
 
 class Packing:
-    """Where each document of a batch lies, worked out once per forward pass and used by every layer.
+    """The positions of the documents of a batch, computed once per forward pass and used by every layer.
 
-    documents (B, T) numbers the packed documents of each row, or is None when a row is one document. A run of equal
-    numbers is one document (a run of negative numbers is padding: it attends to itself, and nobody looks at it).
+    documents (B, T) numbers the packed documents of each row, or is None if each row is one document. Consecutive equal numbers
+    are one document. (Consecutive negative numbers are padding, which attends to itself and is not used.)
 
-    On a CPU attention runs on *buckets*: documents of like length are laid side by side as (n, longest) and given to
-    the causal SDPA kernel. Causal attention never looks to the right, so the filler behind a shorter document is never
-    seen and no mask is needed at all; the work is then the sum of the squared document lengths, not the squared row.
+    On a CPU attention works on *buckets*: documents of similar length are put together as (n, longest), for the causal SDPA
+    kernel. Causal attention never looks to the right, so a shorter document does not see the padding after it, and no mask is
+    needed. The work is then the sum of the squared document lengths, not the square of the row length.
     On a GPU Triton's attention goes by `documents` itself; where there is no Triton, a dense mask says which pairs of a row
     lie in one document.
     """
@@ -115,11 +115,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, packing: Packing, window: int = 0) -
 
 
 def attend_cached(q: Tensor, cache: Any, layer: int, window: int = 0, pages: Pages | None = None) -> Tensor:
-    """New tokens of each row against its pages (engine/cache.py), where their keys are written already: q (B, R, H, hd) -> (B, R,
-    H, hd). Row b held cache.lengths[b] tokens before them. pages: of find_pages, where they are known already.
+    """Attention of new tokens to the pages of their row (engine/cache.py), in which their keys are written already: q (B, R, H,
+    hd) -> (B, R, H, hd). Before them row b had cache.lengths[b] tokens. pages: the result of find_pages, if it is known already.
 
-    A single token per row is compared with all pages in use at once, in the order of the pool, so no key is copied; maxima, sums
-    and results of a row's pages are then joined.
+    With one token per row, all pages in use are multiplied at once, in the order of the pool, so no key is copied. Then the
+    maxima, sums and results of the pages of each row are joined.
     """
     B, R, H, hd = q.shape
     K, G = cache.k.shape[2], H // cache.k.shape[2]
@@ -139,16 +139,16 @@ def attend_cached(q: Tensor, cache: Any, layer: int, window: int = 0, pages: Pag
 
 
 class Pages(NamedTuple):
-    """The P pages in use in one step of decoding, in the order of the pool. All layers with the same window need the same."""
-    owner: torch.Tensor              # (P,) the row of each
+    """The P pages in use in one decode step, in the order of the pool. They are the same for all layers with the same window."""
+    owner: torch.Tensor              # (P,) the row of each page
     index: torch.Tensor              # (P, 1, 1, 1) the same
     mask: torch.Tensor               # (P, 1, 1, page) added to scores: 0 for keys that the row's next token sees, else -inf
 
 
 def find_pages(cache: Any, B: int, dtype: torch.dtype, window: int) -> Pages:
-    """The Pages that B rows of a cache read for their next token, in a model of this type."""
+    """The Pages that the first B rows of a cache read for their next token. dtype: of the model."""
     owner, start = cache.owner[:cache.used], cache.start[:cache.used]
-    start, owner = torch.where(owner < B, start, NOWHERE), owner.clamp(max=B - 1)     # other rows' pages show nothing
+    start, owner = torch.where(owner < B, start, NOWHERE), owner.clamp(max=B - 1)     # pages of other rows are hidden
     behind = cache.lengths[owner, None] - start[:, None] - torch.arange(cache.k.shape[3], device=owner.device)      # (P, page)
     hidden = behind < 0 if not window else (behind < 0) | (behind >= window)
     mask = torch.zeros(hidden.shape, dtype=torch.promote_types(dtype, torch.float32), device=owner.device)
@@ -156,7 +156,7 @@ def find_pages(cache: Any, B: int, dtype: torch.dtype, window: int) -> Pages:
 
 
 def _attend_gathered(q, cache, layer, window):
-    """The same for several tokens of few rows, against a copy of their pages in order."""
+    """The same for several tokens per row, with a copy of the pages in order."""
     B, R, H, hd = q.shape
     K = cache.k.shape[2]
     pages = -(-(int(cache.lengths[:B].max()) + R) // cache.k.shape[3])
@@ -171,16 +171,16 @@ def _attend_gathered(q, cache, layer, window):
     return out.view(B, K, R, H // K, hd).transpose(1, 2).reshape(B, R, H, hd)
 
 
-BLOCK = 64                                               # queries that go through at a time
-LONGEST, LEAST = 512, 2 ** 18                            # tokens of a sequence and numbers in q between which that was faster
+BLOCK = 64                                               # queries in one block
+LONGEST, LEAST = 512, 2 ** 18                            # faster up to this length of a sequence, and from this size of q on
 
 
 class _Blocks(torch.autograd.Function):
-    """Causal attention of q (n, L, H, hd) to k and v (n, L, K, hd), BLOCK queries at a time against all keys they may see.
+    """Causal attention of q (n, L, H, hd) to k and v (n, L, K, hd): BLOCK queries at a time, with all keys that they see.
 
-    torch's fused kernel never holds more than a small tile of the probabilities. On a CPU, where those of a block stay in a
-    cache anyway, plain operations on the whole block are faster for sequences of moderate length (results/tried.jsonl). The
-    query heads that share a key head lie below each other, row t * G + g, so keys are not repeated.
+    torch's fused kernel works on small tiles of the probabilities. On a CPU the probabilities of a block fit into a processor
+    cache, and plain operations on the complete block are faster for sequences of moderate length (results/tried.jsonl). The query
+    heads that share a key head are rows of one matrix (row t * G + g), so keys are not repeated.
     """
 
     @staticmethod
@@ -189,7 +189,7 @@ class _Blocks(torch.autograd.Function):
         ctx.K, ctx.G, ctx.window, ctx.scale = k.shape[2], H // k.shape[2], window, hd ** -0.5
         q, k, v = (_Blocks.heads_first(ctx, x) for x in (q * ctx.scale, k, v))
         out, probabilities = torch.empty_like(q), []
-        # Probabilities, about n H L L/2 numbers, are kept for the backward pass if they are no more than q, k, v and out.
+        # Probabilities (about n H L L/2 numbers) are kept for the backward pass if they are not larger than q, k, v and out.
         keep = any(ctx.needs_input_grad) and ctx.L * H <= 4 * (H + ctx.K) * hd
         for rows, first, at, end in _Blocks.parts(ctx):
             p = _Blocks.probabilities(ctx, q[:, rows], k[:, first:end], first, at)
@@ -216,7 +216,7 @@ class _Blocks(torch.autograd.Function):
 
     @staticmethod
     def parts(ctx):
-        """Of each block: its rows, the first key that it may see, its first token, and the end of both."""
+        """For each block: its rows, the first key that it sees, its first token, and the end of both."""
         for at in range(0, ctx.L, BLOCK):
             end = min(at + BLOCK, ctx.L)
             yield slice(at * ctx.G, end * ctx.G), max(0, at - ctx.window + 1) if ctx.window else 0, at, end
@@ -225,7 +225,7 @@ class _Blocks(torch.autograd.Function):
     def probabilities(ctx, q, k, first, at):
         """q (n K, rows, hd) from token `at` on, k (n K, keys, hd) from token `first` on -> (n K, rows, keys)."""
         scores = torch.bmm(q, k.transpose(1, 2))
-        late = first if ctx.window else at                                    # all of the block see what is before this key
+        late = first if ctx.window else at                                    # all queries see the keys before this one
         end = first + k.shape[1]
         behind = torch.arange(at, end)[:, None, None] - torch.arange(late, end)                  # (tokens, 1, late keys)
         hidden = (behind < 0) | (behind >= ctx.window) if ctx.window else behind < 0
@@ -239,19 +239,19 @@ class _Blocks(torch.autograd.Function):
 
     @staticmethod
     def tokens_first(ctx, x):
-        """The way back."""
+        """The inverse of heads_first."""
         return x.view(ctx.n, ctx.K, ctx.L, -1).transpose(1, 2).reshape(ctx.n, ctx.L, -1, x.shape[-1])
 
 
 def _softmax_gradient(g, p):
-    """p (g - sum of p g along the last axis), which may take the memory of g."""
+    """p (g - sum of p g along the last axis); the result may use the memory of g."""
     if processor.able(processor.softmax_gradient, p.dtype):
         return processor.softmax_gradient(g, p)
     return p * (g - (p * g).sum(dim=-1, keepdim=True))
 
 
 def _causal(q, k, v, window):
-    """Causal attention of whole sequences, q (n, L, H, hd), k and v (n, L, K, hd), in the form that suits their length."""
+    """Causal attention of complete sequences, q (n, L, H, hd), k and v (n, L, K, hd), by the method for their length."""
     L = q.shape[1]
     window = window if window < L else 0
     able = q.device.type == "cpu" and q.dtype in (torch.float32, torch.float64) and not torch.compiler.is_compiling()
@@ -261,14 +261,14 @@ def _causal(q, k, v, window):
 
 
 def _sdpa(q, k, v, mask):
-    """torch's fused attention on (B, T, heads, hd) tensors; causal where there is no mask."""
+    """torch's fused attention on (B, T, heads, hd) tensors; causal if there is no mask."""
     out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask,
                                          is_causal=mask is None, enable_gqa=q.shape[2] != k.shape[2])
     return out.transpose(1, 2)                                                # (B, T, H, hd)
 
 
 def _band(T, window, device):
-    """(T, T) of bool: True where the row may see the column."""
+    """(T, T) of bool: True if the row sees the column."""
     i = torch.arange(T, device=device)
     distance = i[:, None] - i[None, :]
     return (distance >= 0) & (distance < window) if window else distance >= 0

@@ -1,8 +1,8 @@
-"""What this processor and this build of torch can do, found out by trying.
+"""Tests which operators work on this processor with this build of torch.
 
-Some operators are torch's private ones, and some refuse a type where the processor lacks an instruction (oneDNN's bfloat16 on
-one without AVX-512). Each is tried once for each type, with a few numbers. One that is missing, raises or computes something else
-is not used: whoever asks has a plain form instead.
+Some operators are private in torch, and some refuse a dtype if the processor lacks an instruction (oneDNN's bfloat16 without
+AVX-512). Each operator is tried once for each dtype, with a few numbers. If it is missing, raises an exception or computes
+something else, it is not used, and the caller uses plain code instead.
 """
 
 import functools
@@ -23,7 +23,7 @@ def reorder(weight: Tensor) -> Tensor:
 
 
 def softmax_gradient(g: Tensor, p: Tensor) -> Tensor:
-    """p (g - sum of p g along the last axis), in the memory of g, the gradient of p = softmax."""
+    """The gradient of p = softmax: p (g - sum of p g along the last axis), written into the memory of g."""
     return torch._softmax_backward_data(g, p, -1, p.dtype, grad_input=g)
 
 
@@ -33,7 +33,7 @@ def silu_gradient(g: Tensor, x: Tensor) -> Tensor:
 
 
 def _try(operator, x, y):
-    """What an operator makes of x (6, 16) and y (6, 16), and what it should: of matrices (6, 6), else (6, 16)."""
+    """(the operator's result, the right result) for x (6, 16) and y (6, 16): (6, 6) of products, else (6, 16)."""
     if operator is linear:
         return linear(x, y, x[0, :6]), x.double() @ y.double().T + x[0, :6].double()
     if operator is reorder:
@@ -47,11 +47,11 @@ def _try(operator, x, y):
 
 @functools.cache
 def able(operator: Callable, dtype: torch.dtype) -> bool:
-    """May one of the functions above be used with tensors of this type on a CPU?"""
+    """Whether one of the functions above works with tensors of this dtype on a CPU."""
     x, y = torch.arange(2 * 6 * 16, dtype=torch.float64).sin().to(dtype).view(2, 6, 16)
     try:
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
             found, wanted = _try(operator, x, y)
-    except (RuntimeError, AttributeError, TypeError):     # a type or a processor, an operator or an argument that is not there
+    except (RuntimeError, AttributeError, TypeError):     # the dtype, operator or argument is not supported
         return False
     return torch.allclose(found.double(), wanted, rtol=0, atol=0.1 if dtype == torch.bfloat16 else 1e-4)

@@ -1,6 +1,7 @@
 """The page of mix.py: the mixture, how far small proxies can be trusted, and what one target costs another."""
 
 import math
+from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def dot(plot: Plot, x: float, y: float, colour: str, title: str, size: float = 3
                       f"<title>{escape(title)}</title></circle>")
 
 
-def span(values, margin: float = 0.06) -> tuple[float, float]:
+def span(values: Iterable[float], margin: float = 0.06) -> tuple[float, float]:
     """The range of an axis that holds all values."""
     low, high = float(min(values)), float(max(values))
     room = (high - low) * margin or abs(high) * margin or 1.0

@@ -8,6 +8,9 @@ x is a mixture (S,). The first two are smooth; a tree knows nothing beyond the m
 fit(X (n, S), y (n,)) and predict(X) -> (n,); one more is one more entry of FITS.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 from scipy.optimize import least_squares
 from scipy.stats import rankdata
@@ -56,18 +59,18 @@ def curves(X: np.ndarray) -> np.ndarray:
     return np.hstack([X, np.sqrt(np.maximum(X, 0)), X ** 2])
 
 
-def additive():
+def additive() -> Any:
     return make_pipeline(FunctionTransformer(curves), StandardScaler(), RidgeCV(np.geomspace(1e-4, 1e3, 29)))
 
 
-def tree():
+def tree() -> Any:
     return GradientBoostingRegressor(n_estimators=300, learning_rate=0.05, max_depth=3, random_state=0)
 
 
 FITS = {"log-linear": LogLinear, "additive": additive, "tree": tree}
 
 
-def held_out(make, X: np.ndarray, y: np.ndarray, folds: int = 10, seed: int = 0) -> np.ndarray:
+def held_out(make: Callable[[], Any], X: np.ndarray, y: np.ndarray, folds: int = 10, seed: int = 0) -> np.ndarray:
     """The prediction for each mixture by a fit that has not seen it, (n,): the mixtures are cut into folds, and each fold is
     predicted from the others. Nothing is tuned on what it is measured on."""
     found = np.zeros(len(y))

@@ -20,8 +20,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -55,7 +57,7 @@ class Plan:
 
 
 @contextlib.contextmanager
-def locked(path: Path):
+def locked(path: Path) -> Iterator[None]:
     """Waits for the lock of a file and holds it."""
     with open(path, "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -115,7 +117,7 @@ def command(folder: Path, plan: Plan, job: tuple[str, int]) -> list[str]:
             str(folder / "proxies" / name_of(job)), "--resume"]
 
 
-def value_of(found) -> float:
+def value_of(found: Any) -> float:
     """One number, lower is better, of what evaluate.evaluate_all found for a target: the loss in nats per token, bits per byte,
     or the share of problems that are wrong (of a world the mean over the numbers of operations, every step counting)."""
     if isinstance(found, list):

@@ -1,1 +1,1 @@
-"""What report.py puts together."""
+"""The parts of the report page that report.py writes."""

@@ -1,4 +1,4 @@
-"""What the page says in numbers: rates and gains over a band of operations, the headline, what a stage used."""
+"""The numbers of the page: rates and gains over a band of operations, the headline, what a stage used."""
 
 import re
 from collections.abc import Iterable
@@ -10,8 +10,8 @@ from tasks.accuracy import gain, interval, parse_band, pass_at_k
 
 
 def band_of(stage: Stage, measured: Iterable[int], chosen: str = "") -> list[int]:
-    """The numbers of operations that the headline is about, of those that were measured: `chosen` ("4-6"), else those that the
-    stage trained on most, else all."""
+    """Which of the measured numbers of operations the headline is about: `chosen` ("4-6"), else those that the stage trained
+    on most, else all."""
     if chosen:
         return sorted(set(parse_band("--band", chosen)) & set(measured)) or sorted(measured)
     worlds = [d for d in stage.flags.get("data", []) if d.startswith("world:")]
@@ -21,13 +21,13 @@ def band_of(stage: Stage, measured: Iterable[int], chosen: str = "") -> list[int
 
 
 def per_problem(table: dict, band: list[int], k: int = 1) -> list[float]:
-    """Verified pass@k of each problem of the band; empty where rows lack "right" or a problem has under k samples."""
+    """Verified pass@k of each problem of the band; empty if rows lack "right" or a problem has fewer than k samples."""
     counts = [pair for ops in band for pair in table[ops].get("right", [])]
     return [pass_at_k(n, c, k) for c, n in counts] if counts and min(n for _, n in counts) >= k else []
 
 
 def rate_of(table: dict, band: list[int], k: int = 1) -> list[float]:
-    """Verified pass@k over the band: [mean, low, high], or [mean] where only the rows' means are known, or []."""
+    """Verified pass@k over the band: [mean, low, high], or [mean] if only the means of the rows are known, or []."""
     if each := per_problem(table, band, k):
         return list(interval(each))
     rows = [(table[ops]["problems"], table[ops]["process"].get(f"pass@{k}")) for ops in band]
@@ -75,8 +75,10 @@ def headline(before: Stage | None, after: Stage, evaluation: dict) -> tuple[str,
 
 
 def used(stage: Stage) -> tuple:
-    """Seconds and tokens of a stage, None where the log does not say. RL logs both at each step, and its tokens are the
-    sampled ones; the `seconds` of the other scripts' results count from the last resume."""
+    """Seconds and tokens of a stage; None if the log does not have them.
+
+    grpo.py logs both at each step, and its tokens are the sampled ones. In the results of the other scripts `seconds` counts
+    from the last resume."""
     each = [r for r in stage.records if {"seconds", "rollout_share", "rollout_tokens_per_second"} <= r.keys()]
     if each and len(each) == stage.steps:
         sampled = sum(r["seconds"] * r["rollout_share"] * r["rollout_tokens_per_second"] for r in each)

@@ -4,7 +4,7 @@ A metric that a training script logs shows on the page with one entry here:
 
     ("Title of the plot", {"name in log.jsonl": "name in the legend"}, "How to read it; may be empty."),
 
-A stage that did not log it has no such plot. Up to three metrics share a plot.
+A stage that did not log the metric does not get the plot. A plot can show up to three metrics.
 """
 
 PANELS = [

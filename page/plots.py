@@ -1,4 +1,4 @@
-"""Plots as SVG and numbers as text, for a page that needs neither a script nor a file beside it."""
+"""Plots as SVG and numbers as text. The page that shows them needs no script and no other file."""
 
 import math
 from html import escape
@@ -9,7 +9,7 @@ from tasks.accuracy import rate_text
 
 
 def running_mean(values: list, window: int) -> np.ndarray:
-    """Centred running mean; near the ends over what there is."""
+    """Centred running mean; near the ends the window is shorter."""
     ones = np.ones(window)
     return np.convolve(values, ones, "same") / np.convolve(np.ones(len(values)), ones, "same")
 
@@ -30,14 +30,14 @@ def clock(seconds: float) -> str:
 
 
 def whole_rate(rate: list | None, form: str = ".2f") -> str:
-    """rate_text with blanks that do not break."""
+    """rate_text, with spaces that do not allow a line break."""
     return rate_text(rate, form).replace(" ", "\N{NO-BREAK SPACE}")
 
 
-# Plots. Colours are variables of the page's style, so that they follow its dark and its printed form.
+# Plots. Colours are CSS variables of the page, so they change with its dark and its printed style.
 
 class Plot:
-    """An SVG: axes with ticks, and where a value lies on them. What is drawn is added to `parts`."""
+    """An SVG: axes with ticks, and the position of a value on them. Drawings are added to `parts`."""
 
     def __init__(self, xs: tuple[float, float], ys: tuple[float, float], x_label: str, x_ticks: list | None = None,
                  width: int = 360, height: int = 210):

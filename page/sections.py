@@ -1,4 +1,4 @@
-"""The sections of the page, as HTML; each is "" where there is nothing to show."""
+"""The sections of the page, as HTML; a section is "" if there is nothing to show."""
 
 import math
 import re
@@ -27,7 +27,7 @@ def table(head: list, rows: list) -> str:
 
 
 def shown(text: str) -> str:
-    """Text from a model, escaped; control characters, which HTML does not allow, as the signs for them."""
+    """Text from a model, escaped. HTML does not allow control characters; they become visible symbols."""
     return escape(text.translate({c: 0x2400 + c for c in range(32) if chr(c) not in "\t\n"}))
 
 
@@ -98,7 +98,7 @@ def pass_curves(stages: list[Stage], spec: str, band: list[int]) -> str:
 
 
 def accuracy(stages: list[Stage], before: Stage | None, after: Stage, chosen: str | None) -> str:
-    """By operations after every stage and, for the stages of the headline, by k: for each world that was measured."""
+    """Accuracy by operations after every stage, for each world that was measured; pass@k for the stages of the headline."""
     body = ""
     for spec in dict.fromkeys(spec for s in stages for spec in s.tables):
         measured = [s for s in stages if spec in s.tables]
@@ -122,7 +122,7 @@ def accuracy(stages: list[Stage], before: Stage | None, after: Stage, chosen: st
 
 
 def completion(title: str, text: str, reason: str, ok: bool, lines: list | None, stage: Stage) -> str:
-    """One completion, its lines marked as right, wrong or no step; the reason stands at the line that it is about."""
+    """One completion, with each line marked as right, wrong or no step; the reason is shown at the line that it is about."""
     lines, about = lines or [[line, None] for line in text.split("\n")], f"= {reason.partition(':')[0]} "
     wrong = [i for i, (_, good) in enumerate(lines) if good is False]
     to_blame = [i for i in wrong if about in lines[i][0] or reason.startswith("answer")]
@@ -138,7 +138,7 @@ def completion(title: str, text: str, reason: str, ok: bool, lines: list | None,
 
 
 def completions(before: Stage | None, after: Stage, chosen: str | None, most: int = 4) -> str:
-    """The same questions before and after, the first of each number of operations; and early and late rollouts."""
+    """The same questions before and after, the first one of each number of operations; then early and late rollouts."""
     theirs, body = {s["question"]: s for s in (before.samples if before else [])}, ""
     both = [s for s in after.samples if s["question"] in theirs]
     band = band_of(after, {s["ops"] for s in both}, chosen)
@@ -154,7 +154,7 @@ def completions(before: Stage | None, after: Stage, chosen: str | None, most: in
                 f"step {r['step']}, reward {s['reward']:.2f}", s["text"], s["reason"], s["reason"] == "ok", None, after)
                 + "</article>" for s in r["samples"][:2]) + "</div>"
         body += "</div>"
-    lead = "The first of their kind, not chosen. ✓ a right step, ✗ a wrong one."
+    lead = "The first ones in the files; nobody selected them. ✓ a right step, ✗ a wrong one."
     return section("Completions", body, lead if body else "")
 
 
@@ -172,7 +172,7 @@ def training(stages: list[Stage]) -> str:
 
 
 def settings(stages: list[Stage]) -> str:
-    """Flags and versions: a table of those that differ between stages; in lines, the common and the lonely ones."""
+    """Flags and versions: a table of those that differ between stages, then lines for the others: of all stages, of one."""
     columns = []
     for s in stages:
         facts = {k: s.about.get(k) for k in ("script", "commit", "device", "ranks")} | s.about.get("versions", {}) | {

@@ -1,6 +1,6 @@
 """Reads what the scripts wrote: log.jsonl and ledger.json in each run folder, and the file of evaluate.py --out.
 
-Nothing else in this room knows how these files are laid out.
+Nothing else in page/ knows the layout of these files.
 """
 
 import json
@@ -15,11 +15,11 @@ RL = "grpo.py"
 
 @dataclass(eq=False)
 class Stage:
-    """One run folder, and what was measured of it."""
+    """One run folder, and the measurements of it."""
     folder: Path
     about: dict = field(default_factory=dict)              # the log's first record: flags, script, versions, ...
     records: list = field(default_factory=list)
-    result: dict = field(default_factory=dict)             # empty where the run did not come to its end
+    result: dict = field(default_factory=dict)             # empty if the run did not finish
     notes: list = field(default_factory=list)
     tables: dict = field(default_factory=dict)             # {world spec: {operations: evaluate.py's row}}
     others: dict = field(default_factory=dict)             # {other measurement: [mean, low, high] or [number]}
@@ -41,7 +41,7 @@ class Stage:
 
     @property
     def ended_by(self) -> str:
-        """The flag by which the stage ended before --steps, as it was meant to; "" for one that was interrupted."""
+        """The flag that ended the stage before --steps (a goal that was reached); "" if no flag did."""
         return self.result.get("ended_by", "")
 
     @property
@@ -49,12 +49,12 @@ class Stage:
         return max([0, *(r.get("step", 0) for r in self.records), self.result.get("steps", 0)])
 
     def curve(self, name: str) -> list[tuple[int, float]]:
-        """[(step, value)] of a field, where it is a finite number."""
+        """[(step, value)] of a field, for the records in which it is a finite number."""
         return [(r["step"], float(r[name])) for r in self.records
                 if "step" in r and isinstance(r.get(name), int | float) and math.isfinite(r[name])]
 
     def add(self, name: str, found: dict | list) -> None:
-        """Files one measurement, of evaluate.py or of the training script itself."""
+        """Stores one measurement, by evaluate.py or by the training script itself."""
         if "rows" in found:
             self.samples += found["samples"]
             found = found["rows"]
@@ -69,7 +69,7 @@ class Stage:
 
 
 def read_stage(folder: str) -> Stage:
-    """A run folder's log: Stage. A last line that was cut off is dropped and noted; any other bad line is an error."""
+    """Reads the log of a run folder. A last line that was cut off is dropped and noted; any other bad line is an error."""
     stage, path = Stage(Path(folder)), Path(folder) / "log.jsonl"
     if not path.is_file():
         raise ValueError(f"--runs {folder}: " + ("has no log.jsonl; give a folder that a training script wrote to"
@@ -103,9 +103,10 @@ def read_stage(folder: str) -> Stage:
 
 
 def read_evaluation(path: str, stages: list[Stage]) -> dict:
-    """Gives each stage what evaluate.py measured of it, instead of its own evaluations; returns evaluate.py's flags.
+    """Gives each stage the measurements of evaluate.py, in place of its own evaluations; returns the flags of evaluate.py.
 
-    Reads what its --out wrote, and also its last line of output, which has no rates by problem and no completions."""
+    It reads the file of evaluate.py --out. It also reads the last line of its output, which has no rates by problem and no
+    completions."""
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
         folders = found.get("results") or {name: value for name, value in found.items() if isinstance(value, dict)}
@@ -113,21 +114,21 @@ def read_evaluation(path: str, stages: list[Stage]) -> dict:
             raise TypeError
     except (ValueError, AttributeError, TypeError, RecursionError):
         raise ValueError(f"--evaluation {path}: is not the JSON object that evaluate.py --out writes") from None
-    # runs that were moved since are known by their last names
+    # runs that were moved since then are found by the last part of their path
     moved = {s.folder.resolve() for s in stages}.isdisjoint(Path(name).resolve() for name in folders)
     key = (lambda path: path.resolve().name) if moved else Path.resolve
     named = {key(Path(name)): measured for name, measured in folders.items()}
     if named.keys().isdisjoint(key(s.folder) for s in stages):
         raise ValueError(f"--evaluation {path}: measures {', '.join(folders) or 'nothing'}, which is not in --runs")
     for stage in stages:
-        stage.tables = {}                                  # greedy and sampled accuracies must not stand side by side
+        stage.tables = {}                                  # greedy and sampled accuracies must not be mixed
         for name, value in named.get(key(stage.folder), {}).items():
             stage.add(name, value)
     return found.get("flags", {"k": found.get("k", [1])})
 
 
 def before_and_after(stages: list[Stage]) -> tuple[Stage | None, Stage]:
-    """The stage that the headline is about, the last RL or else the last one, and the stage that it started from."""
+    """(the stage that `after` started from, `after`): the headline is about `after`, the last RL stage, or else the last."""
     i = max([i for i, s in enumerate(stages) if s.script == RL], default=len(stages) - 1)
     start = Path(stages[i].flags.get("init") or ".").resolve()
     return next((s for s in stages[:i] if s.folder.resolve() == start), stages[i - 1] if i else None), stages[i]

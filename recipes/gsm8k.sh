@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# A real model on real questions, on one GPU: SFT on the training questions, then GRPO on the same. Accuracy on all test questions
-# is measured before, after the one and after the other.
+# A real model on real questions, on one GPU: SFT on the training questions, then GRPO on the same questions. Accuracy on all test
+# questions is measured before SFT, after SFT, and after GRPO.
 #
 #   bash recipes/gsm8k.sh smollm2/ gsm8k/train.jsonl gsm8k/test.jsonl
 #
-# Everything goes to runs/gsm8k; run it again to go on after an interruption. accuracy.json has the intervals.
+# Everything goes to runs/gsm8k. After an interruption run it again; it continues. accuracy.json has the intervals.
 set -euo pipefail
 if [ $# -lt 3 ]; then
     echo "gsm8k.sh: usage: bash recipes/gsm8k.sh MODEL_FOLDER TRAIN_FILE TEST_FILE" >&2

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Reinforcement learning on a node of eight GPUs: some ranks learn (FSDP2), the others sample and are at most one update behind.
+# Reinforcement learning on a node of eight GPUs: some ranks train (FSDP2), the others sample with weights at most one update old.
 #
 #   bash recipes/node.sh smollm2/ gsm8k/train.jsonl
 #   GPUS=4 ROLLOUT_RANKS=2 PROMPTS=32 OUT=runs/again bash recipes/node.sh smollm2/ gsm8k/train.jsonl
@@ -10,8 +10,8 @@ TORCHRUN=${TORCHRUN:-torchrun}
 OUT=${OUT:-runs/node}
 GPUS=${GPUS:-8}                       # on this node
 ROLLOUT_RANKS=${ROLLOUT_RANKS:-5}     # of them
-ASYNC=${ASYNC:-1}                     # updates that rollouts may be ahead
-SHARD=${SHARD---shard}                # empty where one rank alone learns
+ASYNC=${ASYNC:-1}                     # how many updates old the weights of a sampling rank may be
+SHARD=${SHARD---shard}                # empty if only one rank trains
 PROMPTS=${PROMPTS:-96} GROUP=${GROUP:-8} STEPS=${STEPS:-500} NEW=${NEW:-2048} ROWS=${ROWS:-256}
 NODES=${NODES:-"--standalone"}        # set by recipes/two_nodes.sh
 

@@ -3,7 +3,7 @@
 #
 #   bash recipes/one_gpu.sh CORPUS_FOLDER HELD_OUT_FILE
 #
-# One billion tokens by default (2,000 steps of 524,288). Everything goes to runs/one_gpu; run it again to resume.
+# It trains on one billion tokens by default (2,000 steps of 524,288). Everything goes to runs/one_gpu; run it again to resume.
 set -euo pipefail
 if [ $# -lt 2 ]; then
     echo "one_gpu.sh: usage: bash recipes/one_gpu.sh CORPUS_FOLDER HELD_OUT_FILE" >&2

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Does it matter what is rewarded? Reinforcement from one checkpoint with a true reward and with three that are not:
-# strict (answer and steps), answer, random (a coin) and incorrect (paid for wrong answers). The study that found gains
-# from random rewards in some models is arXiv 2506.10947; with one update per batch the clip never acts, and a random
-# reward has no gain to offer.
+# Does it matter what is rewarded? Reinforcement learning from one checkpoint, with four rewards: strict (answer and steps must be
+# right), answer (the answer must be right), random (a coin) and incorrect (for wrong answers).
+#
+# arXiv 2506.10947 found gains from random rewards in some models. With one update per batch nothing is clipped, and then a random
+# reward cannot bring a gain.
 #
 #   INIT=runs/laptop/dpo bash recipes/spurious.sh
 set -euo pipefail
@@ -10,8 +11,8 @@ cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python}
 INIT=${INIT:-runs/laptop/dpo}
 OUT=${OUT:-runs/spurious}
-STEPS=${STEPS:-80} LR=${LR:-1e-4}      # at four times this rate the noise of a random reward alone ruins the model
-SEEDS=${SEEDS:-0}          # several in one string: "0 1 2"
+STEPS=${STEPS:-80} LR=${LR:-1e-4}      # at four times this rate the noise of a random reward ruins the model
+SEEDS=${SEEDS:-0}          # one or several in one string: "0 1 2"
 PROBLEMS=${PROBLEMS:-50}   # test problems for each number of operations
 EDGE=${EDGE:-4-8}
 

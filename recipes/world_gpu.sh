@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# The reasoning world on one GPU: about 100M weights through the stages that recipes/laptop.sh shows on a small scale. Pre-training
-# takes 315M tokens; at the end stands accuracy by operations and context.
+# The reasoning world on one GPU: a model of about 100M weights goes through the stages of recipes/laptop.sh. Pre-training takes 315M
+# tokens. At the end accuracy is measured, by operations and context.
 #
 #   bash recipes/world_gpu.sh                        all stages, into runs/world_gpu
-#   bash recipes/world_gpu.sh data base              some of them, in this order: data base mid sft grpo evaluate
+#   bash recipes/world_gpu.sh data base              some stages, in this order: data base mid sft grpo evaluate
 #
-# A stage that is whole is not run again, one that was interrupted goes on where it was. Each is meant to take under ten minutes.
+# A finished stage is not run again; an interrupted one continues. Each stage should take less than ten minutes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python}
 OUT=${OUT:-runs/world_gpu}
 SEED=${SEED:-0}
-SOLVED=${SOLVED:-1-8} EDGE=${EDGE:-9-14}           # operations that pre-training solves, and those at the edge of competence
+SOLVED=${SOLVED:-1-8} EDGE=${EDGE:-9-14}           # operations that pre-training solves, and operations at the edge of competence
 MODEL=${MODEL:---layers 14 --width 768 --heads 12 --kv-heads 4 --qk-norm head}
 VOCAB=${VOCAB:-1024} WINDOW=${WINDOW:-1024} BATCH=${BATCH:-524288}
 BASE=${BASE:-600} MID=${MID:-60} SFT=${SFT:-100} GRPO=${GRPO:-150}     # steps

@@ -1,8 +1,7 @@
 """Advantages A: how much better a completion, or a token, did than expected.
 
-They are made in one of two ways. *Of a completion*: its reward is compared with those of its group; all its tokens have the
-same A. *Of a token*: its return, or GAE with a value head; whitened over the whole batch. A policy loss (rl/losses.py) names
-the one it takes.
+There are two kinds. *Of a completion*: its reward is compared with those of its group, and all its tokens get the same A. *Of a
+token*: its return, or GAE with a value head, whitened over the batch. A policy loss (rl/losses.py) names the kind that it uses.
 """
 
 from collections.abc import Callable
@@ -10,40 +9,47 @@ from dataclasses import dataclass
 
 import torch
 
-from rl.batches import RolloutBatch
-from rl.rollouts import Group
+from training.ranks import Ranks
 
-# Of a completion: rewards (P, G) -> what the reward has above the others (P, G)
+# Of a completion: rewards (P, G) -> how much each reward is above the others (P, G)
 
 def above_group_mean(rewards: torch.Tensor) -> torch.Tensor:
-    """Against the mean of the group (GRPO, arXiv 2402.03300)."""
+    """The reward minus the mean of its group (GRPO, arXiv 2402.03300)."""
     return rewards - rewards.mean(dim=1, keepdim=True)
 
 
 def above_the_others(rewards: torch.Tensor) -> torch.Tensor:
-    """Against the mean of the others, leave-one-out (RLOO, arXiv 2402.14740): G / (G - 1) times the above."""
+    """The reward minus the mean of the others, leave-one-out (RLOO, arXiv 2402.14740): G / (G - 1) times above_group_mean."""
     G = rewards.shape[1]
     return above_group_mean(rewards) * (G / max(1, G - 1))
 
 
-def group_advantages(compare: Callable, rewards: torch.Tensor, scale: str, batch_deviation: float | None = None):
+# What the difference is divided by: rewards (P, G), a function that gives the standard deviation of all rewards of the batch
+# (over all ranks, which must call it together) -> numbers that can be divided by, (P, 1) or one for all
+
+SCALES = {
+    "group": lambda rewards, deviation: rewards.std(dim=1, keepdim=True) + 1e-6,          # over G - 1, as GRPO has it
+    "batch": lambda rewards, deviation: deviation() + 1e-6,
+    "none": lambda rewards, deviation: 1.0,                                               # as Dr. GRPO has it
+}
+
+
+def group_advantages(compare: Callable, rewards: torch.Tensor, scale: str,
+                     deviation: Callable[[], float] | None = None) -> torch.Tensor:
     """A of each completion from the rewards of its group: (P, G) -> (P, G).
 
-    compare: one of the two functions above. scale, what the difference is divided by: "group", the standard deviation of the
-    group's rewards (over G - 1), as GRPO has it; "batch", that of all rewards, given as batch_deviation; "none", as Dr. GRPO."""
-    centred = compare(rewards)
-    if scale == "none":
-        return centred
-    return centred / ((rewards.std(dim=1, keepdim=True) if scale == "group" else batch_deviation) + 1e-6)
+    compare: one of the two functions above. scale: an entry of SCALES; deviation: what that may call."""
+    return compare(rewards) / SCALES[scale](rewards, deviation)
 
 
 # Of a token: all (B, T) -> (B, T)
 
-def gae(rewards, values, mask, documents, gamma: float = 1.0, lam: float = 1.0) -> torch.Tensor:
-    """Generalised advantage estimation (arXiv 1506.02438) in packed rows. Runs over the tokens that count, from the last."""
+def gae(rewards: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, documents: torch.Tensor, gamma: float = 1.0,
+        lam: float = 1.0) -> torch.Tensor:
+    """Generalised advantage estimation (arXiv 1506.02438) in packed rows. It goes over the tokens with mask 1, from the last."""
     out, next_value, running = torch.zeros_like(rewards), rewards.new_zeros(len(rewards)), rewards.new_zeros(len(rewards))
     for t in range(rewards.shape[1] - 1, -1, -1):
-        if t + 1 < rewards.shape[1]:                      # nothing flows in from another document
+        if t + 1 < rewards.shape[1]:                      # start again at the end of each document
             same = (documents[:, t] == documents[:, t + 1]).to(rewards.dtype)
             next_value, running = next_value * same, running * same
         delta = rewards[:, t] + gamma * next_value - values[:, t]
@@ -54,15 +60,16 @@ def gae(rewards, values, mask, documents, gamma: float = 1.0, lam: float = 1.0) 
     return out
 
 
-def discounted_returns(rewards, values, mask, documents, gamma: float = 1.0, lam: float = 1.0) -> torch.Tensor:
-    """The discounted sum of a token's own and all later rewards (REINFORCE++, arXiv 2501.03262): GAE with values 0 and lambda 1,
-    so `values` and `lam` have no part in it."""
+def discounted_returns(rewards: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, documents: torch.Tensor,
+                       gamma: float = 1.0, lam: float = 1.0) -> torch.Tensor:
+    """The discounted sum of the reward of a token and of all later tokens (REINFORCE++, arXiv 2501.03262). This is GAE with
+    values 0 and lambda 1, so `values` and `lam` are not used."""
     return gae(rewards, torch.zeros_like(values), mask, documents, gamma, 1.0)
 
 
 @dataclass(frozen=True)
 class Advantages:
-    """A way to make advantages: its function, whether that gives one to each token, and whether it needs a value head."""
+    """A kind of advantages: its function, whether each token has its own, and whether a value head is needed."""
     function: Callable
     by_token: bool = False
     value_head: bool = False
@@ -74,34 +81,17 @@ RETURNS = Advantages(discounted_returns, by_token=True)
 GAE = Advantages(gae, by_token=True, value_head=True)
 
 
-# The same for a whole batch, over all ranks, which must call these together
+# For a complete batch, over all ranks, which must call these functions together
 
-def moments(run, x: list[torch.Tensor], mask: list[torch.Tensor]) -> tuple[float, float]:
-    """Mean and standard deviation over the places where the mask is 1, of all micro-batches and ranks: lists of (B, T)."""
+def moments(run: Ranks, x: list[torch.Tensor], mask: list[torch.Tensor]) -> tuple[float, float]:
+    """Mean and standard deviation over the positions with mask 1, of all micro-batches and ranks: lists of (B, T)."""
     n, total, squares = run.sum(*(sum(float((v.double() ** k * m).sum()) for v, m in zip(x, mask, strict=True))
                                   for k in range(3)))
     mean = total / max(1.0, n)
     return mean, max(0.0, squares / max(1.0, n) - mean ** 2) ** 0.5
 
 
-def whiten(run, x: list[torch.Tensor], mask: list[torch.Tensor]) -> list[torch.Tensor]:
-    """x minus its mean, over its standard deviation."""
+def whiten(run: Ranks, x: list[torch.Tensor], mask: list[torch.Tensor]) -> list[torch.Tensor]:
+    """x minus its mean, divided by its standard deviation."""
     mean, deviation = moments(run, x, mask)
     return [(v - mean) / (deviation + 1e-6) for v in x]
-
-
-def compare_groups(run, how: Advantages, groups: list[Group], G: int, scale: str) -> None:
-    """Sets the advantage of each completion, from the rewards of its group."""
-    rewards = torch.tensor([[r.reward for r in g] for g in groups], dtype=torch.float64).view(-1, G)          # (P, G)
-    deviation = moments(run, [rewards], [torch.ones_like(rewards)])[1] if scale == "batch" else None
-    found = group_advantages(how.function, rewards, scale, deviation).tolist()
-    for group, advantages in zip(groups, found, strict=True):
-        for r, advantage in zip(group, advantages, strict=True):
-            r.advantage = advantage
-
-
-def compare_tokens(run, how: Advantages, batches: list[RolloutBatch], gamma: float, lam: float) -> None:
-    """Sets the advantage of each token, whitened over all batches together, and the returns that a value head learns."""
-    raw = [how.function(b.rewards, b.values, b.loss_mask, b.documents, gamma, lam) for b in batches]
-    for b, a, white in zip(batches, raw, whiten(run, raw, [b.loss_mask for b in batches]), strict=True):
-        b.returns, b.advantages = a + b.values, white

@@ -1,26 +1,27 @@
-"""Rollouts that run ahead of training, in one process or on ranks of their own.
+"""Asynchronous rollouts: sampling runs ahead of training, in the same process or on separate ranks.
 
-With --async-steps K a completion may have been drawn by weights up to K updates old (OLMo 3's "async steps", arXiv
-2512.13961). The engine keeps (K + 1) steps' worth of groups in flight, so its slots stay in use while long answers end, and new
-weights reach it between two tokens. A step still waits for the slowest of its own groups, which was begun up to K steps earlier.
-Where a few answers are far longer than the mean, K = 1 may hide too little of that: `python bench.py async` measures it.
+With --async-steps K a completion may be sampled with weights up to K updates old (OLMo 3's "async steps", arXiv 2512.13961). The
+engine works on the groups of K + 1 steps at a time, so its rows stay in use while long answers end. New weights reach it between
+two tokens. A step still waits for the slowest of its groups, which was started up to K steps earlier. If a few answers are much
+longer than the mean, K = 1 may not help enough; `python bench.py async` measures it.
 
-- Every group has a number, and groups are consumed in this order and no other. Whoever takes what is finished first fills the
-  batches with short answers, and the policy is trained on lengths that it did not choose.
-- A group with a token more than K versions old is dropped, and another one takes its place in the batch: the number of
-  groups that may be begun counts from those that were consumed, the dropped ones included.
-- K = 0 is on-policy: no group begins before the weights that it is meant for are there.
+- Every group has a number, and training uses groups in this order. (If it used the first groups that are finished, batches would
+  have more short answers than the policy gives.)
+- A group with a token more than K versions old is dropped, and another one takes its place in the batch. How many groups may be
+  started is counted from the groups that were used or dropped.
+- K = 0 is on-policy: a group starts only when the weights for its step are there.
 
-Resume. Without ranks that only sample, learners share the groups by their numbers, and drop and replace them alike, so there is
-one place in the prompts. A resumed run goes on from there: no prompt is lost and none comes twice. Groups that were in flight
-are begun again, by newer weights. So with K = 0 a resumed run goes on bit for bit; with K > 0 it draws other completions.
+Resume. Without separate ranks, the ranks share the groups by their numbers, and all drop and replace the same groups. So there is
+one position in the prompts, and a resumed run continues from it: no prompt is lost and none is used twice. Groups that were not
+finished are sampled again, with newer weights. So with K = 0 a resumed run has the same results to the last bit; with K > 0 it
+samples other completions.
 
-With `torchrun --nproc_per_node=N grpo.py --rollout-ranks R` the last R ranks sample and the others learn. A rollout rank
-knows by itself which problems are its own (every R-th). Finished groups travel through torchrun's TCPStore, as JSON. Weights
-travel by broadcast from rank 0. They are announced in the store, where a rollout rank looks between two steps of its engine.
-A rank that dies makes torchrun end the others; the learner then saves what it has and says so.
+With `torchrun --nproc_per_node=N grpo.py --rollout-ranks R` the last R ranks sample and the others train. Each rollout rank takes
+every R-th problem. Finished groups are sent through torchrun's TCPStore, as JSON. Rank 0 announces new weights in the store,
+which a rollout rank reads between two steps of its engine, and sends them by broadcast. If a rank dies, torchrun ends the others;
+rank 0 first saves the checkpoint and says so.
 
-Simpler than OlmoRL: whole weights go to every rollout rank, in one piece.
+Simpler than OlmoRL: the complete weights are sent to every rollout rank.
 """
 
 import argparse
@@ -33,21 +34,26 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
 from model import Transformer
+from rl.groups import Collected, Group, has_spread
 from rl.lengths import cap_at, longest_cap
-from rl.rollouts import Collected, Rollouts, has_spread
+from rl.rollouts import Rollouts
 from sampler import Completion, Sampler
-from tasks.task import prompt_ids
+from tasks.task import Problem, prompt_ids
 from training.ledger import Costs
 from training.ranks import Ranks
 
 FIELDS = ("prompt", "tokens", "logprobs", "finish", "versions", "forced")
-PATIENCE = 20.0                       # seconds that a rank which must stop waits for the others
+PATIENCE = 20.0                       # seconds that a rank waits for the others when it must stop
 
 
 class Maker:
-    """Makes groups with an engine of its own: of every `every` blocks of `block` groups the one at `place`.
+    """Makes groups with an engine of its own.
 
-    in_flight: {number: [cap, requests, numbers of the unfinished requests]}; ready: {number: (cap, completions)}."""
+    - place, every, block: which groups are its own. The numbers of the groups are cut into blocks of `block` numbers. `every`
+      makers take the blocks in turn; this one is number `place` of them, from 0
+    - in_flight: the groups that it works on, {number: [cap, requests, numbers of the unfinished requests]}
+    - ready: the finished groups, {number: (cap, completions)}
+    - busy, slots: decode slots that were in use, and that there were, since `take_slots`"""
 
     def __init__(self, rollouts: Rollouts, model: Transformer, version: int, place: int, every: int, block: int = 1):
         self.rollouts, self.place, self.every, self.block = rollouts, place, every, block
@@ -60,11 +66,11 @@ class Maker:
         self.busy = self.slots = 0
 
     def makes(self, g: int) -> bool:
-        """Is the group of this number one of its own?"""
+        """Whether this maker makes the group with this number."""
         return g // self.block % self.every == self.place
 
     def feed(self, allowed: int) -> None:
-        """Begins its groups with numbers below `allowed`."""
+        """Starts its groups with numbers below `allowed`."""
         r = self.rollouts
         while self.next < allowed:
             g, self.next, problem = self.next, self.next + 1, self.prompts.next()
@@ -76,7 +82,8 @@ class Maker:
             self.in_flight[g] = [cap, requests, {request.number for request in requests}]
 
     def work(self) -> bool:
-        """One step of the engine; finished groups go to `ready`, {number: (cap, completions)}. False with nothing to do."""
+        """One step of the engine; finished groups go to `ready`, {number: (cap, completions)}. False if there is nothing to
+        do."""
         if not self.in_flight:
             return False
         done = {request.number for request in self.sampler.step()}
@@ -90,16 +97,18 @@ class Maker:
         return True
 
     def take_slots(self) -> tuple[int, int]:
-        """Decode slots that were busy, and that there were, since the last call."""
+        """Decode slots in use, and all decode slots, since the last call."""
         found, self.busy, self.slots = (self.busy, self.slots), 0, 0
         return found
 
 
 class AsyncRollouts(Rollouts):
-    """As Rollouts, for groups that were begun earlier.
+    """Like Rollouts, for groups that were started in earlier steps.
 
-    ahead: K. recompute: new weights compute the keys of unfinished completions again. run.rollout_ranks > 0: the groups are made
-    on ranks of their own."""
+    - ahead: K, in updates
+    - recompute: new weights compute the keys of unfinished completions again
+    - apart: other ranks make the groups (run.rollout_ranks > 0); else `maker` makes them here
+    - ages, stale: of the groups of this step, how many updates old they are, and how many were dropped as too old"""
 
     def __init__(self, run: Ranks, *args, ahead: int, recompute: bool = False, **options):
         super().__init__(*args, rank=run.rank, ranks=run.ranks, group=run.group, **options)
@@ -108,7 +117,7 @@ class AsyncRollouts(Rollouts):
         self.ages, self.stale = [], 0
 
     def begin(self, model: Transformer, version: int) -> None:
-        """Once the weights and the place in the prompts are those to start from."""
+        """Starts to sample. Comes once the model has the weights, and `prompts` the place, that the run goes on from."""
         self.costs = Costs.of(model)
         if not self.apart:
             self.maker = Maker(self, model, version, self.rank, self.ranks, self.P // self.ranks)
@@ -117,7 +126,7 @@ class AsyncRollouts(Rollouts):
             self._announce()
             post(self.run, "start", self.prompts.state() | {"version": version})
 
-    def _collect(self, model, step):
+    def _collect(self, model: Transformer, step: int) -> Collected | None:
         """Takes what was begun earlier. If the run must stop meanwhile, no prompts count as used."""
         self.ages, self.stale, self.version, before = [], 0, step, list(self.prompts.given)
         found = self._collect_from_others(step) if self.apart else self._collect_own(step)
@@ -125,7 +134,7 @@ class AsyncRollouts(Rollouts):
             self.prompts.given = before
         return found
 
-    def _collect_own(self, step):
+    def _collect_own(self, step: int) -> Collected | None:
         """Takes groups in the order of their numbers, as many at a time as are missing on all ranks together."""
         owners, made, problems, sampled, spare = {}, {}, {}, [], self.P * self.replace
         while len(owners) < self.P:
@@ -146,13 +155,13 @@ class AsyncRollouts(Rollouts):
                     made[g] = group
                     sampled.append(group)
             for g, (rank, spread) in sorted(self.joined(states).items()):
-                if spread is False and spare:             # without spread it may be replaced
+                if spread is False and spare:             # without spread: it may be replaced
                     spare -= 1
                 elif spread is not None:                  # not too old
                     owners[g] = rank
         return Collected(self.share_out(owners, made, problems), sampled, *self.maker.take_slots())
 
-    def _take(self, problem, g, cap, completions, step):
+    def _take(self, problem: Problem, g: int, cap: int, completions: list[Completion], step: int) -> Group | None:
         """The scored group, or None if it is too old."""
         age = step - min(v for c in completions for v in c.versions)
         if age > self.ahead:
@@ -162,14 +171,14 @@ class AsyncRollouts(Rollouts):
         return self.score(problem, g, completions, cap, self.seed * 1_000_003)
 
     def publish(self, model: Transformer, step: int) -> None:
-        """New weights for the engine, here or on the ranks that sample: `step` updates were made."""
+        """Gives new weights to the engine, here or on the rollout ranks. step: the number of updates made."""
         super().publish(model, step)
         if self.maker:
             state = None if self.maker.sampler.model is model else {n: whole(w) for n, w in model.state_dict().items()}
             self.maker.sampler.update_weights(state, step, self.recompute)
         elif self.apart:
             weights = []
-            for w in model.state_dict().values():         # all learners gather a shard, rank 0 keeps what it will send
+            for w in model.state_dict().values():         # all ranks gather each shard; rank 0 keeps what it will send
                 w = whole(w)
                 weights += [w] * self.run.main
             if self.run.main:
@@ -180,50 +189,51 @@ class AsyncRollouts(Rollouts):
                 self.sending = [dist.broadcast(w, 0, group=self.run.sync_group, async_op=True) for w in weights]
 
     def notes(self) -> dict:
-        """How old the groups of this step were, in updates, and how many were too old."""
+        """The age of the groups of this step, in updates, and how many were too old."""
         ages, stale = self.run.sum(sum(self.ages), self.stale)
         count = max(1, self.run.sum(len(self.ages))[0])
         return {"staleness_mean": round(ages / count, 4), "staleness_max": self.run.max(max(self.ages, default=0)),
                 "stale_groups": int(stale)}
 
     def finish(self) -> None:
-        """Lets the rollout ranks go."""
+        """Tells the rollout ranks to stop."""
         if self.apart and self.run.main:
             post(self.run, "news", {"version": self.version, "allowed": 0, "stop": True})
 
-    # rollouts on ranks of their own
+    # rollouts on separate ranks
 
-    def _announce(self, missing=0):
-        """Lets the rollout ranks know which weights there are, and which groups may be begun."""
+    def _announce(self, missing: int = 0) -> None:
+        """Tells the rollout ranks which weights there are, and below which number groups may be begun. missing: groups that this
+        step still needs."""
         allowed = sum(self.prompts.given) + missing + self.P * self.ahead
         post(self.run, "news", {"version": self.version, "allowed": allowed, "stop": False})
 
-    def _collect_from_others(self, step):
+    def _collect_from_others(self, step: int) -> Collected | None:
         """Rank 0 takes the groups in order and gives every learner its share."""
         batch = [self._gather(step)] if self.run.main else [None]
         if self.ranks > 1:
             dist.broadcast_object_list(batch, 0, group=self.run.group)
         if batch[0] is None:
             return None
-        numbers, busy, slots = batch[0]
-        share, kept, sampled = self.P // self.ranks, [], []
+        taken, busy, slots = batch[0]
+        share, groups, sampled = self.P // self.ranks, [], []
         if not self.run.main:                             # rank 0 has gone through them already
-            self.problems = {g: self.prompts.next() for g in range(sum(self.prompts.given), numbers["end"])}
-        for place, (g, cap, completions) in enumerate(numbers["kept"]):
+            self.problems = {g: self.prompts.next() for g in range(sum(self.prompts.given), taken["end"])}
+        for place, (g, cap, completions) in enumerate(taken["groups"]):
             if place // share == self.rank:
                 group = self._take(self.problems[g], g, cap, [Completion(**c) for c in completions], step)
-                kept.append(group)
+                groups.append(group)
                 sampled.append(group)
         if self.run.main:
             sampled += self.dropped
-        return Collected(kept, sampled, busy / self.ranks, slots / self.ranks)
+        return Collected(groups, sampled, busy / self.ranks, slots / self.ranks)
 
-    def _gather(self, step):
+    def _gather(self, step: int) -> tuple[dict, float, float] | None:
         """On rank 0: the groups of a step, in order; those too old or without spread are replaced. None if the run must stop."""
-        kept, busy, slots, spare = [], 0, 0, self.P * self.replace
+        messages, busy, slots, spare = [], 0, 0, self.P * self.replace
         self.problems, self.dropped, stale = {}, [], 0
-        while len(kept) < self.P:
-            self._announce(self.P - len(kept))
+        while len(messages) < self.P:
+            self._announce(self.P - len(messages))
             g = sum(self.prompts.given)
             message = take(self.run, f"group/{g}")
             if message is None:
@@ -241,14 +251,15 @@ class AsyncRollouts(Rollouts):
                     self.dropped.append(group)
                     continue
             self.problems[g] = problem
-            kept.append((g, message["cap"], message["completions"]))
+            messages.append((g, message["cap"], message["completions"]))
         self._announce()
         self.stale = stale
-        return {"kept": kept, "end": sum(self.prompts.given)}, busy, slots
+        return {"groups": messages, "end": sum(self.prompts.given)}, busy, slots
 
 
 def serve(run: Ranks, rollouts: AsyncRollouts, model: Transformer) -> None:
-    """The life of a rollout rank: groups out, weights in, until the learners stop it."""
+    """What a rollout rank does until the learners stop it: it takes new weights as they are announced, begins the groups that are
+    allowed, and puts finished groups into the store."""
     start = take(run, "start", keep=True)
     if start is None:
         return
@@ -260,7 +271,7 @@ def serve(run: Ranks, rollouts: AsyncRollouts, model: Transformer) -> None:
         news = look(run, "news") or news
         if news and news["stop"]:
             break
-        if run.stopping:                                  # the learners finish their step first, if they still can
+        if run.stopping:                                  # the training ranks finish their step first, if they still can
             stopped_at = stopped_at or time.monotonic()
             if time.monotonic() - stopped_at > PATIENCE:
                 break
@@ -279,19 +290,20 @@ def serve(run: Ranks, rollouts: AsyncRollouts, model: Transformer) -> None:
                                      "completions": [{f: getattr(c, f) for f in FIELDS} for c in completions]})
 
 
-# the store that torchrun brings along
+# the TCPStore of torchrun
 
-def post(run: Ranks, key: str, value) -> None:
+def post(run: Ranks, key: str, value: dict) -> None:
+    """Writes a value under a key, as JSON."""
     run.store.set(key, json.dumps(value))
 
 
-def look(run: Ranks, key: str):
+def look(run: Ranks, key: str) -> dict | None:
     """The value of a key, or None."""
     return json.loads(run.store.get(key)) if run.store.check([key]) else None
 
 
-def take(run: Ranks, key: str, keep: bool = False):
-    """Waits for a key, and removes it; None when the run must stop meanwhile."""
+def take(run: Ranks, key: str, keep: bool = False) -> dict | None:
+    """Waits for the value of a key, and removes it unless `keep`. None when the run must stop meanwhile."""
     while not run.store.check([key]):
         if run.stopping:
             return None
@@ -303,13 +315,13 @@ def take(run: Ranks, key: str, keep: bool = False):
 
 
 def whole(weight: torch.Tensor) -> torch.Tensor:
-    """A copy of a weight, gathered if it is sharded (all learners must call this together), on its own device."""
+    """A copy of a weight on its device; gathered if it is sharded (then all training ranks must call this together)."""
     weight = weight.full_tensor() if isinstance(weight, DTensor) else weight
     return weight.detach().clone()
 
 
 def check(args: argparse.Namespace, ranks: int) -> None:
-    """ValueError for flags that do not go together; ranks: of the whole world."""
+    """ValueError for flags that do not go together. ranks: the number of all ranks."""
     if args.rollout_ranks >= max(1, ranks):
         raise ValueError(f"--rollout-ranks {args.rollout_ranks}: of {ranks} ranks one at least must learn; start more of them "
                          "with torchrun --nproc_per_node")

@@ -1,42 +1,71 @@
-"""Off-policy correction: the weight of a token where the sampler's probabilities are not those of pi_old."""
+"""Off-policy correction: the weight of a token where the sampler's probabilities are not those of pi_old.
+
+Each correction is one entry of a table, CORRECTIONS. With rho = pi_old / pi_sampler, both of the weights that sampled, and a
+bound C:
+
+- none: 1
+- tis: min(rho, C), truncated importance sampling
+- mis: rho where rho <= C, else 0, masked importance sampling
+- seq-tis, seq-mis: the same with the product of the completion's rho, which is unbiased but varies more
+- geo-mis: their geometric mean where it is within [1/C, C], else 0
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
-from data import document_sums
+from training.batch import document_sums
 
-CORRECTIONS = ("none", "tis", "mis", "seq-tis", "seq-mis", "geo-mis")
+# Weights: rho (B, T), C -> (B, T)
+
+def truncated(rho: torch.Tensor, cap: float) -> torch.Tensor:
+    return rho.clamp(max=cap)
 
 
-def correction(kind: str, old_logprobs, sampler_logprobs, mask, documents, cap: float = 2.0, veto: float = 0.0) -> torch.Tensor:
+def masked(rho: torch.Tensor, cap: float) -> torch.Tensor:
+    return torch.where(rho <= cap, rho, 0.0)
+
+
+def masked_on_both_sides(rho: torch.Tensor, cap: float) -> torch.Tensor:
+    return torch.where((rho <= cap) & (rho >= 1 / cap), rho, 0.0)
+
+
+@dataclass(frozen=True)
+class Correction:
+    """How rho becomes a weight; and whether rho is of each "token", or of the whole completion: the "product" of its tokens' or
+    their geometric "mean" (the words of PolicyLoss.ratio, rl/losses.py); "" where there is no weight."""
+    weigh: Callable | None
+    ratio: str = "token"
+
+
+CORRECTIONS = {
+    "none": Correction(None, ratio=""),
+    "tis": Correction(truncated),
+    "mis": Correction(masked),
+    "seq-tis": Correction(truncated, ratio="product"),
+    "seq-mis": Correction(masked, ratio="product"),
+    "geo-mis": Correction(masked_on_both_sides, ratio="mean"),
+}
+
+
+def correction(kind: str, old_logprobs: torch.Tensor, sampler_logprobs: torch.Tensor, mask: torch.Tensor,
+               documents: torch.Tensor, cap: float = 2.0, veto: float = 0.0) -> torch.Tensor:
     """Weight of each token that turns an expectation under the sampler into one under pi_old: (B, T), without gradient.
 
-    With rho = pi_old / pi_sampler, both of the weights that sampled, and C = cap:
-
-    - none: 1
-    - tis: min(rho, C), truncated importance sampling
-    - mis: rho where rho <= C, else 0, masked importance sampling
-    - seq-tis, seq-mis: the same with the product of the completion's rho, which is unbiased but varies more
-    - geo-mis: their geometric mean where it is within [1/C, C], else 0
-
-    veto: a completion with any rho below it has weight 0. This corrects from the sampler to pi_old only; the step from pi_old
-    to pi is the ratio's. To take the recomputed pi_old for the policy that sampled is the common bug."""
+    kind: an entry of CORRECTIONS; cap: its C. veto: a completion with any rho below it has weight 0. This corrects from the
+    sampler to pi_old only; the step from pi_old to pi is the ratio's. To take the recomputed pi_old for the policy that sampled
+    is the common bug."""
     log_rho = (old_logprobs - sampler_logprobs).detach() * mask
-    rho, allowed = log_rho.clamp(-20, 20).exp(), torch.ones_like(mask)
-    if kind.startswith(("seq", "geo")):
-        total = document_sums(log_rho, documents)                             # (B, M), M completions in a row
-        if kind == "geo-mis":
-            total = total / document_sums(mask, documents).clamp(min=1)
-        rho_of = total.clamp(-20, 20).exp().gather(1, documents.clamp(min=0))
-    else:
-        rho_of = rho
+    weights, how = torch.ones_like(mask), CORRECTIONS[kind]
     if veto:
-        vetoed = document_sums((rho < veto).to(mask.dtype) * mask, documents).gather(1, documents.clamp(min=0)) > 0
-        allowed = torch.where(vetoed, 0.0, allowed)
-    if kind == "none":
-        return allowed
-    if kind.endswith("tis"):
-        return rho_of.clamp(max=cap) * allowed
-    inside = rho_of <= cap
-    if kind == "geo-mis":
-        inside &= rho_of >= 1 / cap
-    return torch.where(inside, rho_of, 0.0) * allowed
+        low = (log_rho.clamp(-20, 20).exp() < veto).to(mask.dtype) * mask
+        weights = torch.where(document_sums(low, documents).gather(1, documents.clamp(min=0)) > 0, 0.0, weights)
+    if how.weigh is None:
+        return weights
+    if how.ratio != "token":
+        total = document_sums(log_rho, documents)                             # (B, M), M completions in a row
+        if how.ratio == "mean":
+            total = total / document_sums(mask, documents).clamp(min=1)
+        log_rho = total.gather(1, documents.clamp(min=0))                     # (B, T)
+    return how.weigh(log_rho.clamp(-20, 20).exp(), cap) * weights

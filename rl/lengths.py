@@ -1,4 +1,4 @@
-"""How long a completion may be: a cap that may grow in stages, and DAPO's soft penalty just below it."""
+"""The largest length of a completion: a cap that may grow in stages, and DAPO's soft penalty just below it."""
 
 import argparse
 
@@ -8,7 +8,7 @@ Caps = list[tuple[int, int]]         # [(first step, tokens)]
 
 
 def parse_caps(words: list[str]) -> Caps:
-    """["64", "128@200"] -> [(0, 64), (200, 128)]. ValueError for what --max-new-tokens cannot mean."""
+    """["64", "128@200"] -> [(0, 64), (200, 128)]. ValueError for a wrong --max-new-tokens."""
     caps = []
     for word in words:
         tokens, at, step = word.partition("@")
@@ -24,7 +24,7 @@ def parse_caps(words: list[str]) -> Caps:
 
 
 def cap_at(caps: Caps, step: int) -> int:
-    """The cap in force at a step, as in OctoThinker's staged lengths."""
+    """The cap at a step, as in OctoThinker's staged lengths."""
     return [tokens for first, tokens in sorted(caps) if first <= step][-1]
 
 

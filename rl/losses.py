@@ -1,11 +1,10 @@
 """Policy losses: each is one entry of a table, LOSSES, that says everything about it.
 
-Nothing else in the code knows their names. With advantages A and the ratio r = pi / pi_old, a token of the sampled completions
-costs
+No other code uses their names. With advantages A and the ratio r = pi / pi_old, the loss of a sampled token is
 
     surrogate(r, log pi, A, clip)          for example -min(r A, clip(r) A)
 
-and the loss is a mean of that. To add a loss, write its surrogate, if it is a new one, and an entry:
+and the loss of a batch is a mean of these. To add a loss, write its surrogate (if it is new) and an entry:
 
     def masked(ratio, logprobs, advantages, clip):
         inside = (ratio >= 1 - clip.low) & (ratio <= 1 + clip.high)
@@ -14,21 +13,24 @@ and the loss is a mean of that. To add a loss, write its surrogate, if it is a n
     LOSSES["masked"] = PolicyLoss(surrogate=masked, mean="token", reads=("clip_low", "clip_high"))
 """
 
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from data import document_sums
-from rl.advantages import GAE, GROUP_MEAN, LEAVE_ONE_OUT, RETURNS, Advantages
-from rl.rollouts import Rollout
+from rl.advantages import GAE, GROUP_MEAN, LEAVE_ONE_OUT, RETURNS, SCALES, Advantages
+from rl.correction import CORRECTIONS
+from rl.groups import Rollout
+from training.batch import document_sums
 
 NO_CLIP = 1e9                        # more than any ratio here, which is at most exp(20)
 
 
 @dataclass(frozen=True)
 class Clip:
-    """The bounds of the ratio: 1 - low and 1 + high; and where A < 0 also `dual`, if it is not 0."""
+    """The bounds of the ratio: 1 - low and 1 + high; and for A < 0 also `dual`, if it is not 0."""
     low: float = 0.2
     high: float = 0.2
     dual: float = 0.0
@@ -36,9 +38,9 @@ class Clip:
 
 # Surrogates: ratio, logprobs, advantages (B, T) -> the loss of each token (B, T)
 
-def clipped(ratio, logprobs, advantages, clip: Clip) -> torch.Tensor:
-    """PPO's: -min(r A, clip(r) A) (arXiv 1707.06347, equation 7). It gives no gradient to a token that has gone far enough. With
-    the dual clip a bad token costs at most dual |A| (arXiv 1912.09729)."""
+def clipped(ratio: Tensor, logprobs: Tensor, advantages: Tensor, clip: Clip) -> Tensor:
+    """That of PPO: -min(r A, clip(r) A) (arXiv 1707.06347, equation 7). A token whose ratio has passed the bound in the direction
+    of its advantage has no gradient. With the dual clip the loss of a bad token is at most dual |A| (arXiv 1912.09729)."""
     bounded = ratio.clamp(1 - clip.low, 1 + clip.high)
     gain = torch.minimum(ratio * advantages, bounded * advantages)
     if clip.dual:
@@ -46,34 +48,36 @@ def clipped(ratio, logprobs, advantages, clip: Clip) -> torch.Tensor:
     return -gain
 
 
-def clipped_weight(ratio, logprobs, advantages, clip: Clip) -> torch.Tensor:
-    """CISPO's: -sg(clip(r)) A log pi (arXiv 2506.13585). The ratio is only a weight, so every token keeps its gradient."""
+def clipped_weight(ratio: Tensor, logprobs: Tensor, advantages: Tensor, clip: Clip) -> Tensor:
+    """That of CISPO: -sg(clip(r)) A log pi (arXiv 2506.13585; sg: without gradient). The ratio is only a weight, so every token
+    has a gradient."""
     bounded = ratio.clamp(1 - clip.low, 1 + clip.high)
     return -bounded.detach() * advantages * logprobs
 
 
 # Metrics: ratio, advantages (B, T) -> {name: value of each token (B, T)}, logged as means over tokens
 
-def clip_shares(ratio, advantages, clip: Clip) -> dict[str, torch.Tensor]:
-    """Where the clip acts below and above."""
+def clip_shares(ratio: Tensor, advantages: Tensor, clip: Clip) -> dict[str, Tensor]:
+    """The tokens that are clipped at the lower and at the upper bound."""
     return {"clip_low": (ratio < 1 - clip.low) & (advantages < 0), "clip_high": (ratio > 1 + clip.high) & (advantages > 0)}
 
 
 @dataclass(frozen=True)
 class PolicyLoss:
-    """What tells one loss from another.
+    """One policy loss.
 
-    - ratio: r of each "token"; or one for the whole completion, the geometric "mean" of its tokens' or their "product"
-    - surrogate: what clips, masks or weighs it: the loss of a token, a function as above
-    - mean: over the tokens of each "completion", then over completions; over every "token" of the minibatch; or divided by a
-      "constant" length, the largest cap, then a mean over completions
-    - advantages: how they are made, one of rl/advantages.py
-    - scale: what a completion's advantage is divided by, unless --scale says it: the deviation of its "group" or of the
-      "batch", or "none"; None where advantages are of tokens, which are whitened
-    - clip_low, clip_high: its clip, unless the flags of these names say it (1 and NO_CLIP: it has none)
-    - reads: which of the flags clip_low, clip_high and dual_clip have an effect on it
-    - metrics: what it adds to the log, a function as above
-    - refuses: flags that do not go with it, beside those that `refusals` knows: ((condition(args), how to fix it), ...)
+    - ratio: "token": each token has its own r; "mean" or "product": all tokens of a completion have one r, the geometric mean or
+      the product of the r of its tokens
+    - surrogate: the loss of a token, which clips, masks or weights it; a function as above
+    - mean: "completion": over the tokens of each completion, then over completions; "token": over all tokens of the minibatch;
+      "constant": the sum over the tokens of a completion divided by the largest cap, then the mean over completions
+    - advantages: one of rl/advantages.py
+    - scale: the default of --scale, the divisor of a completion's advantage: the deviation of its "group" or of the "batch", or
+      "none"; None if advantages are of tokens, which are whitened
+    - clip_low, clip_high: the defaults of the flags with these names (1 and NO_CLIP: no clip)
+    - reads: which of the flags clip_low, clip_high and dual_clip have an effect
+    - metrics: what it adds to the log; a function as above
+    - refuses: more flags that do not go with it, in addition to those in `refusals`: ((condition(args), how to fix it), ...)
     """
     ratio: str = "token"
     surrogate: Callable = clipped
@@ -88,12 +92,12 @@ class PolicyLoss:
 
     def __post_init__(self):
         for value, allowed in ((self.ratio, ("token", "mean", "product")), (self.mean, ("completion", "token", "constant")),
-                               (self.scale, (None,) if self.advantages.by_token else ("group", "batch", "none"))):
+                               (self.scale, (None,) if self.advantages.by_token else tuple(SCALES))):
             if value not in allowed:
                 raise ValueError(f"a policy loss says {value!r} where it must be one of {allowed}")
 
-    def ratios(self, logprobs, old_logprobs, mask, documents) -> torch.Tensor:
-        """r of each token, (B, T); the same for all tokens of a completion unless it is a token's own."""
+    def ratios(self, logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, documents: Tensor) -> Tensor:
+        """r of each token, (B, T). With ratio "mean" or "product" all tokens of a completion have the same r."""
         log_ratio = (logprobs - old_logprobs) * mask
         if self.ratio != "token":
             total = document_sums(log_ratio, documents)                       # (B, M), M completions in a row
@@ -102,29 +106,31 @@ class PolicyLoss:
             log_ratio = total.gather(1, documents.clamp(min=0)) * mask        # (B, T)
         return log_ratio.clamp(-20, 20).exp()
 
-    def of_tokens(self, logprobs, old_logprobs, advantages, mask, documents,
-                  clip: Clip) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The loss of each token and its metrics: all (B, T). mask is 1 on the tokens that count."""
+    def of_tokens(self, logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, documents: Tensor,
+                  clip: Clip) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of each token and its metrics: all (B, T). mask is 1 on the tokens with a loss."""
         ratio = self.ratios(logprobs, old_logprobs, mask, documents)
         with torch.no_grad():
             metrics = self.metrics(ratio, advantages, clip)
         return self.surrogate(ratio, logprobs, advantages, clip), metrics
 
-    def token_weights(self, mask, documents, longest: int) -> torch.Tensor:
-        """The weight of each token's loss (B, T); the weighted sum is then divided by `divisor`. longest: largest cap, tokens."""
+    def token_weights(self, mask: Tensor, documents: Tensor, longest: int) -> Tensor:
+        """The weight of the loss of each token (B, T). The weighted sum is then divided by `divisor`. longest: the largest
+        cap."""
         if self.mean == "completion":
             return mask / document_sums(mask, documents).clamp(min=1).gather(1, documents.clamp(min=0))
         return mask / longest if self.mean == "constant" else mask
 
     def divisor(self, rollouts: list[Rollout]) -> int:
-        """What the weights of a minibatch sum up to on this rank: its tokens if the mean is over tokens, else its completions."""
+        """The divisor of a minibatch on this rank: the number of tokens if the mean is over tokens, else of completions."""
         return sum(r.drawn for r in rollouts) if self.mean == "token" else len(rollouts)
 
-    def refusals(self, args) -> list[str]:
-        """Why these flags do not go with the loss, and how to fix that: one line for each."""
+    def refusals(self, args: Namespace) -> list[str]:
+        """Why some of these flags do not go with the loss, and how to fix it: one line for each."""
         rules = (
-            (self.ratio != "token" and args.correction in ("tis", "mis"), f"--correction {args.correction} weighs each token, "
-             f"and --loss {args.loss} has one ratio for the whole completion; use seq-tis, seq-mis or geo-mis"),
+            (self.ratio != "token" and CORRECTIONS[args.correction].ratio == "token",
+             f"--correction {args.correction} weighs each token, and --loss {args.loss} has one ratio for the "
+             "whole completion; use seq-tis, seq-mis or geo-mis"),
             (not self.advantages.by_token and args.group < 2, "--group must be at least 2: a completion is compared with the "
              "others of its group"),
             (self.advantages.value_head and args.shard, f"--loss {args.loss} needs whole weights; leave --shard out"),

@@ -1,7 +1,7 @@
-"""Which problems are asked, and in which order.
+"""Chooses the problems of each step, and their order.
 
-`Prompts` gives out problems from weighted sources. The order depends on the seed alone: it is the same for any number of
-ranks, and a resumed run goes on where it stopped.
+`Prompts` takes problems from weighted sources. The order depends only on the seed: it is the same for any number of ranks, and a
+resumed run continues at the same position.
 """
 
 import numpy as np
@@ -12,11 +12,11 @@ from tasks.task import Problem
 
 
 class Prompts:
-    """Problems from SOURCE[@WEIGHT] specs. A world never ends; a file, or another task that ends, is read in a new permutation in
+    """Problems from SOURCE[@WEIGHT] specs. A world is endless. A file, or another task that ends, is read in a new permutation in
     each epoch.
 
-    given: how many problems each source has given so far, which is the place to resume from.
-    pool: keys (source, i) of the only problems to ask, in their order (made by `keep`); empty: all of the sources."""
+    given: how many problems each source has given so far: the position to resume from.
+    pool: keys (source, i) of the problems to ask, in order (made by `keep`). Empty: all problems of the sources."""
 
     def __init__(self, specs: list[str], seed: int = 0):
         named = [split_spec(s) for s in specs]
@@ -26,7 +26,7 @@ class Prompts:
         self.given, self.pool = [0] * len(named), []
 
     def problem(self, source: int, i: int) -> Problem:
-        """Problem i of a source; of one that ends, i counts through all epochs."""
+        """Problem i of a source. If the source ends, i counts on through all epochs."""
         task = self.sources[source]
         if task.count is None:
             return task.problem(i)
@@ -34,7 +34,7 @@ class Prompts:
         return task.problem(int(np.random.default_rng([self.seed, source, epoch]).permutation(task.count)[at]))
 
     def next(self) -> Problem:
-        """The next problem, from the source that is furthest behind its share; of a pool, the next in its order."""
+        """The next problem: from the source that most lacks problems for its share, or the next one of the pool."""
         total = sum(self.given)
         if self.pool:
             source, i = self.pool[total % len(self.pool)]
@@ -45,9 +45,9 @@ class Prompts:
         return self.problem(source, self.given[source] - 1)
 
     def candidates(self, count: int) -> list[tuple[int, int]]:
-        """Keys (source, i) of the next problems, each question once: `count` of them, or fewer if the files have no more."""
+        """Keys (source, i) of the next problems, each question once: `count` of them, or fewer if the files have fewer."""
         keys, asked = [], set()
-        for _ in range(4 * count):                        # the first epoch of a file, or a world's problems, may repeat some
+        for _ in range(4 * count):                        # a file or a world may repeat questions
             before = list(self.given)
             question = self.next().question
             if question not in asked and len(keys) < count:
@@ -56,15 +56,16 @@ class Prompts:
         return keys
 
     def keep(self, rates: dict[tuple[int, int], float], low: float, high: float, easy_first: bool = False) -> None:
-        """Makes the pool from measured pass rates {(source, i): rate}: those within [low, high], the edge of competence (OlmoRL,
-        OctoThinker). easy_first: a curriculum, by falling rate; else the order stays. ValueError if none is left."""
+        """Makes the pool from measured pass rates {(source, i): rate}: the problems within [low, high], the edge of competence
+        (OlmoRL, OctoThinker). easy_first: a curriculum, sorted from high to low rates; else the order stays. ValueError if no
+        problem is left."""
         self.pool = [key for key, rate in rates.items() if low <= rate <= high]
         if easy_first:
             self.pool.sort(key=lambda key: -rates[key])
         self.given = [0] * len(self.sources)
         if not self.pool:
             raise ValueError(f"--keep-rate {low:g} {high:g}: none of {len(rates)} prompts has such a pass rate; widen it, or "
-                             "take other prompts")
+                             "use other prompts")
 
     def state(self) -> dict:
         return {"given": list(self.given), "pool": [list(key) for key in self.pool]}

@@ -1,6 +1,6 @@
-"""What the log says of a step, and the last line of the run.
+"""Makes the record of a step in the log, and the last line of the run.
 
-Means over completions, groups and tokens are metrics {name: (sum, divisor)} (training/metrics.py): whatever is added to
+Means over completions, groups and tokens are metrics {name: (sum, divisor)} (training/metrics.py). Every metric that is added to
 run.metrics during a step is in its record.
 """
 
@@ -8,26 +8,28 @@ import time
 
 import numpy as np
 
+from rl.batches import Minibatch
 from rl.diagnosis import Diagnosis, nothing_to_learn
-from rl.rollouts import Collected, Rollouts, has_spread
-from rl.update import Minibatch
+from rl.groups import Collected, has_spread
+from rl.rollouts import Rollouts
 from training.metrics import Largest, add
+from training.run import Run
 
 
 def of_completions(found: Collected) -> dict:
     """Metrics of all completions that this rank sampled.
 
-    reward is what the task gave; the penalties, which training adds to it, stand beside it. zero_spread is the share of
-    groups of which no completion earned more than another (the penalty for length included)."""
+    reward is that of the task. Training adds the penalties to it; they have their own metrics. zero_spread is the share of groups
+    in which all completions have the same reward (with the penalty for length)."""
     flat, several = [r for g in found.sampled for r in g], [g for g in found.sampled if len(g) > 1]
     lengths = [len(r.completion.tokens) for r in flat]
     by_completion = {
         "reward": [r.score.reward for r in flat],
         "overlong_penalty": [r.overlong_penalty for r in flat],
         "kl_penalty": [r.kl_penalty for r in flat],
-        "answer": [r.score.answer_ok for r in flat],
-        "process": [bool(r.score.process_ok) for r in flat],
-        "steps_right": [r.score.steps_ok or 0 for r in flat],
+        "answer": [r.score.verdict.answer_ok for r in flat],
+        "process": [bool(r.score.verdict.process_ok) for r in flat],
+        "steps_right": [r.score.verdict.steps_ok or 0 for r in flat],
         "length_mean": lengths,
         "cut_off": [r.cut_off for r in flat]}
     by_group = {
@@ -39,8 +41,8 @@ def of_completions(found: Collected) -> dict:
 
 
 def of_time(found: Collected, trained: int, seconds: float, ranks: int) -> dict:
-    """Metrics of how the time and the decode slots were used. trained: slots that hold tokens, in all updates of the step on this
-    rank; seconds: of the whole step. Tokens per second are of all ranks together."""
+    """Metrics of the use of time and decode slots. trained: slots with tokens, in all updates of the step on this rank. seconds:
+    of the complete step. Tokens per second are those of all ranks together."""
     return {"rollout_tokens_per_second": (found.busy, found.seconds / ranks),
             "train_tokens_per_second": (trained, (seconds - found.seconds) / ranks),
             "rollout_share": (found.seconds, seconds),
@@ -48,17 +50,16 @@ def of_time(found: Collected, trained: int, seconds: float, ranks: int) -> dict:
 
 
 class Records:
-    """What each step adds to its record in the log, and what a user should see at once, on standard error.
+    """Makes the record of each step, and prints what a user should see at once on standard error.
 
-    by_token: advantages are of tokens, which can differ where the rewards of each group are alike."""
+    by_token: advantages are of tokens; these can differ even if all rewards of a group are equal."""
 
-    def __init__(self, run, rollouts: Rollouts, by_token: bool):
+    def __init__(self, run: Run, rollouts: Rollouts, by_token: bool):
         self.run, self.args, self.rollouts, self.by_token = run, run.args, rollouts, by_token
         self.diagnosis, self.rollout_seconds = Diagnosis(run.args.steps), 0.0
 
     def of_step(self, found: Collected, minibatches: list[Minibatch]) -> dict:
-        """Adds the metrics of the step that ends here to run.metrics; returns what else the log says of it. All ranks must call
-        this together."""
+        """Adds the metrics of this step to run.metrics; returns more fields for its record. All ranks must call this together."""
         run, args, step = self.run, self.args, self.run.step + 1
         seconds, trained = time.perf_counter() - found.began, args.updates * sum(minibatch.slots for minibatch in minibatches)
         self.rollout_seconds += found.seconds
@@ -78,10 +79,10 @@ class Records:
         self.rollouts.failures.clear()
         if args.show_every and (step % args.show_every == 0 or step == 1):
             record["samples"] = [{"question": r.problem.question, "text": r.reply.text, "reward": round(r.score.reward, 4),
-                                  "reason": r.score.reason} for g in found.sampled[:3] for r in g[:1]]
+                                  "reason": r.score.verdict.reason} for g in found.sampled[:3] for r in g[:1]]
         return record
 
     def result(self) -> dict:
-        """What joins the last line of the run."""
+        """Fields for the last line of the run."""
         found = {"rollout_share": round(self.rollout_seconds / max(self.run.progress.seconds(), 1e-9), 3)}
         return found | ({"warning": self.diagnosis.warning} if self.diagnosis.warning else {})

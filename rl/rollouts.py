@@ -1,103 +1,48 @@
-"""Completions in groups, with their rewards.
+"""Samples completions in groups, and scores them.
 
-`Rollouts.collect` samples G completions for each of P prompts with our own sampler and has them scored. With --replace it
-replaces groups that can teach nothing.
+`Rollouts.collect` samples G completions for each of P prompts and computes their rewards. With --replace it replaces groups from
+which nothing can be learned.
 
-Here sampling and training take turns, and ranks share the prompts of a step; rl/asynchronous.py lets the two overlap. Every rank
-goes through the prompts alike, so there is one place in them, whatever the number of ranks. A group has a number, which keys
-its randomness. The groups of a step, in the order of their numbers, are cut into equal parts, one for each rank.
+Here sampling and training take turns, and ranks share the prompts of a step. (In rl/asynchronous.py the two overlap.) Every rank
+goes through all prompts, so there is one position in them for any number of ranks. A group has a number, on which its random
+numbers depend. The groups of a step, in the order of their numbers, are split into equal parts, one for each rank.
 """
 
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
 
-from formats.plugins import PluginError
+from formats import plugins
 from model import Transformer
+from rl.groups import Collected, Group, Rollout, has_spread
 from rl.lengths import Caps, cap_at, overlong_penalty
 from rl.prompts import Prompts
 from sampler import Completion, Sampler
-from tasks.rewards import Score, score_group
+from tasks.rewards import Weighted, score_group
 from tasks.task import Problem, Reply, prompt_ids
 from tokenizer import Tokenizer
+from training import cli
 from training.ledger import Costs, Ledger
-
-
-@dataclass
-class Rollout:
-    """One completion with what it is worth, and where it lies in the packed batches."""
-    problem: Problem
-    completion: Completion
-    reply: Reply                     # its text as rewards see it
-    score: Score                     # the rewards, as the task gives them, and the verdict
-    overlong_penalty: float = 0.0    # DAPO's, at most 0; both penalties are added to the reward
-    kl_penalty: float = 0.0          # of all its tokens, with --kl-in reward
-    advantage: float = 0.0
-    batch: int = -1                  # where `batches.pack` put it: micro-batch, row and document number; -1: not packed
-    row: int = -1
-    document: int = -1
-
-    @property
-    def earned(self) -> float:
-        """The reward before the KL divergence: what makes a group worth its place in a batch."""
-        return self.score.reward + self.overlong_penalty
-
-    @property
-    def reward(self) -> float:
-        """What the policy is trained on."""
-        return self.earned + self.kl_penalty
-
-    @property
-    def cut_off(self) -> bool:
-        return self.completion.finish == "length"
-
-    @property
-    def right(self) -> bool:
-        """The answer is right and, where the steps can be checked, so are they."""
-        return self.score.answer_ok and self.score.process_ok is not False
-
-    @property
-    def drawn(self) -> int:
-        """Tokens that the model chose, without those that a thinking budget forced."""
-        return len(self.completion.tokens) - sum(self.completion.forced)
-
-
-Group = list[Rollout]                # the completions of one prompt
-
-
-def has_spread(group: Group) -> bool:
-    """Are there two different rewards in it, before the KL divergence? Else it teaches nothing."""
-    return len({r.earned for r in group}) > 1
-
-
-@dataclass
-class Collected:
-    """What a step sampled on this rank."""
-    groups: list[Group]              # those to train on
-    sampled: list[Group]             # all of them, also those that others replaced
-    busy: float                      # decode slots in use
-    slots: float                     # decode slots that there were
-    began: float = 0.0               # on the clock of time.perf_counter
-    seconds: float = 0.0             # that it took
 
 
 class Rollouts:
     """Samples and scores groups.
 
     - P, G: prompts in a step over all ranks, completions of each
-    - mode: how a question is put (MODES in tasks/task.py); caps: longest completion, tokens (rl/lengths.py)
+    - mode: how a question is asked (MODES in tasks/task.py); caps: the most tokens of a completion (rl/lengths.py)
     - temperature: of sampling; rows: completions that decode at once; dtype: of the sampler's matrix products
-    - window: longest prompt and completion together, tokens; 0: any
-    - think_budget: tokens of thinking, then it is closed; None: no limit
+    - window: the most tokens of a prompt with its completion; 0: no limit
+    - think_budget: the most tokens of thinking, then the block is closed; None: no limit
     - overlong_buffer: DAPO's penalty over the last tokens before the cap; replace: rounds of dynamic sampling
     - rank, ranks, group: of the ranks that share the prompts
     - ledger: where the cost of all that is sampled is entered; None: nowhere
 
-    failures collects on which completions a reward failed: (name, text, error)."""
+    failures: the completions on which a reward failed: (name, text, error)."""
 
-    def __init__(self, prompts: Prompts, tokenizer: Tokenizer, rewards, *, P: int, G: int, mode: str = "chat",
+    def __init__(self, prompts: Prompts, tokenizer: Tokenizer, rewards: list[Weighted], *, P: int, G: int, mode: str = "chat",
                  caps: Caps = ((0, 256),), temperature: float = 1.0, seed: int = 0, rows: int = 64,
                  dtype: torch.dtype | None = None, window: int = 0, think_budget: int | None = None, overlong_buffer: int = 0,
                  replace: int = 0, rank: int = 0, ranks: int = 1, group: dist.ProcessGroup | None = None,
@@ -109,17 +54,17 @@ class Rollouts:
         self.failures, self.sampler, self.first_step = [], None, True
         self.ledger = ledger
 
-    def sample(self, model: Transformer, problems: list[Problem], numbers, G: int, cap: int, seed: int,
+    def sample(self, model: Transformer, problems: list[Problem], numbers: Sequence[int], G: int, cap: int, seed: int,
                version: int = 0) -> tuple[list[Group], int, int]:
-        """G scored completions of each problem; decode slots in use, and that there were. numbers: key the randomness of each
-        problem, so that it does not depend on which rank draws it."""
+        """G scored completions of each problem, decode slots in use, and all decode slots. numbers: one per problem; the random
+        numbers depend on it, so they do not depend on the rank that samples."""
         ids = [prompt_ids(self.tokenizer, p, self.mode) for p in problems]
         for problem, prompt in zip(problems, ids):
             self.check_window(problem, prompt, cap)
         sampler = self.sampler
         if sampler is None or sampler.model is not model:
             sampler = Sampler(model, self.tokenizer, rows=self.rows, dtype=self.dtype)
-        if sampler.graphs:                                # its CUDA graphs are worth keeping it, with its memory
+        if sampler.graphs:                                # keep the sampler for its CUDA graphs, though it keeps memory
             self.sampler = sampler
         sampler.version, before = version, sampler.steps
         drawn = sampler.generate(ids, n=G, max_new_tokens=cap, temperature=self.temperature, seed=seed, numbers=numbers,
@@ -143,32 +88,34 @@ class Rollouts:
                              f"the window of {self.window}; shorten it, lower --max-new-tokens, or raise --seq-len")
 
     def score(self, problem: Problem, number: int, completions: list[Completion], cap: int, seed: int) -> Group:
-        """The completions of a problem with their rewards."""
+        """Scores the completions of a problem."""
         replies = [Reply.of(c, self.tokenizer, limit=cap, sample=i) for i, c in enumerate(completions)]
         scores = score_group(problem, replies, self.rewards, seed=seed + number, on_error=self.reward_failed)
         return [Rollout(problem, c, reply, s, overlong_penalty(len(c.tokens), cap, self.overlong_buffer))
                 for c, reply, s in zip(completions, replies, scores, strict=True)]
 
     def reward_failed(self, name: str, text: str, error: Exception) -> None:
-        """Notes it. At the first step an error in a user's own file ends the run: most likely it would fail at every step."""
-        if self.first_step and isinstance(error, PluginError):
-            raise error
+        """Notes a failed reward. In the first step it ends the run, with file and line: it would probably fail in every step."""
+        if self.first_step:
+            raise error if isinstance(error, plugins.PluginError) else ValueError(
+                f"reward {name}: {plugins.describe(error, name)}") from error
         self.failures.append((name, text, error))
 
     def collect(self, model: Transformer, step: int) -> Collected | None:
         """This rank's groups of one step. None if the run must stop meanwhile (rl/asynchronous.py)."""
         began = time.perf_counter()
-        found = self._collect(model, step)
+        with cli.bad_input():                             # of a file with questions, a task or a reward of the user's
+            found = self._collect(model, step)
         if found is not None:
             found.began, found.seconds = began, time.perf_counter() - began
         return found
 
     def _collect(self, model, step):
-        """Samples now, and all ranks together.
+        """Samples now, on all ranks together.
 
-        Where `replace` > 0, groups whose rewards are all equal, which teach nothing, are dropped and others are sampled in
-        their place, at most that many times over (DAPO's dynamic sampling, section 3.2); the last ones stay as they are. Each
-        time as many candidates are taken as are missing on all ranks together, and shared out among them."""
+        With `replace` > 0, groups whose rewards are all equal are dropped, since nothing can be learned from them. Others are
+        sampled in their place, at most `replace` times (DAPO's dynamic sampling, section 3.2); the last ones are kept in any
+        case. Each time as many groups are sampled as are missing on all ranks together, and the ranks share this work."""
         made, owners, problems, sampled, busy, slots = {}, {}, {}, [], 0, 0
         cap = cap_at(self.caps, step)
         for attempt in range(1 + self.replace):
@@ -188,7 +135,7 @@ class Rollouts:
         return Collected(self.share_out(owners, made, problems), sampled, busy, slots)
 
     def joined(self, mine: dict) -> dict:
-        """The dicts of all ranks as one; all ranks must call this together."""
+        """Joins the dicts of all ranks into one; all ranks must call this together."""
         if self.ranks == 1:
             return mine
         found = [None] * self.ranks
@@ -196,10 +143,10 @@ class Rollouts:
         return {key: value for part in found for key, value in part.items()}
 
     def share_out(self, owners: dict[int, int], made: dict[int, Group], problems: dict[int, Problem]) -> list[Group]:
-        """This rank's share of a step. A group whose place is on another rank than the one that made it is sent there.
+        """This rank's part of a step. A group is sent if its place is on another rank than the one that made it.
 
-        owners: {number: rank that made it} of the groups that are kept; made: {number: group} of this rank's; problems:
-        {number: problem}."""
+        owners: {number: rank that made it} of all groups that are kept. made: {number: group} of this rank. problems: {number:
+        problem}."""
         share, order = self.P // self.ranks, sorted(owners)
         goal = {n: place // share for place, n in enumerate(order)}
         if goal != owners:
@@ -209,33 +156,33 @@ class Rollouts:
         return [made[n] for n in order if goal[n] == self.rank]
 
     def places(self, count: int) -> range:
-        """Where this rank's groups stand in the whole batch of P."""
+        """The positions of this rank's groups in the batch of P groups."""
         return range(self.rank * (self.P // self.ranks), self.rank * (self.P // self.ranks) + count)
 
     def pass_rates(self, model: Transformer, count: int, samples: int) -> dict[tuple[int, int], float]:
-        """Share of right completions of the next `count` prompts (fewer, if there are no more questions), {(source, i): rate}:
-        what the difficulty filter needs. Ranks share the work."""
+        """The share of right completions for each of the next `count` prompts (or fewer, if there are not so many questions):
+        {(source, i): rate}. The difficulty filter needs it. Ranks share the work."""
         keys, step, rates = self.prompts.candidates(count), 64, {}
         mine = range(len(keys) * self.rank // self.ranks, len(keys) * (self.rank + 1) // self.ranks)
         for at in range(0, len(mine), step):
             numbers = mine[at:at + step]
             groups, *_ = self.sample(model, [self.prompts.problem(*keys[n]) for n in numbers], numbers, samples,
                                      cap_at(self.caps, 0), self.seed * 1_000_003 - 1)
-            rates |= {keys[n]: sum(r.right for r in g) / samples for n, g in zip(numbers, groups, strict=True)}
+            rates |= {keys[n]: sum(r.score.verdict.right for r in g) / samples for n, g in zip(numbers, groups, strict=True)}
         return self.joined(rates)
 
-    # Where sampling and training take turns, there is nothing to do here; rl/asynchronous.py has something to do.
+    # These methods do nearly nothing if sampling and training take turns; rl/asynchronous.py overrides them.
 
     def begin(self, model: Transformer, version: int) -> None:
-        """Before the first step."""
+        """Called before the first step."""
 
     def publish(self, model: Transformer, step: int) -> None:
-        """After each update: these are the weights to sample with from now on."""
+        """Called after each update, with the new weights for sampling."""
         self.first_step = False
 
     def notes(self) -> dict:
-        """What to add to the record of a step."""
+        """Fields for the record of a step."""
         return {}
 
     def finish(self) -> None:
-        """After the last step."""
+        """Called after the last step."""

@@ -1,77 +1,68 @@
-"""From scored groups to the loss of a minibatch.
+"""Turns scored groups into minibatches, and computes the loss of a minibatch.
 
     minibatches = update.prepare(groups, places, step)
     for minibatch, policy_loss in update.passes(minibatches):
         run.backward(policy, minibatch.micro, policy_loss, minibatch.divisor)
 
-`prepare` cuts the completions into minibatches and packs them. Where they are needed, one pass without gradient gives pi_old, the
-reference's log-probabilities and the values, all by the weights that sampled. Then come the advantages. `policy_loss` puts the
-terms together: surrogate, correction, KL, entropy, value loss.
+`prepare` splits the completions into minibatches and packs them. If needed, a forward pass without gradient computes pi_old, the
+log-probabilities under the reference, and the values, all with the weights that sampled. Then it computes the advantages.
+`policy_loss` adds up the terms: surrogate, correction, KL, entropy, value loss.
 """
 
 import argparse
 import functools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import torch
 
 from model import Transformer
-from rl.advantages import compare_groups, compare_tokens
-from rl.batches import RolloutBatch, deal, fill_advantages, find, mask_out, pack
+from rl.batches import Minibatch, RolloutBatch, compare_groups, compare_tokens, deal, fill_advantages, find, mask_out, pack
 from rl.correction import correction
 from rl.critic import value_loss
 from rl.divergence import kl_estimate
+from rl.groups import Group, Rollout
 from rl.lengths import longest_cap, parse_caps
 from rl.losses import LOSSES, Clip
-from rl.rollouts import Group, Rollout
 from training import cli
 from training.metrics import Largest
+from training.run import Run
 
-MICRO_TOKENS = {"cpu": 4096, "cuda": 16384}              # without --micro-tokens; few and whole micro-batches are few shapes
-
-
-@dataclass
-class Minibatch:
-    """What one optimiser step learns from, on this rank."""
-    micro: list[RolloutBatch]        # at least one, and as many on each rank
-    divisor: int                     # of the sum of its token losses: see PolicyLoss.divisor
-    slots: int                       # that hold tokens, the prompts included
+MICRO_TOKENS = {"cpu": 4096, "cuda": 16384}              # defaults of --micro-tokens; micro-batches of equal size have few shapes
 
 
 class PolicyUpdate:
-    """The arithmetic of an update under the flags `args` of grpo.py.
+    """The computations of an update, with the flags `args` of grpo.py.
 
-    policy: what training calls: (tokens, documents, targets, temperature, True) -> log-probabilities and entropies of the
-    targets (and values, with a value head), each (B, T). reference: the weights from which the KL divergence is taken, or
-    None."""
+    policy: the module that training calls: (tokens, documents, targets, temperature, True) -> log-probabilities of the targets
+    and entropies (and values, with a value head), each (B, T). reference: the model for the KL divergence, or None."""
 
-    def __init__(self, run, args: argparse.Namespace, policy: torch.nn.Module, reference: Transformer | None = None):
+    def __init__(self, run: Run, args: argparse.Namespace, policy: torch.nn.Module, reference: Transformer | None = None):
         self.run, self.args, self.policy, self.reference = run, args, policy, reference
         self.loss = LOSSES[args.loss]
         self.clip = Clip(args.clip_low, args.clip_high, args.dual_clip)
         self.longest = longest_cap(parse_caps(args.max_new_tokens))
         self.kl_in_loss, self.kl_in_reward = (args.kl, 0.0) if args.kl_in == "loss" else (0.0, args.kl)
-        # is there a pass without gradient before the updates? exact: pi_old is the sampler's, to the bit, and needs none
+        # needs_first_pass: is there a pass without gradient before the updates? In exact mode pi_old comes from the sampler,
+        # without one
         several = args.updates * args.minibatches > 1
-        self.looks_first = self.loss.advantages.by_token or args.kl > 0 or (several and not args.exact)
+        self.needs_first_pass = self.loss.advantages.by_token or args.kl > 0 or (several and not args.exact)
 
     # before the updates
 
     def prepare(self, groups: list[Group], places: range, step: int) -> list[Minibatch]:
-        """The minibatches of a step, of which each has its advantages. places: see batches.deal."""
+        """The minibatches of a step, with advantages. places: see batches.deal."""
         args, by_token = self.args, self.loss.advantages.by_token
         parts = deal(groups, places, args.prompts, args.minibatches, args.seed * 7919 + step)
-        if self.kl_in_reward:                             # paid before rewards are compared, by masked completions as well
+        if self.kl_in_reward:                             # subtracted before rewards are compared, also for masked completions
             micros = [self.packed(part) for part in parts]
             for part, micro in zip(parts, micros, strict=True):
                 self.pay_kl(part, micro)
-                mask_out([r for r in part if not self.teaches(r)], micro)
+                mask_out([r for r in part if not self.in_loss(r)], micro)
         if not by_token:
             compare_groups(self.run, self.loss.advantages, groups, args.group, args.scale)
-        parts = [[r for r in part if self.teaches(r)] for part in parts]
+        parts = [[r for r in part if self.in_loss(r)] for part in parts]
         if not self.kl_in_reward:
-            micros = [self.packed([r for r in part if self.counts(r)]) for part in parts]
+            micros = [self.packed([r for r in part if self.has_gradient(r)]) for part in parts]
         if by_token:
             compare_tokens(self.run, self.loss.advantages, [b for micro in micros for b in micro], args.gamma, args.lam)
         else:
@@ -80,27 +71,27 @@ class PolicyUpdate:
         return [Minibatch(micro, self.loss.divisor(part), sum(int((b.documents >= 0).sum()) for b in micro))
                 for part, micro in zip(parts, micros, strict=True)]
 
-    def teaches(self, r: Rollout) -> bool:
-        """Is it in the loss?"""
+    def in_loss(self, r: Rollout) -> bool:
+        """Whether the completion is in the loss."""
         return not (self.args.mask_truncated and r.cut_off)
 
-    def counts(self, r: Rollout) -> bool:
-        """Does it change anything? A completion with A = 0 does not, unless there is a term beside A."""
+    def has_gradient(self, r: Rollout) -> bool:
+        """Whether the completion changes the gradient. With A = 0 it does not, unless the loss has another term."""
         return self.loss.advantages.by_token or self.args.kl > 0 or self.args.entropy > 0 or abs(r.advantage) > 1e-9
 
     def packed(self, chosen: list[Rollout]) -> list[RolloutBatch]:
-        """Micro-batches of completions, as many on each rank; with what the weights that sampled say about them."""
+        """Micro-batches of completions, the same number on each rank. If needed, pi_old, values and reference are filled in."""
         args, dtype = self.args, self.run.weight_dtype
         micro = pack(chosen, args.seq_len, args.micro_tokens or MICRO_TOKENS[self.run.device.type], dtype)
         micro += pack([], dtype=dtype) * (self.run.max(len(micro)) - len(micro))
-        if self.looks_first:
+        if self.needs_first_pass:
             for b in micro:
-                self.look(b)
+                self.first_pass(b)
         return micro
 
     @torch.no_grad()
-    def look(self, b: RolloutBatch) -> None:
-        """Fills in pi_old, the values and the reference's log-probabilities."""
+    def first_pass(self, b: RolloutBatch) -> None:
+        """Fills in pi_old, the values, and the log-probabilities under the reference."""
         self.run.count("scoring", [b] * (1 if self.reference is None else 2))
         on_device = b.to(self.run.device)
         logprobs, _, values = self.forward(on_device)
@@ -111,7 +102,7 @@ class PolicyUpdate:
             b.ref_logprobs = ref_logprobs.to(b.values).cpu()
 
     def pay_kl(self, part: list[Rollout], micro: list[RolloutBatch]) -> None:
-        """Subtracts the KL divergence from the reward of each token, and their sum from the completion's."""
+        """Subtracts the KL penalty of each token from its reward, and the sum of them from the reward of the completion."""
         for r in part:
             b, here = find(r, micro)
             kl = kl_estimate(self.args.kl_kind, b.old_logprobs[here], b.ref_logprobs[here])
@@ -122,10 +113,10 @@ class PolicyUpdate:
     # in an update
 
     def passes(self, minibatches: list[Minibatch]) -> Iterator[tuple[Minibatch, Callable]]:
-        """The minibatches one after the other, --updates times over, each with its loss function."""
+        """The minibatches one after the other, --updates times, each with its loss function."""
         for i in range(self.args.updates * len(minibatches)):
-            unmoved = i < len(minibatches) if self.looks_first else i == 0
-            yield minibatches[i % len(minibatches)], functools.partial(self.policy_loss, unmoved=unmoved)
+            same_weights = i < len(minibatches) if self.needs_first_pass else i == 0
+            yield minibatches[i % len(minibatches)], functools.partial(self.policy_loss, same_weights=same_weights)
 
     def forward(self, b: RolloutBatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Log-probabilities, entropies and values of the targets, each (B, T)."""
@@ -134,22 +125,22 @@ class PolicyUpdate:
         return found if self.loss.advantages.value_head else (*found, b.values)
 
     def compare_with_sampler(self, logprobs: torch.Tensor, b: RolloutBatch) -> dict:
-        """How far the trainer's log-probabilities are from the sampler's, both of the weights that sampled: metrics."""
+        """Metrics: how far the log-probabilities of trainer and sampler differ, both with the weights that sampled."""
         apart = (logprobs - b.sampler_logprobs).abs() * b.loss_mask
         largest = float(apart.max())
         if self.args.exact and largest and not self.args.async_steps:
             cli.fail(f"step {self.run.step}: in exact mode sampler and trainer differ by {largest}; the last checkpoint is "
-                     "unharmed. `python bench.py probe` tells which block is not invariant; without --exact the run goes on")
+                     "unharmed. `python bench.py probe` shows which block is not invariant; without --exact the run goes on")
         return {"logprob_diff_mean": (float(apart.sum()), float(b.loss_mask.sum())), "logprob_diff_max": Largest(largest)}
 
-    def policy_loss(self, b: RolloutBatch, unmoved: bool) -> tuple[torch.Tensor, dict]:
+    def policy_loss(self, b: RolloutBatch, same_weights: bool) -> tuple[torch.Tensor, dict]:
         """The sum of the weighted token losses of a micro-batch, and its metrics {name: (sum, divisor)}.
 
-        unmoved: the log-probabilities that are taken for pi_old are still those of the weights that sampled."""
+        same_weights: the recomputed log-probabilities are still those of the weights that sampled."""
         args = self.args
         logprobs, entropies, values = self.forward(b)
         mask = b.loss_mask.to(logprobs.dtype)
-        recomputed = b.old_logprobs if self.looks_first else logprobs.detach()
+        recomputed = b.old_logprobs if self.needs_first_pass else logprobs.detach()
         old = b.sampler_logprobs if args.old == "sampler" else recomputed
         loss, noted = self.loss.of_tokens(logprobs, old, b.advantages, mask, b.documents, self.clip)          # (B, T)
         loss = loss * correction(args.correction, old, b.sampler_logprobs, mask, b.documents, args.cap, args.veto)
@@ -160,6 +151,6 @@ class PolicyUpdate:
         with torch.no_grad():
             noted = {"entropy": entropies, "kl": kl} | noted
             metrics = {name: (float((x * mask).sum()), float(mask.sum())) for name, x in noted.items()}
-        if unmoved:
+        if same_weights:
             metrics |= self.compare_with_sampler(recomputed, b)
         return (loss * self.loss.token_weights(mask, b.documents, self.longest)).sum(), metrics

@@ -1,1 +1,1 @@
-"""Text, documents, conversations and preference pairs from files, shards, the world and the hub."""
+"""Sources of training data: text, conversations and preference pairs from files, shards, the world and the hub."""

@@ -1,26 +1,31 @@
-"""Conversations as training documents: what sft.py learns from, and the preference pairs of dpo.py.
+"""Reads conversations for sft.py and preference pairs for dpo.py, and turns them into documents.
 
 A SPEC of conversations is one of:
 
     conversations.jsonl    rows of {"messages": [{"role": "user", "content": ...}, {"role": "assistant", ...}, ...]}
-    gsm8k/train.jsonl      rows with a question and an answer: GSM8K, MATH, or any other that tasks/questions.py reads
+    gsm8k/train.jsonl      rows with a question and an answer: GSM8K, MATH, or any other form that tasks/questions.py reads
     world:ops=1-4,...      problems of the reasoning world, or of another generated task (tasks/problems.py)
 
-and one of preference pairs a file of rows in either form, the two answers alike but for the last turn:
+A SPEC of preference pairs is a file of rows in one of two forms. The two conversations of a pair differ only in the last turn:
 
     {"prompt": text or messages, "chosen": text, "rejected": text}          {"chosen": messages, "rejected": messages}
 
-or, where an answer is cut at a token, all three as texts and as "ids": {"prompt": [...], "chosen": [...], "rejected": [...]}, the
-prompt being all that stands before (augment.py pivotal writes these).
+If an answer is cut at a token, a row has all three as texts and also as token ids: {"ids": {"prompt": [...], "chosen": [...],
+"rejected": [...]}}. The prompt is then everything before the cut (augment.py pivotal writes these).
 
-A "system" text of a row becomes its first turn. A question or an answer beside messages must repeat what these say. An
-assistant's message may have its "reasoning" apart (also called "reasoning_content" or "thinking"), or begin with a <think>
-block, which then becomes its reasoning. "weight": 0 or "train": false keeps a turn out of the loss. "unfinished": true says of
-the last turn that it was cut off: what is there is learned, and not that it ends there. Content may come in
-parts, {"type": "text", "text": ...}. Calls of tools, and every other key that is not metadata (formats/rows.py), are refused.
+Keys of rows and messages:
 
-All files may also be .jsonl.gz or .parquet. Every conversation is one document, so packed neighbours never see each
-other. Loss falls on what an assistant says alone, and in a pair on the last turn alone.
+- "system": the first turn, a system message.
+- A question or an answer in the same row must repeat what the messages say.
+- "reasoning" (also "reasoning_content" or "thinking") of an assistant's message. A <think> block at the start of the content
+  becomes the reasoning too.
+- "weight": 0 or "train": false: the turn has no loss.
+- "unfinished": true: the last turn was cut off. The model learns the text, and not that it ends there.
+- "content": text, or a list of parts {"type": "text", "text": ...}.
+- Tool calls, and all other keys that are not metadata (formats/rows.py), are refused.
+
+Files may also be .jsonl.gz or .parquet. Each conversation is one document, so packed conversations do not see each other. The
+loss is only on what an assistant says, and in a pair only on the last turn.
 
 Simpler than it could be: every rank holds all files, tokenised, in memory.
 """
@@ -34,37 +39,40 @@ from tqdm import tqdm
 from formats.chat import END_THINK, THINK, split_thinking
 from formats.rows import given, read_rows, refuse_unknown, text_at
 from sources.documents import Documents
-from tasks.problems import is_generated, load_problems, open_task
+from sources.shares import SILVER, in_share
+from tasks.options import is_generated
+from tasks.problems import load_problems, open_task
 from tasks.task import Problem
+from tokenizer import Tokenizer
 
 ROLES = ("system", "user", "assistant", "tool")
 REASONING = ("reasoning", "reasoning_content", "thinking")
 ABOUT_PAIRS = ("score_chosen", "score_rejected", "chosen_score", "rejected_score", "chosen_right", "rejected_right")
-# what some data sets repeat beside the messages: (the first of these turns or the last, whose, how to call it)
+# keys by which some data sets repeat a turn: (True: the first turn of this role, False: the last; the role; a name for messages)
 ASKED, ANSWERED = (True, "user", "the first thing that the user says"), (False, "assistant", "the last thing that is answered")
 REPEATED = {"prompt": ASKED, "question": ASKED, "problem": ASKED, "solution": ANSWERED, "answer": ANSWERED}
 
 
 # messages
 
-def assistant(text, reasoning, where):
-    """An assistant's turn. A think block at the head of the text becomes its reasoning, unless the reasoning is given
-    separately (not None)."""
+def assistant(text: str, reasoning: str | None, where: str) -> dict:
+    """An assistant's turn. A think block at the start of the text becomes its reasoning, unless the reasoning is given separately
+    (not None)."""
     inside, said = split_thinking(text)
     if reasoning is None and THINK in text and END_THINK not in text:
-        raise ValueError(f"{where}: {THINK} is never closed, so everything behind it would be reasoning; add {END_THINK}")
+        raise ValueError(f"{where}: {THINK} is never closed, so everything after it would be reasoning; add {END_THINK}")
     if reasoning is not None and inside is not None:
-        raise ValueError(f"{where}: the reasoning is given twice, apart and as a block in the content; keep one")
+        raise ValueError(f"{where}: the reasoning is given twice, separately and as a block in the content; keep one")
     reasoning = inside if reasoning is None else reasoning
     if reasoning is not None and any(mark in part for mark in (THINK, END_THINK) for part in (reasoning, said)):
-        raise ValueError(f"{where}: a think block must stand alone, at the head of the content; found {THINK} or {END_THINK} "
-                         "elsewhere as well")
+        raise ValueError(f"{where}: a think block must be at the start of the content, and the only one; found {THINK} or "
+                         f"{END_THINK} elsewhere too")
     if not said.strip() and not (reasoning or "").strip():
         raise ValueError(f'{where}: the assistant says nothing ("content" is empty), and that would be learned; remove the turn')
     return {"role": "assistant", "content": said, "reasoning": reasoning}
 
 
-def content_of(message, where):
+def content_of(message: dict, where: str) -> str:
     """The text of a message: "content", as text or as a list of text parts, joined."""
     content = message.get("content")
     if not isinstance(content, list):
@@ -79,16 +87,16 @@ def content_of(message, where):
     return "".join(part["text"] for part in content)
 
 
-def reasoning_of(message, where):
-    """The reasoning that a message gives apart from its content, under any of its usual names; None where it gives none."""
+def reasoning_of(message: dict, where: str) -> str | None:
+    """The reasoning of a message that is given separately, under any of its usual names, or None."""
     found = {key: text for key in REASONING if (text := text_at(message, key, where)) is not None}
     if len(set(found.values())) > 1:
         raise ValueError(f"{where}: {' and '.join(found)} differ; keep one")
     return next(iter(found.values()), None)
 
 
-def weight_of(message, where):
-    """The weight of a turn's loss from "weight" (0 or 1) or "train" (true or false): 0.0, 1.0, or None where neither is given."""
+def weight_of(message: dict, where: str) -> float | None:
+    """The loss weight of a turn, from "weight" (0 or 1) or "train" (true or false): 0.0, 1.0, or None if neither is given."""
     weight, train = message.get("weight"), message.get("train")
     if weight is not None and (isinstance(weight, bool) or weight not in (0, 1)):
         raise ValueError(f'{where}: "weight" must be 0 or 1; it is {str(weight):.60}')
@@ -100,7 +108,7 @@ def weight_of(message, where):
     return None if said is None else float(said)
 
 
-def unfinished_in(message, where):
+def unfinished_in(message: dict, where: str) -> bool:
     """Whether a turn was cut off: "unfinished", true or false."""
     unfinished = message.get("unfinished")
     if unfinished is not None and not isinstance(unfinished, bool):
@@ -108,8 +116,8 @@ def unfinished_in(message, where):
     return bool(unfinished)
 
 
-def read_messages(messages, where):
-    """Messages of a file as encode_chat wants them, with "weight" where that is given. `where` names file and line."""
+def read_messages(messages: list[dict], where: str) -> list[dict]:
+    """Messages of a file in the form for encode_chat, with "weight" if it is given. `where` names file and line."""
     if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
         raise ValueError(f"{where}: the messages must be a list of {{\"role\", \"content\"}}")
     turns = []
@@ -134,16 +142,16 @@ def read_messages(messages, where):
     return turns
 
 
-def with_system(row, messages, where):
-    """The messages behind a system turn, where the row has a "system" text."""
+def with_system(row: dict, messages: list[dict], where: str) -> list[dict]:
+    """The messages, after a system turn if the row has a "system" text."""
     system = text_at(row, "system", where)
     if system and messages and messages[0]["role"] == "system":
-        raise ValueError(f'{where}: "system" is given twice, beside the messages and among them; keep one')
+        raise ValueError(f'{where}: "system" is given twice, as a key of the row and as a message; keep one')
     return [{"role": "system", "content": system}, *messages] if system else messages
 
 
-def read_conversation(row, where):
-    """The turns of a row of {"messages"}, of which at least one is to be learned."""
+def read_conversation(row: dict, where: str) -> list[dict]:
+    """The turns of a row of {"messages"}; at least one of them must have a loss."""
     if not isinstance(row, dict) or not given(row.get("messages")):
         raise ValueError(f"{where}: the messages must be a list of {{\"role\", \"content\"}}")
     refuse_unknown(row, ("messages", "system", *REPEATED), where, "a row of messages")
@@ -158,11 +166,11 @@ def read_conversation(row, where):
     return with_system(row, messages, where)
 
 
-def encode(tokenizer, messages, where):
+def encode(tokenizer: Tokenizer, messages: list[dict], where: str) -> tuple[np.ndarray, np.ndarray]:
     """Token ids (n,) int32 and loss weights (n,) float32 of a conversation."""
     try:
         ids, mask = tokenizer.encode_chat(messages)
-        for n, m in enumerate(messages):                  # the ids of the turns before are a prefix of those of all
+        for n, m in enumerate(messages):                  # the ids of the first turns are a prefix of the ids of all
             if m.get("weight") == 0 and m["role"] == "assistant":
                 start, end = (len(tokenizer.encode_chat(messages[:k])[0]) for k in (n, n + 1))
                 mask[start:end] = [0.0] * (end - start)
@@ -172,20 +180,21 @@ def encode(tokenizer, messages, where):
 
 
 def problem_turns(problem: Problem, i: int, no_think: float = 0.0, unflagged: float = 0.0) -> list[dict]:
-    """Problem number i as a user's turn and an assistant's, which thinks (its block holds the working) or does not.
+    """Problem number i as a turn of the user and a turn of the assistant, with or without thinking. The solution goes into the
+    think block.
 
-    With no_think above 0 that share of the problems is put in Qwen3's second mode (arXiv 2505.09388, section 4.3): the
-    question ends in " /no_think" and the block is empty, kept but masked from the loss. The others end in " /think",
-    but for a share `unflagged` of them: to think is the default. Which is which is a function of i alone, an even
-    sprinkling by the golden ratio. A problem without working can only be answered without thinking.
+    no_think is the share of the problems in Qwen3's second mode (arXiv 2505.09388, section 4.3): the question ends in
+    " /no_think", and the think block is empty and has no loss. The other questions end in " /think", except for a share
+    `unflagged` of them, because thinking is the default. The mode depends only on i, and the modes are evenly spread
+    (sources/shares.py). A problem without a worked solution is always answered without thinking.
     """
     working, said = problem.task.reply(problem)
     if not no_think:
         flag, reasoning = "", working or None
-    elif not working or i * 0.6180339887 % 1 < no_think:
+    elif not working or in_share(i, no_think):
         flag, reasoning = " /no_think", ""
     else:
-        flag, reasoning = "" if i * 0.4142135624 % 1 < unflagged else " /think", working
+        flag, reasoning = "" if in_share(i, unflagged, SILVER) else " /think", working
     return [{"role": "user", "content": problem.question + flag},
             {"role": "assistant", "content": said, "reasoning": reasoning}]
 
@@ -195,7 +204,7 @@ def problem_turns(problem: Problem, i: int, no_think: float = 0.0, unflagged: fl
 class GeneratedChats:
     """The lessons of a generated task as conversations: document i is lesson i."""
 
-    def __init__(self, name, tokenizer, T, no_think=0.0, unflagged=0.0, look=200):
+    def __init__(self, name: str, tokenizer: Tokenizer, T: int, no_think: float = 0.0, unflagged: float = 0.0, look: int = 200):
         self.task, self.tokenizer, self.T = open_task(name), tokenizer, T
         self.modes, self.count = (no_think, unflagged), self.task.lessons
         longest = max(len(self._encode(i)[0]) - 1 for i in range(min(look, self.count or look)))
@@ -204,16 +213,16 @@ class GeneratedChats:
                              "or lower ops")
 
     @cached_property
-    def tokens(self):
+    def tokens(self) -> int:
         """Tokens in all conversations of a task that ends."""
         return sum(len(self._encode(i)[0]) for i in range(self.count))
 
-    def _encode(self, i):
+    def _encode(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         return encode(self.tokenizer, problem_turns(self.task.lesson(i), i, *self.modes), f"problem {i}")
 
-    def get(self, i):
-        """Document i: tokens (n,) and loss weights (n,). One too long for the window, rare as none was found among the
-        first, is drawn again."""
+    def get(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        """Document i: tokens (n,) and loss weights (n,). One that is too long is replaced by another problem (this is rare: none
+        of the first problems was too long)."""
         for again in range(1 if self.count else 100):
             ids, weights = self._encode(i + again * 2 ** 36)
             if len(ids) - 1 <= self.T:
@@ -221,9 +230,10 @@ class GeneratedChats:
         raise ValueError(f"problem {i}: a conversation takes {len(ids) - 1} tokens, --seq-len is {self.T}; raise --seq-len")
 
 
-def open_conversations(name, tokenizer, T, no_think=0.0, unflagged=0.0):
+def open_conversations(name: str, tokenizer: Tokenizer, T: int, no_think: float = 0.0,
+                       unflagged: float = 0.0) -> GeneratedChats | Documents:
     """A SPEC of conversations without its weight -> a source with .get(i) and .count, as in sources/documents.py."""
-    tokenizer.encode_chat([])                             # a tokenizer without ChatML's tokens is refused here
+    tokenizer.encode_chat([])                             # refuses a tokenizer without ChatML's tokens
     if is_generated(name):
         return GeneratedChats(name, tokenizer, T, no_think, unflagged)
     rows = list(read_rows(name))
@@ -243,7 +253,8 @@ def open_conversations(name, tokenizer, T, no_think=0.0, unflagged=0.0):
     return Documents([(np.concatenate(ids), np.cumsum([0] + [len(d) for d in ids]), np.concatenate(weights))])
 
 
-def check_length(slots, T, where, what):
+def check_length(slots: int, T: int, where: str, what: str) -> None:
+    """ValueError for a document of more slots than a row has."""
     if slots > T:
         raise ValueError(f"{where}: the {what} takes {slots} tokens, --seq-len is {T}; raise --seq-len to at least "
                          f"{slots}, or remove the line")
@@ -252,10 +263,10 @@ def check_length(slots, T, where, what):
 # preference pairs
 
 class Pairs:
-    """The preference pairs of a file. Each comes as a list of documents that stay together in a row: the chosen answer,
-    the rejected one and, where KTO asks for it, a mismatched one, the chosen answer of the next pair to this prompt."""
+    """The preference pairs of a file. A pair is a list of documents that stay together in a row: the chosen answer, the rejected
+    answer, and for KTO a mismatched answer (the chosen answer of the next pair, after the prompt of this pair)."""
 
-    def __init__(self, name, tokenizer, T, mismatched=False):
+    def __init__(self, name: str, tokenizer: Tokenizer, T: int, mismatched: bool = False):
         if is_generated(name):
             raise ValueError(f"{name}: pairs come from a file; make one with python augment.py pairs")
         tokenizer.encode_chat([])
@@ -272,7 +283,7 @@ class Pairs:
             check_length(slots, T, where, f"pair, {self.size} answers each with their prompt,")
         self.tokens = sum(self.slots) + self.size * self.count
 
-    def get(self, i):
+    def get(self, i: int) -> list[tuple]:
         """Pair i: [(tokens (n,), loss weights (n,), log-probability under the reference), ...]."""
         chosen, rejected, prompt = self.pairs[i]
         answers = [chosen, rejected]
@@ -283,7 +294,7 @@ class Pairs:
         return [(*answer, float(known)) for answer, known in zip(answers, self.reference[i])]
 
 
-def read_ids(row, tokenizer, where):
+def read_ids(row: dict, tokenizer: Tokenizer, where: str) -> tuple[tuple, tuple, int]:
     """A row of a pair that is given token by token, as read_pair."""
     ids, texts = row["ids"], ("prompt", "chosen", "rejected")
     refuse_unknown(row, (*texts, "ids", *ABOUT_PAIRS), where, "a pair by its ids")
@@ -301,7 +312,7 @@ def read_ids(row, tokenizer, where):
     return *((side, (np.arange(len(side)) >= start).astype(np.float32)) for side in sides), start
 
 
-def read_pair(row, tokenizer, where):
+def read_pair(row: object, tokenizer: Tokenizer, where: str) -> tuple[tuple, tuple, int]:
     """A row of a file of pairs -> (ids, weights) of the chosen answer, the same of the rejected one, and the number of
     tokens of their prompt."""
     if isinstance(row, dict) and given(row.get("ids")):

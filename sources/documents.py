@@ -1,7 +1,7 @@
 """Documents in memory: each is token ids and loss weights.
 
-A source of documents is any object with `get(i)`, which gives document i as (tokens (n,), loss weights (n,)), and `count`, the
-documents of an epoch (None: it never ends). sources/open.py opens one by its SPEC.
+A source of documents is any object with `get(i)` and `count`. `get(i)` returns document i as (tokens (n,), loss weights (n,)).
+`count` is the number of documents in an epoch; None: endless. sources/open.py opens a source from its SPEC.
 """
 
 import sys
@@ -14,7 +14,7 @@ from tokenizer import Tokenizer
 
 
 class Documents:
-    """Documents held as one array of tokens and the offsets where each begins; weights is None (all 1) or like tokens."""
+    """Documents as one array of tokens, and offsets where each begins. weights is None (all 1) or an array like tokens."""
 
     def __init__(self, parts: list[tuple]):
         self.parts = parts                               # [(tokens, offsets, weights)], in memory or mapped
@@ -32,7 +32,7 @@ class Documents:
 
 
 def document(text: str, tokenizer: Tokenizer, name: str) -> np.ndarray:
-    """The token ids of a text and the end-of-document token, (n + 1,) int32. `name` is for messages."""
+    """The token ids of a text and the end-of-document token, (n + 1,) int32. `name` is for error messages."""
     try:
         return np.array(tokenizer.encode_document(text) + [tokenizer.eot], np.int32)
     except ValueError as e:
@@ -40,12 +40,12 @@ def document(text: str, tokenizer: Tokenizer, name: str) -> np.ndarray:
 
 
 def empty_size(tokenizer: Tokenizer) -> int:
-    """Tokens of a document without text: what the checkpoint's tokenizer puts first, and the end-of-document token."""
+    """The number of tokens of a document without text: those that the tokenizer puts first, and the end-of-document token."""
     return len(tokenizer.encode_document("")) + 1
 
 
 def tokenise(texts: Iterable[str], tokenizer: Tokenizer, name: str) -> Documents:
-    """Texts as documents in memory. `name` is for messages."""
+    """Texts as documents in memory. `name` is for error messages."""
     ids = [document(text, tokenizer, name) for text in texts]
     full = [d for d in ids if len(d) > empty_size(tokenizer)]
     report_empty(name, len(ids) - len(full), len(ids))
@@ -53,8 +53,8 @@ def tokenise(texts: Iterable[str], tokenizer: Tokenizer, name: str) -> Documents
 
 
 def report_empty(name: str, empty: int, count: int) -> None:
-    """Reports how many documents of a source are left out because they hold no text. ValueError if all are empty: such a
-    source would never fill a row."""
+    """Reports how many documents of a source are left out because they have no text. ValueError if all are empty: such a source
+    would never fill a row."""
     if empty == count:
         raise ValueError(f"{name}: holds no text, all of its {count} documents are empty")
     if empty:

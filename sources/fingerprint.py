@@ -1,18 +1,22 @@
-"""A hash of what a run reads, to notice at a resume that it has changed."""
+"""Computes a hash of the files that a run reads, so that a resumed run notices changes."""
 
 import hashlib
 from pathlib import Path
 
 from formats import plugins
 from sources.texts import sample_texts
-from tasks.problems import is_generated
+from tasks.options import is_generated
 
 
 def fingerprint(name: str, block: int = 2 ** 20, blocks: int = 64) -> str:
-    """A hash of a source or of a checkpoint's folder, to notice later that it has changed: of the bytes of a file; of the
-    weights, tokenizer or shards of a folder (of large files the size and 64 blocks of 1 MiB, evenly spread); of the first
-    documents of a generated task; of the file of a user's my_task.py:MyTask. "" if there is no such file, and for a data set of
-    the hub, which is known by its name alone."""
+    """A hash of a source or of a checkpoint folder:
+
+    - of a file: its bytes;
+    - of a folder: its weights, tokenizer or shards (of a large file the size, and 64 blocks of 1 MiB that are evenly spread);
+    - of a generated task: its first documents;
+    - of a user's my_task.py:MyTask: the bytes of the file.
+
+    "" if there is no such file, and for a data set of the hub."""
     h, path = hashlib.blake2b(digest_size=16), Path(plugins.file_of(name) if plugins.is_plugin(name) else name)
     if is_generated(name):
         for text in sample_texts(name, problems=16):

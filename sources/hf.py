@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub, streamed: hf:org/name."""
+"""Streams data sets of the Hugging Face hub: hf:org/name."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,7 @@ def sample_texts(spec: str, count: int) -> Iterator[str]:
 
 
 class HubDocuments:
-    """A data set of the Hugging Face hub, streamed in its own order; an epoch ends when the stream does."""
+    """A data set of the Hugging Face hub, streamed in its order; an epoch ends when the stream ends."""
 
     count = None
 

@@ -1,14 +1,14 @@
-"""What a SPEC holds: the world, questions with answers, conversations, or text."""
+"""Finds out what a SPEC holds: the world, questions with answers, conversations, or text."""
 
 from formats import plugins
 from formats.rows import given, read_rows
 from sources.texts import read_texts
-from tasks.problems import is_generated
+from tasks.options import is_generated
 
 
 def kind_of(spec: str) -> str:
-    """What a SPEC holds: "world", "questions" (with answers to check, also those of another task), "conversations", or
-    "text". The first row of a file decides. "loss" for loss:SPEC, which asks for the loss on whatever the SPEC holds."""
+    """What a SPEC holds: "world", "questions" (with answers to check; also another task), "conversations", or "text". The first
+    row of a file decides. "loss" for loss:SPEC, which asks for the loss on any SPEC."""
     if spec.startswith("loss:"):
         return "loss"
     if spec.startswith("world:"):

@@ -5,31 +5,26 @@
     open_source("world:ops=1-4", tokenizer)   documents of a generated task, made when they are asked for (sources/generated.py)
     open_source("hf:org/name", tokenizer)     a data set of the Hugging Face hub, streamed (sources/hf.py)
 
-What stands before a colon names a generated task (tasks/problems.py) or the file of this room that opens it. To read from
-somewhere else, as in db:..., add a file sources/db.py with a function open_documents(spec, tokenizer) that returns such a source
+The name before the colon is the name of a generated task (tasks/problems.py), or of the file in sources/ that opens it. To read
+from another place, such as db:..., add a file sources/db.py with a function open_documents(spec, tokenizer) that returns a source
 (sources/documents.py).
 """
 
 import os
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
-from formats import plugins
-from sources import generated
 from sources.documents import tokenise
 from sources.shards import open_shards
-from sources.texts import read_texts
-from tasks.problems import is_generated
+from sources.texts import read_texts, reader_of
 from tokenizer import Tokenizer
 
 
-def open_source(name: str, tokenizer: Tokenizer):
+def open_source(name: str, tokenizer: Tokenizer) -> Any:
     """A SPEC without its weight -> a source with .get(i) and .count (documents in an epoch, None where endless)."""
-    if is_generated(name):
-        return generated.open_documents(name, tokenizer)
-    kind, colon, _ = name.partition(":")
-    if colon and (open_documents := plugins.in_room("sources", kind, "open_documents")):
+    if open_documents := reader_of(name, "open_documents"):
         return open_documents(name, tokenizer)
     if os.path.isdir(name):
         return open_shards(name, tokenizer)

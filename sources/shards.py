@@ -1,4 +1,4 @@
-"""Shards: large corpora, tokenised once, in parallel processes, into a folder of arrays that are mapped into memory."""
+"""Shards: a large corpus is tokenised once, in parallel processes, into a folder of memory-mapped arrays."""
 
 import itertools
 import json
@@ -13,15 +13,15 @@ from tqdm import tqdm
 
 from formats.jsonl import parse_json
 from sources.documents import Documents, document, empty_size, report_empty
-from sources.generated import GeneratedDocuments, open_lessons
-from sources.texts import read_texts
-from tasks.problems import is_generated
+from sources.texts import read_texts, reader_of
+from tasks.options import is_generated
 from tokenizer import Tokenizer
 
 
 def open_shards(folder: str | Path, tokenizer: Tokenizer) -> Documents:
-    """A folder that `prepare` wrote -> Documents, memory-mapped. tokenizer: that of the model that will read them; shards of
-    another one would be other text to it. (Older folders have no fingerprint; there the vocabulary's size must do.)"""
+    """A folder that `prepare` wrote -> Documents, memory-mapped. tokenizer: that of the model that will be trained. ValueError if
+    the shards were made with another tokenizer. (Older folders have no fingerprint; for them only the vocabulary size is
+    checked.)"""
     index_file = Path(folder) / "index.json"
     if not index_file.is_file():
         raise FileNotFoundError(f"{index_file}: no such file; make the folder with python data.py prepare")
@@ -69,19 +69,24 @@ def _encode_texts(job):
 
 def _encode_lessons(job):
     spec, first, last = job
-    source = GeneratedDocuments(spec, _tokenizer)
+    source = reader_of(spec, "open_documents")(spec, _tokenizer)
     return [source.get(i) for i in range(first, last)]
+
+
+def _lessons(spec):
+    """How many documents a generated task writes; None: endless."""
+    return reader_of(spec, "open_lessons")(spec)[0].lessons
 
 
 def _jobs(name):
     """The work of `prepare` in pieces, as (function, argument)."""
     if is_generated(name):
-        count = open_lessons(name)[0].lessons or 2 ** 40
+        count = _lessons(name) or 2 ** 40
         yield from ((_encode_lessons, (name, i, min(i + 1000, count))) for i in range(0, count, 1000))
         return
     texts, size = [], 0
     for text in read_texts(name):
-        # One long text is cut at line ends so that the processes can share it; each piece is then a document.
+        # A long text is cut at line ends, so that the processes can share it. Each piece becomes a document.
         for piece in [text] if len(text) < 1_000_000 else _cut(text, 250_000):
             texts.append(piece)
             size += len(piece)
@@ -105,8 +110,8 @@ def prepare(specs: list[str], tokenizer_folder: str | Path, out: str | Path, wor
             shard_tokens: int = 100_000_000, max_tokens: int | None = None, dtype: str = "") -> dict:
     """Tokenises sources in parallel processes into a folder of shards; returns its index (dict).
 
-    dtype "" takes uint16 where the vocabulary fits, else uint32. World sources are endless and need max_tokens (for each
-    source). The order of documents does not depend on the number of workers. The folder appears only when it is whole.
+    dtype "" takes uint16 if the vocabulary fits, else uint32. World sources are endless and need max_tokens (for each source).
+    The order of documents does not depend on the number of workers. The folder appears only when it is complete.
     """
     out, tokenizer = Path(out), Tokenizer.load(tokenizer_folder)
     vocab = len(tokenizer)
@@ -115,7 +120,7 @@ def prepare(specs: list[str], tokenizer_folder: str | Path, out: str | Path, wor
         raise ValueError(f"--shard-dtype {dtype}: cannot hold a vocabulary of {vocab}; use uint32")
     if out.exists():
         raise ValueError(f"--out {out}: exists already; remove it or choose another folder")
-    if not max_tokens and any(is_generated(s) and open_lessons(s)[0].lessons is None for s in specs):
+    if not max_tokens and any(is_generated(s) and _lessons(s) is None for s in specs):
         raise ValueError("--tokens is needed with a world source, which is endless")
     pool = ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(str(tokenizer_folder),))
     temporary = Path(f"{out}.{os.getpid()}.tmp")
@@ -159,7 +164,7 @@ def prepare(specs: list[str], tokenizer_folder: str | Path, out: str | Path, wor
             flush()
         (temporary / "index.json").write_text(json.dumps(index, indent=1, allow_nan=False) + "\n")
         os.replace(temporary, out)
-    except BrokenExecutor:                                # Pool of multiprocessing would wait for its answer for ever
+    except BrokenExecutor:                                # (multiprocessing.Pool would wait for ever for a dead worker)
         raise ValueError("a worker process died (killed, or out of memory); give fewer --workers or smaller documents") from None
     finally:
         pool.shutdown(cancel_futures=True)
@@ -168,7 +173,7 @@ def prepare(specs: list[str], tokenizer_folder: str | Path, out: str | Path, wor
 
 
 def _in_order(pool, jobs, ahead):
-    """Results of jobs in their order, with at most `ahead` of them under way (map would read the whole input at once)."""
+    """Results of jobs in order, with at most `ahead` jobs at a time (`map` would read the complete input at once)."""
     waiting = []
     for function, argument in jobs:
         waiting.append(pool.submit(function, argument))

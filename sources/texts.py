@@ -1,19 +1,25 @@
-"""Documents as text: a .txt file is one, in other files each row is one. Texts to train a tokenizer on."""
+"""Reads documents as text, from .txt files (one document) and files of rows (a document per row)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from formats import plugins
 from formats.rows import file_at, given, read_rows, refuse_unknown, text_at
-from sources import generated
-from tasks.problems import is_generated
+from tasks.options import is_generated
 
-# what a row of text may have beside "text" is all metadata (web data has a dozen such columns), but for these
+# In a row with "text" all other keys are metadata (web data has many such columns), except for these:
 NOT_BESIDE_TEXT = {"messages", "question", "problem", "answer", "solution", "chosen", "rejected", "system", "tools", "weight",
                    "train"}
 
 
-def row_text(row, where: str) -> str:
+def reader_of(spec: str, function: str) -> Callable | None:
+    """A function of the file in sources/ that reads a KIND:... source: sources/KIND.py, for generated tasks sources/generated.py.
+    None if there is no such file, or no such function in it."""
+    kind, colon, _ = spec.partition(":")
+    return plugins.in_package("sources", "generated" if is_generated(spec) else kind, function) if colon else None
+
+
+def row_text(row: object, where: str) -> str:
     """The document in a row: its "text", or "question" and "answer" on two lines."""
     if not isinstance(row, dict):
         raise ValueError(f'{where}: no field "text", nor "question" and "answer" (found: {type(row).__name__})')
@@ -30,13 +36,13 @@ def row_text(row, where: str) -> str:
 
 
 def read_texts(path: str | Path) -> Iterator[str]:
-    """The documents of a file, one string at a time: a .txt is one document, elsewhere each row is one."""
+    """The documents of a file, one string at a time: a .txt is one document, in other files each row is one."""
     if Path(path).suffix != ".txt":
         yield from (row_text(row, where) for where, row in read_rows(path))
         return
     try:
         with open(file_at(path), encoding="utf-8", newline="") as f:
-            text = f.read().removeprefix("\ufeff")        # a byte-order mark is no text
+            text = f.read().removeprefix("\ufeff")        # without a byte-order mark
     except UnicodeDecodeError as e:
         raise ValueError(f"{path}: not UTF-8 text (byte {e.start}); convert it first") from None
     if not text:
@@ -45,12 +51,8 @@ def read_texts(path: str | Path) -> Iterator[str]:
 
 
 def sample_texts(spec: str, characters: int = 20_000_000, problems: int = 20_000) -> Iterator[str]:
-    """Texts to train a tokenizer on: the beginning of a file, or the first documents of a kind:... that can give some."""
-    if is_generated(spec):
-        yield from generated.sample_texts(spec, problems)
-        return
-    kind, colon, _ = spec.partition(":")
-    if colon and (sample := plugins.in_room("sources", kind, "sample_texts")):
+    """Texts to train a tokenizer on: the beginning of a file, or the first documents of a KIND:... source."""
+    if sample := reader_of(spec, "sample_texts"):
         yield from sample(spec, problems)
         return
     for text in read_texts(spec):

@@ -1,12 +1,12 @@
-"""Accuracy with its error bar: pass@k, bootstrap intervals, the gain between two checkpoints, and their tables as text.
+"""Computes accuracy with intervals: pass@k, bootstrap intervals, the gain between two checkpoints, and tables as text.
 
-A rate is (mean, low, high): the mean over problems and its 95% bootstrap interval. A table is a list of rows (dict), one for each
-number of operations ("ops") and one for each context; tasks/tables.py says what a row holds.
+A rate is (mean, low, high): the mean over problems and its 95% bootstrap interval. A table is a list of rows (dict): one for each
+number of operations ("ops") and one for each context. tasks/tables.py describes a row.
 """
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
@@ -14,12 +14,12 @@ Rate = tuple[float, float, float]                         # mean, low, high
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
-    """Unbiased estimate of the chance that at least one of k samples is right, from c right ones among n >= k
+    """Unbiased estimate of the probability that at least one of k samples is right, from n >= k samples of which c are right
     (arXiv 2107.03374, equation 1)."""
     return 1.0 - math.comb(n - c, k) / math.comb(n, k)
 
 
-def interval(values, resamples: int = 2000, seed: int = 0) -> Rate:
+def interval(values: Sequence[float], resamples: int = 2000, seed: int = 0) -> Rate:
     """Mean of the values and its 95% bootstrap interval."""
     values = np.asarray(values, float)
     draws = np.random.default_rng(seed).integers(0, len(values), (resamples, len(values)))
@@ -27,20 +27,20 @@ def interval(values, resamples: int = 2000, seed: int = 0) -> Rate:
     return round(float(values.mean()), 4), round(float(low), 4), round(float(high), 4)
 
 
-def rates(right: list[list[bool]], ks) -> dict[str, Rate]:
-    """right: for each problem whether each of its samples is right -> {"pass@k": rate}."""
+def rates(right: list[list[bool]], ks: Iterable[int]) -> dict[str, Rate]:
+    """{"pass@k": rate}. right: for each problem a list that says which of its samples are right."""
     return {f"pass@{k}": interval([pass_at_k(len(r), sum(r), k) for r in right]) for k in ks}
 
 
-def gain(before: list[dict], after: list[dict], ops) -> Rate:
-    """How much pass@1 (every step right) grew from one table to another of the same problems, on these numbers of operations:
-    the mean difference over problems, with its paired bootstrap interval."""
+def gain(before: Iterable[dict], after: Iterable[dict], ops: Collection[int]) -> Rate:
+    """The gain in pass@1 (every step right) from one table to another of the same problems, on these numbers of operations: the
+    mean difference over problems, with its paired bootstrap interval."""
     pairs = [[pair for row in table if row.get("ops") in ops for pair in row["right"]] for table in (before, after)]
     return interval([c / n - b / m for (b, m), (c, n) in zip(*pairs, strict=True)])
 
 
 def gains(measured: dict, bands: dict) -> list[dict]:
-    """From each checkpoint to the next, the gain in each band of each world.
+    """The gain from each checkpoint to the next, in each band of each world.
 
     measured: {folder: {spec: {"rows"}}}; bands: {name: numbers of operations}."""
     found = []
@@ -65,12 +65,12 @@ def parse_band(flag: str, text: str) -> range:
 # tables as text
 
 def without_problems(table: list[dict]) -> list[dict]:
-    """The table without its rates problem by problem."""
+    """The table without the results of single problems."""
     return [{key: value for key, value in row.items() if key not in ("right", "answered")} for row in table]
 
 
-def print_world(table: list[dict], ks) -> None:
-    """A table of one checkpoint, first by operations and then by context."""
+def print_world(table: list[dict], ks: Sequence[int]) -> None:
+    """Prints the table of one checkpoint, first by operations and then by context."""
     head = "".join(f" {f'answer pass@{k}':>24} {f'process pass@{k}':>24}" for k in ks)
     for field, title in (("ops", "operations"), ("context", "context")):
         print(f"{title:<12}{'problems':>9}{head} {'steps':>7} {'tokens':>7} {'thinking':>8} {'empty':>6}  common error")
@@ -88,7 +88,7 @@ def rate_text(rate: Rate | Sequence[float] | None, form: str = ".3f") -> str:
 
 
 def print_evaluation(found: dict) -> None:
-    """What evaluate.evaluate_all found."""
+    """Prints the result of evaluate.evaluate_all."""
     for name, result in found.items():
         if isinstance(result, list):
             print(name)
@@ -98,7 +98,7 @@ def print_evaluation(found: dict) -> None:
 
 
 def file_line(name: str, result: dict) -> str:
-    """One line on a file: what evaluate.file_accuracy, bits_per_byte or heldout_loss found."""
+    """One line about a file: the result of evaluate.file_accuracy, bits_per_byte or heldout_loss."""
     if "bits_per_byte" in result:
         return f"{name}: {result['bits_per_byte']:.4f} bits per byte over {result['bytes']:,} bytes"
     if "loss" in result:
@@ -110,8 +110,8 @@ def file_line(name: str, result: dict) -> str:
             f"empty {result['empty']:.3f}, cut off {result['cut_off']:.3f}")
 
 
-def print_comparison(measured: dict, ks, found_gains=()) -> None:
-    """Verified accuracy by operations, a column for each checkpoint and k, for every world; and the gains in bands."""
+def print_comparison(measured: dict, ks: Sequence[int], found_gains: Sequence[dict] = ()) -> None:
+    """Prints verified accuracy by operations for every world, with a column for each checkpoint and k; and the gains in bands."""
     folders = list(measured)
     for spec in [s for s in measured[folders[0]] if s.startswith("world:")]:
         print(f"\nverified accuracy on {spec}")

@@ -1,48 +1,50 @@
-"""Comparing answers: is the final answer of a completion the same number, set, interval, ... as the gold answer?
+"""Checks answers: is the final answer of a completion the same number, set, interval, ... as the gold answer?
 
-    extract_answer(completion)           the final answer in a text, None where there is none
+    extract_answer(completion)           the final answer in a text, or None
     same_answer("\\frac12", "0.5")       whether two answers are mathematically the same (tasks/equivalence.py)
-    check_answer(completion, gold)       both in one
+    check_answer(completion, gold)       both together
 
-A completion gives its answer in one of several forms; the strongest that it uses counts: \\boxed{}, else <answer>, else
-GSM8K's ####, else "the answer is", else mathematics between dollar signs or a bare expression, else the last number. As a
-reward, what is taken for an answer by mistake is found by a model sooner than by its author, so a choice ("3 or 4"), a
-denial ("not 5") and a range are kept whole, to equal nothing but themselves.
+A completion may give its answer in several forms. The first form in this list that it uses counts:
 
-The forms and the golds are those of GSM8K (arXiv 2110.14168) and MATH (2103.03874). Cases of the graders of other projects
-(Math-Verify, lighteval, Hendrycks MATH, open-instruct, TRL, NeMo-Skills, Qwen2.5-Math) can be run beside ours:
-`python bench.py answers --cases FILE`.
+1. \\boxed{...}
+2. <answer>...</answer>
+3. #### of GSM8K
+4. "the answer is ..."
+5. mathematics between dollar signs, or a bare expression
+6. the last number
+
+Used as a reward, every mistake of this check is soon found by the model. So a choice ("3 or 4"), a denial ("not 5") and a range
+are never reduced to a single number.
+
+The forms and the gold answers are those of GSM8K (arXiv 2110.14168) and MATH (2103.03874). `python bench.py answers --cases FILE`
+also runs cases of other projects' graders (Math-Verify, lighteval, Hendrycks MATH, open-instruct, TRL, NeMo-Skills,
+Qwen2.5-Math).
 """
 
 import itertools
 import re
 
+from formats.chat import after_thinking
 from tasks.equivalence import MAX_ANSWER, is_readable, same_answer
 from tasks.expression import Steps
 from tasks.units import is_scale, measure
 
-MAX_TEXT = 32_768  # characters at the end of a completion in which an answer is sought
-MAX_TAIL = 4096    # of these, where bare expressions and numbers are sought
+MAX_TEXT = 32_768  # characters at the end of a completion in which an answer is searched
+MAX_TAIL = 4096    # characters at the end in which bare expressions and numbers are searched
 
-__all__ = ["check_answer", "same_answer", "extract_answer", "boxed", "count_answers", "after_thinking"]
+__all__ = ["check_answer", "same_answer", "extract_answer", "boxed", "count_answers"]
 
 
 def check_answer(text: str, gold: str) -> bool:
     """Whether the final answer of a completion equals the gold answer."""
-    if "\\boxed" in gold or len(gold) > MAX_ANSWER:      # a whole solution
+    if "\\boxed" in gold or len(gold) > MAX_ANSWER:      # a complete solution
         gold = extract_answer(gold) or gold
     return same_answer(extract_answer(text), gold)
 
 
-def after_thinking(text: str) -> str | None:
-    """What a completion says once it has thought: all behind the last </think>; None while a <think> is still open."""
-    rest = text.rpartition("</think>")[2]
-    return None if "<think>" in rest else rest
-
-
 def extract_answer(text: str) -> str | None:
-    """The final answer of a completion in the strongest form that it uses. After a </think>, only what follows it counts; a
-    <think> that never ends has no answer yet (None)."""
+    """The final answer of a completion, in the first form of the list above that it uses. If there is a </think>, only the text
+    after it counts. A <think> that is never closed has no answer (None)."""
     tail, steps = (after_thinking(text) or "")[-MAX_TEXT:], Steps()
     for find in (_boxes, _tagged, _after_hashes, _after_phrase, _bare):
         answer = (find(tail, steps) or "").strip(" \t\r\n*")
@@ -52,8 +54,8 @@ def extract_answer(text: str) -> str | None:
 
 
 def count_answers(text: str) -> int:
-    """How often the text, thinking left out, gives a final answer in the strongest form that it uses: \\boxed{}, else
-    <answer>, else ####, else "answer is"; 0 where it only mentions numbers. "The answer is \\boxed{5}" gives one."""
+    """How often the text (without thinking) gives a final answer, in the first of these forms that it uses: \\boxed{}, <answer>,
+    ####, "answer is". 0 if it only mentions numbers. "The answer is \\boxed{5}" has one."""
     tail = (after_thinking(text) or "")[-MAX_TEXT:]
     counts = (len(_BOX.findall(tail)), tail.count("<answer>"), len(_hashes(tail, Steps())), len(_PHRASE.findall(tail)))
     return next((count for count in counts if count), 0)
@@ -62,18 +64,18 @@ def count_answers(text: str) -> int:
 # Boxes and marks.
 
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s?")
-# What may stand between two boxes that together are the answer: a comma or "and", a few words, the name of the next.
+# What may be between two boxes that are one answer together: a comma or "and", a few words, the name of the next value.
 _BETWEEN = re.compile(r"(?:[\s$,;:=&]|\\[()\[\],; ]|\\q?quad|\\text\s?\{[^{}]{0,30}\}|[A-Za-z]++(?:_\{?\w\}?)?|\([a-z]\)){0,24}")
 
 
 def boxed(text: str) -> str | None:
-    """Content of the last \\boxed{...} or \\fbox{...} whose braces balance, or the word after `\\boxed `."""
+    """The content of the last \\boxed{...} or \\fbox{...} with balanced braces, or the word after `\\boxed `."""
     box = next(_last_boxes(text), None)
     return box and box[0]
 
 
 def _last_boxes(text: str):
-    """The contents of the last boxes with where each begins and ends, the last one first."""
+    """The contents of the last boxes, with the start and the end of each; the last one first."""
     end = len(text)
     for _ in range(16):
         start = max(text.rfind("\\boxed", 0, end), text.rfind("\\fbox", 0, end))
@@ -96,7 +98,7 @@ def _last_boxes(text: str):
 
 
 def _boxes(text: str, steps: Steps) -> str | None:
-    """The last box, with those before it if only a connection stands between: \\boxed{1} and \\boxed{2} is "1, 2"."""
+    """The last box, and the boxes before it if they are joined: \\boxed{1} and \\boxed{2} is "1, 2"."""
     contents, begin = [], None
     for content, start, end in _last_boxes(text):
         if contents:
@@ -118,7 +120,7 @@ def _tagged(text: str, steps: Steps) -> str | None:
 
 
 def _hashes(text: str, steps: Steps) -> list[str]:
-    """What stands behind each "####" of GSM8K. A Markdown heading of level four is none: words, with a text below them."""
+    """The text after each "####" of GSM8K. A Markdown heading (#### with words, and text below it) does not count."""
     found = []
     for mark in list(re.finditer(r"(?<!#)####(?!#)[ \t]*\n?([^\n]*)", text))[-16:]:
         answer = mark[1].strip(" *:")
@@ -141,7 +143,7 @@ _PHRASE = _pattern(   # "the answer is", "Answer:", "the answer to the first par
     r"(?:\banswers?(?:\*\*)?(?: (?:to|of|for) [^.:\n]{1,60}?)?\s?",
     r"(?:(?:is|are|was|equals|(?:would|should|must|will) be|comes (?:out )?to)(?![A-Za-z])|[=:])",
     r"|^[#* \t]{0,9}(?:the )?(?:final )?answer[* \t]{0,9}$)[:*\s]*", flags=re.IGNORECASE | re.MULTILINE)
-_LEAD = _pattern(     # what says nothing before the answer
+_LEAD = _pattern(     # words before the answer that mean nothing
     r"(?:therefore|thus|hence|then|so|simply|just|exactly|approximately|about|around|roughly|clearly|indeed|now|also|equal to|",
     r"given by|always|obviously|of course|for sure|found to be|really|in fact|that|the number|the value|option|choice|",
     r"[,:*\s]|\\\[|\$\$)+(?![A-Za-z])")
@@ -149,7 +151,7 @@ _END = re.compile(r"(?<=\?)(?=\s|$)|[.!](?=[*\"')\s$]|$)(?!\s?\d)|\n|<\|")      
 _ASIDE = re.compile(  # where an explanation begins
     r"\s?\((?=[A-Za-z]{2})|,?\s(?:because|since|as|which|where|so|when|for|i\.e\.|that is)\s|[,;]\s(?=[A-Za-z]{2})|"
     r"\s-\s(?=[A-Za-z]{2})")
-_TAKEN_BACK = _pattern(  # an explanation that takes the answer back or offers another; "5, not 6" does not
+_TAKEN_BACK = _pattern(  # an explanation that withdraws the answer or offers another; "5, not 6" does not
     r"^\W*(?:or|either|but|is|are|if|unless|no)\b|\b(?:wrong|incorrect|false|maybe|perhaps|possibly|wait|actually|",
     r"alternatively)\b|\?")
 _DOUBT = _pattern(    # a sentence that offers more than one answer, or none
@@ -160,7 +162,7 @@ _CHOSEN = re.compile(r"\(?[A-J][):](?!.*\b[A-J][):]) .*")                       
 
 
 def _after_phrase(text: str, steps: Steps) -> str | None:
-    """What follows the last "answer is" or "Answer:": the answer itself, or the number in a sentence that holds it."""
+    """The text after the last "answer is" or "Answer:": the answer, or the number in a sentence."""
     phrases = list(_PHRASE.finditer(text))
     if not phrases:
         return None
@@ -182,7 +184,7 @@ def _after_phrase(text: str, steps: Steps) -> str | None:
 
 
 def _sentence(text: str) -> str:
-    """Up to the end of the sentence or line; a point inside $...$ or \\(...\\) ends nothing."""
+    """The text up to the end of the sentence or line. A full stop inside $...$ or \\(...\\) does not end a sentence."""
     at = 0
     while end := _END.search(text, at):
         before = text[:end.start()]
@@ -194,7 +196,7 @@ def _sentence(text: str) -> str:
 
 
 def _in_sentence(sentence: str, steps: Steps) -> str | None:
-    """The answer in a sentence such as "Tom has 14 apples" or "the area is $\\pi$": behind the last "is", or its number."""
+    """The answer in a sentence such as "Tom has 14 apples" or "the area is $\\pi$": after the last "is", or the number."""
     for copula in list(re.finditer(r"\b(?:is|are|equals|equal to)\s", sentence))[:-5:-1]:
         said = sentence[copula.end():]
         said = said[lead.end():] if (lead := _LEAD.match(said)) else said
@@ -227,7 +229,7 @@ _DOUBTED = re.compile(r"[^.\n]{0,30}\?|\+(?![\d\w])|\s?(?:squared|cubed|factoria
 _MEASURE = re.compile(r"\d\s?([A-Za-z]+),?\s(?:and\s)?$")                                  # before a number: 5 hours and 18 ...
 _OPTIONS = re.compile(r"(?:^|\s)\(?[A-I][).:]\s.*\s\(?[B-J][).:]\s*[$\\(]*$", re.DOTALL)     # (A) 5 (B) 6
 _PAIR = re.compile(r"[(\[](?:\\[a-z]+|[^()\[\]A-Za-z]){1,50},(?:\\[a-z]+|[^()\[\]A-Za-z]){1,50}[)\]]")     # (8, -2)
-# Around a number that is only a part of an expression, which no dollar signs delimit: \frac{1}{3}, x^2 + 5, 3 \pm 4, 7x.
+# Text around a number that is only a part of an expression without dollar signs: \frac{1}{3}, x^2 + 5, 3 \pm 4, 7x.
 _BEFORE = re.compile(r"[{}^_√]$|(?:[|∪±]|\\[A-Za-z]+|(?:(?<![A-Za-z])[A-Za-z]|[)\]}\d])\s?[-+*/^])\s*$")
 _BEHIND = re.compile(r"[{}^_]|\s?[π√]|\s?\\[A-Za-z(]|[A-Za-z](?<![gmshlLNJVW])(?![A-Za-z])|\s?[-+*/]\s?(?:\\|[A-Za-z]\b)")
 _RUN = re.compile(r"(?:\\[A-Za-z]+|[-+*/^_{}()\[\]|=<>.,!\dπ√ ]|(?<![A-Za-z])[A-Za-z](?![A-Za-z])){0,200}")
@@ -239,7 +241,7 @@ _LETTER = re.compile(r"\b(?:is|it's|option|choice|choose|pick|select)\s\(?([A-J]
 
 
 def _bare(text: str, steps: Steps) -> str | None:
-    """The whole text if it is an expression, else what is last: mathematics in $...$, a number, or the letter of a choice."""
+    """The text if all of it is an expression; else the last of: mathematics in $...$, a number, the letter of a choice."""
     text = re.sub(r",\\!\s*", ",", text[-MAX_TAIL:]).strip(" \n\t*")
     text = text if "$" in text else re.sub(r"\\text\w*\{([^{}]*)\}", r"\1", text)
     if "\n" not in text and (is_readable(text.rstrip("."), steps) or _NO_WORDS.fullmatch(text)):
@@ -273,7 +275,7 @@ def _bare(text: str, steps: Steps) -> str | None:
 
 
 def _is_doubted(text: str, start: int, end: int) -> bool:
-    """Whether the words around a number deny it or leave a choice: "not 5", "3 apples or 4", "5?"."""
+    """Whether the words around a number deny it or offer a choice: "not 5", "3 apples or 4", "5?"."""
     return bool(_DENIED.search(text[max(0, start - 40):start]) or _DOUBTED.match(text[end:end + 60]))
 
 
@@ -285,7 +287,7 @@ def _is_second_measure(before: str, behind: str) -> bool:
 
 
 def _last_of_mathematics(text: str, inline: list) -> str | None:
-    """The last $...$, with those before it that "and", "or" or a comma connects."""
+    """The last $...$, and those before it that are joined by "and", "or" or a comma."""
     contents = []
     for i in range(len(inline) - 1, max(-1, len(inline) - 9), -1):
         if contents and not _JOINED.fullmatch(text, inline[i].end(), inline[i + 1].start()):
@@ -299,7 +301,7 @@ _JOINED = re.compile(r"[.,]?\s?(?:,|or|and|to|,\s?or|,\s?and)\s?")
 
 
 def _expression_around(text: str, number, steps: Steps) -> str | None:
-    """The expression around a number that is only a part of it, if that can be read."""
+    """The expression around a number that is only a part of it, if it can be parsed."""
     first = max(0, number.start() - 200)
     for start in list(re.finditer(r"[=:]|\\\[|(?<=\s)(?=[\\({\w√-])|^", text[first:number.start() + 1]))[-12:]:
         said = _RUN.match(text, first + start.end())[0].strip().rstrip(".,=")

@@ -1,15 +1,23 @@
-"""Whether two answers are mathematically the same number, set, interval, matrix, equation, ...
+"""Decides whether two answers are mathematically the same number, set, interval, matrix, equation, ...
 
     same_answer("\\frac12", "0.5")       True
 
-A pipeline of small pure functions: tasks/notation.py gives one spelling to what is written in many ways; _read splits the text
-into sets, tuples, intervals, matrices and relations down to single expressions, whose values tasks/expression.py computes and
-whose units tasks/units.py reads; _same compares two such trees. The answers come from models that are rewarded for being
-right, so in doubt two answers differ; nothing calls eval, every size is bounded, and no input raises.
+It is a pipeline of small pure functions:
 
-What it simplifies: a unit counts only if both answers have one (5 cm = 5, but not 5 m, and 1 hour is 60 minutes); a percent
-sign is dropped, but 50% also equals 0.5; i is a variable, so i^2 is not -1; a decimal is a fraction only with ten digits or
-as a repeating one (0.33 is not 1/3); words are compared letter by letter.
+1. tasks/notation.py normalises the notation.
+2. _read splits the text into a tree of sets, tuples, intervals, matrices and relations, with single expressions as leaves.
+   tasks/expression.py computes the values of these, and tasks/units.py reads their units.
+3. _same compares two such trees.
+
+The answers come from models that are rewarded for being right, so in doubt two answers are different. eval is never called, every
+size is limited, and no input raises an exception.
+
+What it simplifies:
+- A unit counts only if both answers have one: 5 cm is 5, but not 5 m, and 1 hour is 60 minutes.
+- A percent sign is dropped, but 50% also equals 0.5.
+- i is a variable, so i^2 is not -1.
+- A decimal equals a fraction only if it has ten digits or repeating digits: 0.33 is not 1/3.
+- Words are compared letter by letter.
 """
 
 import itertools

@@ -1,9 +1,11 @@
-"""The value of a mathematical expression in LaTeX or plain text, by a small parser over exact fractions.
+"""Computes the value of a mathematical expression in LaTeX or plain text, with a small parser and exact fractions.
 
-Texts come from models, so there is no eval: nesting is bounded, every number is bounded in size before it is computed, and
-the operations on numbers are counted and bounded for a whole check (Steps). An expression with variables is evaluated at
-fixed pseudo-random points, so that two forms of the same function give the same values: a value here is a list with a number
-for each point, None where it has none there (1/0), and with a single number where there are no variables.
+Texts come from models, so eval is never used. Nesting is limited, the size of every number is limited before it is computed, and
+the number of operations in a check is limited (Steps).
+
+An expression with variables is evaluated at fixed pseudo-random points, so that two forms of the same function have the same
+values. A value is therefore a list with a number for each point (None if it is undefined there, as 1/0), or with a single number
+if there are no variables.
 """
 
 import functools
@@ -39,19 +41,19 @@ class Unreadable(Exception):
 
 
 class Steps:
-    """How many operations on numbers a check may still do."""
+    """The number of operations that a check may still do."""
 
     def __init__(self, left: int = MAX_STEPS):
         self.left = left
 
-    def take(self, count: int):
+    def take(self, count: int) -> None:
         self.left -= count
         if self.left < 0:
             raise Unreadable
 
 
 def evaluate(text: str, steps: Steps) -> list | None:
-    """The value of an expression at each of the POINTS (None where it has none), or None if it is no expression."""
+    """The value of an expression at each of the POINTS (None where it is undefined), or None if the text is not an expression."""
     try:
         value = _Parser(text, steps).parse()
     except Unreadable:

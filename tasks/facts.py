@@ -1,18 +1,18 @@
-"""The two kinds of facts that a problem of the reasoning world is made of: a number that is given, and a step."""
+"""The two kinds of facts in a problem of the reasoning world: a given number, and a step."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """A quantity whose value is given: "The lions number 3."."""
+    """A quantity with a given value: "The lions number 3."."""
     name: str
     value: int
 
 
 @dataclass(frozen=True)
 class Step:
-    """A quantity that is computed: left op right = target value. An operand is a quantity's name or an int constant."""
+    """A quantity that is computed: left op right = target value. An operand is the name of a quantity or an int constant."""
     target: str
     op: str
     left: str | int

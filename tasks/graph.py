@@ -1,9 +1,10 @@
-"""Draws the graph of a problem of the reasoning world: leaves, which have a number, and steps, which compute one.
+"""Makes the random graph of a problem of the reasoning world: leaves have a given number, steps compute a number.
 
-The order of the random draws is part of what a world is: with another order every problem would be another one.
+The order of the random numbers must not change: with another order all problems would be different.
 """
 
 import random
+from typing import Any
 
 from tasks.facts import Leaf, Step
 
@@ -11,22 +12,22 @@ COMPUTE = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a
 
 
 class Graph:
-    """The quantities of a problem and how they hang together, while they are drawn.
+    """The quantities of a problem and their relations, while they are made.
 
-    `facts` stand in an order in which each can be computed from the ones before it, until they are shuffled; `steps` are those
-    that solve the problem; `ends` are the quantities that nothing uses yet: one is left at the end, so the answer needs every
-    step."""
+    - facts: in an order in which each can be computed from the ones before it, until they are shuffled.
+    - steps: the steps that solve the problem.
+    - ends: the quantities that no step uses yet. Only one is left at the end, so the answer needs every step."""
 
-    def __init__(self, world, rng: random.Random, names: list[str]):
+    def __init__(self, world: Any, rng: random.Random, names: list[str]):
         self.world, self.rng, self.random, self.names = world, rng, rng.random, names
         self.facts, self.steps, self.values, self.ends, self.asked = [], [], {}, [], ""
 
     @classmethod
-    def draw(cls, world, rng: random.Random, ops: int, context: str) -> "Graph | None":
-        """A graph of that many operations, or None where the draw cannot be used."""
+    def draw(cls, world: Any, rng: random.Random, ops: int, context: str) -> "Graph | None":
+        """A graph with this number of operations, or None if the random numbers give no valid graph."""
         extra = world.distractors[int(rng.random() * len(world.distractors))]
         graph = cls(world, rng, rng.sample(world.names[context], 2 * ops + 1 + extra))
-        for left_over in range(ops - 1, -1, -1):          # steps still to come after this one
+        for left_over in range(ops - 1, -1, -1):          # the number of steps after this one
             if not graph.add_step(left_over):
                 return None
         graph.asked = graph.ends[0]
@@ -40,20 +41,20 @@ class Graph:
         return graph
 
     def key(self, context: str, modulus: int) -> str:
-        """What the problem is, whatever its wording and the order of its facts. Its hash decides on the split."""
+        """A text that identifies the problem, without its wording and the order of its facts. Its hash decides the split."""
         facts = [(fact.name, fact.value) if isinstance(fact, Leaf) else (fact.target, fact.op, fact.left, fact.right)
                  for fact in self.facts]
         return f"{context}|{modulus}|{self.asked}|{sorted(map(str, facts))}"
 
     def leaf(self) -> str:
-        """A new quantity with a number."""
+        """A new quantity with a given number."""
         name = self.names.pop()
         self.values[name] = int(self.random() * (self.world.modulus or 10))
         self.facts.append(Leaf(name, self.values[name]))
         return name
 
     def operand(self, used: str) -> str | int:
-        """The second operand of a step: a constant, a new leaf, or now and then an earlier quantity."""
+        """The second operand of a step: a constant, a new leaf, or sometimes an earlier quantity."""
         x = self.random()
         if x < 0.4:
             return 1 + int(self.random() * ((self.world.modulus or 10) - 1))
@@ -63,7 +64,7 @@ class Graph:
         return self.leaf()
 
     def step(self, left: str, right: str | int) -> str | None:
-        """A new quantity, computed from two; None where no operator keeps the number in range."""
+        """A new quantity, computed from two operands; None if no operator gives a number in range."""
         name, a, b = self.names.pop(), self.value_of(left), self.value_of(right)
         for op in self.rng.sample(self.world.operators, len(self.world.operators)):
             value = COMPUTE[op](a, b)
@@ -79,8 +80,8 @@ class Graph:
         return operand if isinstance(operand, int) else self.values[operand]
 
     def add_step(self, left_over: int) -> bool:
-        """Adds a step: it joins two open ends, begins a second line of reasoning, or goes on with an end. left_over: steps that
-        come after it. False where that cannot be done."""
+        """Adds a step, which joins two open ends, starts a second line of reasoning, or continues an end. left_over: the number
+        of steps after it. False if that is not possible."""
         ends, must_join = self.ends, len(self.ends) - 1 > left_over
         x = self.random()
         if must_join or (len(ends) > 1 and x < 0.3):
@@ -100,7 +101,7 @@ class Graph:
         return True
 
     def add_distractors(self, count: int) -> bool:
-        """Adds facts that the answer does not need: a leaf, or a step on an earlier quantity. False where that cannot be done."""
+        """Adds facts that the answer does not need: a leaf, or a step from an earlier quantity. False if that is not possible."""
         needed = list(self.facts)
         for _ in range(count):
             if self.random() < 0.5:
@@ -113,10 +114,10 @@ class Graph:
         return True
 
     def reverse(self) -> bool:
-        """Turns the problem round: hides one leaf, gives the last quantity, and solves for the leaf.
+        """Reverses the problem: hides one leaf, gives the value of the last quantity, and asks for the leaf.
 
-        Along the only path from the leaf to the last quantity each step is inverted (d = a + b gives a = d - b), so the
-        number of operations stays the same. False if no leaf has such a path."""
+        There must be only one path from the leaf to the last quantity. Each step on it is inverted (d = a + b gives a = d - b),
+        so the number of operations stays the same. False if no leaf has such a path."""
         used_by = {}
         for step in self.steps:
             for operand in (step.left, step.right):
@@ -133,7 +134,7 @@ class Graph:
         else:
             return False
         inverse, known = [], hidden.name
-        for step in path:                                 # from the leaf up; solved from the top down
+        for step in path:                                 # from the leaf to the last quantity; the solution goes the other way
             other = step.right if step.left == known else step.left
             if step.op == "+":
                 inverse.append(Step(known, "-", step.target, other, self.values[known]))

@@ -25,11 +25,11 @@ from tasks import show
 from tasks.answers import after_thinking
 from tasks.options import need, set_apart
 from tasks.task import Problem as AnyProblem
-from tasks.task import Reply, Task, Verdict
+from tasks.task import Reply, Task
+from tasks.verdict import Verdict
 from tasks.verify import final_answer, verify
 from tasks.words import solution_lines
-from tasks.world import Problem as WorldProblem
-from tasks.world import World
+from tasks.world import World, WorldProblem
 
 ONES = ("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
         "eighteen nineteen").split()
@@ -220,7 +220,7 @@ class Instructions(Task):
         return self.answer_in(text) is not None
 
 
-def main():
+def main() -> None:
     show.main("Show instructions on problems of the reasoning world.", Instructions.from_spec, "instructions:ops=1-2")
 
 

@@ -30,8 +30,9 @@ from tasks import show
 from tasks.answers import after_thinking
 from tasks.options import need, read_options
 from tasks.people import FIRST_NAMES, RELATIONS, SURNAME_BEGINNINGS, SURNAME_ENDS
-from tasks.task import FORMATS, SWITCHES, Reply, Task, Verdict
+from tasks.task import FORMATS, SWITCHES, Reply, Task
 from tasks.task import Problem as AnyProblem
+from tasks.verdict import Verdict
 from tasks.world import SPLITS, bucket
 
 FORMS = ("cloze", "question")
@@ -184,7 +185,7 @@ def _names(seed: int, split: str):
             yield name
 
 
-def main():
+def main() -> None:
     show.main("Show biographies and probes of people who do not exist.", Knowledge.from_spec, "knowledge:people=2000")
 
 

@@ -1,9 +1,9 @@
-"""One spelling for what is written in many ways: LaTeX and Unicode, fonts, delimiters, dashes, thousands separators, words.
+"""Normalises the notation of answers: LaTeX and Unicode, fonts, delimiters, dashes, thousands separators, number words.
 
     normalise("\\dfrac{1}{2}\\text{ cm}")       "\\frac{1}{2} cm"
 
-Nothing is computed here and no value changes: the result is another way to write the same answer. Patterns are applied in
-the order in which they stand.
+Nothing is computed here, and no value changes: the result is the same answer in another notation. The patterns are applied in
+the order of the lists.
 """
 
 import functools
@@ -15,7 +15,7 @@ PLAIN = re.compile(r"-?\d{1,20}(?:\.\d{1,20})?")
 _COMMANDS = "[dtc]?frac|sqrt|left|right|pi|text|boxed|cdot|times|infty|cup|leq?|geq?|neq?|pm|quad|circ|mathrm|begin|end"
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 
-_FIRST = [  # what LaTeX's own characters would hide later
+_FIRST = [  # patterns with LaTeX characters that are removed later
     (r",\\!\s*|(?<=\d) ?\{ ?, ?\} ?(?=\d)", ""),                                         # 11,\! 100 and 14 {, }916
     (rf"(?<!\\)\\\\(?=(?:{_COMMANDS})(?![A-Za-z]))", r"\\"),                              # \\frac, escaped twice
     (r"(?<![\w)}*])\*\*([^*]{1,99})\*\*(?![\w(])", r"\1"),                               # **bold**
@@ -78,7 +78,7 @@ _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\d)")
 
 @functools.lru_cache(maxsize=1024)
 def normalise(text: str) -> str:
-    """The one spelling of an answer."""
+    """The normalised notation of an answer."""
     if PLAIN.fullmatch(text):
         return text
     text = text.strip(" *`\n\t")

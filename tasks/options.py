@@ -7,8 +7,16 @@ is given beside it wins, wherever it stands.
 from collections.abc import Collection, Mapping
 from dataclasses import fields
 
+# Generated tasks: {the name before the colon of a SPEC, which is also the file in tasks/: its class}. They also write documents.
+GENERATED = {"world": "World", "knowledge": "Knowledge", "instructions": "Instructions"}
 
-def need(condition, message: str) -> None:
+
+def is_generated(spec: str) -> bool:
+    kind, colon, _ = str(spec).partition(":")
+    return bool(colon) and kind in GENERATED
+
+
+def need(condition: object, message: str) -> None:
     """ValueError with that message where the condition does not hold."""
     if not condition:
         raise ValueError(message)

@@ -8,43 +8,35 @@
     load_problems("world:ops=1-4,split=test", limit=100)    a list of problems
 """
 
+import argparse
 import random
 from collections.abc import Sequence
 
 from formats import plugins
-from tasks.instructions import Instructions
-from tasks.knowledge import Knowledge
+from tasks.options import GENERATED, is_generated
 from tasks.questions import Questions
 from tasks.task import Problem, Task
 from tasks.user_task import UserTask
-from tasks.world import World
-
-# Tasks that are made up as they are asked for, by what stands before the colon of their SPEC. They write documents as well.
-GENERATED = {"world": World, "knowledge": Knowledge, "instructions": Instructions}
-
-
-def is_generated(spec: str) -> bool:
-    kind, colon, _ = str(spec).partition(":")
-    return bool(colon) and kind in GENERATED
 
 
 def open_task(spec: str) -> Task:
-    """The task that a SPEC names. FileNotFoundError, or ValueError that says what is wrong with it."""
+    """The task of a SPEC. FileNotFoundError, or ValueError that says what is wrong with it."""
     if is_generated(spec):
-        return GENERATED[spec.partition(":")[0]].from_spec(spec)
+        kind = spec.partition(":")[0]
+        return plugins.in_package("tasks", kind, GENERATED[kind]).from_spec(spec)
     return UserTask(spec) if plugins.is_plugin(spec) else Questions(spec)
 
 
 def load_problems(spec: str, limit: int | None = None, seed: int = 0) -> list[Problem]:
-    """Problems of the task that a SPEC names, as `problems_of` takes them."""
+    """Problems of the task of a SPEC; see `problems_of`."""
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1; got {limit}")
     return problems_of(open_task(spec), limit, seed)
 
 
 def problems_of(task: Task, limit: int | None = None, seed: int = 0) -> list[Problem]:
-    """All problems of a task, or with `limit` that many, drawn without replacement. A task without end, such as a world, needs a
-    limit and gives its first ones (a world's spec has a seed of its own: world:seed=1,...)."""
+    """All problems of a task, or `limit` of them, sampled without replacement. An endless task, such as a world, needs a limit
+    and gives its first problems (the seed of a world is in its SPEC: world:seed=1,...)."""
     return [task.problem(i) for i in numbers_of(task, limit, seed)]
 
 
@@ -60,14 +52,14 @@ def numbers_of(task: Task, limit: int | None = None, seed: int = 0) -> Sequence[
     return range(task.count)
 
 
-def add_task_flag(parser) -> None:
+def add_task_flag(parser: argparse.ArgumentParser) -> None:
     """--task, for scripts whose --data names tasks."""
     parser.add_argument("--task", metavar="FILE.py:CLASS", nargs="+", type=plugins.spec, default=[],
                         help="tasks of your own (tasks/user_task.py); the same as --data FILE.py:CLASS")
 
 
-def join_tasks(args) -> None:
-    """Appends what --task names to --data. ValueError where neither names anything."""
+def join_tasks(args: argparse.Namespace) -> None:
+    """Appends --task to --data. ValueError if both are empty."""
     args.data = [*args.data, *args.task]
     if not args.data:
         raise ValueError("give --data or --task: where the problems come from")

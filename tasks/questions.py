@@ -1,7 +1,7 @@
-"""Files of questions with answers: GSM8K-style, MATH-style, or any with a question and an answer in each row.
+"""Reads files of questions with answers: GSM8K, MATH, or any file with a question and an answer in each row.
 
-A file may be of any kind that formats/rows.py reads. A question is asked as it stands (tasks/task.py), or, for a base model,
-behind a few solved ones (`format_question`).
+A file may have any format that formats/rows.py reads. The prompt is the question (tasks/task.py), or for a base model a few
+solved questions and then the question (`format_question`).
 """
 
 import re
@@ -26,7 +26,7 @@ class Questions(Task):
         return self.problems[i]
 
     def _read(self, row, where: str) -> Problem:
-        """A row in the GSM8K, the MATH or the plain question/answer form."""
+        """Reads a row in the form of GSM8K, of MATH, or with plain question and answer."""
         if not isinstance(row, dict):
             raise ValueError(f"{where}: expected a JSON object, got {type(row).__name__}")
         question, other, solution = (text_at(row, key, where) for key in ("question", "problem", "solution"))
@@ -46,7 +46,7 @@ class Questions(Task):
         if "####" in answer:  # GSM8K keeps working and gold in one field, with calculator annotations like <<2*3=6>>
             working, _, gold = answer.rpartition("####")
             if "\n" in gold.strip():
-                raise ValueError(f"{where}: behind #### must stand the answer alone, on one line, as in GSM8K")
+                raise ValueError(f"{where}: after #### there must be only the answer, on one line, as in GSM8K")
             if working.strip() and solution.strip():
                 raise ValueError(f"{where}: \"solution\" and \"answer\" (before ####) both hold the working; keep one")
             solution = solution or re.sub(r"<<[^<>]*>>", "", answer).strip()
@@ -58,7 +58,7 @@ class Questions(Task):
 
 
 def format_question(problem: Problem, shots: Sequence[Problem] = ()) -> str:
-    """The prompt for a base model: worked examples, then the question, up to where the answer begins."""
+    """The prompt for a base model: solved questions, then the question, up to the start of the answer."""
     text = ""
     for shot in shots:
         solution = shot.solution.rstrip()

@@ -1,15 +1,17 @@
-"""The rewards that replies earn: pure functions reward(problem, reply, group) -> float, by name and with weights.
+"""Rewards of replies: pure functions reward(problem, reply, group) -> float, with names and weights.
 
-    mix = parse_rewards("strict:1+length:0.1", spec)            rewards by name; a name alone weighs 1
-    mix = parse_rewards("answer+my_rewards.py:brevity:0.2")     and from a file of your own
+    mix = parse_rewards("strict:1+length:0.1", spec)            rewards by name; without a weight it is 1
+    mix = parse_rewards("answer+my_rewards.py:brevity:0.2")     also from a file of your own
     score_group(problem, replies, mix, seed)                    a Score for each of the G completions of one prompt
 
-A new reward is a function here and an entry in REWARDS, or a function in a file of your own, and no more.
+To add a reward, write a function here and an entry in REWARDS, or only a function in a file of your own.
 
-Three of them are wrong on purpose, as controls (arXiv 2506.10947): where random, incorrect or majority rewards teach as
-much as true ones, it was not the reward that taught. They differ from the paper's: there, majority is the mode of 64
-samples of the initial model, fixed before training, and incorrect rewards agreeing with that mode on the prompts where
-it is wrong. Here majority is the mode of the group itself, and incorrect takes any wrong answer to any prompt.
+Three rewards are wrong on purpose, as controls (arXiv 2506.10947). If a model learns as much from random, incorrect or majority
+rewards as from true ones, then the gain does not come from the reward. They differ from those of the paper:
+
+- majority: in the paper the most common answer of 64 samples of the initial model, fixed before training; here that of the group.
+- incorrect: in the paper a reward for that most common answer, on the prompts where it is wrong; here for any wrong answer to any
+  prompt.
 """
 
 import hashlib
@@ -23,20 +25,22 @@ from typing import NamedTuple
 from formats import plugins
 from formats.chat import END_THINK, THINK, split_thinking
 from tasks.answers import same_answer
-from tasks.problems import is_generated, open_task
-from tasks.task import Problem, Reply, Verdict
+from tasks.options import is_generated
+from tasks.problems import open_task
+from tasks.task import Problem, Reply
+from tasks.verdict import Verdict
 
 
 @dataclass
-class Group:
-    """What a reward may look at beside its own reply."""
+class ReplyGroup:
+    """What a reward gets in addition to its reply."""
     problem: Problem
     replies: list[Reply]
     seed: int = 0
 
     @cached_property
     def majority(self) -> str | None:
-        """The answer that most replies give, the earlier one of equals; None where nobody answers."""
+        """The most common answer of the replies (of equally common ones, the first); None if no reply has an answer."""
         answers, votes = [], []
         for answer in (answer_of(self.problem, reply) for reply in self.replies):
             if answer is not None:
@@ -61,34 +65,34 @@ def grade(problem: Problem, reply: Reply) -> Verdict:
 # the rewards
 
 def checks_steps(reward: Callable) -> Callable:
-    """Marks a reward that looks at the steps of a solution: it is refused for tasks that have none."""
+    """Marks a reward that uses the steps of a solution: it is refused for tasks without steps."""
     reward.checks_steps = True
     return reward
 
 
-def answer_reward(problem: Problem, reply: Reply, group: Group) -> float:
+def answer_reward(problem: Problem, reply: Reply, group: ReplyGroup) -> float:
     """1 for a right final answer."""
     return float(grade(problem, reply).answer_ok)
 
 
 @checks_steps
-def process_reward(problem: Problem, reply: Reply, group: Group) -> float:
+def process_reward(problem: Problem, reply: Reply, group: ReplyGroup) -> float:
     """The share of the gold steps that are right."""
     return grade(problem, reply).steps_ok
 
 
 @checks_steps
-def strict_reward(problem: Problem, reply: Reply, group: Group) -> float:
-    """1 for a right answer by right steps: R = R_out if R_pv = 1, else 0 (arXiv 2512.07783)."""
+def strict_reward(problem: Problem, reply: Reply, group: ReplyGroup) -> float:
+    """1 for a right answer with right steps: R = R_out if R_pv = 1, else 0 (arXiv 2512.07783)."""
     return float(grade(problem, reply).ok)
 
 
-def format_reward(problem: Problem, reply: Reply, group: Group) -> float:
-    """1 for a finished text of the right form, whatever it says.
+def format_reward(problem: Problem, reply: Reply, group: ReplyGroup) -> float:
+    """1 for a finished text in the right form, whatever its content.
 
-    - A reply that should think: one <think> at the very start, some reasoning, one </think>, and behind it exactly one final
-      answer (in the world one "Answer: N" line, else one \\boxed{} or another form that count_answers knows).
-    - Any other: no thinking mark, and exactly one final answer; in the world, steps alone may stand before its line.
+    - A reply that should think: one <think> at the very start, some reasoning, one </think>, and then exactly one final answer
+      (in the world one line "Answer: N", else one \\boxed{} or another form that count_answers knows).
+    - Any other reply: no thinking mark, and exactly one final answer. In the world there may be only steps before its line.
     """
     text = reply.text
     if reply.thinking:
@@ -100,26 +104,26 @@ def format_reward(problem: Problem, reply: Reply, group: Group) -> float:
     return float(good and reply.finish == "stop" and problem.task.well_formed(said, reply.thinking))
 
 
-def length_reward(problem: Problem, reply: Reply, group: Group) -> float:
-    """1 for no tokens, falling in a straight line to 0 at the limit: short is better, right or wrong."""
+def length_reward(problem: Problem, reply: Reply, group: ReplyGroup) -> float:
+    """Falls linearly from 1 for no tokens to 0 at the limit, for right and for wrong replies."""
     if reply.limit < 1:
         raise ValueError("the length reward needs Reply.limit, the most tokens that a completion may have")
     return max(0.0, 1 - reply.tokens / reply.limit)
 
 
-def random_reward(problem: Problem, reply: Reply, group: Group) -> float:
-    """A fair coin for each (seed, question, sample), blind to the text; a resumed run throws the same ones."""
+def random_reward(problem: Problem, reply: Reply, group: ReplyGroup) -> float:
+    """0 or 1 at random, from (seed, question, sample) and not from the text; a resumed run gets the same values."""
     key = f"{group.seed}|{reply.sample}|{problem.question}"
     return float(hashlib.blake2b(key.encode("utf-8", "replace"), digest_size=1).digest()[0] & 1)
 
 
-def incorrect_reward(problem: Problem, reply: Reply, group: Group) -> float:
-    """1 for a final answer that is there and wrong."""
+def incorrect_reward(problem: Problem, reply: Reply, group: ReplyGroup) -> float:
+    """1 for a wrong final answer, 0 if there is no answer."""
     return float(answer_of(problem, reply) is not None and not grade(problem, reply).answer_ok)
 
 
-def majority_reward(problem: Problem, reply: Reply, group: Group) -> float:
-    """1 for the answer that most of the group give."""
+def majority_reward(problem: Problem, reply: Reply, group: ReplyGroup) -> float:
+    """1 for the most common answer of the group."""
     return float(group.majority is not None and same_answer(answer_of(problem, reply), group.majority))
 
 
@@ -132,16 +136,16 @@ REWARDS = {"answer": answer_reward, "process": process_reward, "strict": strict_
 class Weighted(NamedTuple):
     """One reward of a mix."""
     name: str
-    function: Callable[[Problem, Reply, Group], float]
+    function: Callable[[Problem, Reply, ReplyGroup], float]
     weight: float
 
     @property
     def checks_steps(self) -> bool:
         return getattr(self.function, "checks_steps", False)
 
-    def value(self, problem: Problem, reply: Reply, group: Group) -> float:
-        """What a reply earns, without the weight. ValueError where that is no finite number; what is wrong in a user's file
-        is a plugins.PluginError."""
+    def value(self, problem: Problem, reply: Reply, group: ReplyGroup) -> float:
+        """The reward of a reply, without the weight. ValueError if it is not a finite number. An error in a user's file is a
+        plugins.PluginError."""
         if not plugins.is_plugin(self.name):
             return _finite(self.function(problem, reply, group))
         with plugins.named(self.name):
@@ -156,9 +160,9 @@ def _finite(number: float) -> float:
 
 
 def parse_rewards(mix: str, *specs: str) -> list[Weighted]:
-    """"strict:1+my_rewards.py:brevity:0.2" -> the rewards with their weights; a name alone weighs 1.
+    """"strict:1+my_rewards.py:brevity:0.2" -> the rewards with their weights; without a weight it is 1.
 
-    specs: where the problems come from, to refuse rewards that need steps where there are none. ValueError in one line."""
+    specs: the SPECs of the problems; rewards that need steps are refused if a SPEC has none. ValueError in one line."""
     rewards = []
     for part in mix.split("+"):
         name, weight = re.fullmatch(r"(.+\.py:\w+|[^:]*)(?::(.*))?", part.strip(), re.DOTALL).groups()
@@ -179,7 +183,7 @@ def parse_rewards(mix: str, *specs: str) -> list[Weighted]:
     return rewards
 
 
-def _from_file(spec: str) -> Callable[[Problem, Reply, Group], float]:
+def _from_file(spec: str) -> Callable[[Problem, Reply, ReplyGroup], float]:
     function = plugins.load(spec)
     if not callable(function):
         raise plugins.PluginError(f"{spec}: is no function; write one, reward(problem, reply, group) -> float")
@@ -187,7 +191,7 @@ def _from_file(spec: str) -> Callable[[Problem, Reply, Group], float]:
 
 
 def _has_steps(spec: str) -> bool:
-    """Whether the problems of a SPEC have steps to check. (Of a file it is known without reading it.)"""
+    """Whether the problems of a SPEC have steps to check. (Those of a file never have; it is not read.)"""
     return (is_generated(spec) or plugins.is_plugin(spec)) and open_task(spec).has_steps
 
 
@@ -197,26 +201,23 @@ def _has_steps(spec: str) -> bool:
 class Score:
     reward: float            # the weighted sum of the parts
     parts: dict              # each reward by name, without its weight
-    answer_ok: bool
-    process_ok: bool | None  # None where a problem has no steps to check: only the world has
-    steps_ok: float | None
-    reason: str              # "ok", or the first thing that is wrong
-    checks_steps: bool = False  # whether a reward looks at the steps
+    verdict: Verdict         # answer and steps, as the task grades them
+    checks_steps: bool = False  # whether a reward uses the steps
 
     @property
-    def right(self) -> bool:
-        """Right by what the rewards look at: the answer, and the steps if one of them checks those."""
-        return self.answer_ok and (self.process_ok is not False or not self.checks_steps)
+    def solved(self) -> bool:
+        """Whether the answer is right, and also the steps if a reward uses them."""
+        return self.verdict.right if self.checks_steps else self.verdict.answer_ok
 
 
 def score_group(problem: Problem, replies: list[Reply], rewards: list[Weighted], seed: int = 0,
                 on_error: Callable[[str, str, Exception], None] | None = None) -> list[Score]:
     """Scores the G completions of one prompt; `rewards` is what parse_rewards gives.
 
-    Texts come from models and rewards from users, so a reward that raises, or is not a finite number, counts as zero,
-    and on_error(name, text, exception) is called. (What on_error raises ends the scoring: grpo.py does so at the first step,
-    where a reward from a user's file fails.)"""
-    group, scores = Group(problem, replies, seed), []
+    Texts come from models and rewards from users. So if a reward raises an exception, or is not a finite number, it counts as 0,
+    and on_error(name, text, exception) is called. (on_error may raise an exception to end the scoring. grpo.py does so in the
+    first step.)"""
+    group, scores = ReplyGroup(problem, replies, seed), []
 
     def guarded(name, reply, function, *arguments, otherwise):
         try:
@@ -231,5 +232,5 @@ def score_group(problem: Problem, replies: list[Reply], rewards: list[Weighted],
         parts = {r.name: guarded(r.name, reply, r.value, problem, reply, group, otherwise=0.0) for r in rewards}
         verdict = guarded("grade", reply, grade, problem, reply, otherwise=Verdict(False, False, 0.0, "cannot be graded"))
         total = sum(r.weight * parts[r.name] for r in rewards)
-        scores.append(Score(total, parts, verdict.answer_ok, verdict.process_ok, verdict.steps_ok, verdict.reason, checked))
+        scores.append(Score(total, parts, verdict, checked))
     return scores

@@ -1,4 +1,4 @@
-"""What is said of graded replies: the table of accuracy on the world, the samples shown beside it, and what replies look like."""
+"""Summarises graded replies: the table of accuracy on the world, samples to show, and the style of replies."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,14 +8,15 @@ import numpy as np
 
 from formats.chat import split_thinking
 from tasks.accuracy import rates
-from tasks.task import Reply, Verdict
+from tasks.task import Reply
+from tasks.verdict import Verdict
 from tasks.verify import mark_lines
-from tasks.world import Problem
+from tasks.world import WorldProblem
 
 
 def reply_style(groups: list[list[Reply]]) -> dict:
-    """What replies look like, right or wrong: their mean length in tokens, and the shares that have reasoning in a think block,
-    that say nothing outside of one, and that were cut off at their limit."""
+    """The style of replies, right or wrong: their mean length in tokens, and three shares: of replies with reasoning in a think
+    block, of replies without text outside of it, and of replies that were cut off at their limit."""
     replies = [reply for group in groups for reply in group]
     split = [split_thinking(reply.text) for reply in replies]
 
@@ -29,8 +30,8 @@ def reply_style(groups: list[list[Reply]]) -> dict:
 
 @dataclass
 class Graded:
-    """A problem of the world, the replies to it, and what verify says about each of them."""
-    problem: Problem
+    """A problem of the world, its replies, and the verdict on each reply."""
+    problem: WorldProblem
     replies: list[Reply]
     verdicts: list[Verdict]
 
@@ -38,9 +39,9 @@ class Graded:
 def world_table(graded: list[Graded], ks: Sequence[int] = (1,)) -> list[dict]:
     """One row for each number of operations, then one for each context:
 
-    ops or context   what the row is for
-    problems         how many
-    answer, process  pass@k where the answer counts alone, and where every step must be right as well
+    ops or context   the number of operations, or the context
+    problems         the number of problems
+    answer, process  pass@k for the answer alone, and with every step right
     steps            the share of steps that are right
     why              the most common first error
     right            rows by operations: [samples with every step right, samples] of each problem, in order
@@ -68,8 +69,8 @@ def world_table(graded: list[Graded], ks: Sequence[int] = (1,)) -> list[dict]:
 
 
 def world_samples(graded: list[Graded], keep: int) -> list[dict]:
-    """The first completion of the first `keep` problems of each number of operations, each line marked right (True),
-    wrong (False) or neither (None)."""
+    """The first completion of the first `keep` problems of each number of operations. Each line is marked as right (True), wrong
+    (False) or neither (None)."""
     samples, seen = [], Counter()
     for a in graded:
         seen[a.problem.ops] += 1

@@ -1,20 +1,20 @@
-"""A task is what can be asked and checked: it yields problems, asks them, and grades the replies.
+"""The base class of tasks: a task gives problems, makes their prompts, and grades the replies.
 
-    task.count                      how many problems it has; None: it never ends
+    task.count                      how many problems it has; None: endless
     task.problem(i)                 problem number i, the same at every call
-    task.prompt(problem, mode)      what the model is given: text, or the messages of a chat
-    task.grade(problem, reply)      what a reply is worth: a Verdict
+    task.prompt(problem, mode)      the input of the model: text, or the messages of a chat
+    task.grade(problem, reply)      a Verdict on the reply
 
-Some tasks also write text to train on; such a task (tasks/problems.py, GENERATED) is a source of documents as well:
+Some tasks also write text to train on; such a task (tasks/options.py, GENERATED) is a source of documents as well:
 
-    task.lessons                    how many documents it writes; None: it never ends
-    task.lesson(i)                  the problem that document i is about, with the solution that the document has
+    task.lessons                    how many documents it writes; None: endless
+    task.lesson(i)                  the problem of document i, with the solution that the document has
     task.document(i)                document i as text: (what is given, what is to be learned)
     task.reply(problem)             the problem's solution as a turn of a chat: (the working, what is said)
 
-Reinforcement learning and augmentation speak to these and to nothing else, and so does evaluation, apart from its table of
-the world by operations and context. The reasoning world (tasks/world.py), files of questions (tasks/questions.py) and a
-class in a user's own file (tasks/user_task.py) are tasks.
+Reinforcement learning and augmentation only use these. Evaluation also has a table of the world by operations and context. Tasks
+are the reasoning world (tasks/world.py), files of questions (tasks/questions.py), and a class in a user's file
+(tasks/user_task.py).
 """
 
 from __future__ import annotations
@@ -22,12 +22,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from tasks.answers import check_answer, count_answers, extract_answer
 from tasks.equations import equations
+from tasks.verdict import Verdict
+from tokenizer import Tokenizer
 
-# How a question is put: as plain text, as in pre-training; as a user's turn; or as one that ends in a flag (Qwen3's soft
-# switch) which asks for thinking, or for none.
+# How a question is asked. "plain": as text, as in pre-training. "chat": as a user's turn. "think" and "no_think": as a user's
+# turn with a flag at its end (Qwen3's soft switch).
 SWITCHES = {"chat": "", "think": " /think", "no_think": " /no_think"}
 MODES = ("plain", *SWITCHES)
 # What a document of a generated task looks like: plain text; question and answer, marked as such; or a conversation in ChatML.
@@ -37,10 +40,10 @@ FORMATS = ("plain", "qa", "chat")
 @dataclass
 class Problem:
     question: str
-    answer: str                 # the gold answer, without the working
-    solution: str = ""          # the working that leads to it
-    domain: str = field(default="", kw_only=True)   # what it is about, if that is said: a subject, a context
-    # the task that asks it and grades its replies; without one a reply is graded by its final answer
+    answer: str                 # the gold answer, without the solution
+    solution: str = ""          # the worked solution
+    domain: str = field(default="", kw_only=True)   # its subject or context, if that is known
+    # the task that makes the prompt and grades replies; without one a reply is graded by its final answer
     task: Task = field(default=None, repr=False, compare=False)
 
     def __post_init__(self):
@@ -48,16 +51,16 @@ class Problem:
 
     @property
     def source(self) -> str:
-        """The SPEC that it came from."""
+        """The SPEC of the problem."""
         return self.task.source
 
 
 @dataclass
 class Reply:
-    """One completion, as tasks and rewards see it."""
-    text: str               # decoded, with thinking marks; begins with <think> also where the prompt opened the block
-    tokens: int = 0         # how many it has
-    limit: int = 0          # how many it could have had
+    """One completion, for tasks and rewards."""
+    text: str               # decoded, with thinking marks; it begins with <think> even if the prompt opened the block
+    tokens: int = 0         # the number of its tokens
+    limit: int = 0          # the most tokens that were allowed
     finish: str = "stop"    # "stop" or "length"
     thinking: bool = False  # whether it should think: True in a chat, False in plain text and in no-think mode
     sample: int = 0         # its number in the group
@@ -66,38 +69,20 @@ class Reply:
     decode: Callable[[list[int]], str] | None = field(default=None, repr=False, compare=False)
 
     @classmethod
-    def of(cls, completion, tokenizer, limit: int, sample: int = 0) -> Reply:
+    def of(cls, completion: Any, tokenizer: Tokenizer, limit: int, sample: int = 0) -> Reply:
         """From a sampler.Completion."""
         c, chat = completion, tokenizer.im_start is not None and tokenizer.im_start in completion.prompt
         return cls(tokenizer.decode_reply(c.prompt, c.tokens), len(c.tokens), limit, c.finish,
                    chat and tokenizer.thinking_in(c.prompt) is not False, sample)
 
 
-@dataclass(frozen=True)
-class Verdict:
-    answer_ok: bool                  # the final answer is right
-    process_ok: bool | None          # every gold step is there and right; None where a problem has no steps to check
-    steps_ok: float | None           # share of the gold steps that are there and right
-    reason: str                      # "ok", or the first thing that is wrong
-
-    @property
-    def ok(self) -> bool:
-        """Right in answer and steps, both of which were checked."""
-        return self.answer_ok and self.process_ok
-
-    @property
-    def right(self) -> bool:
-        """The answer is right and, where the steps can be checked, so are they."""
-        return self.answer_ok and self.process_ok is not False
-
-
 class Task:
-    """What a task is unless it says otherwise: the question as it stands, graded by the final answer (tasks/answers.py)."""
+    """The defaults of a task: the prompt is the question, and a reply is graded by its final answer (tasks/answers.py)."""
 
-    count: int | None = None         # problems; None: it never ends
-    lessons: int | None = None       # documents; None: it never ends
+    count: int | None = None         # the number of problems; None: endless
+    lessons: int | None = None       # the number of documents; None: endless
     has_steps = False                # whether `grade` checks steps, which some rewards need
-    source = ""                      # the SPEC that it was opened from
+    source = ""                      # its SPEC
 
     def problem(self, i: int) -> Problem:
         raise NotImplementedError
@@ -128,7 +113,7 @@ class Task:
                        f"answer {str(self.answer_in(reply.text))[:80]}, it is {problem.answer}")
 
     def answer_in(self, text: str) -> str | None:
-        """The final answer of a reply's text. None where there is none, as inside a think block that is never closed."""
+        """The final answer of a reply's text, or None, for example if a think block is never closed."""
         return extract_answer(text)
 
     def steps_in(self, text: str) -> list[str]:
@@ -137,13 +122,13 @@ class Task:
         return [str(equation) for equation in equations(text)]
 
     def well_formed(self, text: str, thinking: bool) -> bool:
-        """Whether a text, without its think block, is an answer in the usual form: exactly one is marked as final.
-        thinking: whether there was a think block to work in."""
+        """Whether a text (without its think block) has exactly one answer that is marked as final. thinking: whether there was a
+        think block."""
         return count_answers(text) == 1
 
 
-def prompt_ids(tokenizer, problem: Problem, mode: str) -> list[int]:
-    """The ids of a problem's prompt, up to where the model replies. A question that ends in " /no_think" is answered behind an
+def prompt_ids(tokenizer: Tokenizer, problem: Problem, mode: str) -> list[int]:
+    """The ids of the prompt of a problem, up to the model's reply. If the question ends in " /no_think", the prompt ends with an
     empty think block."""
     prompt = problem.task.prompt(problem, mode)
     return tokenizer.encode_document(prompt) if isinstance(prompt, str) else tokenizer.chat_prompt(prompt)

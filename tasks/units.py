@@ -1,7 +1,7 @@
-"""The words behind a number: a unit that can be dropped, a scale that counts, or something that must not be ignored.
+"""Reads the words after a number: a noun that can be dropped, a unit, a scale, or words that must not be ignored.
 
-    split_unit("12 apples")         ("12", 1, None)             some noun: dropped
-    split_unit("5 km/h")            ("5", 1, Unit)              measures are kept, so that 5 km is not 5 m
+    split_unit("12 apples")         ("12", 1, None)             a noun: dropped
+    split_unit("5 km/h")            ("5", 1, Unit)              units are kept, so that 5 km is not 5 m
     split_unit("3 million people")  ("3", 1000000, None)        three million
     split_unit("4 tenths")          ("4", 1/10, None)
     split_unit("5 is wrong")        None                        a sentence is not a unit
@@ -24,7 +24,8 @@ NUMBERS = {word: n for n, word in enumerate(
     "nineteen".split())}
 NUMBERS |= {word: n for n, word in zip(range(20, 100, 10), "twenty thirty forty fifty sixty seventy eighty ninety".split())}
 
-# A number that these follow is no number of things: they deny it, make a sentence of it, calculate with it, offer a choice.
+# If one of these words follows a number, it is not a number of things: they deny it, make a sentence, calculate, or offer a
+# choice.
 NOT_UNITS = set(NUMBERS) | set("""
     is are was were be been am pm isn aren wasn not no nope never neither nor none without wrong incorrect false untrue invalid
     mistaken right correct true maybe perhaps possibly possible impossible probably likely either or and but if then else unless
@@ -65,15 +66,15 @@ class Unit:
     factor: Fraction    # how many of the basic measures it is
 
 
-# Everything behind the last digit or bracket that consists of words, with / . - * and small powers. @ marks what stood in
-# \text{...}: a letter there is a unit, elsewhere it may be a variable.
+# The words after the last digit or bracket, with / . - * and small powers. @ marks text from \text{...}: a letter in it is a
+# unit, elsewhere a letter may be a variable.
 _WORDS = re.compile(r"(?<![A-Za-z\\_@^{'])@?[A-Za-z][A-Za-z @/.*'-]*(?:\^ ?(?:-?\d|\{-?\d\})(?! ?\^)[A-Za-z @/.*'-]*){0,4}$")
 _TOKEN = re.compile(r"@?([A-Za-z]+)(?: ?\^ ?\{?(-?\d)\}?)?|(/)")
 
 
 def split_unit(text: str, letters: bool = False) -> tuple[str, Fraction, Unit | None] | None:
-    """"5.4 cents" -> what stands before the words, the scale that they name, and the unit if all of it is known; None where
-    the words are no unit. letters: read "5 m" as five metres, and not as 5 times a variable m."""
+    """"5.4 cents" -> (the text before the words, the scale, the unit if it is known). None if the words are not a unit. letters:
+    read "5 m" as five metres, and not as 5 times a variable m."""
     found = _WORDS.search(text)
     if not found or not text[:found.start()].strip():
         return None
@@ -99,12 +100,12 @@ def is_scale(word: str) -> bool:
 
 
 def _counts(word: str) -> bool:
-    """Whether a word changes how many it is, and not only what: million, tens, octillion, sixteenth."""
+    """Whether a word changes the number: million, tens, octillion, sixteenth."""
     return word in SCALES or word in NUMBERS or word.endswith(("illion", "illionth", "teenth", "tieth"))
 
 
 def measure(text: str) -> Unit | None:
-    """"square inches", "km/h", "miles per hour", "m s^{-1}" -> a Unit; None where a word is no measure."""
+    """"square inches", "km/h", "miles per hour", "m s^{-1}" -> a Unit; None if a word is not a unit."""
     powers, factor, sign, times = {}, Fraction(1), 1, 1
     for word, exponent, slash in _TOKEN.findall(text):
         if slash or word == "per":
@@ -137,7 +138,7 @@ def words_to_digits(text: str) -> str:
     total = part = 0
     for at, word in enumerate(words):
         if word in NUMBERS:
-            if part % 10 or part % 100 and NUMBERS[word] > 9 or at and words[at - 1] == "zero":     # "three four" is no number
+            if part % 10 or part % 100 and NUMBERS[word] > 9 or at and words[at - 1] == "zero":     # "three four" is not a number
                 return text
             part += NUMBERS[word]
         elif word == "hundred" and 0 < part < 10:

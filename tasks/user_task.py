@@ -1,4 +1,4 @@
-"""A task of your own: a class in your own file, given as --task my_task.py:MyTask.
+"""Runs a task of your own: a class in your own file, given as --task my_task.py:MyTask.
 
     from tasks.task import Problem
 
@@ -12,19 +12,20 @@
         def grade(self, problem, reply):          # True or False, or a tasks.task.Verdict; reply.text is what was said
             return reply.text.strip() == problem.answer
 
-Only `problem` must be there: without the others the question is put as it stands, and graded by its final answer, as in
-tasks/task.py. In a chat, text becomes the user's turn, with the flag of the mode behind it. A number `count` says how many
-problems there are; without it they never end.
+Only `problem` is required. Without the others, the prompt is the question, and a reply is graded by its final answer, as in
+tasks/task.py. In a chat, a text prompt becomes the user's turn, with the flag of the mode at its end. An attribute `count` is the
+number of problems; without it they are endless.
 """
 
 from formats import plugins
-from tasks.task import SWITCHES, Problem, Reply, Task, Verdict
+from tasks.task import SWITCHES, Problem, Reply, Task
+from tasks.verdict import Verdict
 
 
 class UserTask(Task):
-    """Calls the object of a user's class, and sees to it that what it returns is what a task returns.
+    """Calls an object of the user's class, and checks the types of what it returns.
 
-    What goes wrong there is a plugins.PluginError, with file and line."""
+    An error in the user's code becomes a plugins.PluginError, with file and line."""
 
     def __init__(self, spec: str):
         self.source, make = spec, plugins.load(spec)
@@ -37,7 +38,7 @@ class UserTask(Task):
             raise plugins.PluginError(f"{spec}: count is {self.count!r}; use a whole number of problems, or None without end")
 
     def _call(self, method: str, *arguments):
-        """A method of the user's object; Task's own where it has none."""
+        """Calls a method of the user's object, or that of Task if the object does not have it."""
         if not hasattr(self.own, method):
             return getattr(super(), method)(*arguments)
         with plugins.named(self.source):

@@ -1,22 +1,23 @@
 """Checks a completion against a problem of the reasoning world, step by step.
 
-A gold step counts when the text has a line for the same quantity with the same parents and operation, the right values
-beside their names and the right result (the s(v) of arXiv 2512.07783, made stricter by the last three). Lines for
-quantities that the gold solution lacks are ignored. Where a quantity is computed twice, the lines must agree. Steps
-count anywhere, inside a think block and behind it; the answer counts only outside of one.
+A gold step is right if the text has a line for the same quantity, with the same operands and operation, the right values after
+their names, and the right result. (This is s(v) of arXiv 2512.07783, but stricter: there only the operands are compared.) Lines
+for quantities that the gold solution does not have are ignored. If a quantity is computed twice, the lines must agree. Steps
+count inside and outside a think block; the answer counts only outside.
 
-A step may be taken back: "No, owls 8 is wrong." cancels the lines above it that give the owls as 8, and what then stands is
-judged. So an error that is corrected costs nothing. One that stands counts, and so does a correction that is wrong itself, a
-step taken back and not done again, and a later step that was computed from the number taken back.
+A step may be taken back: "No, owls 8 is wrong." cancels the lines above it that give the owls as 8. What then stands is graded,
+so an error that is corrected costs nothing. Four things still count as errors: an error that is not taken back, a correction
+that is wrong itself, a step that is taken back and not done again, and a later step that uses the number that was taken back.
 """
 
 import re
+from typing import Any
 
-from tasks.answers import after_thinking
+from formats.chat import after_thinking
 from tasks.facts import Step
-from tasks.task import Verdict
+from tasks.verdict import Verdict
 
-MAX_TEXT = 100_000   # characters that are read: of the steps from the front, of the answers from the end
+MAX_TEXT = 100_000   # characters that are read: the first ones for steps, the last ones for answers
 
 # A line may share its row with a thinking mark: "<think>lions 3 + 4 = owls 7</think>".
 _NAME, _NUMBER = r"([a-z][A-Za-z ]{0,60}?)", r"(-?\d{1,9})"
@@ -43,8 +44,8 @@ def steps_of(text: str) -> dict[str, list[tuple[Step, dict]]]:
             for target, values in found.items() if values}
 
 
-def verify(problem, text: str) -> Verdict:
-    """Whether the text solves the problem (a world.Problem)."""
+def verify(problem: Any, text: str) -> Verdict:
+    """Whether the text solves the problem (a world.WorldProblem)."""
     found, right, reason = steps_of(text), 0, ""
     for gold in problem.steps:
         if gold.target not in found:
@@ -63,8 +64,8 @@ def verify(problem, text: str) -> Verdict:
     return Verdict(answer_ok, right == len(problem.steps), right / len(problem.steps), reason or "ok")
 
 
-def mark_lines(problem, text: str) -> list[tuple[str, bool | None]]:
-    """Each line of the text with True (a gold step or the answer, and right), False (wrong, also where it is taken back) or None
+def mark_lines(problem: Any, text: str) -> list[tuple[str, bool | None]]:
+    """Each line of the text with True (a gold step or the answer, and right), False (wrong, also if it is taken back) or None
     (neither)."""
     gold_steps = {step.target: step for step in problem.steps}
     lines, said = text.split("\n"), after_thinking(text)
@@ -87,19 +88,19 @@ def step_lines(text: str) -> list[str]:
 
 
 def final_answer(text: str) -> str | None:
-    """The number on the last "Answer:" line outside of thinking, as text; None where there is none."""
+    """The number on the last "Answer:" line outside of thinking, as text, or None."""
     answers = ANSWER.findall((after_thinking(text) or "")[-MAX_TEXT:])
     return answers[-1] if answers else None
 
 
 def _read(parts):
-    """The groups of LINE -> (Step, {operand's name: the value stated beside it})."""
+    """The groups of LINE -> (Step, {name of an operand: the value after it})."""
     a, a_value, op, b, b_value, target, value = parts
     return Step(target, op, a or int(a_value), b or int(b_value), int(value)), {a: int(a_value), b: int(b_value)}
 
 
 def _fault(problem, gold, step, stated):
-    """What is wrong with a step that computes the gold step's quantity; "" where nothing is."""
+    """What is wrong with a step for the quantity of a gold step, or ""."""
     wrong = [name for name, value in stated.items() if name and problem.values.get(name) != value]
     if {step.left, step.right} != {gold.left, gold.right}:
         return f"computed from {step.left} and {step.right}, not from {gold.left} and {gold.right}"

@@ -1,10 +1,10 @@
-"""The words of the reasoning world: what is counted in each context, and how facts, questions and steps are written."""
+"""The words of the reasoning world: the things that are counted, and the texts of facts, questions and steps."""
 
 from collections.abc import Callable, Sequence
 
 from tasks.facts import Leaf, Step
 
-CONTEXTS = {  # the words of a context: how it is called, and thirty-two kinds of things to count
+CONTEXTS = {  # the words of a context: its name, and thirty-two kinds of things to count
     "zoo": ("Zoo",
         "lions owls bears foxes wolves zebras otters seals camels hippos rhinos monkeys parrots eagles swans "
         "cranes turtles snakes frogs lizards tigers pandas koalas lemurs goats sheep horses donkeys deer "
@@ -25,7 +25,7 @@ CONTEXTS = {  # the words of a context: how it is called, and thirty-two kinds o
 PLACES = ["Oak Park", "Elm Yard", "Pine Hall", "Ash Court", "Fir Lane", "Birch Row", "Cedar Gate", "Maple End"]
 OPERATORS = {"+": "plus", "-": "minus", "*": "times"}
 
-# Ways to say the same thing; `paraphrase=n` draws from the first n. The first is the plainest.
+# Several wordings of the same sentence; `paraphrase=n` uses the first n. The first is the simplest.
 SAY_LEAF = ["The {x} number {v}.", "There are {v} {x}.", "We count {v} {x}.", "Of {x} there are {v}."]
 SAY_STEP = ["The {x} number {e}.", "There are as many {x} as {e}.", "To count the {x}, take {e}.",
             "Of {x} there are {e}."]
@@ -62,6 +62,6 @@ def _with_article(operand: str | int) -> str | int:
 
 
 def _with_value(operand: str | int, values: dict[str, int]) -> str | int:
-    """An operand in a solution. Every name there, the result's too, has its value right behind it: copying the value of
-    an earlier quantity is the skill that forms last, and this is the wording in which it forms soonest."""
+    """An operand in a solution. Every name, also that of the result, has its value directly after it. To copy the value of an
+    earlier quantity is the skill that a model learns last, and with this wording it learns it soonest."""
     return operand if isinstance(operand, int) else f"{operand} {values[operand]}"

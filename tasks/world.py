@@ -1,9 +1,9 @@
 """The reasoning world: word problems that are dependency graphs, with solutions that can be checked step by step.
 
-A problem is a graph of quantities. Leaves have a number; every other quantity is one arithmetic operation on two
-earlier ones (or on one and a constant), and the last one is asked for. The number of operations is the depth of the
-problem; the *context* (zoo, school, film festival, market) only gives the words. So difficulty and surface can be
-controlled apart, as in "On the Interplay of Pre-Training, Mid-Training, and RL" (arXiv 2512.07783, appendix A):
+A problem is a graph of quantities. Leaves have a given number. Every other quantity is the result of one arithmetic operation on
+two earlier ones, or on an earlier one and a constant. The question asks for the last one. The number of operations is the depth
+of the problem; the *context* (zoo, school, film festival, market) only gives the words. So difficulty and wording can be
+controlled separately, as in "On the Interplay of Pre-Training, Mid-Training, and RL" (arXiv 2512.07783, appendix A):
 
     Zoo, mod 10. The lions number 3. The owls number the lions plus 4. The bears number the owls times the lions.
     How many bears?
@@ -11,17 +11,19 @@ controlled apart, as in "On the Interplay of Pre-Training, Mid-Training, and RL"
     owls 7 * lions 3 = bears 1
     Answer: 1
 
-Look at some problems, or measure the generator:
+Show some problems, or measure the speed of the generator:
 
     python -m tasks.world --data world:ops=1-4,contexts=zoo+market --show 3
     python -m tasks.world --data world:tiny,ops=2,style=long,errors=0.5 --show 4
     python -m tasks.world --data world:ops=3 --time 2
 
-What is asked, how a solution is written (style=long, tasks/styles.py), how good the documents are (errors=0.1, tasks/noise.py)
-and what form they have (format=qa) are options apart: the same problem can be had in all of them.
+Options that do not change the questions: how a solution is written (style=long, tasks/styles.py), how many documents have an
+error (errors=0.1, tasks/noise.py), and the form of documents (format=qa).
 
-Simpler than the paper: a step is one line with at most two named operands (no scratch letters), reverse questions use
-plus and minus only, and an operation count is exact by construction, so nothing has to be rejected for it.
+Simpler than the paper:
+- a step is one line with at most two named operands (no scratch letters);
+- reverse questions use only plus and minus;
+- a problem always has the wanted number of operations, so none is rejected for it.
 """
 
 import hashlib
@@ -35,38 +37,38 @@ from tasks.graph import Graph
 from tasks.noise import Told, spoil
 from tasks.options import need, read_options
 from tasks.styles import STYLES, Numbers, long_lines
-from tasks.task import FORMATS, Reply, Task, Verdict
-from tasks.task import Problem as AnyProblem
+from tasks.task import FORMATS, Problem, Reply, Task
+from tasks.verdict import Verdict
 from tasks.verify import ANSWER, LINE, REMARK, final_answer, step_lines, verify
 from tasks.words import CONTEXTS, OPERATORS, PLACES, SAY_LEAF, question_text, solution_lines
 
-# Shares of all problems, by hash, that belong to each named split: no problem is in two of them.
+# The range of hash values (0 to 99) of each split, so no problem is in two splits.
 SPLITS = {"pretrain": (0, 60), "midtrain": (60, 70), "sft": (70, 75), "rl": (75, 88), "dev": (88, 90), "test": (90, 100)}
 # Options that go together: world:tiny,ops=1-3. Models of half a million weights learn this one in a minute or two.
 PRESETS = {"tiny": "contexts=zoo,modulus=0,max_value=9,branch=0"}
 
 
 @dataclass
-class Problem(AnyProblem):
-    """A problem of the world. `solution` has the steps, one a line, then "Answer: N" (with solution=0 only that line)."""
+class WorldProblem(Problem):
+    """A problem of the world. `solution` has the steps, one per line, then "Answer: N" (with solution=0 only that line)."""
     ops: int = 0                     # number of operations = number of steps
     context: str = ""
     steps: tuple[Step, ...] = field(repr=False, default=())
-    values: dict[str, int] = field(repr=False, default_factory=dict)   # of every quantity that a right step may name
+    values: dict[str, int] = field(repr=False, default_factory=dict)   # of all quantities
     modulus: int = 0
     facts: tuple[Leaf | Step, ...] = field(repr=False, default=())     # as the question has them
     key: str = field(repr=False, default="")                           # what it is, whatever its wording and order
 
     @property
     def reasoning(self) -> str:
-        """The solution without its last line, as it stands in a think block."""
+        """The solution without its last line: the content of a think block."""
         return self.solution.rpartition("\n")[0]
 
 
 @dataclass(eq=False)
 class World(Task):
-    """An endless, seeded source of problems: `world.problem(i)` is a pure function of the options and i. ValueError for options
-    that do not fit. The fields are the options of a SPEC; those with a range or shares are read into lists."""
+    """An endless, seeded source of problems: `world.problem(i)` is a pure function of the options and i. The fields are the
+    options of a SPEC; those with a range or with shares become lists. ValueError for wrong options."""
     ops: str | list[int] = "1-4"     # depth: "3", or "1-4" (each depth equally often)
     contexts: str | list[str] = "zoo+school+festival+market"    # with shares: "zoo:3+school:1"
     operators: str = "+-*"           # any of + - *
@@ -76,11 +78,11 @@ class World(Task):
     order: str = "given"             # facts as they are needed ("given") or "shuffled"
     reverse: float = 0.0             # share of problems with one leaf unknown and the last quantity given
     paraphrase: int = 1              # number of ways in which each fact may be written, 1 to 4
-    branch: float = 0.15             # chance that a step opens a second line of reasoning, to be joined later (0: a chain)
+    branch: float = 0.15             # chance that a step starts a second line of reasoning, which is joined later (0: a chain)
     places: int = 0                  # 1: quantities have a kind and a place ("lions in Oak Park"), needed beyond 20 operations
-    solution: int = 1                # 0: documents hold the question and the answer alone
-    split: str = ""                  # pretrain, midtrain, sft, rl, dev or test; "" draws from all
-    seed: int = 0                    # another seed, another order of other problems
+    solution: int = 1                # 0: documents have only the question and the answer
+    split: str = ""                  # pretrain, midtrain, sft, rl, dev or test; "": all
+    seed: int = 0                    # another seed gives other problems
     style: str | list[str] = "short"      # how solutions are written: short, long, or hybrid, which is short+long; "short:3+long"
     turns: float = 0.1               # of the long style: the chance of a wrong turn, taken back, at each step
     errors: float = 0.0              # share of documents with a wrong step that stands, or a wrong answer
@@ -124,14 +126,14 @@ class World(Task):
         world.source = f"world:{spec.removeprefix('world:')}"
         return world
 
-    def __iter__(self) -> Iterator[Problem]:
+    def __iter__(self) -> Iterator[WorldProblem]:
         i = 0
         while True:
             yield self.problem(i)
             i += 1
 
-    def problem(self, i: int) -> Problem:
-        """The i-th problem of this world. Problems of another split or of no use are drawn again."""
+    def problem(self, i: int) -> WorldProblem:
+        """The i-th problem of this world. Problems that are invalid or of another split are made again."""
         rng = random.Random((self.seed << 44) ^ i)
         ops = self.ops[int(rng.random() * len(self.ops))]
         context = rng.choices(self.contexts, self.shares)[0] if len(self.contexts) > 1 else self.contexts[0]
@@ -139,19 +141,19 @@ class World(Task):
             graph = Graph.draw(self, rng, ops, context)
             if graph is not None and self.low <= bucket(key := graph.key(context, self.modulus)) < self.high:
                 return self._in_words(graph, rng, ops, context, key)
-        raise ValueError(f"world: 100,000 draws gave no problem of {ops} operations; raise max_value, or take other operators, "
+        raise ValueError(f"world: 100,000 draws gave no problem of {ops} operations; raise max_value, or use other operators, "
                          "fewer distractors or a modulus")
 
-    def _in_words(self, graph: Graph, rng: random.Random, ops: int, context: str, key: str) -> Problem:
+    def _in_words(self, graph: Graph, rng: random.Random, ops: int, context: str, key: str) -> WorldProblem:
         pick = (lambda: 0) if self.paraphrase == 1 else (lambda: rng.randrange(self.paraphrase))
         question = question_text(graph.facts, graph.asked, context, self.modulus, pick)
         answer = graph.values[graph.asked]
-        problem = Problem(question, str(answer), "", self, ops, context, tuple(graph.steps), graph.values, self.modulus,
+        problem = WorldProblem(question, str(answer), "", self, ops, context, tuple(graph.steps), graph.values, self.modulus,
                           tuple(graph.facts), key, domain=context)
         problem.solution = self.write(problem, (graph.steps, graph.values, answer))
         return problem
 
-    def write(self, problem: Problem, told: Told, style: str = "") -> str:
+    def write(self, problem: WorldProblem, told: Told, style: str = "") -> str:
         """The steps in the style, then the answer. What is drawn for it depends on the problem alone (its key)."""
         (steps, values, answer), lines = told, []
         if self.solution:
@@ -162,14 +164,14 @@ class World(Task):
                      long_lines(problem.facts, steps, values, self.numbers, self.operators, self.turns, rng))
         return "\n".join([*lines, f"Answer: {answer}"])
 
-    def longest(self, problem: Problem) -> str:
+    def longest(self, problem: WorldProblem) -> str:
         """The solution in the longest of the world's styles: what a reply needs room for."""
         told = problem.steps, problem.values, int(problem.answer)
         return self.write(problem, told, "long") if "long" in self.style else problem.solution
 
     # documents
 
-    def told(self, problem: Problem) -> Told:
+    def told(self, problem: WorldProblem) -> Told:
         """Steps, values and answer as a document has them: right, but for a share `errors` of the problems. A problem that is
         spoiled at errors=0.1 is so at errors=0.3, in the same way."""
         rng = random.Random(f"errors|{problem.key}") if self.errors else None
@@ -177,27 +179,27 @@ class World(Task):
             return spoil(problem.steps, problem.values, self.numbers, rng, bool(self.solution))
         return problem.steps, problem.values, int(problem.answer)
 
-    def lesson(self, i: int) -> Problem:
+    def lesson(self, i: int) -> WorldProblem:
         """Problem i with the solution that documents have. Its steps, values and answer are the true ones."""
         problem = self.problem(i)
         return replace(problem, solution=self.write(problem, self.told(problem))) if self.errors else problem
 
-    def reply(self, problem: Problem) -> tuple[str, str]:
+    def reply(self, problem: WorldProblem) -> tuple[str, str]:
         working, _, said = problem.solution.rpartition("\n")
         return working, said
 
-    def prompt(self, problem: Problem, mode: str) -> str | list[dict]:
+    def prompt(self, problem: WorldProblem, mode: str) -> str | list[dict]:
         if mode == "plain" and self.format == "qa":
             return f"Question: {problem.question}\nSolution:\n"
         return super().prompt(problem, mode)
 
-    def verify(self, problem: Problem, text: str) -> Verdict:
+    def verify(self, problem: WorldProblem, text: str) -> Verdict:
         """Checks a completion against the problem's graph (see tasks/verify.py)."""
         return verify(problem, text)
 
     # as a task (tasks/task.py)
 
-    def grade(self, problem: Problem, reply: Reply) -> Verdict:
+    def grade(self, problem: WorldProblem, reply: Reply) -> Verdict:
         return verify(problem, reply.text)
 
     def answer_in(self, text: str) -> str | None:
@@ -209,8 +211,8 @@ class World(Task):
         return step_lines(text)
 
     def well_formed(self, text: str, thinking: bool) -> bool:
-        """One "Answer: N" line, at the end; where there was no think block, steps alone may stand before it (in the long style
-        also what stands between those)."""
+        """One "Answer: N" line, at the end. Without a think block there may be only steps before it (in the long style also the
+        remarks between them)."""
         *before, last = [line for line in text.split("\n") if line.strip()] or [""]
         remarks = "long" in self.style
         fits = ANSWER.search(last) and (
@@ -246,7 +248,7 @@ def _shares(what: str, text: str, known: Collection[str]) -> tuple[list[str], li
     return names, shares
 
 
-def main():
+def main() -> None:
     show.main("Show problems of the reasoning world, or measure its generator.", World.from_spec, "world:ops=1-4")
 
 

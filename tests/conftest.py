@@ -31,7 +31,7 @@ def real_file(name):
 
 
 def script(*args, ok=True, cwd=ROOT, **env):
-    """Runs `python SCRIPT ARGS...`, or `python -m ROOM.FILE ARGS...`, in this process, which saves the seconds in which Python
+    """Runs `python SCRIPT ARGS...`, or `python -m PACKAGE.FILE ARGS...`, in this process, which saves the seconds in which Python
     imports torch; as a program of its own where the environment is another. Returns what subprocess.run does, with .json the
     last line of standard output."""
     if env:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from unittest import mock
@@ -72,6 +73,22 @@ def given_options(kind):
             return "+".join(LAYER_KINDS)
         return None if f.type is bool else f.metadata["choices"][-1] if "choices" in f.metadata else str(f.default + 3)
     return {flag_of(f): value(f) for f in options_in(kind)}
+
+
+def joined_by_threads(ranks):
+    """For each of so many ranks, whose place threads take, what Rollouts.joined does among processes: it puts the dicts of all
+    of them together. All must call it at the same time."""
+    barrier, held = threading.Barrier(ranks), {}
+
+    def of(rank):
+        def joined(mine):
+            held[rank] = mine
+            barrier.wait()
+            everything = {k: v for r in range(ranks) for k, v in held[r].items()}
+            barrier.wait()
+            return everything
+        return joined
+    return [of(rank) for rank in range(ranks)]
 
 
 def on_two_ranks(tmp_path, code):

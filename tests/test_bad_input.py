@@ -69,7 +69,7 @@ for name in COMMANDS:
     for line, words in (('{"text": ', "line 2: not valid JSON (Expecting value)"),
                         ('{"text": NaN}', "line 2: not valid JSON (NaN is not a number)"),
                         ('{"answer": 1e999}', "line 2: not valid JSON (1e999 is not a number)"),
-                        ('{"text": "a", "text": "b"}', 'line 2: not valid JSON (the key "text" stands there twice)'),
+                        ('{"text": "a", "text": "b"}', 'line 2: not valid JSON (the key "text" appears twice)'),
                         ("[" * 100_000 + "]" * 100_000, "line 2: not valid JSON (brackets nested too deeply)"),
                         ('{"answer": ' + "1" * 5000 + "}", "line 2: not valid JSON (a number with too many digits)"),
                         ("[1, 2]", "line 2: "), ("null", "line 2: "), ('{"body": "b"}', "line 2: ")):
@@ -153,8 +153,8 @@ for row, words in (
     (talk(user()), "no turn of an assistant"),
     (talk(user(), said("<think>\nso")), "message 1: <think> is never closed"),
     (talk(user(), said("Well <think> so")), "message 1: <think> is never closed"),
-    (talk(user(), said("Well <think>a</think> so")), "message 1: a think block must stand alone, at the head"),
-    (talk(user(), said("<think>a</think>b<think>c</think>d")), "message 1: a think block must stand alone"),
+    (talk(user(), said("Well <think>a</think> so")), "message 1: a think block must be at the start of the content"),
+    (talk(user(), said("<think>a</think>b<think>c</think>d")), "message 1: a think block must be at the start"),
     (talk(user(), said("")), "message 1: the assistant says nothing"),
     (talk(user(), said(" \n")), "message 1: the assistant says nothing"),
     (talk(user(), said("<think>\n\n</think>\n\n")), "message 1: the assistant says nothing"),
@@ -181,7 +181,7 @@ for name in ("sft", "grpo", "questions", "augment"):
                        ({"problem": "3 + 3?"}, '"question" and "problem" differ'),
                        ({"solution": ["a"]}, '"solution" must be text'),
                        ({"choices": ["4", "5"]}, 'the key "choices" has no meaning in a row with a question'),
-                       ({"answer": "#### Step 1\nAdd.\n4"}, "behind #### must stand the answer alone"),
+                       ({"answer": "#### Step 1\nAdd.\n4"}, "after #### there must be only the answer"),
                        ({"answer": "2 + 2\n#### 4", "solution": "add"}, '"solution" and "answer" (before ####) both')):
         case(name, {"a.jsonl": rows(QUESTION, QUESTION | row)}, f"a.jsonl, line 2: {words}")
 case("questions --shots 3", {"a.jsonl": rows(*[QUESTION] * 3)}, "has 3 questions, and --shots 3 shows them all")
@@ -372,7 +372,7 @@ case("bench.py largest --out out", {}, "needs a GPU")
 
 @pytest.fixture(scope="module")
 def init(tmp_path_factory, tokenizer):
-    """A checkpoint; beside it run/, a run of two steps on a.jsonl."""
+    """A checkpoint, and run/, a run of two steps on a.jsonl."""
     here = tmp_path_factory.mktemp("bad")
     tiny_checkpoint(here / "init", tokenizer)
     (here / "a.jsonl").write_text(MANY)

@@ -111,7 +111,7 @@ def test_torchs_attention_over_documents_is_causal(monkeypatch):
 
 
 def test_exact_mode_is_compared_with_both_fast_arms(monkeypatch, tmp_path):
-    """Each of the three arms runs grpo.py with its own flags; a row for each fast one has exact mode beside it."""
+    """Each of the three arms runs grpo.py with its own flags; each row compares a fast one with exact mode."""
     commands, seconds = [], {"--exact": 2.0, "--old": 1.0}
 
     def pretended(command, **_):

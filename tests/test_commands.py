@@ -27,7 +27,7 @@ from benchmarks import peers as bench_peers
 TOY_MODEL = "--layers 1 --width 16 --heads 2 --kv-heads 1"
 TOY_ROWS = "--seq-len 64 --batch-tokens 256 --micro-tokens 0 --steps 2 --device cpu"
 TOY_CHATS = "--seq-len 512 --batch-tokens 1024 --micro-tokens 0 --steps 2 --device cpu"
-TOY = (  # flags put behind the commands that match (the last one wins), so that they end in seconds on a CPU
+TOY = (  # flags added to the commands that match (the last one wins), so that they end in seconds on a CPU
     (r"pretrain\.py", TOY_ROWS), (r"pretrain\.py(?!.*--init)", TOY_MODEL),
     (r"pretrain\.py(?!.*--(init|tokenizer))", "--vocab-size 400"), (r"(sampler|chat)\.py", "--max-new-tokens 40"),
     (r"evaluate\.py.*--data world", "--problems 2"), (r"evaluate\.py.*--data (?!world)", "--limit 2 --max-new-tokens 4"),
@@ -70,7 +70,7 @@ def commands():
             text = head[1] if head else ""
         for line in text.replace("\\\n", " ").splitlines():
             line = line.lstrip("# ").strip()
-            line = re.split(r"\s{3,}(?![-\s])", line)[0]                              # a note may stand behind a command
+            line = re.split(r"\s{3,}(?![-\s])", line)[0]                              # a note may follow a command
             if re.match(r"python (\w+\.py|-m \w+\.\w+ --)|torchrun .*\.py|(\w+=\S+ )*bash recipes/|make \w+", line):
                 program = line.replace("-m ", "").split()[1]
                 fresh = line.startswith("python") and program not in scripts

@@ -16,7 +16,7 @@ from helpers import a_run, run_main, state_of
 import data
 import formats
 import sources
-from data import Batch, Mixture, Packer, Stream, batch_from
+from data import Mixture, Packer, Stream
 from formats.tokenizer_file import GPT2_PATTERN
 from kernels import Packing
 from sources import shards, texts
@@ -28,6 +28,7 @@ from sources.shards import open_shards, prepare
 from tasks.problems import load_problems
 from tokenizer import Tokenizer
 from training import cli
+from training.batch import Batch, batch_from
 
 
 def documents_of(lengths, first=0):
@@ -158,9 +159,9 @@ def test_world_documents_carry_their_weights(tokenizer):
     assert tokenizer.decode(ids[:cut]) == problem.question + "\n" and tokenizer.decode(ids[cut:-1]) == problem.solution
     assert ids[-1] == tokenizer.eot and set(weights[cut:].tolist()) == {1.0}
     chats = open_source("world:ops=2,q_weight=0,chat=0.3", tokenizer)
-    told = [chats.get(i) for i in range(200)]
-    assert sum(ids[0] == tokenizer.im_start for ids, _ in told) == 60
-    ids, weights = next((i, w) for i, w in told if i[0] == tokenizer.im_start)
+    documents = [chats.get(i) for i in range(200)]
+    assert sum(ids[0] == tokenizer.im_start for ids, _ in documents) == 60
+    ids, weights = next((i, w) for i, w in documents if i[0] == tokenizer.im_start)
     trained = tokenizer.decode(ids[weights > 0])
     assert trained.startswith("<think>\n") and "</think>\n\nAnswer: " in trained and trained.endswith("<|im_end|>")
 
@@ -368,7 +369,7 @@ def test_prepare_ends_when_a_worker_does(worker, error, message, tmp_path, saved
 
 def test_what_tiktoken_panics_at_is_refused(tokenizer):
     look_ahead = tokenizer.train(["Three lions. "] * 9, 300, GPT2_PATTERN)
-    with pytest.raises(ValueError, match="900,000 blanks in a row"):
+    with pytest.raises(ValueError, match="900,000 whitespace characters in a row"):
         look_ahead.encode("a" + " " * 1_000_001 + "a")
     assert len(look_ahead.encode("a" + " " * 800_000 + "a")) > 1
 
@@ -418,7 +419,7 @@ def test_a_log_has_no_nan(tmp_path):
 
 @pytest.fixture
 def larger_rooms(tmp_path, monkeypatch):
-    """The rooms formats/ and sources/ with a file each that a user adds: csv.py reads rows, twice.py opens a kind of source."""
+    """formats/ and sources/, each with a file that a user adds: csv.py reads rows, twice.py opens a kind of source."""
     room = tmp_path / "room"
     room.mkdir()
     (room / "csv.py").write_text(

@@ -25,11 +25,12 @@ from helpers import (
 )
 
 import dpo
-from data import Stream, pair_batch
+from data import Stream
 from model import load
 from sources.conversations import Pairs
 from tasks.world import World
 from tokenizer import Tokenizer
+from training.batch import pair_batch
 from training.weights import full
 
 
@@ -196,7 +197,7 @@ def test_sums_are_those_of_each_answer_alone(folder, tokenizer, pairs):
                          * torch.from_numpy(weights[1:]))
                 assert float(packed[0][n, k]) == pytest.approx(float(alone.sum()), rel=1e-11)
                 assert float(packed[1][n, k]) == weights.sum()
-    # the mismatched answer is the next pair's chosen one behind this pair's prompt
+    # the mismatched answer is the chosen one of the next pair, after the prompt of this pair
     (ids, weights, _), (other, others, _) = source.get(0)[2], source.get(1)[0]
     prompt = int(np.argmax(weights))
     assert np.array_equal(ids[:prompt], source.get(0)[0][0][:prompt])

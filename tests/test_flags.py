@@ -188,9 +188,9 @@ def parse(script, line):
             return PARSERS[script.split()[0]].parse_args(words)
         except SystemExit as e:
             assert e.code == 2
-    told = "".join(call.args[0] for call in said.call_args_list)
-    assert told.endswith("\n") and told.count("\n") == 1 and told.startswith(f"{script.split()[0]}.py: "), told
-    return told
+    message = "".join(call.args[0] for call in said.call_args_list)
+    assert message.endswith("\n") and message.count("\n") == 1 and message.startswith(f"{script.split()[0]}.py: "), message
+    return message
 
 
 @pytest.mark.parametrize("script", ALWAYS)
@@ -275,8 +275,8 @@ def test_documented_commands_give_no_idle_flag(where, command):
         small = re.sub(r"^(python -m tasks\.|python|torchrun \S+) ?", "", toy(command))
         lines.append(shlex.split(small)[1 + (script == "plan"):])
     for line in lines:
-        told = parse(script, f"{shlex.join(line)} ranks={8 if 'torchrun' in command else 1}")
-        assert not isinstance(told, str), told
+        values = parse(script, f"{shlex.join(line)} ranks={8 if 'torchrun' in command else 1}")
+        assert not isinstance(values, str), values
 
 
 RECIPES = {"laptop": "", "spurious": "", "one_gpu": "corpus held_out.txt", "world_gpu": "",
@@ -300,8 +300,8 @@ def test_recipes_give_no_idle_flag(name, tmp_path):
         words = shlex.split(call)
         at = next(i for i, w in enumerate(words) if w.endswith(".py"))
         scripts.append(words[at].removesuffix(".py"))
-        told = parse(scripts[-1], f"{shlex.join(words[at + 1:])} ranks={16 if at else 1}")
-        assert not isinstance(told, str), told
+        values = parse(scripts[-1], f"{shlex.join(words[at + 1:])} ranks={16 if at else 1}")
+        assert not isinstance(values, str), values
     assert len(scripts) == {"laptop": 10, "spurious": 6, "one_gpu": 4, "world_gpu": 9, "gsm8k": 3}.get(name, 1)
 
 
@@ -353,7 +353,7 @@ def test_shards_know_their_tokenizer(tmp_path, tokenizer, capsys):
 
 def test_shards_take_no_weights(tmp_path, tokenizer):
     tokenizer.save(tmp_path / "tokenizer")
-    assert "give the weight where they are read" in refusal(
+    assert "give the weight to the command that reads them" in refusal(
         data, "prepare", "--data", "a.txt@0.5", "--tokenizer", tmp_path / "tokenizer", "--out", tmp_path / "shards")
 
 
@@ -364,7 +364,7 @@ WORLD, TINY = "world:ops=1,split=test", ["--batch-tokens", 512, "--seq-len", 256
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory, tokenizer):
-    """A checkpoint, and beside it files of questions, text, conversations and pairs."""
+    """A checkpoint, and files of questions, text, conversations and pairs."""
     folder = tmp_path_factory.mktemp("start")
     tiny_checkpoint(folder / "init", tokenizer)
     questions = [f"The lions number {i}. How many lions?" for i in range(6)]

@@ -12,7 +12,7 @@ import torch
 from conftest import script
 
 import sampler as sampling
-from engine import runner, thinking
+from engine import runner
 from engine.conversation import stream
 from engine.draws import SamplingParams, draw, truncate, uniform
 from engine.thinking import HAND_OVER, parse_think
@@ -235,7 +235,7 @@ def hand_over(tokenizer, budget=1):
 
 
 def handed_over(done):
-    """The completions, most of them, whose block was not closed by the model before the budget was spent."""
+    """The completions, most of them, whose block the model did not close before the budget was used up."""
     found = [c for [c] in done if sum(c.forced) > 1]                          # one alone is an end token drawn again
     assert len(found) > 0.6 * len(done)
     return found
@@ -338,7 +338,7 @@ def test_a_block_that_the_model_opens_is_closed_too(tiny, tokenizer, monkeypatch
         def draw(logits, u, *how):
             return torch.full((len(logits),), next(left)), torch.zeros(len(logits), dtype=torch.float64)
         monkeypatch.setattr(runner, "draw", draw)
-        monkeypatch.setattr(thinking, "draw", draw)
+        monkeypatch.setattr("engine.draws.draw", draw)
     forced = hand_over(tokenizer)
     def tokens(*sequence, **options):
         draws(*sequence)

@@ -23,12 +23,13 @@ from helpers import (
 )
 
 import sft
-from data import Stream, batch_from
+from data import Stream
 from model import load
 from sources.conversations import open_conversations, problem_turns
 from tasks.problems import load_problems
 from tokenizer import Tokenizer
 from training import metrics
+from training.batch import batch_from
 from training.weights import full
 
 LOSSES = ["sft", "dft", "iw", "iw --iw-form token", "psft"]
@@ -201,16 +202,16 @@ def test_a_tokenizer_without_thinking_tokens_spells_them(tokenizer, tmp_path):
     plain = Tokenizer.load(tmp_path / "t")
     assert plain.think is None
     source = open_conversations("world:ops=2", plain, 512, no_think=0.5)
-    told = [trained(plain, *source.get(i)) for i in range(20)]
-    assert any(said.startswith("<think>\n") for said, _ in told)
-    assert any(said.startswith("Answer: ") and rest.endswith("<think>\n\n</think>\n\n\n") for said, rest in told)
+    learned = [trained(plain, *source.get(i)) for i in range(20)]
+    assert any(said.startswith("<think>\n") for said, _ in learned)
+    assert any(said.startswith("Answer: ") and rest.endswith("<think>\n\n</think>\n\n\n") for said, rest in learned)
 
 
 def test_real_gsm8k(tokenizer):
     source = open_conversations(str(real_file("gsm8k/test.jsonl")), tokenizer, 4096, no_think=0.5)
-    told = [trained(tokenizer, *source.get(i))[0] for i in range(source.count)]
-    assert source.count == 1319 and all("Answer: " in t and "####" not in t and "<<" not in t for t in told)
-    assert sum(t.startswith("<think>") for t in told) == pytest.approx(660, abs=2)
+    learned = [trained(tokenizer, *source.get(i))[0] for i in range(source.count)]
+    assert source.count == 1319 and all("Answer: " in t and "####" not in t and "<<" not in t for t in learned)
+    assert sum(t.startswith("<think>") for t in learned) == pytest.approx(660, abs=2)
 
 
 # one gradient

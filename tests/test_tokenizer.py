@@ -23,7 +23,7 @@ from transformers import AutoTokenizer  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = """It's Zoe's zoo: 12 lions, 345 tigers and 6 bears.  They're fed at 7:30, aren't they?
-    def feed(animals):  # four blanks, then a tab\tand more
+    def feed(animals):  # four spaces, then a tab\tand more
         return sum(a.meals for a in animals) * 2.50
 
 "If Amy has 3 red boxes and each holds 14 pears, how many pears is that?" It's 3 * 14 = 42 pears.
@@ -83,7 +83,7 @@ def folder(ours, tmp_path_factory):
 # ---- training
 
 def naive_merges(text, n_merges, pattern):
-    """BPE as one would first write it: count all pairs anew for each merge."""
+    """The simplest BPE: it counts all pairs again for each merge."""
     words, merges = [[bytes([b]) for b in w.encode()] for w in regex.findall(pattern, text)], []
     vocab = {bytes([b]): b for b in range(256)}
     for _ in range(n_merges):
@@ -123,7 +123,7 @@ def test_vocabulary_layout(ours):
 
 
 def test_text_may_run_out_of_pairs():
-    small = Tokenizer.train(["abc abc"], 4096)  # a+b, ab+c, and the blank before it
+    small = Tokenizer.train(["abc abc"], 4096)  # a+b, ab+c, and the space before it
     assert len(small) == 256 + 3 + 5
     assert [small.token_bytes(i) for i in small.encode("abc abc")] == [b"abc", b" abc"]
 

@@ -1,1 +1,1 @@
-"""What the stages share: flags, the verbs of the loop, ranks, checkpoints, the guard, progress, optimisers."""
+"""Code that all stages share: flags, the methods of the training loop, ranks, checkpoints, the guard, progress, optimisers."""

@@ -1,8 +1,8 @@
-"""What a checkpoint holds beside the weights, and how it is written.
+"""Saves and restores the complete state of training.
 
-train_state.pt holds everything needed to go on as if the run had never stopped: the weights again, the optimisers, the place in
-the data, the random states, the guard's memory, and what the script adds. It alone decides where a resume starts and is written
-in one rename, so a kill at any moment leaves a state that fits together. Only the newest checkpoint is kept.
+train_state.pt has everything that a resumed run needs to continue as if it had never stopped: the weights again, the optimisers,
+the position in the data, the random states, the state of the guard, and what the script adds. A resumed run starts from this file
+alone. It is written atomically, so a kill at any moment leaves a consistent state. Only the newest checkpoint is kept.
 """
 
 import random
@@ -45,14 +45,14 @@ def set_random_state(state: dict) -> None:
 # optimisers
 
 def optimizer_state(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict:
-    """{parameter name: {state name: whole tensor or number}}: independent of ranks and of the order of parameters."""
+    """{parameter name: {state name: complete tensor or number}}: independent of ranks and of the order of parameters."""
     names = {id(p): name for name, p in model.named_parameters()}
     return {names[id(p)]: {key: full(value) if isinstance(value, torch.Tensor) else value for key, value in state.items()}
             for p, state in optimizer.state.items()}
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, saved: dict) -> None:
-    """Puts back what `optimizer_state` returned. Tensors of one number (the count of steps) are never sharded."""
+    """Restores what `optimizer_state` returned. Tensors with one element (the number of steps) are never sharded."""
     def place(value, p):
         return like(value, p) if isinstance(value, torch.Tensor) and value.ndim else value
     parameters = dict(model.named_parameters())
@@ -61,17 +61,17 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, saved:
         optimizer.state[p] = {key: place(value, p) for key, value in state.items()}
 
 
-# the whole of it
+# the complete state
 
 def state_of(model: nn.Module, optimizers: list, data: Any, guard: Guard) -> dict:
-    """The part of train_state.pt that training changes. data: what batches or prompts come from; it has state() and
-    restore(). All ranks must call this together."""
+    """The part of train_state.pt that training changes. data: the source of batches or prompts; it has state() and restore(). All
+    ranks must call this together."""
     return {"weights": full_weights(model), "optimizers": [optimizer_state(o, model) for o in optimizers],
             "stream": data.state(), "guard": guard.state(), "random": random_state()}
 
 
 def restore(state: dict, model: nn.Module, optimizers: list, data: Any, guard: Guard) -> None:
-    """Puts back what `state_of` returned."""
+    """Restores what `state_of` returned."""
     restore_weights(model, state["weights"])
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
         restore_optimizer(optimizer, model, saved)
@@ -81,13 +81,13 @@ def restore(state: dict, model: nn.Module, optimizers: list, data: Any, guard: G
 
 
 def write(folder: Path, model: nn.Module, tokenizer: Any, state: dict) -> str:
-    """Writes the Hugging Face folder, then train_state.pt. Returns "", or why it could not, say because the disk is full; then
-    the checkpoint before it is unharmed."""
+    """Writes the Hugging Face folder, then train_state.pt. Returns "", or the error (for example a full disk); then the older
+    checkpoint is unchanged."""
     try:
         model.save(folder, tokenizer, state["weights"])
         write_ledger(folder, state["ledger"])
         write_atomically(folder / "train_state.pt", lambda path: torch.save(state, path))
-    except Exception as e:                                # torch and safetensors have errors of their own for a full disk
+    except Exception as e:                                # torch and safetensors raise other errors for a full disk
         if not isinstance(e, (OSError, RuntimeError)) and type(e).__name__ != "SafetensorError":
             raise
         return f"{folder}: cannot write the checkpoint of step {state['step']} ({e}); the one before it is unharmed"

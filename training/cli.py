@@ -1,6 +1,6 @@
-"""How every script speaks: flags by argparse, one line on standard error for bad input, one JSON object as the last line.
+"""The command line of every script: argparse flags, one line on standard error for bad input, a JSON object as the last line.
 
-Needs no torch, so that small commands start at once.
+This file does not import torch, so that small commands start quickly.
 """
 
 import argparse
@@ -13,24 +13,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
-MOST = 10 ** 12                      # far above every number of tokens, rows or steps, far below what overflows
-LARGEST = 1e30                       # of any number: far above every rate and size, and float32 holds its multiples
+MOST = 10 ** 12                      # far above every number of tokens, rows or steps, and far below an overflow
+LARGEST = 1e30                       # far above every rate and size, and float32 can still hold multiples of it
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows the defaults; where one depends on other flags (None) the help text says so itself."""
+    """Shows the defaults. A default that depends on other flags (None) is not shown; the help text describes it."""
 
     def _get_help_string(self, action):
         return action.help if action.default is None else super()._get_help_string(action)
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose help shows the defaults and whose errors are one line and exit code 2.
+    """argparse with defaults in its help, and with errors of one line and exit code 2.
 
-    It refuses flags that would be dropped in silence. `needs` says when a flag has an effect, in rows of (flags,
-    condition, why): where a flag of the row is on the command line and condition(args) is false, the program ends with
-    "FLAG has no effect WHY; leave it out". WHY may name other flags' values, as in "with --loss {loss}". A flag without
-    a row always has an effect."""
+    It refuses flags that have no effect. `needs` has rows of (flags, condition, why). If a flag of a row is on the command line
+    and condition(args) is false, the program ends with "FLAG has no effect WHY; leave it out". WHY may contain values of other
+    flags, as in "with --loss {loss}". A flag without a row always has an effect."""
 
     def __init__(self, text: str, needs: tuple = (), **options):
         self.names, self.needs = {}, needs                # names: {attribute of args: flag}
@@ -65,17 +64,17 @@ class Parser(argparse.ArgumentParser):
         fail(f"{message} (--help lists the flags)")
 
 
-# Types of flags: what argparse calls to read a value. Not one of them lets nan or infinity through, nor what becomes
-# infinite in float32 when something is multiplied or divided by it.
+# Types of flags: argparse calls them to read a value. They refuse nan, infinity, and numbers so large or small that float32
+# would overflow when something is multiplied or divided by them.
 
 def number(wanted: str, convert: Callable, fits: Callable) -> Callable:
-    """A type that takes `convert` of the text where that fits, and is 0 or between 1 / LARGEST and LARGEST; `wanted` says in
-    words what fits."""
+    """A type of flag: convert(text), if `fits` allows it and it is 0 or between 1 / LARGEST and LARGEST. `wanted` describes the
+    allowed values for the error message."""
     def read(text):
         try:
             value = convert(text)
             good = (value == 0 or 1 / LARGEST <= abs(value) <= LARGEST) and fits(value)
-        except (ValueError, OverflowError):               # no number, or an integer too large for a float
+        except (ValueError, OverflowError):               # not a number, or an integer too large for a float
             good = False
         if not good:
             raise argparse.ArgumentTypeError(f"{text[:80]}: use {wanted}")
@@ -93,13 +92,13 @@ positive_fraction = number("a number above 0, up to 1", float, lambda x: 0 < x <
 
 
 def device(text: str) -> str:
-    """The type of --device where a model is only used: cpu, cuda or cuda:N."""
+    """The type of --device in scripts that do not train: cpu, cuda or cuda:N."""
     if text == "cpu":
         return text
     kind, colon, index = text.partition(":")
     if kind != "cuda" or (colon and not index.isdecimal()):
         raise argparse.ArgumentTypeError(f"{text}: use cpu, cuda or cuda:N")
-    import torch  # not above: small commands should start at once
+    import torch  # not at the top: small commands should start quickly
 
     if int(index or 0) >= torch.cuda.device_count():
         raise argparse.ArgumentTypeError(f"{text}: no such GPU is visible; use cpu")
@@ -107,8 +106,8 @@ def device(text: str) -> str:
 
 
 def out_file(text: str, folder: bool = False) -> str:
-    """The type of --out: checks at once that it can be written to, and not only after hours of work. An empty
-    name means that no file is written, where the file is optional."""
+    """The type of --out: checks at the start that the path can be written to. If the file is optional, an empty name means that
+    no file is written."""
     if not text and not folder:
         return text
     path = Path(text).absolute()
@@ -121,14 +120,14 @@ def out_file(text: str, folder: bool = False) -> str:
 
 
 def out_folder(text: str) -> str:
-    """As out_file, for a folder."""
+    """Like out_file, for a folder."""
     return out_file(text, folder=True)
 
 
 def fail(message: object) -> NoReturn:
-    """Ends the program as the convention for bad input wants it."""
+    """Ends the program with one line on standard error and exit code 2."""
     line = f"{os.path.basename(sys.argv[0])}: {' '.join(str(message).split())}"
-    if "tqdm" in sys.modules:                             # on a line of its own, not behind a progress bar
+    if "tqdm" in sys.modules:                             # on a new line, not at the end of a progress bar
         sys.modules["tqdm"].tqdm.write(line, file=sys.stderr)
     else:
         print(line, file=sys.stderr, flush=True)
@@ -137,8 +136,8 @@ def fail(message: object) -> NoReturn:
 
 @contextlib.contextmanager
 def bad_input() -> Iterator[None]:
-    """Around the part of a script that reads what the user gave: a ValueError or OSError raised there is for the
-    user to fix and becomes one line. Around anything else a bug would be hidden, so scripts keep their loops outside."""
+    """Put this around code that reads a user's input: a ValueError or OSError in it is an error that the user can fix, and
+    becomes one line. Do not put it around other code, such as a training loop: it would hide bugs."""
     try:
         yield
     except (ValueError, OSError) as e:
@@ -146,8 +145,8 @@ def bad_input() -> Iterator[None]:
 
 
 def to_json(value: object) -> str:
-    """One line of JSON, for everything that scripts write. JSON has no NaN and no infinity, so such a number becomes null;
-    the caller reports the reason in another field or message."""
+    """One line of JSON; scripts write all JSON with it. JSON has no NaN and no infinity, so such a number becomes null. The
+    caller reports the reason in another field or message."""
     try:
         return json.dumps(value, allow_nan=False)
     except ValueError:
@@ -163,9 +162,9 @@ def _finite(value):
 
 
 def finish(result: dict) -> None:
-    """The last line of standard output: one JSON object with the results. A result that is NaN or infinite is reported on
-    standard error."""
+    """Prints the last line of standard output: one JSON object with the results. If a result is NaN or infinite, a line on
+    standard error says so."""
     line = to_json(result)
     if line != json.dumps(result):
-        print("a result is not a finite number; it stands as null in the last line", file=sys.stderr)
+        print("a result is not a finite number; it is null in the last line", file=sys.stderr)
     print(line, flush=True)

@@ -10,7 +10,7 @@ from training import cli, optim
 
 
 def training_flags(text: str, needs: tuple = (), data_required: bool = True) -> cli.Parser:
-    """The parser with the flags that all training scripts share. A script adds its own flags; `needs` says when those have an
+    """A parser with the flags that all training scripts share. A script adds its own flags; `needs` says when these have an
     effect (see cli.Parser)."""
     p = cli.Parser(text, NEEDS + needs)
     p.add_argument("--init", metavar="FOLDER", default="", help="checkpoint to start from, ours or Hugging Face's")
@@ -21,12 +21,12 @@ def training_flags(text: str, needs: tuple = (), data_required: bool = True) -> 
     p.add_argument("--steps", type=cli.positive_int, default=1000, help="optimiser steps")
     p.add_argument("--batch-tokens", type=cli.non_negative_int, default=4096, help="tokens in a global batch")
     p.add_argument("--micro-tokens", type=cli.non_negative_int, default=0,
-                   help="tokens in a micro-batch of one rank; 0: its whole share (grpo: 4096, or 16384 on a GPU)")
+                   help="tokens in a micro-batch of one rank; 0: all of its tokens (grpo: 4096, or 16384 on a GPU)")
     p.add_argument("--lr", type=cli.not_negative, default=0.02, help="peak learning rate (of Muon, or of AdamW without it)")
-    p.add_argument("--adam-lr", type=cli.not_negative, default=0.003, help="peak learning rate of what Muon leaves to AdamW")
+    p.add_argument("--adam-lr", type=cli.not_negative, default=0.003, help="peak learning rate of AdamW, used with Muon")
     p.add_argument("--optimizer", default="muon", choices=list(optim.OPTIMIZERS),
                    help="for the matrices inside the layers")
-    p.add_argument("--schedule", default="wsd", choices=["constant", "cosine", "wsd"],
+    p.add_argument("--schedule", default="wsd", choices=optim.SCHEDULES,
                    help="shape of the learning rate")
     p.add_argument("--warmup", type=cli.fraction, default=0.01, help="share of the steps")
     p.add_argument("--decay", type=cli.fraction, default=0.2, help="share of the steps, for wsd")
@@ -34,38 +34,38 @@ def training_flags(text: str, needs: tuple = (), data_required: bool = True) -> 
     p.add_argument("--weight-decay", type=cli.not_negative, default=0.0, help="on the matrices inside the layers")
     p.add_argument("--clip", type=cli.above_zero, default=1.0, help="largest gradient norm")
     p.add_argument("--seed", type=cli.seed, default=0, help="of weights and data order")
-    p.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="auto: a GPU where one is visible")
+    p.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="auto: a GPU if one is visible")
     p.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float64"],
                    help="of the matrix products; auto: bfloat16 on a GPU (weights stay float32), else float32")
     p.add_argument("--compile", action="store_true", help="torch.compile each layer (GPU)")
     p.add_argument("--checkpointing", action="store_true", help="recompute activations in the backward pass")
     p.add_argument("--shard", action="store_true", help="FSDP2 instead of DDP under torchrun")
-    p.add_argument("--resume", action="store_true", help="go on with the run in --out, if there is one")
+    p.add_argument("--resume", action="store_true", help="continue the run in --out, if there is one")
     p.add_argument("--log-every", type=cli.positive_int, default=10, help="steps")
     p.add_argument("--eval-every", type=cli.non_negative_int, default=0, help="steps; 0: only at the end")
     p.add_argument("--eval-data", metavar="SPEC", nargs="*", default=[],
-                   help="held out, asked as the run puts its own questions and answered greedily: world:... (verified "
-                   "accuracy), a file of questions (accuracy of the answers), text (bits per byte), loss:SPEC (the loss of "
-                   "pre-training on any SPEC)")
+                   help="held-out data: world:... (verified accuracy), a file of questions (accuracy of the answers), text (bits "
+                   "per byte), loss:SPEC (the loss of pre-training on any SPEC). Questions are asked as in training, and "
+                   "answered greedily")
     p.add_argument("--eval-problems", type=cli.positive_int, default=100,
-                   help="problems for each number of operations of a world, and of a file")
+                   help="problems for each number of operations of a world; questions of a file")
     p.add_argument("--save-every", type=cli.non_negative_int, default=0, help="steps; 0: only at the end")
-    p.add_argument("--wandb", metavar="PROJECT", default="", help="log to Weights & Biases as well (pip install wandb)")
+    p.add_argument("--wandb", metavar="PROJECT", default="", help="also log to Weights & Biases (pip install wandb)")
     return p
 
 
 def until_flags(p: cli.Parser) -> None:
-    """The flags of the stages that may end by what they have reached (training/goals.py)."""
+    """The flags of stages that can end when a goal is reached (training/goals.py)."""
     p.add_argument("--until-loss", type=cli.not_negative, default=0.0,
-                   help="end sooner, when the mean loss of 20 steps is down to this; 0: never")
+                   help="end early, when the mean loss of 20 steps is at most this; 0: never")
     p.add_argument("--until-accuracy", type=cli.fraction, default=0.0,
-                   help="end sooner, when the greedy, process-verified accuracy on the worlds of --eval-data, the mean of the "
-                        "last two times --eval-every measured it, is up to this; 0: never")
+                   help="end early, when the greedy, process-verified accuracy on the worlds of --eval-data (the mean of the "
+                        "last two evaluations by --eval-every) is at least this; 0: never")
 
 
 def option_flags(p: cli.Parser, kind: type) -> None:
-    """A flag for each field of a dataclass that has a help text in its metadata, as those of model.Config. A field that is True
-    by default has a flag that turns it off."""
+    """Adds a flag for each field of a dataclass with a help text in its metadata, as in model.Config. For a field that is True by
+    default the flag turns it off."""
     for f in options_in(kind):
         name, more = f"--{flag_of(f).replace('_', '-')}", {"help": f.metadata["help"]}
         if f.type is bool:
@@ -87,7 +87,7 @@ def options_from(args: Namespace, kind: type) -> dict:
 
 
 def option_names(kind: type) -> str:
-    """The flags that option_flags makes, in one text as in a table of needs."""
+    """The names of the flags of option_flags, in one string, for a row of `needs`."""
     return " ".join(f"--{flag_of(f).replace('_', '-')}" for f in options_in(kind))
 
 
@@ -103,7 +103,7 @@ def uses_gpu(args: Namespace) -> bool:
     return args.device == "cuda" or (args.device == "auto" and torch.cuda.is_available())
 
 
-# when the flags above have an effect, and --max-epochs, which the scripts add (see cli.Parser)
+# when the flags above have an effect; also --max-epochs, which the scripts add (see cli.Parser)
 NEEDS = (
     ("--adam-lr", lambda a: a.optimizer != "adamw", "with --optimizer {optimizer}, whose rate is --lr alone"),
     ("--decay", lambda a: a.schedule == "wsd", "with --schedule {schedule}"),

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 
 class Until:
-    """Ends a stage by what it has reached and not by its steps, so that runs from different seeds end alike.
+    """Ends a stage when a goal is reached, so that runs with different seeds end with about the same result.
 
-    loss: the goal for the mean loss of the last 20 steps. accuracy: the goal for the mean accuracy of the last two evaluations
-    (one alone is lucky now and then). 0: no goal. recent, measured: the losses and accuracies seen so far, from a checkpoint.
+    - loss: the goal for the mean loss of the last 20 steps; 0: no goal.
+    - accuracy: the goal for the mean accuracy of the last two evaluations (a single one may be high by luck); 0: no goal.
+    - recent, measured: the losses and accuracies so far, from a checkpoint.
     """
 
     def __init__(self, loss: float, accuracy: float = 0.0, recent: Sequence[float] = (),
@@ -18,14 +19,14 @@ class Until:
         return {"recent": self.recent, "measured": self.measured}
 
     def low(self, loss: float) -> str:
-        """Takes the loss of a step. Returns the flag's name when its goal is reached, else ""."""
+        """Takes the loss of a step. Returns the name of the flag if its goal is reached, else ""."""
         self.recent = [*self.recent, loss][-20:]
         reached = bool(self.loss) and len(self.recent) == 20 and sum(self.recent) / 20 <= self.loss
         return "--until-loss" if reached else ""
 
     def accurate(self, found: dict) -> str:
-        """Takes what evaluate.evaluate_all returned; returns as `low` does. The accuracy is the mean over numbers of operations,
-        answered with thinking where that is one of two modes."""
+        """Takes the result of evaluate.evaluate_all; returns the same as `low`. The accuracy is the mean over numbers of
+        operations. If there are two modes, it is that of the mode with thinking."""
         tables = [table for name, table in found.items() if isinstance(table, list) and not name.endswith(" /no_think")]
         rows = [row for table in tables for row in table if "ops" in row]
         rates = [row["process"]["pass@1"][0] for row in rows]

@@ -1,4 +1,4 @@
-"""The gradient of a step, the same for any split into micro-batches and any number of ranks; and its norm, clipped."""
+"""The gradient of a step, which is the same for any micro-batches and any number of ranks; and clipping of its norm."""
 
 import contextlib
 from collections.abc import Callable
@@ -12,11 +12,13 @@ from training.ranks import Ranks
 
 
 def accumulate(ranks: Ranks, wrapped: nn.Module, batches: list, loss_of: Callable, weight: float, found: dict) -> float:
-    """Adds up the gradient of the mean loss over the micro-batches of a step and over all ranks; returns that mean.
+    """Adds up the gradient of the mean loss over the micro-batches of a step and over all ranks; returns the mean loss.
 
-    ranks: a Ranks (or a Run). wrapped: what Ranks.distribute returned. loss_of(batch) returns the sum of a micro-batch's
-    weighted losses, and its metrics {name: (sum, divisor)}, which are added to `found`. weight: the divisor of the mean, over
-    everything. Since it is known before the first backward pass, neither the split nor the number of ranks changes the gradient.
+    - ranks: a Ranks (or a Run). wrapped: the module that Ranks.distribute returned.
+    - loss_of(batch): returns the sum of the weighted losses of a micro-batch, and its metrics {name: (sum, divisor)}, which are
+      added to `found`.
+    - weight: the divisor of the mean, over all micro-batches and ranks. It is known before the first backward pass, so the
+      gradient does not depend on micro-batches or ranks.
     """
     total = 0.0
     for i, batch in enumerate(batches):
@@ -34,6 +36,6 @@ def accumulate(ranks: Ranks, wrapped: nn.Module, batches: list, loss_of: Callabl
 
 
 def clip_gradients(model: nn.Module, largest: float) -> float:
-    """Scales the gradient down to norm `largest`; returns the norm it had."""
+    """Scales the gradient down to norm `largest` if it is larger; returns its norm before."""
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), largest)
     return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)

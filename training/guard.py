@@ -4,10 +4,12 @@ import math
 
 
 class Guard:
-    """Skips a step whose loss is not a number, or far above what the last steps made likely; gives up after several.
+    """Skips a step whose loss is not a number, or is much higher than in the last steps. After several such steps the run ends.
 
-    A loss is far above when it exceeds the running mean by `sigmas` running standard deviations and by `nats`; sigmas inf: such
-    a loss is never skipped. patience: skipped steps in a row before it gives up. settle: steps before the mean is trusted."""
+    - sigmas, nats: a loss is too high if it is above the running mean by more than `sigmas` running standard deviations and by
+      more than `nats`. sigmas=inf: no loss is too high.
+    - patience: the number of consecutive skipped steps after which the run ends.
+    - settle: the number of steps before the running mean is used."""
 
     def __init__(self, sigmas: float = 8.0, nats: float = 1.0, patience: int = 5, settle: int = 50):
         self.sigmas, self.nats, self.patience, self.settle = sigmas, nats, patience, settle
@@ -15,7 +17,7 @@ class Guard:
         self.seen = self.in_a_row = self.skipped = 0
 
     def check(self, loss: float, grad_norm: float) -> str:
-        """Returns "" to go ahead, or why the step must be skipped. Raises ValueError when too many in a row were."""
+        """Returns "", or why the step must be skipped. ValueError if too many consecutive steps were skipped."""
         why = ""
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             why = f"loss {loss}, gradient norm {grad_norm}"

@@ -29,10 +29,12 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from formats.files import read_json, write_json
+from training.batch import Batch
 
 KINDS = ("training", "rollouts", "scoring", "teacher", "judge")
 
@@ -57,8 +59,7 @@ class Costs:
         transformer = getattr(model, "model", model)
         c = transformer.config
         head, weights = c.vocab_size * c.width, sum(w.numel() for w in model.parameters())
-        return cls(weights - head * (1 if c.tied else 2), head, c.heads * c.head_size,
-                   tuple(c.window if kind == "window" else 0 for kind in c.attention))
+        return cls(weights - head * (1 if c.tied else 2), head, c.heads * c.head_size, c.windows)
 
     def keys(self, n: int) -> int:
         """How many keys the first n tokens of a document see, each itself included, summed over the layers."""
@@ -71,8 +72,8 @@ class Costs:
         """A forward pass over documents of so many tokens, with a prediction at each of them."""
         return self._flops(sum(lengths), sum(lengths), sum(map(self.keys, lengths)))
 
-    def forward_batch(self, batch) -> int:
-        """The same for a packed data.Batch, which is read from its documents and positions (B, T)."""
+    def forward_batch(self, batch: Batch) -> int:
+        """The same for a packed Batch, which is read from its documents and positions (B, T)."""
         seen = (batch.positions + 1)[batch.documents >= 0]                    # (tokens,)
         keys = {w: int((seen.clamp(max=w) if w else seen).sum()) for w in set(self.windows)}
         return self._flops(seen.numel(), seen.numel(), sum(keys[w] for w in self.windows))
@@ -117,7 +118,7 @@ class Ledger:
         unknown = found["unknown"] if found else [str(path)] * checkpoint
         self.unknown += [name for name in unknown if name not in self.unknown]
 
-    def found(self, ranks=None) -> dict:
+    def found(self, ranks: Any = None) -> dict:
         """The ledger as it stands in the file. ranks: a training.ranks.Ranks to sum over, all of them together."""
         numbers = [*self.own.values(), *self.tokens.values(), self.usual]
         if ranks is not None and ranks.ranks > 1:         # sums are in float64, which is exact below 2^53: so in two parts

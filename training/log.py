@@ -1,4 +1,4 @@
-"""log.jsonl, one record per line, in the run folder; the same numbers to Weights & Biases where --wandb says so."""
+"""Writes log.jsonl in the run folder, one record per line; with --wandb also to Weights & Biases."""
 
 import importlib.util
 import json
@@ -9,7 +9,7 @@ from training import cli
 
 
 class Log:
-    """The log of a run. One rank has one; the others have a Log that was never opened and writes nothing."""
+    """The log of a run. Only one rank opens it; on the other ranks it writes nothing."""
 
     def __init__(self, folder: Path, project: str = ""):
         if project and importlib.util.find_spec("wandb") is None:
@@ -23,7 +23,7 @@ class Log:
         self._open_wandb(flags)
 
     def reopen(self, flags: dict, step: int) -> bool:
-        """Goes on with the file, without the records that came after a checkpoint of this step. False: there is no file."""
+        """Continues the file, without the records after a checkpoint of this step. False: there is no file."""
         path = self.folder / "log.jsonl"
         if not path.exists():
             return False

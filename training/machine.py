@@ -1,4 +1,4 @@
-"""What a number was measured with: versions, the commit, the device. And memory that goes back to the system."""
+"""Facts about the machine, for records: versions, the commit, the device. Also returns free memory to the system."""
 
 import contextlib
 import ctypes
@@ -15,7 +15,7 @@ def versions() -> dict:
 
 
 def commit() -> str:
-    """The commit of the code; with "-dirty" where it differs, results/ aside, to which every bench adds."""
+    """The commit of the code, with "-dirty" if files have changed (results/ does not count, since every bench adds to it)."""
     def git(*words):
         return subprocess.run(["git", "-C", Path(__file__).parent.parent, *words], capture_output=True, text=True,
                               timeout=10).stdout.strip()
@@ -31,8 +31,9 @@ def device_name(device: torch.device) -> str:
 
 
 def give_back_memory() -> None:
-    """Hands free memory back to the system. glibc keeps what lies below a block still in use; where tensors of many sizes come
-    and go such blocks soon lie everywhere, as oneDNN's code for each new shape does: a rank of recipes/laptop.sh grew by a third
-    in 150 steps of reinforcement learning. Elsewhere it does nothing."""
+    """Returns free memory to the system, where the C library is glibc; elsewhere it does nothing.
+
+    glibc keeps free memory if a block above it is still in use. With tensors of many sizes, and with oneDNN's code for each new
+    shape, there are soon such blocks everywhere, and the process grows during reinforcement learning."""
     with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)

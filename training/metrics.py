@@ -1,9 +1,8 @@
 """The metrics of a step: {name: (sum, divisor)}.
 
-A loss function returns such a dict beside its loss, with the sums over its micro-batch: {"entropy": (the sum over the tokens,
-the number of tokens)}. Sums and divisors are added over the micro-batches of a step and over all ranks, and only then divided,
-so a mean in the log depends neither on the split into micro-batches nor on the number of ranks. To log one number more, add an
-entry.
+A loss function returns such a dict with its loss. It has the sums over the micro-batch: {"entropy": (the sum over the tokens, the
+number of tokens)}. Sums and divisors are first added over the micro-batches of a step and over all ranks, and then divided. So a
+mean in the log does not depend on micro-batches or ranks. To log one more number, add an entry.
 
 A metric may be missing on some ranks, say because none of their samples has it: it is a mean over the others then.
 """
@@ -18,12 +17,12 @@ from training.ranks import Ranks
 
 
 class Largest(float):
-    """A metric of which the log shows the largest: {"length_max": Largest(812)}."""
+    """A metric for which the log shows the largest value: {"length_max": Largest(812)}."""
 
 
 def add(metrics: dict, more: dict) -> None:
-    """Adds the metrics of `more` to those of `metrics`, in place. Sums and divisors may be numbers or tensors of one number; a
-    tensor stays on its device, for to read it would make the CPU wait for the GPU at every micro-batch."""
+    """Adds the metrics of `more` to those of `metrics`, in place. Sums and divisors may be numbers, or tensors with one element.
+    A tensor stays on its device: reading it would make the CPU wait for the GPU at every micro-batch."""
     for name, value in more.items():
         if isinstance(value, Largest):
             metrics[name] = max(metrics.get(name, value), value)

@@ -1,10 +1,9 @@
 """Muon for the hidden matrices, AdamW for everything else, and the learning-rate schedules.
 
-Muon (Keller Jordan, 2024): momentum, then the nearest orthogonal matrix to it by a Newton-Schulz iteration, so that an
-update moves every direction equally. What else there is gets AdamW (arXiv 1711.05101); `split_by_role` says
-which is which.
+Muon (Keller Jordan, 2024) takes momentum, and finds the nearest orthogonal matrix by a Newton-Schulz iteration, so that an update
+moves every direction equally. All other parameters are trained by AdamW (arXiv 1711.05101); see `split_by_role`.
 
-Simpler than it could be: under DDP and FSDP2 every rank orthogonalises every matrix instead of sharing them out.
+Simpler than it could be: under DDP and FSDP2 every rank orthogonalises every matrix, instead of sharing this work.
 """
 
 import math
@@ -17,9 +16,9 @@ BETAS = (0.9, 0.95)                                       # AdamW's
 
 
 def orthogonalise(g: torch.Tensor, steps: int = 5) -> torch.Tensor:
-    """Newton-Schulz: pushes all singular values of g (..., rows, columns) towards 1; returns a tensor of the same shape.
+    """Newton-Schulz: moves all singular values of g (..., rows, columns) towards 1; returns a tensor of the same shape.
 
-    The quintic's coefficients are Jordan's: they trade exactness (values end between about 0.7 and 1.2) for speed.
+    The coefficients are Jordan's. They are fast, but not exact: singular values end between about 0.7 and 1.2.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     x = g.bfloat16() if g.is_cuda else g
@@ -33,8 +32,8 @@ def orthogonalise(g: torch.Tensor, steps: int = 5) -> torch.Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum (Nesterov) made orthogonal; for matrices only. The step is scaled by sqrt(max(1, rows / columns)), which
-    keeps the size of the outputs' change the same for every shape. Weight decay is decoupled: w *= 1 - lr * decay."""
+    """Orthogonalised Nesterov momentum; only for matrices. The step is scaled by sqrt(max(1, rows / columns)), so that the
+    outputs change equally for every shape. Weight decay is decoupled: w *= 1 - lr * decay."""
 
     def __init__(self, matrices: list, lr: float = 0.02, momentum: float = 0.95, weight_decay: float = 0.0):
         super().__init__(matrices, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
@@ -64,9 +63,9 @@ class Muon(torch.optim.Optimizer):
 def split_by_role(model: nn.Module) -> tuple[list, list]:
     """(hidden matrices, all other parameters), each in the model's order.
 
-    A hidden matrix is the weight of a module whose `role` is "hidden": it maps hidden vectors to hidden vectors, where it makes
-    sense to move every direction equally (see model.Linear). All else has outputs that are numbers of their own: the embedding
-    and the head (one for each token), a router (one for each expert), norms and biases. A module without a role, such as a plain
+    A hidden matrix is the weight of a module whose `role` is "hidden" (see model.Linear). It maps hidden vectors to hidden
+    vectors, so it makes sense to move every direction equally. Other parameters belong to separate outputs: the embedding and the
+    head (one for each token), a router (one for each expert), norms and biases. A module without a role, such as a plain
     nn.Linear, is among the others."""
     hidden = {id(w) for module in model.modules() if getattr(module, "role", "") == "hidden"
               for w in module.parameters(recurse=False) if w.ndim == 2}
@@ -86,42 +85,47 @@ def adamw(matrices: list, others: list, lr: float, adam_lr: float, weight_decay:
     return [torch.optim.AdamW(groups, lr=lr, betas=BETAS, fused=True)]
 
 
-# What --optimizer may be. An entry takes (matrices, others, lr, adam_lr, weight_decay) and returns a list of optimisers; weight
-# decay is for the matrices alone, so that embeddings, norms and biases are not pulled to zero. --adam-lr is refused where the
-# entry is "adamw", and has its effect in every other.
+# What --optimizer may be. An entry takes (matrices, others, lr, adam_lr, weight_decay) and returns a list of optimisers. Weight
+# decay is only for the matrices, so that embeddings, norms and biases are not pulled to zero. The entry "adamw" does not use
+# adam_lr, so --adam-lr is refused with it (training/flags.py). With any other entry the flag is accepted, so the entry should use
+# it.
 OPTIMIZERS = {"muon": muon, "adamw": adamw}
 
 
 def build(model: nn.Module, kind: str = "muon", lr: float = 0.02, adam_lr: float = 0.003, weight_decay: float = 0.0) -> list:
-    """The optimisers of a model by an entry of OPTIMIZERS. Each group of parameters remembers its peak rate as "peak_lr"."""
+    """The optimisers of a model, from an entry of OPTIMIZERS. Each group of parameters stores its peak rate as "peak_lr"."""
     optimizers = OPTIMIZERS[kind](*split_by_role(model), lr, adam_lr, weight_decay)
     for group in (g for o in optimizers for g in o.param_groups):
         group["peak_lr"] = group["lr"]
     return optimizers
 
 
+# What --schedule may be. An entry takes the share that is made of the steps behind the warm-up, how many steps are left, and over
+# how many of the last steps the rate falls. It returns how far the rate is on the way from the floor up to the peak, 0 to 1.
+SCHEDULES = {
+    "constant": lambda done, left, decay: 1.0,
+    "cosine": lambda done, left, decay: 0.5 * (1 + math.cos(math.pi * done)),
+    "wsd": lambda done, left, decay: min(1.0, left / max(1.0, decay)),
+}
+
+
 def schedule(step: int, steps: int, kind: str = "wsd", warmup: float = 0.01, decay: float = 0.2, floor: float = 0.0) -> float:
-    """The share of the peak learning rate at a step (0 .. steps-1).
+    """The share of the peak learning rate at a step (0 .. steps-1), by an entry of SCHEDULES.
 
     constant   flat after the warm-up
     cosine     half a cosine down to `floor`
     wsd        flat, then linearly down to `floor` over the last `decay` of the steps (warm-up, stable, decay: arXiv 2404.06395)
 
-    warmup, decay and floor are shares (of the steps, of the steps, of the peak). Mid-training in the stable-then-decay way is one
-    run with "constant" and a second one, from its end, with "cosine" or with "wsd" and decay 1.
+    warmup and decay are shares of the steps, floor is a share of the peak. A run with "constant" can be followed by a second run
+    from its end, with "cosine" or with "wsd" and decay 1.
     """
     n = warmup * steps
+    if kind not in SCHEDULES:
+        raise ValueError(f"--schedule {kind}: use one of {', '.join(SCHEDULES)}")
     if step < n:
         return (step + 1) / (n + 1)
-    if kind == "constant":
-        return 1.0
-    if kind == "cosine":
-        done = (step - n) / max(1.0, steps - n)
-        return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done))
-    if kind == "wsd":
-        left = (steps - step) / max(1.0, decay * steps)
-        return floor + (1 - floor) * min(1.0, left)
-    raise ValueError(f"--schedule {kind}: use constant, cosine or wsd")
+    share = SCHEDULES[kind]((step - n) / max(1.0, steps - n), steps - step, decay * steps)
+    return floor + (1 - floor) * share
 
 
 def set_lr(optimizers: list, share: float) -> float:

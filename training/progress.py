@@ -7,15 +7,15 @@ from tqdm import tqdm
 
 
 class Progress:
-    """name: of the stage. first, steps: the step where it begins and the number of steps in all. shown: False on every rank
-    but the first, which alone draws a bar."""
+    """The bar. name: of the stage. first: the step at which the run begins. steps: the last step. shown: True only on the first
+    rank."""
 
     def __init__(self, name: str, first: int, steps: int, shown: bool = True):
         self.bar = tqdm(total=steps, initial=first, desc=name, unit="step", disable=not shown, mininterval=0.5)
         self.tokens, self.since = 0, time.perf_counter()
 
     def step(self, **values) -> None:
-        """One step more; `values` stand behind the bar."""
+        """Counts one step; `values` are shown after the bar."""
         text = " ".join(f"{name} {value}" for name, value in values.items())
         self.bar.set_postfix_str(f"{text} {self.rate():,.0f} tok/s", refresh=False)
         self.bar.update()
@@ -28,5 +28,5 @@ class Progress:
         return self.tokens / max(1e-9, self.seconds())
 
     def say(self, text: str) -> None:
-        """A line of its own above the bar."""
+        """Prints a line above the bar."""
         self.bar.write(text, file=sys.stderr)

@@ -1,6 +1,6 @@
-"""The processes of a run: on which device each computes, sums over all of them, and the model wrapped for them.
+"""The processes of a run: the device of each, sums over all of them, and DDP or FSDP2.
 
-torchrun starts one process for each rank. With one process everything here does nothing.
+torchrun starts one process for each rank. With one process there is nothing to add up and nothing to wait for.
 """
 
 import contextlib
@@ -17,13 +17,13 @@ from training.flags import uses_gpu
 
 
 class Ranks:
-    """The place of this process among all of them.
+    """This process, and its relation to the others.
 
-    device, dtype: where it computes, and in which type its matrix products are.
-    weight_dtype: the type of the weights: float32, or float64 where products are in float64.
-    rank, ranks: its number, and the number of those that learn.
-    rollout_ranks: the number of those that only sample, the last ones (rl/asynchronous.py).
-    group: the learners. sync_group: rank 0 and those that sample. Both None where all learn.
+    device, dtype: where it computes, and the dtype of its matrix products.
+    weight_dtype: the dtype of the weights: float64 if products are in float64, else float32.
+    rank, ranks: the number of this rank, and how many ranks train.
+    rollout_ranks: how many ranks only sample; these are the last ones (rl/asynchronous.py).
+    group: the ranks that train. sync_group: rank 0 and the ranks that sample. Both are None if all ranks train.
     """
 
     def __init__(self, args: Namespace):
@@ -52,7 +52,7 @@ class Ranks:
 
     @property
     def main(self) -> bool:
-        """True for the one rank that writes and prints."""
+        """True for the rank that writes and prints."""
         return self.rank == 0
 
     @property
@@ -65,7 +65,7 @@ class Ranks:
             dist.barrier()
 
     def autocast(self) -> contextlib.AbstractContextManager:
-        """The context of a forward pass: matrix products in bfloat16, where that is the type."""
+        """The context of a forward pass: matrix products in bfloat16, if that is the dtype."""
         half = self.dtype == torch.bfloat16
         return torch.autocast(self.device.type, self.dtype) if half else contextlib.nullcontext()
 
@@ -86,7 +86,7 @@ class Ranks:
         return found
 
     def max(self, number: int | float) -> int | float:
-        """The largest of a number over all ranks, in its own type."""
+        """The largest value of a number over all ranks, of the same type."""
         if self.ranks == 1:
             return number
         t = torch.tensor(number, dtype=torch.float64 if isinstance(number, float) else None, device=self.device)
@@ -94,7 +94,7 @@ class Ranks:
         return t.item()
 
     def distribute(self, model: nn.Module) -> nn.Module:
-        """Moves the model to the device and wraps it for the ranks. Returns the module whose forward training must call."""
+        """Moves the model to the device and wraps it in DDP or FSDP2. Returns the module whose forward training must call."""
         model.to(self.device)
         model.checkpointing = self.args.checkpointing
         if self.args.compile:
@@ -113,16 +113,16 @@ class Ranks:
         return fully_shard(model, mesh=mesh)
 
     def leave(self, code: int = 0) -> None:
-        """Ends the program with this exit code; of many ranks all together, for one that leaves early would break the
-        others' last messages. Of one rank only a code other than 0 does end it."""
+        """Ends the program with this exit code. All ranks leave together: if one left early, the last messages of the others
+        would fail. With one rank the program ends only if the code is not 0."""
         if dist.is_initialized():
-            try:                                          # a rank that died does not come
+            try:                                          # a rank that died does not reach this
                 dist.barrier(async_op=True).wait(timedelta(seconds=20 if code else 600))
             except RuntimeError as e:
                 print(f"not all ranks have come to the end: {str(e).splitlines()[0]}", file=sys.stderr)
                 code = code or 1
             sys.stdout.flush()
             sys.stderr.flush()
-            os._exit(code)                                # now and then a thread of gloo's, still there when Python ends,
-        if code:                                          # aborts a run that is done and saved; so it ends here
+            os._exit(code)                                # at a normal exit a thread of gloo sometimes aborts the process, though
+        if code:                                          # the run is finished and saved; so it ends here
             raise SystemExit(code)

@@ -1,8 +1,8 @@
-"""Which saved state a run goes on from, and whether it may.
+"""Finds the saved state for --resume, and checks that flags and data are the same as before.
 
-train_state.pt holds the flags of the run and a fingerprint of all that it read. The same command with --resume goes on; with
-other flags or other data it is refused by name, for then it could not go on as if it had never stopped. So a script fills in
-what follows from its flags before it makes its Run, and nobody changes `args` afterwards.
+train_state.pt has the flags of the run and a fingerprint of all that it read. The same command with --resume continues the run.
+With other flags or other data it is refused, and the message names them: the run could not continue as if it had never stopped.
+So a script must set flags that depend on other flags before it makes its Run, and must not change `args` afterwards.
 """
 
 from pathlib import Path
@@ -11,19 +11,19 @@ import torch
 
 from training import optim
 
-# flags that a resumed run may change, for they do not change what is learned
+# flags that a resumed run may change, because they do not change what is learned
 MAY_DIFFER = {"resume", "out", "device", "compile", "checkpointing", "shard", "micro_tokens", "log_every", "eval_every",
               "eval_data", "eval_problems", "save_every", "show_every", "peak_tflops", "wandb", "rollout_ranks"}
-FILLED_IN = {"scale", "kl_kind"}                          # older versions saved them as given, or though they had no effect
+FILLED_IN = {"scale", "kl_kind"}                          # older versions saved them as given, even without effect
 
 
 def find_state(folder: Path, flags: dict, inputs: dict) -> dict | None:
-    """The saved state to resume from, or None. ValueError where the folder holds another run, or this one with other flags
-    (vars of args) or inputs ({name: fingerprint})."""
+    """The saved state to resume from, or None. ValueError if the folder holds another run, or this run with other flags (vars of
+    args) or inputs ({name: fingerprint})."""
     state, log = folder / "train_state.pt", folder / "log.jsonl"
     if not flags["resume"]:
         if state.exists() or log.exists() or (folder / "config.json").exists():
-            raise ValueError(f"--out {folder}: holds another run; add --resume to go on with it, or choose another")
+            raise ValueError(f"--out {folder}: holds another run; add --resume to continue it, or choose another folder")
         return None
     if not state.is_file():
         return None
@@ -33,15 +33,21 @@ def find_state(folder: Path, flags: dict, inputs: dict) -> dict | None:
         raise ValueError(f"{state}: cannot be read ({type(e).__name__}); remove it to start again") from None
     compare_flags(folder, found, flags)
     compare_inputs(folder, found, inputs)
+    found["weights"] = without_copies(found["weights"])
     return found
 
 
+def without_copies(weights: dict) -> dict:
+    """An older version of ppo saved every layer twice, as model.layers.0... and as layers.0...; the second one is left out."""
+    return {name: w for name, w in weights.items() if f"model.{name}" not in weights}
+
+
 def compare_flags(folder: Path, found: dict, flags: dict) -> None:
-    """ValueError where a state that was found belongs to a run with other flags."""
+    """ValueError if the saved state belongs to a run with other flags."""
     then = found["args"]
-    # a flag that an older version did not know makes no difference where it is not set
+    # a flag that an older version did not have makes no difference if it is not set
     now = {k: v for k, v in flags.items() if k not in MAY_DIFFER and (k in then or v)}
-    if "inputs" not in found:                             # of an older version, before fingerprints
+    if "inputs" not in found:                             # saved by an older version, without fingerprints
         now = {k: v for k, v in now.items() if k not in FILLED_IN or (v and then.get(k))}
     if "steps" in now and then.get("steps") != now["steps"] and same_rates(found["step"], then, flags):
         now.pop("steps")
@@ -56,7 +62,7 @@ def compare_flags(folder: Path, found: dict, flags: dict) -> None:
 
 
 def compare_inputs(folder: Path, found: dict, inputs: dict) -> None:
-    """ValueError where a file that decides what is learned has changed since."""
+    """ValueError if a file that decides what is learned has changed."""
     for what, then in found.get("inputs", {}).items():
         if inputs.get(what, then) != then:
             raise ValueError(f"--resume: {what} has changed since the run in {folder} began, so it cannot go on as if "
@@ -64,8 +70,8 @@ def compare_inputs(folder: Path, found: dict, inputs: dict) -> None:
 
 
 def same_rates(step: int, then: dict, now: dict) -> bool:
-    """Would the learning rates of the first `step` steps have been the same with the number of steps that the flags ask for now?
-    With a constant rate, or on the stable part of wsd, without a warm-up that is a share of them."""
+    """Whether the first `step` learning rates would be the same with the new number of steps. This is so with a constant rate, or
+    in the flat part of wsd, if there is no warm-up."""
     def rates(flags):
         options = [flags.get(k) for k in ("steps", "schedule", "warmup", "decay", "floor")]
         return [optim.schedule(i, *options) for i in range(step)]
@@ -73,7 +79,7 @@ def same_rates(step: int, then: dict, now: dict) -> bool:
 
 
 def as_typed(name: str, value: object) -> str:
-    """A flag as one would type it."""
+    """A flag as text on the command line."""
     flag = f"--{name.replace('_', '-')}"
     if isinstance(value, bool):
         return flag if value else f"no {flag}"

@@ -1,4 +1,4 @@
-"""A run of a stage: the verbs that the loops of all stages share.
+"""A run of a stage: the methods that the loops of all stages call.
 
     run = Run(args, fingerprints(args))
     ...                                                  # model, tokenizer, data
@@ -14,10 +14,10 @@
     run.finish()                                         # save, evaluate, the result as the last line
     run.close()                                          # all ranks end together
 
-A step may have several pairs of backward and update, and its batches may come from anywhere (grpo.py).
+A step may have several pairs of backward and update, and its batches may come from elsewhere (grpo.py).
 
-A run folder is a Hugging Face folder (config.json, model.safetensors, tokenizer) with three files more: log.jsonl
-(training/log.py), train_state.pt (training/checkpoint.py) and ledger.json, what it has cost (training/ledger.py).
+A run folder is a Hugging Face folder (config.json, model.safetensors, tokenizer) with three more files: log.jsonl
+(training/log.py), train_state.pt (training/checkpoint.py), and ledger.json, the cost of the run (training/ledger.py).
 """
 
 import copy
@@ -41,7 +41,7 @@ from training.ranks import Ranks
 from training.resume import find_state
 from training.weights import gathered
 
-# names of the log and of the result beside those of a step's own record: no metric may have one
+# names of other fields of the log and of the result: no metric may have one of these names
 RESERVED = ("step", "loss", "eval", "result", "resumed_at", "flags", "out", "steps", "seconds", "ended_by")
 
 
@@ -50,13 +50,13 @@ class Run(Ranks):
 
     args: the flags. inputs: {name: fingerprint} of the files that decide what is learned (data.fingerprints).
 
-    What scripts read and write:
+    Attributes that scripts read and write:
     step: the number of steps made.
-    metrics: {name: (sum, divisor)} of this step (training/metrics.py); anyone may add to it.
-    more: what a script keeps in the checkpoint beside the rest; a dict that torch.save can store.
-    state: the saved state that the run goes on from, or None.
-    ledger: what it has cost, and what came before it. costs: FLOPs of the model that is trained; None until `begin`.
-    stopping: True once it was interrupted.  agreed: True once all ranks know.
+    metrics: {name: (sum, divisor)} of this step (training/metrics.py); any code may add to it.
+    extra_state: what a script adds to the checkpoint; a dict that torch.save can store.
+    state: the saved state of a resumed run, or None.
+    ledger: the cost of the run, and of what came before it. costs: FLOPs of the model that is trained; None until `begin`.
+    stopping: True after an interrupt.  agreed: True when all ranks know this.
     ended: the flag that ended the run before --steps, or "".
     loss, weight, grad_norm, lr: of the last update.  means: {name: mean} of the metrics of the last step.
     """
@@ -66,12 +66,12 @@ class Run(Ranks):
         self.folder, self.flags, self.inputs = Path(args.out), copy.deepcopy(vars(args)), inputs
         self.log_file = Log(self.folder, args.wandb)
         self.state = find_state(self.folder, self.flags, inputs)
-        self.wait_for_all()                               # no rank writes to the folder before all have looked into it
+        self.wait_for_all()                               # no rank writes to the folder before all have checked it
         checkpoint.seed_everything(args.seed)
-        self.more = dict(self.state["more"]) if self.state else {}
+        self.extra_state = dict(self.state["more"]) if self.state else {}
         self.ledger, self.costs, self.spent = self.open_ledger(), None, {}
         self.until = Until(getattr(args, "until_loss", 0.0), getattr(args, "until_accuracy", 0.0),
-                           self.more.pop("recent", ()), self.more.pop("measured", ()))
+                           self.extra_state.pop("recent", ()), self.extra_state.pop("measured", ()))
         self.step, self.stopping, self.agreed, self.ended, self.skipped = 0, False, False, "", ""
         self.metrics, self.means = {}, {}
         self.loss = self.grad_norm = self.lr = float("nan")
@@ -96,7 +96,7 @@ class Run(Ranks):
             self.ledger.add(kind, passes * sum(map(self.costs.forward_batch, batches)), tokens)
 
     def plan_micro_batches(self, stream: Any) -> None:
-        """Finds how many rows of a Stream go into a micro-batch. ValueError where they cannot be shared out to the ranks."""
+        """Finds how many rows of a Stream go into a micro-batch. ValueError if the rows cannot be divided among the ranks."""
         args = self.args
         if args.micro_tokens:
             self.micro_rows = args.micro_tokens // args.seq_len
@@ -107,11 +107,12 @@ class Run(Ranks):
 
     def begin(self, model: nn.Module, tokenizer: Any, data: Any, evaluate: Callable | None = None,
               guard: Guard | None = None, **about) -> None:
-        """Makes the optimisers, takes up the saved state if there is one, opens the log and shows the progress bar.
+        """Makes the optimisers, restores the saved state if there is one, opens the log and shows the progress bar.
 
-        model: what is saved and whose parameters are trained, not the wrapped module. data: what gives the batches; it has
-        state() and restore(). evaluate(autocast=...) measures the model on --eval-data, {spec: result}. about: joins flags and
-        versions in the first record of the log.
+        - model: the module that is trained and saved (not the wrapped one).
+        - data: the source of the batches; it has state() and restore().
+        - evaluate(autocast=...): measures the model on --eval-data and returns {spec: result}.
+        - about: more fields for the first record of the log.
         """
         args = self.args
         self.model, self.tokenizer, self.data, self.evaluate = model, tokenizer, data, evaluate
@@ -140,12 +141,12 @@ class Run(Ranks):
         self.log_file.write(record)
 
     def say(self, text: str) -> None:
-        """A line on standard error, of the first rank alone."""
+        """Prints a line on standard error, only on the first rank."""
         if self.main:
             self.progress.say(text)
 
     def catch_interrupts(self) -> None:
-        """Ctrl-C or SIGTERM ends the run after the current step, saved; a second one ends it at once."""
+        """Ctrl-C or SIGTERM: the run saves and ends after the current step. A second one ends it at once."""
         def note(signum, frame):
             if self.stopping:
                 raise KeyboardInterrupt
@@ -155,32 +156,32 @@ class Run(Ranks):
         signal.signal(signal.SIGINT, note)
         signal.signal(signal.SIGTERM, note)
 
-    # the verbs of the loop, in their order
+    # the methods of the loop, in their order
 
     def going(self) -> bool:
-        """True while there are steps to make. Clears what belongs to one step."""
+        """True while there are steps to make. Clears the metrics of the last step."""
         self.metrics, self.skipped = {}, ""
-        stop = self.stopping if self.ranks == 1 else self.agreed              # else one rank may leave the loop, and others not
+        stop = self.stopping if self.ranks == 1 else self.agreed              # all ranks leave the loop together
         return self.step < self.args.steps and not stop and not self.ended
 
     def next_batches(self) -> list | None:
-        """This rank's micro-batches of the next global batch of a Stream, or None where --max-epochs has used up the data."""
+        """This rank's micro-batches of the next global batch of a Stream; None if the data is used up (--max-epochs)."""
         try:
             batches = self.data.next(self.rank, self.ranks, self.micro_rows)
         except StopIteration:
             self.ended = "--max-epochs"
             self.say(f"the data is used up after {self.step} steps (--max-epochs {self.args.max_epochs:g})")
             return None
-        except (ValueError, OSError) as e:                # of a source whose rows are read only now
+        except (ValueError, OSError) as e:                # from a source that reads its rows only now
             self.give_up(e)
         self.progress.tokens += self.args.batch_tokens
         return batches
 
     def backward(self, wrapped: nn.Module, batches: list, loss_of: Callable, weight: float | None = None) -> float:
-        """The gradient of the mean loss over all micro-batches and ranks; returns that mean.
+        """Computes the gradient of the mean loss over all micro-batches and ranks; returns the mean loss.
 
-        loss_of(batch) returns the sum of weighted losses, and metrics {name: (sum, divisor)}, which join those of the step.
-        weight: what this rank's batches weigh together, by default the sum of their loss masks.
+        loss_of(batch) returns the sum of weighted losses, and metrics {name: (sum, divisor)}, which are added to those of the
+        step. weight: the sum of the weights in this rank's batches; by default the sum of their loss masks.
         """
         if weight is None:
             weight = sum(float(b.loss_mask.double().sum()) for b in batches)
@@ -191,8 +192,8 @@ class Run(Ranks):
         return gradient.accumulate(self, wrapped, batches, loss_of, self.weight, self.metrics)
 
     def update(self, loss: float) -> None:
-        """One step of the optimisers at the rate of this step, with the gradient clipped; none where the guard sees a broken
-        loss. After several of those in a row the run ends with what was learned before."""
+        """One step of the optimisers, with the learning rate of this step and a clipped gradient. If the guard finds a broken
+        loss, the step is skipped. After several skipped steps the run ends; the weights are those before them."""
         args, self.loss = self.args, loss
         share = optim.schedule(self.step, args.steps, args.schedule, args.warmup, args.decay, args.floor)
         self.lr = optim.set_lr(self.optimizers, share)
@@ -210,9 +211,9 @@ class Run(Ranks):
         self.model.zero_grad(set_to_none=True)
 
     def end_of_step(self, record: dict | None = None, show: tuple = ("loss",)) -> None:
-        """Counts the step and takes the means of its metrics; logs, evaluates and saves when it is time.
+        """Counts the step and computes the means of its metrics; logs, evaluates and saves if it is time.
 
-        record: what the script adds to the record of the log. show: names of what stands behind the progress bar.
+        record: fields that the script adds to the log. show: names of the values after the progress bar.
         """
         args = self.args
         self.step += 1
@@ -235,9 +236,9 @@ class Run(Ranks):
             self.save()
 
     def finish(self, result: dict | None = None, show: Callable | None = None) -> None:
-        """Saves, evaluates where the run has come to its end, and prints the result as one JSON line.
+        """Saves, evaluates if the run is complete, and prints the result as one JSON line.
 
-        result: what the script adds to it. show(result) prints tables for people.
+        result: fields that the script adds to it. show(result) prints tables for people.
         """
         seconds, rate = self.progress.seconds(), self.progress.rate()
         self.progress.bar.close()
@@ -258,20 +259,20 @@ class Run(Ranks):
             cli.finish(found)
 
     def close(self) -> None:
-        """Ends the program, of many ranks all together; with exit code 130 if the run was interrupted."""
+        """Ends the program, all ranks together; with exit code 130 if the run was interrupted."""
         self.log_file.close()
         self.leave(130 if self.learns and self.stopping and self.step < self.args.steps else 0)
 
-    # what the verbs stand on
+    # used by the methods above
 
     def measure(self) -> dict:
         with gathered(self.model):
             return self.evaluate(autocast=self.autocast())
 
     def save(self) -> None:
-        """Writes a checkpoint of the state after self.step steps. A full disk keeps the old one and ends the run."""
+        """Writes a checkpoint of the state after self.step steps. If the disk is full, the old one is kept and the run ends."""
         self.spent = self.ledger.found(self)
-        state = {"step": self.step, "args": self.flags, "inputs": self.inputs, "more": self.more | self.until.memory(),
+        state = {"step": self.step, "args": self.flags, "inputs": self.inputs, "more": self.extra_state | self.until.memory(),
                  "ledger": self.spent}
         state |= checkpoint.state_of(self.model, self.optimizers, self.data, self.guard)
         trouble = checkpoint.write(self.folder, self.model, self.tokenizer, state) if self.main else ""
@@ -279,6 +280,6 @@ class Run(Ranks):
             cli.fail(trouble or "rank 0 could not write the checkpoint")
 
     def give_up(self, error: Exception) -> NoReturn:
-        """Ends the program with one line, after what was learned is saved."""
+        """Saves, then ends the program with one line."""
         self.save()
         cli.fail(error)

@@ -38,9 +38,11 @@ import random
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from formats import plugins
 from tasks.task import Problem, Reply
+from training import cli
 
 ROOM = Path(__file__).parent
 
@@ -73,7 +75,7 @@ class Transform:
     """A module of this room, or a class of a user's file, with defaults for all that it leaves out. What goes wrong in a user's
     file is a plugins.PluginError, with file and line."""
 
-    def __init__(self, name: str, own):
+    def __init__(self, name: str, own: Any):
         self.name, self.own, self.is_plugin = name, own, plugins.is_plugin(name)
         for function in ("ask", "keep"):
             if not callable(getattr(own, function, None)):
@@ -107,7 +109,7 @@ class Transform:
                                       f"teacher among {', '.join(self.teachers)}")
         return asks
 
-    def flags(self, parser) -> None:
+    def flags(self, parser: cli.Parser) -> None:
         self._call("flags", None, parser)
 
     def check(self, args: argparse.Namespace) -> None:

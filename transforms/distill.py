@@ -28,12 +28,15 @@ trial each question goes to the one that was best in its domain, the first one w
 import functools
 import random
 import re
+from argparse import Namespace
 from collections import Counter
 
 from formats.chat import END_THINK, THINK
 from formats.files import read_json
 from tasks.accuracy import interval
+from tasks.task import Reply
 from training import cli
+from transforms import Ask, Item
 from transforms.parts import filters, traces, turns
 from transforms.parts.overlap import overlap_with
 
@@ -43,15 +46,17 @@ FILES = ("exclude", "choose")
 DROP = ("wrong", "guessed", "repetitive", "mixed")
 
 
-def flags(parser):
+def flags(parser: cli.Parser) -> None:
     turns.mode_flag(parser)
     parser.add_argument("--samples", type=cli.positive_int, default=1, help="answers to each question")
     parser.add_argument("--drop", nargs="+", choices=DROP, default=[], metavar="WHAT", help=f"answers to drop: {', '.join(DROP)}")
     parser.add_argument("--exclude", nargs="+", metavar="FILE", default=[], help="questions or texts that must not be learned")
     parser.add_argument("--most-repeated", type=cli.fraction, default=0.4,
                         help="share of 6-grams of words that stand there before, of an answer that is not repetitive")
-    parser.add_argument("--least-words", type=cli.non_negative_int, default=5, help="words of reasoning in an answer that is not guessed")
-    parser.add_argument("--truncate", type=cli.non_negative_int, default=0, help="tokens at which longer answers are cut and kept; 0: none")
+    parser.add_argument("--least-words", type=cli.non_negative_int, default=5,
+                        help="words of reasoning in an answer that is not guessed")
+    parser.add_argument("--truncate", type=cli.non_negative_int, default=0,
+                        help="tokens at which longer answers are cut and kept; 0: none")
     parser.add_argument("--truncate-share", type=cli.fraction, default=1.0, help="share of the longer answers that are cut")
     parser.add_argument("--choose", metavar="FILE", default="", help="ledger of a trial with these teachers: ask the best one")
     parser.needs += (turns.SAMPLES, ("--truncate-share", lambda a: a.truncate, "without --truncate"),
@@ -60,34 +65,34 @@ def flags(parser):
                      ("--choose", lambda a: a.second or a.third, "with one teacher"))
 
 
-def check(args):
+def check(args: Namespace) -> None:
     turns.check_mode(args, [plain_of(side, args) for side in sides(args)])
     overlap_with(tuple(args.exclude))                     # files that cannot be read are refused here
     if args.choose:
         best_of(args)
 
 
-def sides(args) -> list[str]:
+def sides(args: Namespace) -> list[str]:
     """The teachers that are given."""
     return [side for side in TEACHERS if getattr(args, side)]
 
 
-def plain_of(side: str, args) -> bool:
+def plain_of(side: str, args: Namespace) -> bool:
     return args.plain if side == "init" else getattr(args, f"{side}_plain")
 
 
-def ask(item, args, rng):
+def ask(item: Item, args: Namespace, rng: random.Random) -> list[Ask]:
     if overlap_with(tuple(args.exclude)).touches(item.problem.question):
         return []
     return [turns.ask_problem(item, args, side, plain_of(side, args), args.samples) for side in asked(item, args)]
 
 
-def asked(item, args) -> list[str]:
+def asked(item: Item, args: Namespace) -> list[str]:
     """The teachers that this question goes to."""
     return [best_of(args).get(domain_of(item), "init")] if args.choose else sides(args)
 
 
-def keep(item, answers, args):
+def keep(item: Item, answers: list[list[Reply]], args: Namespace) -> tuple[list[dict], Counter]:
     if not answers:
         return [], Counter(question_like_excluded=1)
     rows, dropped, seen = [], Counter(), set()
@@ -109,7 +114,7 @@ def keep(item, answers, args):
     return rows, dropped
 
 
-def shortened(item, reply, args, plain) -> tuple[str | None, str, bool] | None:
+def shortened(item: Item, reply: Reply, args: Namespace, plain: bool) -> tuple[str | None, str, bool] | None:
     """(reasoning, answer, whether it is cut off) of a reply that can be used, else None."""
     whole = turns.read(item, reply, args, plain)
     if not args.truncate or (whole and reply.tokens <= args.truncate):
@@ -140,7 +145,7 @@ def whole_words(text: str, most: int) -> str:
     return text if most >= len(text) else re.sub(r"\S+$", "", text[:most + 1]).rstrip()
 
 
-def fault_of(item, reply, reasoning, answer, unfinished, args) -> str:
+def fault_of(item: Item, reply: Reply, reasoning: str | None, answer: str, unfinished: bool, args: Namespace) -> str:
     """Why a usable answer is dropped; "" if it is kept. Whether one that is cut off is right is not known, if it was cut by
     --max-new-tokens."""
     problem, text = item.problem, turns.text_of(reasoning, answer)
@@ -168,11 +173,11 @@ def is_repetitive(text: str, most: float = 0.4) -> bool:
 
 # which teacher is right where
 
-def domain_of(item) -> str:
+def domain_of(item: Item) -> str:
     return item.problem.domain or item.source
 
 
-def tally(item, answers, args):
+def tally(item: Item, answers: list[list[Reply]], args: Namespace) -> Counter:
     counts = Counter(problems=1)
     for side, replies in zip(asked(item, args) if answers else [], answers):
         found = turns.tally_right(item, replies, args, plain_of(side, args))
@@ -184,7 +189,7 @@ def tally(item, answers, args):
     return counts
 
 
-def summary(counts, args):
+def summary(counts: Counter, args: Namespace) -> dict:
     """What `reject` says, the number of truncated rows, and for several teachers how often each is right in each domain."""
     found = turns.summary_right(counts) | ({"truncated": counts["cut"]} if args.truncate else {})
     if len(sides(args)) > 1 and not args.choose:
@@ -193,7 +198,7 @@ def summary(counts, args):
     return found
 
 
-def right_in(counts, given: list[str]) -> dict[str, dict]:
+def right_in(counts: Counter, given: list[str]) -> dict[str, dict]:
     """{domain: {teacher: rate}} of what `tally` counted."""
     domains = [key.partition(" answers ")[2] for key in counts if key.startswith("init answers ")]
     return {domain: {side: interval([True] * counts[f"{side} right {domain}"] + [False] * (
@@ -205,7 +210,7 @@ def best(by_side: dict) -> str:
     return max(by_side, key=lambda side: by_side[side][0])
 
 
-def best_of(args) -> dict[str, str]:
+def best_of(args: Namespace) -> dict[str, str]:
     """{domain: teacher} of the trial in --choose. ValueError where it was not made with these teachers."""
     trial = _trial(args.choose)
     chosen = trial.get("summary", {}).get("best") if isinstance(trial, dict) else None

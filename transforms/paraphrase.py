@@ -11,17 +11,19 @@ less than half or more than twice the length), has other numbers than the docume
 must verify.
 """
 
+import random
+from argparse import Namespace
 from collections import Counter
 
 from tasks.task import Reply
 from training import cli
-from transforms import Ask
+from transforms import Ask, Item
 from transforms.parts import filters, prompts, turns
 
 TAKES = "documents"
 
 
-def flags(parser):
+def flags(parser: cli.Parser) -> None:
     prompts.add_flag(parser, "its place is {document}; empty: the one that fits, of transforms/prompts")
     parser.add_argument("--with-document", action="store_true", help="the row holds the document, too")
     parser.add_argument("--most-copied", type=cli.fraction, default=0.8,
@@ -31,17 +33,17 @@ def flags(parser):
     parser.add_argument("--least-overlap", type=cli.fraction, default=0.2, help="share of words in common with the document")
 
 
-def check(args):
+def check(args: Namespace) -> None:
     args.prompt = args.prompt or "paraphrase" + "_plain" * args.plain
     prompts.read(args.prompt)                             # one that is not there is refused here
 
 
-def ask(item, args, rng):
+def ask(item: Item, args: Namespace, rng: random.Random) -> list[Ask]:
     prompt = prompts.fill(args.prompt, document=item.text)
     return [Ask(prompt if args.plain else [{"role": "user", "content": prompt}], oracle="document")]
 
 
-def keep(item, answers, args):
+def keep(item: Item, answers: list[list[Reply]], args: Namespace) -> tuple[list[dict], Counter]:
     [[reply]] = answers
     text = turns.turn_of(reply.text, plain=False)[1]      # a think block is no part of the new text
     if reason := fault(item, reply, text, args):
@@ -51,7 +53,7 @@ def keep(item, answers, args):
     return [{"text": text}], Counter()
 
 
-def fault(item, reply, text, args):
+def fault(item: Item, reply: Reply, text: str, args: Namespace) -> str:
     """Why this text is dropped; "" if it is kept."""
     if reply.finish == "length":
         return "cut_off"

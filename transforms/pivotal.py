@@ -18,24 +18,29 @@ The paper does not say which gap and how many rollouts it used; its figure has a
 with a standard error of up to 0.125 for a rate, so that some of the pivotal tokens are chance: take more samples where that
 matters. """
 
+import random
+from argparse import Namespace
 from collections import Counter
+from collections.abc import Callable, Sequence
 
+from tasks.task import Reply
 from training import cli
-from transforms import Ask
+from transforms import Ask, Item
 from transforms.parts import turns
 
 
-def flags(parser):
+def flags(parser: cli.Parser) -> None:
     parser.set_defaults(temperature=1.0)
     turns.mode_flag(parser)
     parser.add_argument("--samples", type=cli.positive_int, default=16, help="continuations by which a success rate is measured")
-    parser.add_argument("--gap", type=cli.positive_fraction, default=0.2, help="change of the success rate that makes a token pivotal")
+    parser.add_argument("--gap", type=cli.positive_fraction, default=0.2,
+                        help="change of the success rate that makes a token pivotal")
     parser.add_argument("--low", type=cli.fraction, default=0.2, help="success rate of a question, at least")
     parser.add_argument("--high", type=cli.fraction, default=0.8, help="success rate of a question, at most")
     parser.add_argument("--paths", type=cli.positive_int, default=2, help="answers of each question that are searched, at most")
 
 
-def check(args):
+def check(args: Namespace) -> None:
     turns.check_mode(args, [args.plain])
     if not args.temperature:
         raise ValueError("--temperature 0: all continuations would be the same; a success rate needs draws")
@@ -63,7 +68,7 @@ def halves(logprobs: list[float], start: int, end: int) -> int:
     return cut
 
 
-def search(logprobs: list[float], rate, gap: float) -> tuple[list[int], list[int]]:
+def search(logprobs: list[float], rate: Callable[[int], float | None], gap: float) -> tuple[list[int], list[int]]:
     """(pivotal, wanted) of an answer: the numbers of its pivotal tokens, and the beginnings, as numbers of tokens, whose rates
     must still be measured before more can be said. rate(n) is the success rate behind the first n tokens, None where it is not
     known."""
@@ -86,18 +91,18 @@ def search(logprobs: list[float], rate, gap: float) -> tuple[list[int], list[int
 
 # the transform: every round asks for the rates that the search still wants
 
-def ask(item, args, rng):
+def ask(item: Item, args: Namespace, rng: random.Random) -> list[Ask]:
     return [turns.ask_problem(item, args, plain=args.plain, n=args.samples)]
 
 
-def ask_again(item, answers, args, rng):
+def ask_again(item: Item, answers: list[list[Reply]], args: Namespace, rng: random.Random) -> list[Ask]:
     first = turns.ask_problem(item, args, plain=args.plain)
     _, wanted = explore(item, answers, args)
     return [Ask(first.prompt, n=args.samples, begins=prefix, max_new_tokens=max(1, args.max_new_tokens - len(prefix)))
             for prefix in wanted]
 
 
-def keep(item, answers, args):
+def keep(item: Item, answers: list[list[Reply]], args: Namespace) -> tuple[list[dict], Counter]:
     pairs, _ = explore(item, answers, args)
     rates = Rates(item, answers[0])
     if not args.low <= rates.of(()) <= args.high:
@@ -122,24 +127,24 @@ def keep(item, answers, args):
 class Rates:
     """Success rates of beginnings of answers to one problem, a beginning being a tuple of token ids."""
 
-    def __init__(self, item, replies):
+    def __init__(self, item: Item, replies: list[Reply]):
         self.item, self.replies, self.known = item, {}, {}
         self.learn((), replies)
 
-    def right(self, reply) -> bool:
+    def right(self, reply: Reply) -> bool:
         return reply.finish != "length" and self.item.problem.task.grade(self.item.problem, reply).right
 
-    def learn(self, prefix, replies):
+    def learn(self, prefix: tuple[int, ...], replies: list[Reply]) -> None:
         """Continuations of a beginning; an answer that ended is its own beginning, whose rate is 0 or 1."""
         right = [self.right(reply) for reply in replies]
         self.replies[prefix], self.known[prefix] = list(zip(replies, right)), sum(right) / len(right)
         for reply, ok in zip(replies, right):
             self.known.setdefault(tuple(reply.completion.tokens), float(ok))
 
-    def of(self, prefix):
+    def of(self, prefix: Sequence[int]) -> float | None:
         return self.known.get(tuple(prefix))
 
-    def counterpart(self, before, token, up):
+    def counterpart(self, before: Sequence[int], token: int, up: bool) -> int | None:
         """Another token behind this beginning: that of the worst continuations that were drawn where `token` raises the rate
         (up), else of the best; of equals the one drawn more often. None where all went on with `token`."""
         tried = {}
@@ -150,7 +155,7 @@ class Rates:
         return min(tried, key=lambda t: ((1 if up else -1) * sum(tried[t]) / len(tried[t]), -len(tried[t]), t), default=None)
 
 
-def explore(item, answers, args):
+def explore(item: Item, answers: list[list[Reply]], args: Namespace) -> tuple[list, list]:
     """(pairs, wanted): what the answers so far tell, and the beginnings whose continuations are wanted next. A pair is
     (beginning, pivotal token, other token or None, rate of the beginning, rate with the pivotal token, rate with the other)."""
     rates, used = Rates(item, answers[0]), 1
@@ -179,11 +184,11 @@ def explore(item, answers, args):
         used += len(wanted)
 
 
-def tally(item, answers, args):
+def tally(item: Item, answers: list[list[Reply]], args: Namespace) -> Counter:
     pairs, _ = explore(item, answers, args)
     return Counter(problems=1, searched=len(answers) > 1, pivotal=len(pairs), rollouts=sum(map(len, answers)))
 
 
-def summary(counts, args):
+def summary(counts: Counter, args: Namespace) -> dict:
     return {"gap": args.gap, "samples": args.samples, "searched": counts["searched"], "pivotal": counts["pivotal"],
             "rollouts": counts["rollouts"], "too_easy": counts["too_easy"], "too_hard": counts["too_hard"]}

@@ -11,29 +11,33 @@ fresh base on the original solutions and these; recipes/star.sh shows the comman
 `reject` is the simpler form: right answers whose texts differ.
 """
 
+import random
+from argparse import Namespace
 from collections import Counter
 
 from tasks.equations import equations
+from tasks.task import Problem, Reply
 from training import cli
+from transforms import Ask, Item
 from transforms.parts import turns
 
 
-def flags(parser):
+def flags(parser: cli.Parser) -> None:
     turns.mode_flag(parser)
     parser.add_argument("--samples", type=cli.positive_int, default=16, help="answers to each question; the paper draws 100")
     parser.add_argument("--keep", type=cli.non_negative_int, default=0, help="most paths kept to one question; 0: all")
     parser.needs += (turns.SAMPLES,)
 
 
-def check(args):
+def check(args: Namespace) -> None:
     turns.check_mode(args, [args.plain])
 
 
-def ask(item, args, rng):
+def ask(item: Item, args: Namespace, rng: random.Random) -> list[Ask]:
     return [turns.ask_problem(item, args, plain=args.plain, n=args.samples)]
 
 
-def keep(item, answers, args):
+def keep(item: Item, answers: list[list[Reply]], args: Namespace) -> tuple[list[dict], Counter]:
     good, dropped = [], Counter()
     for reply in answers[0]:
         usable = turns.read(item, reply, args, args.plain)
@@ -48,7 +52,7 @@ def keep(item, answers, args):
     return [turns.conversation(item, *good[i][1:], args.mode) for i in taken], +dropped
 
 
-def fault_of(problem, reply) -> str:
+def fault_of(problem: Problem, reply: Reply) -> str:
     """Why an answer is no good path: "wrong", "wrong_steps" though the answer is right, or "" where nothing is."""
     verdict = problem.task.grade(problem, reply)
     if not verdict.answer_ok:
@@ -100,11 +104,11 @@ def edit_distance(a: str, b: str) -> int:
     return distance
 
 
-def tally(item, answers, args):
+def tally(item: Item, answers: list[list[Reply]], args: Namespace) -> Counter:
     return turns.tally_right(item, answers[0], args) + Counter(paths=len(keep(item, answers, args)[0]))
 
 
-def summary(counts, args):
+def summary(counts: Counter, args: Namespace) -> dict:
     """Beside what `reject` says: how many paths there are to a question."""
     return turns.summary_right(counts) | {"same_steps": counts["same_steps"], "wrong_steps": counts["wrong_steps"],
                                           "paths_per_question": round(counts["paths"] / max(1, counts["problems"]), 4)}

@@ -14,11 +14,14 @@ In the paper each round samples with the newest model and trains the original ba
 """
 
 import dataclasses
+import random
 import re
+from argparse import Namespace
 from collections import Counter
 
-from tasks.task import Problem
+from tasks.task import Problem, Reply
 from training import cli
+from transforms import Ask, Item
 from transforms.parts import prompts, turns
 
 GRAM = 4           # words in a row that only somebody who has read the hint would write
@@ -32,7 +35,7 @@ _SPEAKS = re.compile(r"""
     """, re.X | re.I)
 
 
-def flags(parser):
+def flags(parser: cli.Parser) -> None:
     parser.set_defaults(temperature=0.0)
     turns.mode_flag(parser)
     parser.add_argument("--samples", type=cli.positive_int, default=1, help="answers to each question, of which one is kept")
@@ -41,7 +44,7 @@ def flags(parser):
     parser.needs += (turns.SAMPLES, ("--prompt", lambda a: not a.no_hints, "with --no-hints"))
 
 
-def check(args):
+def check(args: Namespace) -> None:
     turns.check_mode(args, [args.plain])
     args.prompt = args.prompt or "hint" + "_plain" * args.plain
     words = prompts.read(args.prompt)
@@ -55,18 +58,18 @@ def with_hint(problem: Problem, prompt: str) -> Problem:
     return dataclasses.replace(problem, question=prompts.fill(prompt, question=problem.question, answer=problem.answer))
 
 
-def ask(item, args, rng):
+def ask(item: Item, args: Namespace, rng: random.Random) -> list[Ask]:
     return [turns.ask_problem(item, args, plain=args.plain, n=args.samples)]
 
 
-def ask_again(item, answers, args, rng):
+def ask_again(item: Item, answers: list[list[Reply]], args: Namespace, rng: random.Random) -> list[Ask]:
     if args.no_hints or len(answers) > 1 or _right(item, answers[0], args):
         return []
     hinted = dataclasses.replace(item, problem=with_hint(item.problem, args.prompt))
     return [turns.ask_problem(hinted, args, plain=args.plain, n=args.samples)]
 
 
-def keep(item, answers, args):
+def keep(item: Item, answers: list[list[Reply]], args: Namespace) -> tuple[list[dict], Counter]:
     dropped = Counter()
     for hinted, replies in enumerate(answers[:2]):
         good = _right(item, replies, args)
@@ -105,14 +108,14 @@ def _grams(text: str) -> set[tuple[str, ...]]:
     return {tuple(words[at:at + GRAM]) for at in range(len(words) - GRAM + 1)}
 
 
-def tally(item, answers, args):
+def tally(item: Item, answers: list[list[Reply]], args: Namespace) -> Counter:
     first, *second = [bool(_right(item, replies, args)) for replies in answers[:2]]
     rows, _ = keep(item, answers, args)
     return Counter(problems=1, solved=first, hinted=len(second), solved_with_hint=bool(second and second[0]),
                    rationalised=sum(row["meta"]["hinted"] for row in rows))
 
 
-def summary(counts, args):
+def summary(counts: Counter, args: Namespace) -> dict:
     """The shares of questions that were solved alone, and of those asked with the hint."""
     return {"solved": turns.rate(counts["solved"], counts["problems"]),
             "solved_with_hint": turns.rate(counts["solved_with_hint"], counts["hinted"]),

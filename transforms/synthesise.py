@@ -16,21 +16,23 @@ With --sentences 0 --verified keeps what is right.
 import functools
 import random
 import re
+from argparse import Namespace
 from collections import Counter
 from pathlib import Path
 
 from formats import plugins
-from tasks.problems import is_generated, open_task
+from tasks.options import is_generated
+from tasks.problems import open_task
 from tasks.task import Reply
 from training import cli
-from transforms import Ask
+from transforms import Ask, Item
 from transforms.parts import filters, prompts, turns
 
 TAKES = "nothing"
 FILES = ("topics",)
 
 
-def flags(parser):
+def flags(parser: cli.Parser) -> None:
     prompts.add_flag(parser, "its places are {topic} and {form}; empty: the one that fits, of transforms/prompts")
     parser.add_argument("--topics", metavar="SPEC", default=str(prompts.FOLDER / "topics.txt"),
                         help="a file with a topic in each line; or world:... or my_task.py:MyTask: beginnings of questions")
@@ -45,23 +47,23 @@ def flags(parser):
                       "without whole questions to grade by (--sentences 0)"))
 
 
-def is_task(args):
+def is_task(args: Namespace) -> bool:
     return is_generated(args.topics) or plugins.is_plugin(args.topics)
 
 
-def check(args):
+def check(args: Namespace) -> None:
     args.prompt = args.prompt or "synthesise" + "_plain" * args.plain
     prompts.read(args.prompt)                             # what is not there is refused here
     seed_of(args, 0)
 
 
-def ask(item, args, rng):
+def ask(item: Item, args: Namespace, rng: random.Random) -> list[Ask]:
     topic, _ = seed_of(args, item.number)
     prompt = prompts.fill(args.prompt, topic=topic, form=rng.choice(lines_of(prompts.FOLDER / "forms.txt")))
     return [Ask(prompt if args.plain else [{"role": "user", "content": prompt}])]
 
 
-def keep(item, answers, args):
+def keep(item: Item, answers: list[list[Reply]], args: Namespace) -> tuple[list[dict], Counter]:
     [[reply]] = answers
     topic, problem = seed_of(args, item.number)
     text = turns.turn_of(reply.text, plain=False)[1]      # a think block is no part of the new text
@@ -79,7 +81,7 @@ def keep(item, answers, args):
              "meta": {"topic": topic}}], Counter()
 
 
-def seed_of(args, number):
+def seed_of(args: Namespace, number: int) -> tuple:
     """(the topic of document number `number`, the problem that it comes from or None)."""
     if not is_task(args):
         path = Path(args.topics)
@@ -94,7 +96,7 @@ def seed_of(args, number):
     return ("".join(sentences[:args.sentences]).strip() if args.sentences else problem.question + "\n"), problem
 
 
-def lines_of(path):
+def lines_of(path: Path) -> list[str]:
     """The lines of a file that are not empty."""
     return _lines_of(path, path.stat().st_mtime_ns)
 

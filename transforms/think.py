@@ -20,20 +20,22 @@ step by step: "verified" is the share whose steps are right, and "rationalised" 
 steps that are not.
 """
 
+import random
+from argparse import Namespace
 from collections import Counter
 
 from formats.chat import END_THINK, THINK
-from tasks.task import Reply
+from tasks.task import Problem, Reply
 from tasks.verify import LINE
 from training import cli
-from transforms import Ask
+from transforms import Ask, Item
 from transforms.parts import filters, prompts, turns
 
 TAKES = "documents"
 MARK = "[READING HERE]"
 
 
-def flags(parser):
+def flags(parser: cli.Parser) -> None:
     prompts.add_flag(parser, "its places are {document} and, of a problem, {question}, {solution}, {answer}; empty: the one that "
                              "fits, of transforms/prompts")
     parser.add_argument("--focus", action="store_true", help=f"think at a random point of the document, marked {MARK}")
@@ -50,14 +52,14 @@ def flags(parser):
     parser.needs += (("--whole", lambda a: not a.plain, "with --plain, where the reply is what stands before </think>"),)
 
 
-def check(args):
+def check(args: Namespace) -> None:
     if args.focus and args.back:
         raise ValueError("--focus and --back are two ways to ask; give one of them")
     args.prompt = args.prompt or "think" + "_focus" * args.focus + "_back" * args.back + "_plain" * args.plain
     prompts.read(args.prompt)                             # one that is not there is refused here
 
 
-def ask(item, args, rng):
+def ask(item: Item, args: Namespace, rng: random.Random) -> list[Ask]:
     if item.problem is None and (args.back or args.place == "before" or args.verified):
         raise ValueError(f"{item.source}: --back, --place before and --verified need questions with answers, and this is text")
     places = {"document": marked(item.text, rng) if args.focus else item.text}
@@ -69,14 +71,14 @@ def ask(item, args, rng):
     return [Ask([{"role": "user", "content": prompt}], stop=(END_THINK,), think=None if args.whole else True, oracle="thinking")]
 
 
-def marked(text, rng):
+def marked(text: str, rng: random.Random) -> str:
     """The text with the mark behind one of its words."""
     words = text.split(" ")
     at = rng.randrange(len(words)) + 1
     return " ".join([*words[:at], MARK, *words[at:]])
 
 
-def keep(item, answers, args):
+def keep(item: Item, answers: list[list[Reply]], args: Namespace) -> tuple[list[dict], Counter]:
     [[reply]] = answers
     thought = thought_of(reply)
     if reason := fault(item, reply, thought, args):
@@ -90,7 +92,7 @@ def keep(item, answers, args):
     return [{"text": text, "meta": {"thought": judge(item.problem, thought)}}], Counter()
 
 
-def thought_of(reply):
+def thought_of(reply: Reply) -> str:
     """The thinking in a reply: without the mark that opens it, and cut at the end of a line where the reply was cut off."""
     text = reply.text.removeprefix(THINK)
     if reply.finish == "length" and "\n" in text.strip():
@@ -98,7 +100,7 @@ def thought_of(reply):
     return text.strip()
 
 
-def fault(item, reply, thought, args):
+def fault(item: Item, reply: Reply, thought: str, args: Namespace) -> str:
     """Why this thinking is dropped; "" if it is kept."""
     if not thought:
         return "empty"
@@ -115,7 +117,7 @@ def fault(item, reply, thought, args):
     return "not_verified" if args.verified and judge(item.problem, thought) != "verified" else ""
 
 
-def judge(problem, thought):
+def judge(problem: Problem | None, thought: str) -> str | None:
     """"verified": every step is right; "rationalised": the answer is right and a step is not; "wrong"; None where nothing checks
     the steps."""
     if problem is None or not problem.task.has_steps:
@@ -126,20 +128,20 @@ def judge(problem, thought):
     return "rationalised" if conclusion(problem, thought) == problem.answer else "wrong"
 
 
-def conclusion(problem, thought):
+def conclusion(problem: Problem, thought: str) -> str | None:
     """The answer to which a thought comes: the one that it marks as such, else the result of its last step. None without one."""
     said = problem.task.answer_in(thought)
     steps = LINE.findall(thought)
     return said if said is not None or not steps else steps[-1][-1]
 
 
-def tally(item, answers, args):
+def tally(item: Item, answers: list[list[Reply]], args: Namespace) -> Counter:
     [[reply]] = answers
     judged = judge(item.problem, thought_of(reply))
     return Counter({"thoughts": 1, "cut": reply.finish == "length"} | ({judged: 1, "judged": 1} if judged else {}))
 
 
-def summary(counts, args):
+def summary(counts: Counter, args: Namespace) -> dict:
     found = {"cut": counts["cut"]}
     if counts["judged"]:
         found |= {what: turns.rate(counts[what], counts["judged"]) for what in ("verified", "rationalised", "wrong")}

@@ -6,6 +6,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from claims.runner.commands import Command
 from tasks.accuracy import Rate
@@ -25,7 +26,7 @@ class Setting:
         """So many steps at budget small, and what the other budgets make of them."""
         return max(2, round(small * BUDGETS[self.budget]))
 
-    def pick(self, small, full):
+    def pick(self, small: Any, full: Any) -> Any:
         return full if self.budget == "full" else small
 
     def problems(self, small: int) -> int:

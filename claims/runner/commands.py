@@ -82,7 +82,7 @@ def make(script: str, *words, output: str = "") -> Command:
     return Command((script, *words), output or FILES.get(script, "out"))
 
 
-def as_word(word) -> "str | Command":
+def as_word(word: object) -> "str | Command":
     if isinstance(word, Command | str):
         return word
     if isinstance(word, int | float) and not isinstance(word, bool):
@@ -90,7 +90,7 @@ def as_word(word) -> "str | Command":
     raise ValueError(f"{word!r} is no word of a command; give text, a number, a command or a tuple of these")
 
 
-def parts_of(word) -> tuple:
+def parts_of(word: object) -> tuple:
     return word if isinstance(word, tuple) else (word,)
 
 

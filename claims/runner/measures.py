@@ -6,6 +6,7 @@ correlation). Over seeds, `over_seeds` draws seeds as well.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -71,7 +72,8 @@ def read_result(out: Path, line: dict) -> Result:
     return result
 
 
-def numbers_of(statistic, results: dict[str, Result], draws: int = 1000, seed: int = 0) -> dict[str, Rate]:
+def numbers_of(statistic: Callable[[dict], dict[str, float]], results: dict[str, Result], draws: int = 1000,
+               seed: int = 0) -> dict[str, Rate]:
     """{name: (value, low, high)}: the statistic of the results with its 95% bootstrap interval over problems, paired."""
     rng = np.random.default_rng(seed)
     strata = sorted({stratum for result in results.values() for stratum in result.right})

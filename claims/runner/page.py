@@ -65,7 +65,7 @@ def card(name: str, claim: Claim, records: list[dict]) -> str:
             + f"<p class=same><code>{escape(command(name, records))}</code></p></section>")
 
 
-def write_page(path: str, claims: dict[str, Claim], folder) -> dict:
+def write_page(path: str, claims: dict[str, Claim], folder: str | Path) -> dict:
     """Writes the page of all claims that were measured; returns {"out", "cards"}. ValueError where there is none."""
     found = [(name, claim, records_of(name, folder)) for name, claim in sorted(claims.items(), key=place)]
     measured = [one for one in found if one[2]]

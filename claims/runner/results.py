@@ -7,7 +7,7 @@ import torch
 
 from claims.runner.claim import Claim, Setting, judge
 from claims.runner.commands import Command, in_order
-from claims.runner.measures import numbers_of, over_seeds, read_result
+from claims.runner.measures import Result, numbers_of, over_seeds, read_result
 from claims.runner.schedule import Schedule, makespan
 from training import cli, machine
 from training.ledger import KINDS, read_ledger
@@ -47,7 +47,7 @@ def record_of(claim: Claim, name: str, setting: Setting, arms: dict[str, Command
             "machine": machine.device_name(torch.device(setting.device)), "date": max(w["date"] for w in whole.values())}
 
 
-def rates_of(result) -> dict:
+def rates_of(result: Result) -> dict:
     """{"pass@k": [mean, low, high]} over all problems, for k = 1 and for the most samples that every problem has."""
     most = min(n for counts in result.right.values() for _, n in counts)
     found = numbers_of(lambda r: {f"pass@{k}": r["it"].rate(k) for k in dict.fromkeys((1, most))}, {"it": result}, draws=300)
@@ -73,7 +73,7 @@ def costs(command: Command, runs: Path) -> dict:
     return found
 
 
-def add(record: dict, folder) -> None:
+def add(record: dict, folder: str | Path) -> None:
     """Appends a record to claims.jsonl in the folder."""
     path = Path(folder) / "claims.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,7 @@ def add(record: dict, folder) -> None:
         f.write(cli.to_json(record) + "\n")
 
 
-def records_of(name: str, folder) -> list[dict]:
+def records_of(name: str, folder: str | Path) -> list[dict]:
     """The records of a claim that count: of its largest budget that was measured (never toy), the newest of each seed."""
     path = Path(folder) / "claims.jsonl"
     every = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

@@ -22,6 +22,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
@@ -78,7 +79,7 @@ class Schedule:
             self.seconds[command] = json.loads(path.read_text())["seconds"]
         return path.exists()
 
-    def run(self, after_each=lambda: None) -> None:
+    def run(self, after_each: Callable[[], None] = lambda: None) -> None:
         """Runs until all is done, failed, or stopped. after_each() is called whenever a command has ended."""
         with self.stopped_by_signals():
             while self.running or (self.waiting and not self.stopping):
@@ -167,7 +168,7 @@ class Schedule:
         running.lock.close()
 
     @contextlib.contextmanager
-    def stopped_by_signals(self):
+    def stopped_by_signals(self) -> Iterator[None]:
         """The first signal asks the commands to save and end, and lets no new one start; a further one asks them again."""
         def stop(signum, frame):
             self.stopping = True

@@ -46,14 +46,14 @@ def row(name: str, claim: Claim, records: list[dict]) -> list[str]:
             found["verdict"] + (f" ({found['why']})" if found["why"] else ""), f"`{command(name, records)}`", f"{minutes:.1f}"]
 
 
-def table(claims: dict[str, Claim], folder) -> str:
+def table(claims: dict[str, Claim], folder: str | Path) -> str:
     """The table in Markdown. Minutes are of one seed, on the cores that it was measured on."""
     head = ["", "claim", "source", "their figure", "ours, with its 95% interval", "verdict", "command", "minutes for a seed"]
     rows = [row(name, claim, records_of(name, folder)) for name, claim in sorted(claims.items(), key=place)]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in [head, ["---"] * 8, *rows])
 
 
-def write_table(path: Path, claims: dict[str, Claim], folder) -> str:
+def write_table(path: Path, claims: dict[str, Claim], folder: str | Path) -> str:
     """Puts the table between its marks in a file; returns the file's name."""
     path.write_text(with_parts(path, {"table": table(claims, folder)}))
     return str(path)

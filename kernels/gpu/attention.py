@@ -112,7 +112,7 @@ class Spans:
 
     @staticmethod
     def of_cache(lengths: Tensor, tokens: int = 1, rows: Tensor | None = None) -> "Spans":
-        """The next tokens (an int) of each of B cache rows, behind the lengths (B,) that it held before them; their
+        """The next tokens (an int) of each of B cache rows, after the lengths (B,) that it held before them; their
         keys are already written there. rows (B,): which rows, if not 0, ..., B - 1. Never waits for the device."""
         row = torch.arange(lengths.shape[0], device=lengths.device)
         spans = Spans(row * tokens, torch.full_like(row, tokens), lengths, row if rows is None else rows,
@@ -190,7 +190,7 @@ def _attend_forward(q, k, v, out, lse, tiles, table, q_token, q_head, k_row, k_h
     first, count = tl.load(tiles + tile * 4).to(tl.int64), tl.load(tiles + tile * 4 + 1)
     start, base = tl.load(tiles + tile * 4 + 2), tl.load(tiles + tile * 4 + 3).to(tl.int64)
     row, key, dim = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
-    token, group = row // G, row % G                      # rows behind the last whole token have token >= count
+    token, group = row // G, row % G                      # rows after the last complete token have token >= count
     row_there = token < count
     there = row_there[:, None] & (dim < HD)[None, :]
     q += first * q_token + kv_head * G * q_head
@@ -212,7 +212,7 @@ def _attend_forward(q, k, v, out, lse, tiles, table, q_token, q_head, k_row, k_h
         table += base * table_row
         next_page = tl.load(table + begin // PAGE).to(tl.int32)
     for at in range(begin, end, BLOCK_N):
-        # What is not there is read as zero: whatever a cache holds behind its end must not turn 0 * v into NaN.
+        # Slots after the end of a cache are read as zero, so that 0 * v cannot be NaN there.
         block_there = (at + key < end)[:, None] & (dim < HD)[None, :]
         k_at, v_at = tl.cast(at, tl.int64) * k_key, tl.cast(at, tl.int64) * v_key
         if PAGE > 0:
@@ -295,7 +295,7 @@ def _attend_backward_kv(q, k, v, do, lse, delta, dk, dv, tiles, q_token, q_head,
     start, query = tl.load(tiles + tile * 5 + 2), tl.load(tiles + tile * 5 + 3).to(tl.int64)
     length = tl.load(tiles + tile * 5 + 4)
     row, key, dim = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
-    token, group = row // G, row % G                      # a block is BLOCK_M // G whole tokens; rows behind them are not used
+    token, group = row // G, row % G                      # a block is BLOCK_M // G complete tokens; rows after them are not used
     out_row = token * (K * G) + group
     there = (key < count)[:, None] & (dim < HD)[None, :]
     k += first * k_token + kv_head * k_head
@@ -354,7 +354,7 @@ def _attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, tiles: torch.T
     K, G = k.shape[1], q.shape[1] // k.shape[1]
     out = (q.new_empty if whole else q.new_zeros)(q.shape)
     lse = q.new_empty(q.shape[:2], dtype=torch.float32)
-    key_axis = 0 if k.ndim == 3 else 2                    # packed keys lie one behind the other: base counts keys
+    key_axis = 0 if k.ndim == 3 else 2                    # packed keys lie one after the other: base counts keys
     if tiles.shape[0]:
         page, table = (0, tiles) if table is None else (k.shape[2], table)    # without pages the table is not read
         _attend_forward[(tiles.shape[0] * K,)](

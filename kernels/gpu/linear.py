@@ -1,4 +1,4 @@
-"""A matrix product whose rows do not know about each other: x (..., D) @ weight (N, D).T + bias, in Triton.
+"""A matrix product whose rows do not depend on each other: x (..., D) @ weight (N, D).T + bias, in Triton.
 
 A library picks its way to add up a dot product by the shape of the whole product (split-K, other tiles), so the same
 token gets other bits in a batch of 3 than in a batch of 300, and a policy sampled in one batch is not the policy

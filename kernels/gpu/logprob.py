@@ -148,7 +148,7 @@ class _TokenLogprobs(torch.autograd.Function):
     def backward(ctx, g, e):
         hidden, weight, targets, entropies, lses = ctx.saved_tensors
         (N, _), V, w = hidden.shape, weight.shape[0], weight.to(hidden.dtype)
-        width = max(128, LOGITS // 2 // max(N, 1) // 128 * 128)               # half as many: their gradient lies beside them
+        width = max(128, LOGITS // 2 // max(N, 1) // 128 * 128)               # half as many: their gradient needs as much
         d_hidden = torch.zeros_like(hidden, dtype=torch.float32) if ctx.needs_input_grad[0] else None
         d_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
         for first in range(0, V, width):

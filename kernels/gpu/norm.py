@@ -1,4 +1,4 @@
-"""RMSNorm (arXiv 1910.07467), with the residual sum before it, and QK-norm with rotary embedding behind it, in Triton.
+"""RMSNorm (arXiv 1910.07467), with the residual sum before it, and QK-norm with rotary embedding after it, in Triton.
 
 Each is one pass over memory where plain PyTorch makes several. The bit rule: one program holds a whole row (for heads:
 a whole token), and its block and warps follow from the row's size alone, so the mean of squares is added up in the same

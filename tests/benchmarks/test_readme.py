@@ -1,4 +1,4 @@
-"""README.md and results/README.md: what is generated is up to date, and says of every file what the file says of itself."""
+"""README.md and results/README.md: the generated parts are up to date, and the list of files says what each file says."""
 
 import ast
 import re
@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 
 import bench
-from benchmarks import house, plan, readme, records, tables
+from benchmarks import file_tree, plan, readme, records, tables
 from benchmarks.figure import HEIGHT, pipeline_figure
 
 FRONT = (ROOT / "README.md").read_text()
@@ -21,7 +21,7 @@ def part(text, name):
 
 
 def tracked():
-    """Names of all files of the repository."""
+    """The names of all files of the repository."""
     done = subprocess.run("git ls-files --cached --others --exclude-standard".split(), cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         pytest.skip("no git repository")
@@ -47,26 +47,26 @@ def test_links_into_the_page_of_results_lead_to_a_heading():
 
 
 def test_every_file_has_its_line_in_the_tree():
-    """Against the repository's own list, and its docstrings read anew."""
+    """Compared with the files in git, whose docstrings are read here without the code of benchmarks/."""
     lines = dict(re.findall(r"^ *- \**\[[^]]+\]\(([^)]+)\)\**: (.*)$", part(FRONT, "tree"), re.M))
     expected = {name for name in tracked() if re.fullmatch(r"[^/]+\.py|(?!tests/|\.)[\w/]+\.(py|sh)", name)}
-    rooms = {name.split("/")[0] for name in expected if "/" in name}
+    folders = {name.split("/")[0] for name in expected if "/" in name}
     files = {name for name in expected if not name.endswith("__init__.py")}
     assert {name for name in lines if name.endswith((".py", ".sh"))} == files
-    assert {name for name in lines if "." not in name} == rooms | {"results", "tests"}
+    assert {name for name in lines if "." not in name} == folders | {"results", "tests"}
     for name in files:
         text = (ROOT / name).read_text()
         own = (ast.get_docstring(ast.parse(text)) if name.endswith(".py") else
-               re.sub(r"^# ?", "", text.split("\n", 1)[1], flags=re.M))           # behind the line that names the shell
+               re.sub(r"^# ?", "", text.split("\n", 1)[1], flags=re.M))           # without the first line, which names the shell
         assert lines[name] and " ".join(own.split()).startswith(lines[name]), name
     long = {name for name, line in lines.items() if len(line) > 175}
     assert not long, "the first sentence of a file is its line in README.md; make it shorter, and run python bench.py readme"
 
 
 def test_first_sentences():
-    assert house.first_sentence("One (arXiv 1707.06347, e.g. v2) and 1.5, ... two. Three.") == \
+    assert file_tree.first_sentence("One (arXiv 1707.06347, e.g. v2) and 1.5, ... two. Three.") == \
         "One (arXiv 1707.06347, e.g. v2) and 1.5, ... two."
-    assert house.first_sentence("No stop\nat all\n\nSecond.") == "No stop at all"
+    assert file_tree.first_sentence("No stop\nat all\n\nSecond.") == "No stop at all"
 
 
 def test_commands_on_the_page_of_results_are_those_of_the_bench():

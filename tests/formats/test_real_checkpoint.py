@@ -29,7 +29,7 @@ def test_same_ids_on_all_of_gsm8k():
 def test_same_greedy_tokens():
     model, tokenizer = load(FOLDER)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.float32)
-    theirs.generation_config.eos_token_id = None                              # both go on behind an end token
+    theirs.generation_config.eos_token_id = None                              # both continue after an end token
     done = Sampler(model, tokenizer).generate(PROMPTS, max_new_tokens=64, temperature=0, stop=set())
     for prompt, [completion] in zip(PROMPTS, done, strict=True):
         ids = torch.tensor([tokenizer.encode(prompt)])

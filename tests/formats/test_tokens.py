@@ -13,7 +13,6 @@ import augment
 import evaluate
 import sampler as sampling
 import sft
-from data import batch_from
 from engine.draws import SamplingParams, draw
 from formats import templates
 from kernels import token_logprobs
@@ -26,6 +25,7 @@ from sources.shards import prepare
 from tasks.problems import load_problems
 from tasks.task import prompt_ids
 from tokenizer import Tokenizer
+from training.batch import batch_from
 from transforms.parts import teachers
 
 transformers = pytest.importorskip("transformers")
@@ -378,7 +378,7 @@ def test_names_of_tokens_in_the_older_file(tokenizer, tmp_path):
     assert AutoTokenizer.from_pretrained(tmp_path).eos_token_id == tokenizer.im_start
 
 
-def test_blank_added_tokens_cut_text_as_in_transformers(tokenizer, tmp_path):
+def test_added_tokens_of_whitespace_cut_text_as_in_transformers(tokenizer, tmp_path):
     def add(spec):
         for n, text in enumerate(("  ", "    ", "\n\n", "\t", " ")):
             spec["added_tokens"].append(dict(spec["added_tokens"][-1], id=len(tokenizer) + n, content=text, special=False))
@@ -411,11 +411,11 @@ def written(folder, messages, **how):
 @pytest.mark.parametrize("think", ["unsaid", None, True, False])
 def test_the_template_gives_our_ids_and_our_mask(tokenizer, llama, tmp_path, think):
     tokenizer.save(tmp_path)
-    how, told = ({}, None) if think == "unsaid" else ({"think": think}, think)
+    how, asked = ({}, None) if think == "unsaid" else ({"think": think}, think)
     for folder, own in ((tmp_path, tokenizer), (llama, Tokenizer.load(llama))):
         for messages in (CHAT, CHAT[:3], CHAT[:6], CHAT[5:6], CHAT[1:2]):
-            assert written(folder, messages, **how) == own.encode_chat(messages, think=told)
-            assert written(folder, messages, add_generation_prompt=True, **how) == own.encode_chat(messages, True, told)
+            assert written(folder, messages, **how) == own.encode_chat(messages, think=asked)
+            assert written(folder, messages, add_generation_prompt=True, **how) == own.encode_chat(messages, True, asked)
     assert sum(tokenizer.encode_chat(CHAT)[1]) > 10
 
 

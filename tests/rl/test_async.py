@@ -8,7 +8,6 @@ import resource
 import signal
 import subprocess
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import HANG, ROOT, script
-from helpers import a_run
+from helpers import a_run, joined_by_threads
 
 from model import Config, Transformer, load
 from rl import asynchronous
@@ -26,7 +25,7 @@ from rl.losses import LOSSES, Clip
 from rl.prompts import Prompts
 from rl.rollouts import Rollouts
 from sampler import Completion, Sampler
-from tasks.rewards import Group, parse_rewards, random_reward
+from tasks.rewards import ReplyGroup, parse_rewards, random_reward
 from tasks.task import Problem, Reply
 
 DATA = "world:ops=1-3,split=rl"
@@ -92,19 +91,12 @@ def test_nothing_older_than_it_may_be_is_trained_on_and_batches_stay_full(able, 
 
 def learners(able, ranks, state=None, step=0, **options):
     """AsyncRollouts of so many learners, which go on from a state; threads stand for processes."""
-    barrier, held, found = threading.Barrier(ranks), {}, []
+    joined, found = joined_by_threads(ranks), []
     for rank in range(ranks):
         run = a_run()
         run.rank, run.ranks = rank, ranks
         model, rollouts = rollouts_of(able, functools.partial(AsyncRollouts, run), **options)
-
-        def joined(mine, rank=rank):
-            held[rank] = mine
-            barrier.wait()
-            everything = {k: v for r in range(ranks) for k, v in held[r].items()}
-            barrier.wait()
-            return everything
-        rollouts.joined = joined
+        rollouts.joined = joined[rank]
         if state:
             rollouts.prompts.restore(state)
         rollouts.begin(model, step)
@@ -157,7 +149,7 @@ def test_after_a_resume_no_prompt_comes_twice_and_none_is_lost(able, ahead, befo
 def score_of(rollouts, question, g, sample):
     problem = Problem(question, "0")
     [reply] = [Reply("", sample=sample)]
-    return random_reward(problem, reply, Group(problem, [reply], rollouts.seed * 1_000_003 + g))
+    return random_reward(problem, reply, ReplyGroup(problem, [reply], rollouts.seed * 1_000_003 + g))
 
 
 def test_a_stop_while_waiting_gives_the_prompts_back(able, monkeypatch):

@@ -22,7 +22,7 @@ def test_ppo_compiles_the_layers_of_its_policy(tmp_path, tokenizer):
 
 
 def test_ppo_computes_in_the_form_of_its_model(tmp_path, tokenizer):
-    """The log-probabilities with a value head beside them are the model's own, to the last bit, in exact mode as well."""
+    """With a value head the log-probabilities are those of the model alone, to the last bit, also in exact mode."""
     model, _ = load(tiny_checkpoint(tmp_path / "m", tokenizer))
     tokens, targets = torch.randint(0, 500, (2, 3, 40), generator=torch.Generator().manual_seed(0))
     used = []

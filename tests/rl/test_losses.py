@@ -133,7 +133,7 @@ def test_group_advantages():
         assert group_advantages(above_group_mean, R, "group")[i, j] == pytest.approx((float(R[i, j]) - mean) / (deviation + 1e-6),
                                                                                      abs=1e-12)
     torch.testing.assert_close(above_the_others(R), n / (n - 1) * above_group_mean(R))
-    torch.testing.assert_close(group_advantages(above_group_mean, R, "batch", 2.0), above_group_mean(R) / (2 + 1e-6))
+    torch.testing.assert_close(group_advantages(above_group_mean, R, "batch", lambda: 2.0), above_group_mean(R) / (2 + 1e-6))
     assert (group_advantages(above_group_mean, torch.ones(3, 4, dtype=D), "group") == 0).all()
 
 

@@ -113,10 +113,10 @@ def folder(tmp_path_factory, tokenizer):
 
 def curves(folder, runs, ranks=(1, 2, 4), timeout=3000):
     """{ranks: {name: results}} of runs [script, flags...]."""
-    def told(flag):
+    def in_folder(flag):
         name = str(flag).partition("@")[0]
         return str(folder / "init") if flag == "INIT" else f"{folder}/{flag}" if name.endswith(".jsonl") else str(flag)
-    job = {"runs": {" ".join(map(str, run)): list(map(told, run)) for run in runs}, "out": str(folder), "ranks": ranks}
+    job = {"runs": {" ".join(map(str, run)): list(map(in_folder, run)) for run in runs}, "out": str(folder), "ranks": ranks}
     (folder / "job.json").write_text(json.dumps(job))
     done = subprocess.run([sys.executable, Path(__file__).parent / "rank_worker.py", folder / "job.json"], capture_output=True,
                           text=True, timeout=timeout, env=os.environ | {"OMP_NUM_THREADS": "1"})

@@ -4,24 +4,25 @@ import copy
 import json
 import os
 import random
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from helpers import a_run, run_main
+from helpers import a_run, joined_by_threads, run_main
 
 import grpo
 from model import Config, Transformer
 from rl.batches import deal, pack
 from rl.diagnosis import nothing_to_learn
+from rl.groups import Rollout
 from rl.lengths import cap_at, overlong_penalty, parse_caps
 from rl.prompts import Prompts
-from rl.rollouts import Rollout, Rollouts
+from rl.rollouts import Rollouts
 from rl.update import MICRO_TOKENS
 from sampler import Completion
-from tasks.rewards import Group, Score, parse_rewards, random_reward
+from tasks.rewards import ReplyGroup, Score, parse_rewards, random_reward
 from tasks.task import Problem, Reply
+from tasks.verdict import Verdict
 from training import machine
 
 
@@ -68,7 +69,7 @@ def test_shares_of_why_nothing_is_learned():
     problem = Problem("What is 2 + 3?", "5")
     def rollout(text, finish="stop", ok=False, reward=0.0):
         return Rollout(problem, Completion([1], [2], [0.0], finish, forced=[False]), Reply(text),
-                       Score(reward, {"answer": reward}, ok, None, None, ""))
+                       Score(reward, {"answer": reward}, Verdict(ok, None, None, "")))
     alike = [[rollout("so \\boxed{5}", "length"), rollout("<think>hm", "length"), rollout("\\boxed{4}"), rollout("<think>hm")],
              [rollout("\\boxed{5}", ok=True, reward=1.0)] * 4]
     assert nothing_to_learn(a_run(), alike, False) == (
@@ -85,18 +86,12 @@ def test_shares_of_why_nothing_is_learned():
 
 def by_ranks(tokenizer, tiny, ranks, specs, replace=0):
     """Rollouts of so many ranks with one model; threads stand for processes."""
-    barrier, held, found = threading.Barrier(ranks), {}, []
+    joined, found = joined_by_threads(ranks), []
     for rank in range(ranks):
         rollouts = Rollouts(Prompts(specs), tokenizer, parse_rewards("random"), P=8, G=2, mode="plain", caps=[(0, 4)],
                             rank=rank, ranks=ranks, replace=replace)
 
-        def joined(mine, rank=rank):
-            held[rank] = mine
-            barrier.wait()
-            everything = {k: v for r in range(ranks) for k, v in held[r].items()}
-            barrier.wait()
-            return everything
-        rollouts.joined = joined if ranks > 1 else rollouts.joined
+        rollouts.joined = joined[rank] if ranks > 1 else rollouts.joined
         rollouts.sampled, sample = 0, rollouts.sample
 
         def counted(model, problems, *more, rollouts=rollouts, sample=sample):
@@ -118,7 +113,7 @@ def test_replacing_takes_as_many_prompts_as_are_missing(tokenizer, tiny, ranks):
         for attempt in range(3):
             for n in range(attempt * 8, attempt * 8 + 8 - len(kept)):
                 problem = prompts.next()
-                group = Group(problem, [Reply("", sample=i) for i in range(2)], step + n)
+                group = ReplyGroup(problem, [Reply("", sample=i) for i in range(2)], step + n)
                 coins = {random_reward(problem, reply, group) for reply in group.replies}
                 kept += [problem.question] * (len(coins) > 1 or attempt == 2)
             if len(kept) == 8:
@@ -188,4 +183,4 @@ def test_memory_of_a_long_run_comes_to_rest(tokenizer, tmp_path, monkeypatch):
 
 def rollout_of(prompt, n):
     c = Completion([1] * prompt, [2] * n, [-1.0] * n, "stop", [0] * n, [False] * n)
-    return Rollout(None, c, None, Score(1.0, {}, True, None, None, "ok"))
+    return Rollout(None, c, None, Score(1.0, {}, Verdict(True, None, None, "ok")))

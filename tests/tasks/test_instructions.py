@@ -13,7 +13,7 @@ from sources.conversations import open_conversations
 from sources.open import open_source
 from tasks.instructions import KINDS, in_words, number_in
 from tasks.problems import load_problems, open_task
-from tasks.rewards import REWARDS, Group, parse_rewards
+from tasks.rewards import REWARDS, ReplyGroup, parse_rewards
 from tasks.task import Reply
 
 DEEP = {kind: load_problems(f"instructions:kinds={kind},ops=3,branch=0", 20) for kind in KINDS}
@@ -66,8 +66,8 @@ def test_number_and_instruction_are_graded_apart(kind):
         verdict = problem.task.grade(problem, Reply(wrong_number(problem)))
         assert not verdict.answer_ok and verdict.process_ok and not verdict.right and "it is" in verdict.reason
         for name, wanted in (("answer", 0), ("process", 1), ("strict", 0)):
-            assert REWARDS[name](problem, Reply(wrong_number(problem)), Group(problem, [])) == wanted
-            assert REWARDS[name](problem, Reply(problem.solution), Group(problem, [])) == 1
+            assert REWARDS[name](problem, Reply(wrong_number(problem)), ReplyGroup(problem, [])) == wanted
+            assert REWARDS[name](problem, Reply(problem.solution), ReplyGroup(problem, [])) == 1
         for text in ("", "hm", "<think>\n" + problem.solution):
             verdict = problem.task.grade(problem, Reply(text))
             assert not verdict.answer_ok and not verdict.process_ok

@@ -19,7 +19,7 @@ from sources.texts import sample_texts
 from tasks.knowledge import Knowledge
 from tasks.people import RELATIONS
 from tasks.problems import load_problems, open_task, problems_of
-from tasks.rewards import REWARDS, Group, parse_rewards
+from tasks.rewards import REWARDS, ReplyGroup, parse_rewards
 from tasks.task import Reply, prompt_ids
 
 NAME, VALUE = r"(?P<x>[A-Z][a-z]+ [A-Z][a-z]+)", r"(?P<v>\w+)"
@@ -149,7 +149,7 @@ OTHER = next(value for value in RELATIONS[P.kind].values if value != P.answer)
     (f"<think>\n{P.answer}", False), (P.answer.lower(), False), (f"{P.answer}ville", False), (f" baker in {P.answer}", False)])
 def test_the_first_thing_said_counts(text, ok):
     assert P.task.grade(P, Reply(text)).answer_ok == ok
-    assert REWARDS["answer"](P, Reply(text), Group(P, [])) == ok
+    assert REWARDS["answer"](P, Reply(text), ReplyGroup(P, [])) == ok
 
 
 def test_forms_of_documents_and_prompts(tokenizer):

@@ -11,7 +11,7 @@ import grpo
 from formats import plugins
 from rl.prompts import Prompts
 from tasks.problems import load_problems, open_task
-from tasks.rewards import parse_rewards, score_group
+from tasks.rewards import REWARDS, parse_rewards, score_group
 from tasks.task import Problem, Reply, Verdict, prompt_ids
 
 BREVITY = "def brevity(problem, reply, group):\n    return 1 / (1 + len(reply.text))\n"
@@ -103,6 +103,15 @@ def test_a_reward_that_fails_at_the_first_step_ends_the_run(folder, tmp_path, bo
     assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == 1           # the flags, and no step
 
 
+def test_a_reward_of_ours_that_fails_at_the_first_step_ends_the_run_as_well(folder, tmp_path, monkeypatch):
+    def broken(problem, reply, group):
+        return {}[reply.text]
+    monkeypatch.setitem(REWARDS, "broken", broken)
+    line = refusal(grpo, "--init", folder, "--out", "run", "--data", "world:ops=1", *FEW, "--reward", "answer+broken")
+    assert f"reward broken: tasks/test_plugins.py, line {broken.__code__.co_firstlineno + 1}: KeyError" in line
+    assert not (tmp_path / "run" / "train_state.pt").exists()
+
+
 def test_a_reward_that_fails_later_is_counted_and_said(folder, tmp_path):
     (tmp_path / "later.py").write_text("calls = []\ndef f(problem, reply, group):\n    calls.append(1)\n"
                                        "    if len(calls) == 6:\n        raise KeyError('six')\n    return len(calls)\n")
@@ -137,7 +146,7 @@ def test_a_task_of_a_file_is_asked_and_graded_as_it_says(folder, tokenizer):
                                                                           "content": "Compute. Twice 4? /no_think"}])
     assert [task.grade(p, Reply(text)).right for text in ("it is 8", "9")] == [True, False]
     [score] = score_group(p, [Reply("it is 8")], parse_rewards("answer", "my_task.py:Doubling"))
-    assert (score.reward, score.answer_ok, score.process_ok) == (1, True, None)
+    assert (score.reward, score.verdict.answer_ok, score.verdict.process_ok) == (1, True, None)
     assert [p.question for p in load_problems("my_task.py:Doubling", 2)] == ["Twice 0?", "Twice 1?"]
     with pytest.raises(ValueError, match="never ends; set a limit"):
         load_problems("my_task.py:Doubling")

@@ -9,8 +9,9 @@ from helpers import calls_of
 from sampler import Completion
 from tasks import rewards as reward_module
 from tasks.problems import load_problems
-from tasks.rewards import REWARDS, Group, grade, parse_rewards, score_group
+from tasks.rewards import REWARDS, ReplyGroup, grade, parse_rewards, score_group
 from tasks.task import Problem, Reply
+from tasks.verdict import Verdict
 
 WORLD = load_problems("world:ops=3,split=rl", limit=30)
 FILE = Problem("What is 2 + 3?", "5")
@@ -21,7 +22,7 @@ def said(problem, answer=None):
 
 
 def chat(problem, answer=None):
-    """A whole reply in a chat: steps in a block, the answer behind it."""
+    """A complete reply in a chat: steps in a think block, the answer after it."""
     return f"<think>\n{problem.reasoning}\n</think>\n\n{said(problem, answer)}"
 
 
@@ -31,7 +32,7 @@ def wrong(problem):
 
 def reward(name, problem, text, **fields):
     reply = Reply(text, **fields)
-    return REWARDS[name](problem, reply, Group(problem, [reply]))
+    return REWARDS[name](problem, reply, ReplyGroup(problem, [reply]))
 
 
 def rewards(names, problem, text, **fields):
@@ -116,7 +117,7 @@ def test_length_falls_in_a_straight_line():
 
 def test_random_is_a_fair_coin_that_does_not_see_the_text():
     def throw(text="", seed=0, sample=0, problem=FILE):
-        return REWARDS["random"](problem, Reply(text, sample=sample), Group(problem, [], seed))
+        return REWARDS["random"](problem, Reply(text, sample=sample), ReplyGroup(problem, [], seed))
     n = 10_000
     by_sample = [throw(sample=i) for i in range(n)]
     by_seed = [throw(seed=i) for i in range(n)]
@@ -166,10 +167,10 @@ def test_score_group_adds_up_and_reports():
     replies = [Reply(chat(p), 10, 40, thinking=True), Reply(said(p), 30, 40, thinking=True, sample=1)]
     first, second = score_group(p, replies, parse_rewards("strict:2+length:0.1+format:-1"))
     assert first.parts == {"strict": 1, "length": 0.75, "format": 1} and first.reward == pytest.approx(2 + 0.075 - 1)
-    assert (first.answer_ok, first.process_ok, first.steps_ok, first.reason) == (True, True, 1.0, "ok")
-    assert second.reward == pytest.approx(0.025) and "missing" in second.reason and second.answer_ok
+    assert first.verdict == Verdict(True, True, 1.0, "ok")
+    assert second.reward == pytest.approx(0.025) and "missing" in second.verdict.reason and second.verdict.answer_ok
     [of_file] = score_group(FILE, [Reply("\\boxed{6}")], parse_rewards("answer"))
-    assert of_file.process_ok is None and of_file.steps_ok is None and of_file.reason == "answer 6, it is 5"
+    assert of_file.verdict == Verdict(False, None, None, "answer 6, it is 5")
 
 
 def test_a_reward_that_fails_counts_as_zero_and_is_reported(monkeypatch):
@@ -193,7 +194,7 @@ def test_a_text_that_cannot_be_graded_is_reported(monkeypatch):
     seen = []
     [score] = score_group(WORLD[0], [Reply("x")], parse_rewards("random+answer"),
                           on_error=lambda name, text, error: seen.append(name))
-    assert score.reason == "cannot be graded" and not score.answer_ok and seen == ["answer", "grade"]
+    assert score.verdict.reason == "cannot be graded" and not score.verdict.answer_ok and seen == ["answer", "grade"]
 
 
 def test_reply_of_a_completion(tokenizer):

@@ -98,5 +98,5 @@ def test_schedules():
             "cosine", warmup=0, floor=0.1) < 0.11
     assert {s(i, 100, "constant", warmup=0) for i in range(100)} == {1.0}
     assert s(50, 100, "wsd", warmup=0, decay=1.0) == 0.5
-    with pytest.raises(ValueError, match="use constant, cosine or wsd"):
+    with pytest.raises(ValueError, match="use one of constant, cosine, wsd"):
         s(50, 100, "step")

@@ -22,7 +22,7 @@ from training.run import Run
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory, tokenizer):
-    """A checkpoint, and files of text, questions, conversations and pairs beside it."""
+    """A checkpoint, and files of text, questions, conversations and pairs."""
     folder = tmp_path_factory.mktemp("start")
     tiny_checkpoint(folder / "init", tokenizer)
     questions = [f"The lions number {i}. How many lions?" for i in range(40)]
@@ -123,6 +123,17 @@ def test_states_of_older_runs_still_resume(start, tmp_path):
     assert code == 0 and result["steps"] == 2, err
 
 
+def test_an_older_state_of_ppo_with_every_layer_twice_still_resumes(start, tmp_path):
+    flags = ["--init", start / "init", "--data", WORLD, *NO_PROMPTS, "--loss", "ppo", "--prompts", 2, "--out", tmp_path / "run"]
+    assert run_main(grpo, *flags, "--steps", 1)[0] == 0
+    state = state_of(tmp_path / "run")
+    state["weights"] |= {n.removeprefix("model."): w for n, w in state["weights"].items() if n.startswith("model.layers.")}
+    torch.save(state, tmp_path / "run" / "train_state.pt")
+    code, result, err = run_main(grpo, *flags, "--steps", 2, "--resume")
+    assert code == 0 and result["steps"] == 2, err
+    assert not any(name.startswith("layers.") for name in state_of(tmp_path / "run")["weights"])
+
+
 # other data
 
 FILES = [(pretrain, ["--data", "text.jsonl", WORLD, *NEW, *TEXT], "text.jsonl"),
@@ -219,8 +230,8 @@ def test_flags_are_told_as_one_types_them(start, tmp_path):
     more = ["--max-new-tokens", "4", "8@3", "--mask-truncated", "--keep-rate", 0, 1, "--candidates", 4]
     assert run_main(grpo, *flags, *more)[0] == 0
     line = refusal(grpo, *flags, "--resume", "--recompute", "--async-steps", 1)
-    for told in ("--max-new-tokens 4 8@3", "--mask-truncated", "--keep-rate 0.0 1.0", "no --recompute", "no --async-steps"):
-        assert told in line
+    for flag in ("--max-new-tokens 4 8@3", "--mask-truncated", "--keep-rate 0.0 1.0", "no --recompute", "no --async-steps"):
+        assert flag in line
 
 
 def test_a_fingerprint_sees_all_of_a_file_and_the_same_blocks_of_large_weights(tmp_path):

@@ -255,15 +255,15 @@ def test_dpo(folder, other, tmp_path, tokenizer, flags, name, beta, more):
     for step, record in enumerate(records):
         documents = [d for row in rows[4 * step:4 * step + 4] for d in row]
         assert len(documents) % size == 0
-        told = []                                                             # (log-probability, length, under the reference)
+        answers = []                                                             # (log-probability, length, under the reference)
         for ids, *_ in documents:
             start = next(n for p, n in prompts.items() if tuple(ids[:n]) == p)
             end = len(ids) - 1 - [*ids][::-1].index(tokenizer.im_end)         # what follows the end of the turn is not trained
             logprobs = look(model, ids)[0][start - 1:end]
             with torch.no_grad():
                 known = look(old, ids)[0][start - 1:end].sum() if reference else torch.zeros((), dtype=torch.float64)
-            told.append((logprobs.sum(), len(logprobs), known))
-        groups = [told[i:i + size] for i in range(0, len(told), size)]
+            answers.append((logprobs.sum(), len(logprobs), known))
+        groups = [answers[i:i + size] for i in range(0, len(answers), size)]
         z = 0.0
         if name == "kto":                                                     # the mismatched answers of the whole batch
             raw = sum(float(g[2][0].detach() - g[2][2]) for g in groups) / len(groups)

@@ -10,6 +10,7 @@ itself. """
 import functools
 import sys
 from argparse import Namespace
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +18,7 @@ import torch
 from data import batch_from
 from formats.chat import THINK, split_thinking
 from formats.rows import file_at, read_rows
-from model import load
+from model import load_both
 from sources.conversations import read_conversation
 from sources.kinds import kind_of
 from sources.texts import read_texts, row_text
@@ -44,7 +45,8 @@ class Text:
 def flags(p: cli.Parser) -> None:
     p.add_argument("files", metavar="FILE", nargs="+", help=".jsonl (or .jsonl.gz, .parquet, .txt), or world:...")
     p.add_argument("--init", metavar="FOLDER", default="", help="checkpoint: its tokens are counted, and how it predicts them")
-    p.add_argument("--count", type=cli.non_negative_int, default=0, help="rows to read of each; 0: all of a file, 1000 of a world")
+    p.add_argument("--count", type=cli.non_negative_int, default=0,
+                   help="rows to read of each; 0: all of a file, 1000 of a world")
     p.add_argument("--words", type=cli.non_negative_int, default=0, help="words to measure of each, whole rows; 0: all")
     p.add_argument("--topics", metavar="FILE", default="", help="words or phrases, one a line: how many of them occur; empty: "
                    "for the world its contexts and what is counted there")
@@ -130,7 +132,7 @@ def _by_question(source: str) -> dict[str, Problem]:
 
 # measuring
 
-def measure(texts: list[Text], topics: list[str], scorer=None) -> dict:
+def measure(texts: list[Text], topics: list[str], scorer: Callable | None = None) -> dict:
     """The numbers of some rows: {"rows", "words", "diversity", "complexity", "accuracy", "reasoning"}. scorer: texts -> what a
     checkpoint makes of them."""
     whole = [t.text for t in texts]
@@ -149,12 +151,10 @@ def measure(texts: list[Text], topics: list[str], scorer=None) -> dict:
         "reasoning": sum(t.reasoning for t in texts) / max(1, len(texts))}
 
 
-def scorer_of(args: Namespace):
+def scorer_of(args: Namespace) -> Callable:
     """texts -> {"tokens", "loss", "entropy"}: tokens of a text, and over all tokens the mean of -log p and of the entropy of the
     checkpoint's prediction, in nats."""
-    model, tokenizer = load(args.init, args.device, getattr(torch, args.dtype))
-    if tokenizer is None:
-        raise ValueError(f"--init {args.init}: the folder has no tokenizer.json")
+    model, tokenizer = load_both(args.init, args.device, getattr(torch, args.dtype))
 
     @torch.no_grad()
     def score(texts):

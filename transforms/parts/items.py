@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 
 from sources.kinds import kind_of
 from sources.texts import read_texts
-from tasks.problems import is_generated, numbers_of, open_task
+from tasks.options import is_generated
+from tasks.problems import numbers_of, open_task
 from tasks.task import Problem
 from transforms import Item
 

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from tasks.graph import COMPUTE
 from tasks.styles import value_of
 from tasks.task import Reply
-from tasks.world import Problem, World
+from tasks.world import World, WorldProblem
 from transforms import Ask, Item
 from transforms.parts import turns
 
@@ -77,7 +77,7 @@ class Oracle:
             replies.append(Reply(text, thinking=chat, sample=sample))
         return replies
 
-    def _in_my_words(self, item: Item) -> Problem:
+    def _in_my_words(self, item: Item) -> WorldProblem:
         """The item's problem, as the world with this oracle's options tells it; of a document with errors, the true one."""
         if item.problem is None or not isinstance(item.problem.task, World):
             raise ValueError(f"{self.name}: an oracle knows the answers of world:... alone; the data is {item.source or 'none'}")
@@ -94,7 +94,7 @@ class Oracle:
         return problem
 
 
-def with_errors(problem: Problem, wrong: list[str], rng: random.Random) -> str:
+def with_errors(problem: WorldProblem, wrong: list[str], rng: random.Random) -> str:
     """The solution with a wrong result for each quantity in `wrong`, and all that follows from it, to the answer."""
     world, values, steps = problem.task, dict(problem.values), []
     for step in problem.steps:
@@ -105,7 +105,7 @@ def with_errors(problem: Problem, wrong: list[str], rng: random.Random) -> str:
     return world.write(problem, (steps, values, steps[-1].value))
 
 
-def with_one_error(problem: Problem, text: str, rng: random.Random) -> str:
+def with_one_error(problem: WorldProblem, text: str, rng: random.Random) -> str:
     """The text with a wrong number for an operand in the line of one step. All results are right, and so is the answer: the steps
     do not lead to it, they are written around it."""
     step = rng.choice(problem.steps)

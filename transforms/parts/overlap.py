@@ -6,6 +6,7 @@ text of fewer words counts where it stands whole in the other.
 
 import functools
 import re
+from collections.abc import Iterable
 
 from sources.kinds import kind_of
 from sources.texts import read_texts
@@ -20,7 +21,7 @@ _WORD = re.compile(r"\w+")
 class Overlap:
     """Runs of words of some texts."""
 
-    def __init__(self, texts, n: int = GRAM):
+    def __init__(self, texts: Iterable[str], n: int = GRAM):
         self.n, self.grams = n, {}                        # {number of words: runs}
         for text in texts:
             words = _WORD.findall(text.lower())

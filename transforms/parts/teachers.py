@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
-from model import load
+from model import load_both
 from sampler import Sampler
 from tasks.task import Reply
 from training import cli
@@ -25,9 +25,7 @@ class Checkpoint:
 
     def __init__(self, side: str, folder: str, plain: bool, args: Namespace):
         self.name, self.args = folder, args
-        self.model, self.tokenizer = load(folder, args.device, getattr(torch, args.dtype))
-        if self.tokenizer is None:
-            raise ValueError(f"--{side} {folder}: the folder has no tokenizer.json")
+        self.model, self.tokenizer = load_both(folder, args.device, getattr(torch, args.dtype))
         if not plain:
             self.tokenizer.encode_chat([])                # refused here where the tokenizer lacks ChatML's tokens
         self.costs = Costs.of(self.model)

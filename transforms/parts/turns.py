@@ -2,6 +2,7 @@
 
 from argparse import Namespace
 from collections import Counter
+from collections.abc import Callable
 
 from formats.chat import END_THINK, THINK, split_thinking
 from tasks.accuracy import Rate, interval
@@ -78,7 +79,7 @@ def rate(count: int, of: int) -> Rate | None:
 SAMPLES = ("--samples", lambda a: a.temperature or a.samples == 1, "with --temperature 0, where all answers are the same")
 
 
-def different(item: Item, replies: list[Reply], args: Namespace, wanted=lambda right: True,
+def different(item: Item, replies: list[Reply], args: Namespace, wanted: Callable[[bool], bool] = lambda right: True,
               most: int = 0) -> tuple[list[dict], Counter]:
     """As a transform's `keep`: conversations of the usable answers that differ, of which `wanted` (of right) takes some; at most
     `most`, 0: all."""
