@@ -48,6 +48,7 @@ from transforms.parts.items import open_items, pieces_of
 from transforms.parts.output import Output
 from transforms.parts.teachers import ask_all, open_teacher, rng_of
 
+ROUNDS = 10_000                                           # of ask_again; more have no end
 MAY_DIFFER = {"resume", "out", "command"}                 # flags of a resumed run that do not change what is written
 
 
@@ -110,6 +111,8 @@ def make(transform: Transform, items: list[Item], teachers: dict, args: Namespac
     for round in itertools.count(1):
         with cli.bad_input():
             again = [transform.ask_again(item, found, args, rng) for item, found, rng in zip(items, answers, rngs)]
+            if round > ROUNDS:
+                raise ValueError(f"{transform.name}: ask_again still asks after {ROUNDS:,} rounds; see that it comes to give []")
         if not any(again):
             break
         more, more_costs = ask_all(teachers, list(zip(items, again)), round)
@@ -149,9 +152,9 @@ def open_output(transform: Transform, args: Namespace) -> Output:
         inputs[f"--prompt {args.prompt}"] = prompts.fingerprint(args.prompt)
     output = Output(args.out, settings, inputs, args.resume)
     if not output.done:                                   # what teachers and data have cost before
-        for side in transform.teachers:
-            if not getattr(args, side).startswith("oracle:"):
-                output.cost.inherit(getattr(args, side), checkpoint=True)
+        for teacher in transform.given(args).values():
+            if not teacher.startswith("oracle:"):
+                output.cost.inherit(teacher, checkpoint=True)
         for name in getattr(args, "data", []):
             output.cost.inherit(name)
     return output
