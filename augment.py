@@ -12,6 +12,8 @@ Rejection sampling (RFT, arXiv 2308.01825): several answers to each question, of
     python augment.py reject --init runs/sft --data world:ops=4-6,split=sft --count 400 --samples 8 --out kept.jsonl
 A teacher's answers as they come, without a filter:
     python augment.py distill --init smollm2/ --data gsm8k/train.jsonl --count 1000 --out taught.jsonl
+What files are like, in numbers: diversity, complexity, accuracy, share with reasoning:
+    python augment.py measure gsm8k/train.jsonl world:ops=1-3,split=sft
 
 On a GPU add --device cuda --dtype bfloat16 --rows 512 --chunk 4096. On eight, run eight processes, each with another --seed and
 --out, and for a world with another seed= in its SPEC.
