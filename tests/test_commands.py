@@ -265,8 +265,9 @@ def test_rounds_of_learning_from_what_was_right(able, tmp_path, method):
 def test_generations_of_self_made_data(tmp_path):
     """Each arm a generation of a tiny model; what was written is measured beside real documents."""
     pytest.importorskip("datasketch")
-    done = run(f"bash {ROOT}/recipes/generations.sh", tmp_path, OUT=str(tmp_path / "out"), STEPS="60", COUNT="30", GENERATIONS="1",
-               PROBLEMS="2", ARMS="self answers+real", SHAPE="--layers 2 --width 32 --qk-norm head", PYTHON=sys.executable)
+    done = run(f"bash {ROOT}/recipes/generations.sh", tmp_path, OUT=str(tmp_path / "out"), STEPS="60", COUNT="30",
+               GENERATIONS="1", PROBLEMS="2", ARMS="self answers+real", SHAPE="--layers 2 --width 32 --qk-norm head",
+               PYTHON=sys.executable)
     assert done.returncode == 0, done.stderr[-3000:]
     for arm in ("self", "answers+real"):
         measured = json.loads((tmp_path / "out" / arm / "measure.json").read_text())
