@@ -12,6 +12,8 @@ Rejection sampling (RFT, arXiv 2308.01825): several answers to each question, of
     python augment.py reject --init runs/sft --data world:ops=4-6,split=sft --count 400 --samples 8 --out kept.jsonl
 A teacher's answers as they come, without a filter:
     python augment.py distill --init smollm2/ --data gsm8k/train.jsonl --count 1000 --out taught.jsonl
+What files are like, in numbers: diversity, complexity, accuracy, share with reasoning:
+    python augment.py measure gsm8k/train.jsonl world:ops=1-3,split=sft
 
 On a GPU add --device cuda --dtype bfloat16 --rows 512 --chunk 4096. On eight, run eight processes, each with another --seed and
 --out, and for a world with another seed= in its SPEC.
@@ -49,6 +51,7 @@ from transforms.parts.items import open_items, pieces_of
 from transforms.parts.output import Output
 from transforms.parts.teachers import ask_all, open_teacher, rng_of
 
+ROUNDS = 10_000                                           # of ask_again; more have no end
 MAY_DIFFER = {"resume", "out", "command"}                 # flags of a resumed run that do not change what is written
 
 
@@ -109,6 +112,8 @@ def make(transform: Transform, items: list[Item], teachers: dict, args: Namespac
     for round in itertools.count(1):
         with cli.bad_input():
             again = [transform.ask_again(item, found, args, rng) for item, found, rng in zip(items, answers, rngs)]
+            if round > ROUNDS:
+                raise ValueError(f"{transform.name}: ask_again still asks after {ROUNDS:,} rounds; see that it comes to give []")
         if not any(again):
             break
         more, more_costs = ask_all(teachers, list(zip(items, again)), round)

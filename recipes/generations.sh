@@ -56,11 +56,19 @@ for arm in $ARMS; do
         echo "== $arm, generation $g: $teacher writes"
         $PYTHON augment.py synthesise --init "$teacher" --plain "${begun[@]}" --count "$COUNT" --temperature 1 --seed "$((SEED + g))" \
             --max-new-tokens 160 --rows 256 --out "$file" --resume
+        if [ ! -s "$file" ]; then
+            echo "generations.sh: $arm ends with generation $g, of which nothing could be kept" >&2
+            break
+        fi
         if [ "$arm" = "${arm%+real}" ]; then learn "$here" "$file"; else learn "$here" "$file@0.5" "$REAL@0.5"; fi
         teacher=$here made+=("$file") models+=("$here")
     done
+    [ ${#made[@]} -gt 0 ] || continue
     echo "== $arm: how varied the data are, and what the models can"
-    [ -e "$OUT/$arm/measure.json" ] || $PYTHON augment.py measure "${made[@]}" "$REAL" --count "$COUNT" > "$OUT/$arm/measure.json"
+    if [ ! -e "$OUT/$arm/measure.json" ]; then            # of as many words of each
+        $PYTHON augment.py measure "${made[@]}" "$REAL" --count "$COUNT" --words $((COUNT * 30)) > "$OUT/$arm/measure.new"
+        mv "$OUT/$arm/measure.new" "$OUT/$arm/measure.json"
+    fi
     [ -e "$OUT/$arm/evaluation.json" ] || $PYTHON evaluate.py --init "${models[@]}" --data "world:ops=$OPS,$WORLD,split=test,seed=$SEED" \
         --problems "$PROBLEMS" --solved "$OPS" --out "$OUT/$arm/evaluation.json"
 done

@@ -44,6 +44,10 @@ for round in $(seq "$ROUNDS"); do
         $PYTHON augment.py star --init "$teacher" $plain $HINTS --data "$DATA" --count "$COUNT" --seed "$SEED" \
             --max-new-tokens "$TOKENS" --out "$OUT/made$round.jsonl"
     fi
+    if [ ! -s "$OUT/made$round.jsonl" ]; then
+        echo "star.sh: $teacher answers nothing right, and STaR needs a beginning; take easier questions or a better base" >&2
+        exit 2
+    fi
     echo "== round $round: the base learns from what was right"
     $PYTHON sft.py --init "$INIT" --data "$OUT/made$round.jsonl" --out "$OUT/round$round" --steps "$STEPS" --lr "$LR" --seed "$SEED" $MORE
     teacher=$OUT/round$round plain="" models+=("$OUT/round$round") STEPS=$((STEPS * 6 / 5))

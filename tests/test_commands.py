@@ -34,7 +34,7 @@ TOY = (  # flags added to the commands that match (the last one wins), so that t
     (r"tokenizer\.py train", "--vocab-size 400 --overwrite"), (r"data\.py prepare", "--workers 1 --tokens 3000"),
     (r"data\.py table", "--tokens 3000"), (r"(sft|dpo)\.py", TOY_CHATS),
     (r"grpo\.py", "--prompts 2 --group 2 --max-new-tokens 16 --steps 1 --device cpu"),
-    (r"augment\.py", "--count 6 --max-new-tokens 100 --temperature 1.5"), (r"report\.py", "--overwrite"),
+    (r"augment\.py (?!measure)", "--count 6 --max-new-tokens 100 --temperature 1.5"), (r"report\.py", "--overwrite"),
     (r"tasks\.(world|knowledge|instructions)", "--time 0.1"),
     (r"mix\.py", "--proxies 3 --steps 2 --batch-tokens 256 --pretrain='--seq-len 64 --device cpu' --max-epochs 0 --folds 3 "
      "--simulate 100 --average 4 --jobs 2"),
@@ -130,7 +130,7 @@ def test_command(where, command, fresh, sandbox):
         if shutil.which("make"):
             assert run(f"make --dry-run {command.split()[1]}", ROOT).returncode == 0
         return
-    if any(f"recipes/{name}.sh" in command for name in ("laptop", "spurious", "midtraining")):
+    if re.search(r"recipes/(laptop|spurious|midtraining|star|generations)\.sh", command):
         return                                                                # has a test of its own, below
     if "one_gpu.sh" in command:
         command = f"bash {ROOT}/recipes/one_gpu.sh corpus/ held_out.txt"
@@ -237,6 +237,42 @@ def test_the_contrast_of_rewards(toy_run, tmp_path):
     assert contrast.returncode == 0, contrast.stderr[-3000:]
     record = json.loads((tmp_path / "results" / "bench_spurious.jsonl").read_text())
     assert [a["reward"] for a in record["arms"]] == ["strict", "answer", "random", "incorrect"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["star", "rft"])
+def test_rounds_of_learning_from_what_was_right(able, tmp_path, method):
+    """Two rounds of STaR (or the one of RFT), on a task of which any model solves a half; each round begins at the base."""
+    (tmp_path / "parity.py").write_text(
+        "from tasks.task import Problem\nfrom tasks.world import World\n"
+        "class Parity:\n    count = 40\n"
+        "    def problem(self, i):\n        return Problem(World().problem(i).question, 'even')\n"
+        "    def grade(self, problem, reply):\n        return sum(map(ord, reply.text)) % 2 == 0\n")
+    done = run(f"bash {ROOT}/recipes/star.sh", tmp_path, METHOD=method, INIT=str(able), OUT=str(tmp_path / "out"), ROUNDS="2",
+               DATA=f"{tmp_path}/parity.py:Parity", TEST=f"{tmp_path}/parity.py:Parity", COUNT="40", STEPS="2", SAMPLES="4",
+               PROBLEMS="2", PYTHON=sys.executable)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rounds = 2 if method == "star" else 1
+    assert list(json.loads((tmp_path / "out" / "evaluation.json").read_text())["results"]) == [
+        str(able), *(f"{tmp_path}/out/round{i + 1}" for i in range(rounds))]
+    first = [json.loads((tmp_path / "out" / f"round{i + 1}" / "log.jsonl").read_text().splitlines()[0]) for i in range(rounds)]
+    assert [record["flags"]["init"] for record in first] == [str(able)] * rounds
+    ledgers = [json.loads((tmp_path / "out" / f"made{i + 1}.jsonl.ledger.json").read_text()) for i in range(rounds)]
+    assert [ledger["settings"]["init"] for ledger in ledgers] == [str(able), f"{tmp_path}/out/round1"][:rounds]
+
+
+@pytest.mark.slow
+def test_generations_of_self_made_data(tmp_path):
+    """Each arm a generation of a tiny model; what was written is measured beside real documents."""
+    pytest.importorskip("datasketch")
+    done = run(f"bash {ROOT}/recipes/generations.sh", tmp_path, OUT=str(tmp_path / "out"), STEPS="60", COUNT="30",
+               GENERATIONS="1", PROBLEMS="2", ARMS="self answers+real", SHAPE="--layers 2 --width 32 --qk-norm head",
+               PYTHON=sys.executable)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for arm in ("self", "answers+real"):
+        measured = json.loads((tmp_path / "out" / arm / "measure.json").read_text())
+        assert len(measured) == 2 and all(m["rows"] > 0 for m in measured.values())
+        assert len(json.loads((tmp_path / "out" / arm / "evaluation.json").read_text())["results"]) == 2
 
 
 @pytest.mark.cuda

@@ -46,7 +46,11 @@ ALWAYS = {
     "chat": "init prompt system think max-new-tokens temperature colors device dtype",
     "evaluate": "init data task text exact out device dtype",
     "augment pairs": f"strong strong-plain weak weak-plain mode {AUGMENT}",
-    "augment reject": f"init plain keep mode {AUGMENT}", "augment distill": f"init plain mode {AUGMENT}",
+    "augment reject": f"init plain keep mode {AUGMENT}", "augment rft": f"init plain keep mode {AUGMENT}",
+    "augment distill": f"init plain second third drop exclude truncate mode {AUGMENT}",
+    "augment star": f"init plain no-hints mode {AUGMENT}",
+    "augment pivotal": f"init plain samples gap low high paths mode {AUGMENT}",
+    "augment measure": "files init count words topics",
     "augment think": f"""init plain prompt focus back place drop-cut verified most-repeated least-overlap document-tokens
         {AUGMENT}""",
     "augment paraphrase": f"""init plain prompt with-document most-copied most-repeated least-overlap document-tokens
@@ -123,7 +127,16 @@ CASES = {
         "--solved 1": [("--data world:", "--data world: --init i j"), ("--data f.jsonl --out o", "--data world: --out o")]}),
     "augment pairs": ("pairs --strong s --weak w --data d --out o", DRAWS),
     "augment reject": ("reject --init i --data d --out o", DRAWS | {"--samples 3": [("--temperature 0", "--temperature 1")]}),
-    "augment distill": ("distill --init i --data d --out o", DRAWS | {"--samples 3": [("--temperature 0", "")]}),
+    "augment rft": ("rft --init i --data d --out o", DRAWS | {"--samples 3": [("--temperature 0", "")]}),
+    "augment distill": ("distill --init i --data d --out o", DRAWS | {
+        "--samples 3": [("--temperature 0", "")], "--second-plain": [("", "--second s")], "--third-plain": [("", "--third s")],
+        "--truncate-share 0.5": [("", "--truncate 9")], "--most-repeated 0.5": [("--drop wrong", "--drop repetitive")],
+        "--least-words 9": [("--drop wrong", "--drop wrong guessed")], "--choose c": [("", "--second s"), ("", "--third s")]}),
+    "augment star": ("star --init i --data d --out o", {
+        "--top-p 0.9": [("", "--temperature 1")], "--top-k 3": [("", "--temperature 1")],
+        "--samples 3": [("", "--temperature 1")], "--prompt p": [("--no-hints", "")]}),
+    "augment pivotal": ("pivotal --init i --data d --out o", DRAWS),
+    "augment measure": ("measure f", {f: [("", "--init i")] for f in ("--entropy-tokens 9", "--device cpu", "--dtype float32")}),
     "augment think": ("think --init i --data d --out o", DRAWS | {"--whole": [("--plain", "")]}),
     "augment paraphrase": ("paraphrase --init i --data d --out o", DRAWS),
     "augment synthesise": ("synthesise --init i --count 2 --out o", DRAWS | {

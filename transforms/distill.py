@@ -1,4 +1,4 @@
-"""A teacher's answers, unfiltered or without those that teach badly; several teachers, each for what it is best at.
+r"""A teacher's answers, unfiltered or without those that teach badly; several teachers, each for what it is best at.
 
     python augment.py distill --init smollm2/ --data gsm8k/train.jsonl --count 1000 --out taught.jsonl
     python augment.py distill --init smollm2/ --data gsm8k/train.jsonl --samples 4 --drop wrong guessed repetitive mixed \
@@ -59,7 +59,9 @@ def flags(parser: cli.Parser) -> None:
                         help="tokens at which longer answers are cut and kept; 0: none")
     parser.add_argument("--truncate-share", type=cli.fraction, default=1.0, help="share of the longer answers that are cut")
     parser.add_argument("--choose", metavar="FILE", default="", help="ledger of a trial with these teachers: ask the best one")
-    parser.needs += (turns.SAMPLES, ("--truncate-share", lambda a: a.truncate, "without --truncate"),
+    parser.needs += (turns.SAMPLES, ("--second-plain", lambda a: a.second, "without --second"),
+                     ("--third-plain", lambda a: a.third, "without --third"),
+                     ("--truncate-share", lambda a: a.truncate, "without --truncate"),
                      ("--most-repeated", lambda a: "repetitive" in a.drop, "without --drop repetitive"),
                      ("--least-words", lambda a: "guessed" in a.drop, "without --drop guessed"),
                      ("--choose", lambda a: a.second or a.third, "with one teacher"))

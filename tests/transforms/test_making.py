@@ -213,7 +213,7 @@ class Shout:
     def ask(self, item, args, rng):
         return [Ask(item.problem.question + chr(10) + str(rng.random())[:3], n=2, max_new_tokens=3)]
     def ask_again(self, item, answers, args, rng):
-        return [Ask(answers[0][0].text + "again", max_new_tokens=2)] if item.number % 2 else []
+        return [Ask(answers[0][0].text + "again", max_new_tokens=2)] if item.number % 2 and len(answers) < 2 else []
     def keep(self, item, answers, args):
         if item.number == 3:
             return [], Counter(too_loud=1)
@@ -226,7 +226,12 @@ class Shout:
 '''
 
 
-def test_a_transform_of_a_users_own(folder, tmp_path):
+def plugins_forget(path):
+    """A file is run once in a program; this one is another now."""
+    sys.modules.pop(str(path.resolve()))
+
+
+def test_a_transform_of_a_users_own(folder, tmp_path, monkeypatch):
     own = tmp_path / "my_transform.py"
     own.write_text(SHOUT)
     out = tmp_path / "o.jsonl"
@@ -240,9 +245,12 @@ def test_a_transform_of_a_users_own(folder, tmp_path):
     assert [(m["item"], m["asks"], m["of"]) for m in metas] == [(0, 1, 2), (1, 2, 3), (2, 1, 2), (4, 1, 2)]
     assert all(row["text"].endswith("?") and row["meta"]["transform"].endswith("my_transform.py:Shout") for row in rows)
     assert ledger(out)["teachers"]["init"]["answers"] == 5 * 2 + 2
+    monkeypatch.setattr(augment, "ROUNDS", 3)
     run_main(augment, *args, "--out", tmp_path / "again.jsonl", "--chunk", 5)
     assert (tmp_path / "again.jsonl").read_text() == out.read_text()          # whatever the chunks
-    own.write_text(SHOUT + "\n")
+    own.write_text(SHOUT.replace(" and len(answers) < 2", "") + "\n")
+    plugins_forget(own)
+    assert "ask_again still asks after 3 rounds" in refusal(augment, *args, "--out", tmp_path / "endless.jsonl")
     assert "Shout is another one" in refusal(augment, *args, "--out", out, "--resume")
 
 

@@ -187,7 +187,7 @@ def test_from_a_checkpoint_to_dpo(tmp_path, tokenizer):
     (tmp_path / "parity.py").write_text(TASK)
     out = tmp_path / "pivots.jsonl"
     code, found, err = run_main(augment, "pivotal", "--init", folder, "--task", f"{tmp_path}/parity.py:Parity", "--samples", 8,
-                                "--max-new-tokens", 200, "--temperature", 1.5, "--gap", 0.3, "--out", out)
+                                "--max-new-tokens", 80, "--temperature", 1.5, "--gap", 0.3, "--out", out)
     assert code == 0 and found["written"] >= 1 and found["searched"] <= 6, err
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     ledger = json.loads((tmp_path / "pivots.jsonl.ledger.json").read_text())
