@@ -189,7 +189,8 @@ class Instructions(Task):
         kind = rng.choice(self.kinds)
         steps, values, answer = self.world.told(about) if errors else (about.steps, about.values, int(about.answer))
         reply = KINDS[kind].write(about, solution_lines(steps, values), answer)
-        return Instructed(f"{about.question} {rng.choice(KINDS[kind].wordings)}", about.answer, reply, self, kind, about)
+        return Instructed(f"{about.question} {rng.choice(KINDS[kind].wordings)}", about.answer, reply, self, kind, about,
+                          domain=about.domain)
 
     def prompt(self, problem: Instructed, mode: str) -> str | list[dict]:
         return self.world.prompt(problem, mode)
@@ -214,6 +215,10 @@ class Instructions(Task):
         """The number of a reply, in any of the forms."""
         number = number_in(after_thinking(text) or "")
         return None if number is None else str(number)
+
+    def steps_in(self, text: str) -> list[str]:
+        """Those of the world, numbered or not."""
+        return self.world.steps_in(re.sub(r"(?m)^\d+\. ", "", text))
 
     def well_formed(self, text: str, thinking: bool) -> bool:
         """A number in one of the forms."""

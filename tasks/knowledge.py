@@ -11,13 +11,14 @@ the number of its values. Documents are short biographies in the manner of "Phys
 Probes ask for one fact, as a cloze ("Ada Amberdell was born in") or as a question ("Where was Ada Amberdell born?").
 
     python -m tasks.knowledge --data knowledge:people=2000,times=1+4+16 --show 3
-    python pretrain.py --data world:tiny,ops=1-3,split=pretrain@0.7 knowledge:tiny@0.3 --out runs/base --steps 240
-    python evaluate.py --init runs/base --data world:tiny,ops=1-3,split=test knowledge:tiny --max-new-tokens 8
+    python pretrain.py --data world:tiny,ops=1-3,split=pretrain@0.7 knowledge:tiny,split=pretrain@0.3 --out runs/base --steps 240
+    python evaluate.py --init runs/base --data knowledge:tiny,split=pretrain,among=8 knowledge:tiny,split=test --max-new-tokens 8
 
 Who a person is depends on the seed and the split alone, and a name belongs to one split whatever the seed. So what is told in one
 split can neither help nor contradict what is told in another: tell split=pretrain in pre-training and split=midtrain later, and
-probe both; split=test, told to nobody, shows what guessing gives. Tell the facts as biographies and for some of the people also
-as questions (format=qa,people=500); skip=500 then probes those about whom nobody was asked.
+probe both; split=test, told to nobody, shows what guessing gives. (Without split= people come from all splits.) Tell the facts as
+biographies and for some of the people also as questions (format=qa,people=500); skip=500 then probes those about whom nobody was
+asked.
 """
 
 import itertools
@@ -36,7 +37,8 @@ from tasks.verdict import Verdict
 from tasks.world import SPLITS, bucket
 
 FORMS = ("cloze", "question")
-PRESETS = {"tiny": "people=64,relations=born+works+eats,wordings=2,times=8"}
+# For small models: as a part of what is learned beside world:tiny, facts are known the better the more often they are told.
+PRESETS = {"tiny": "people=256,relations=born+works+eats,wordings=2,times=1+2+4+8"}
 VALUE = re.compile(rf"\b({'|'.join({value: None for r in RELATIONS.values() for value in r.values})})\b")
 
 
@@ -120,7 +122,7 @@ class Knowledge(Task):
             text = RELATIONS[relation].sentences[rng.randrange(self.wordings)].partition("{v}")[0].rstrip()
         else:
             text = rng.choice(RELATIONS[relation].questions)
-        return Probe(text.format(x=name), value, f" {value}.", self, name, relation, form)
+        return Probe(text.format(x=name), value, f" {value}.", self, name, relation, form, domain=relation)
 
     def prompt(self, problem: Probe, mode: str) -> str | list[dict]:
         if mode == "plain":

@@ -42,6 +42,8 @@ def test_each_check_passes_its_own_replies_and_no_other(kind):
         for other, text in written(problem).items():
             verdict = problem.task.grade(problem, Reply(text))
             assert verdict.answer_ok and verdict.process_ok == (other == kind) == verdict.right, (kind, other, verdict)
+        assert problem.task.steps_in(problem.solution) in (steps_of(problem), steps_of(problem)[-1:], [])
+        assert kind not in ("steps", "repeat", "answer_first") or problem.task.steps_in(problem.solution) == steps_of(problem)
         verdict = problem.task.grade(problem, Reply(problem.solution))
         assert verdict.ok and verdict.reason == "ok" and verdict.steps_ok == 1.0
         thought = f"<think>\n{problem.task.reply(problem)[0]}\n</think>\n\n{problem.solution}"

@@ -13,11 +13,12 @@ import dpo
 import grpo
 import pretrain
 import sft
-from data import Stream, pair_batch
+from data import Stream
 from model import Config, Transformer, load
 from rl.critic import ActorCritic
 from sampler import Sampler
 from sources.conversations import Pairs
+from training.batch import pair_batch
 from training.ledger import Costs, Ledger, read_ledger, summary, write_ledger
 
 SHAPE = dict(vocab_size=50, layers=3, width=16, heads=4, kv_heads=2, head_size=6, ff=24, attention="window+nope", window=3)

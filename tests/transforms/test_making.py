@@ -17,6 +17,7 @@ import sft
 from sampler import Sampler
 from tasks.problems import load_problems
 from training.ledger import read_ledger
+from transforms import Ask, Item
 from transforms.parts import output, teachers
 
 WORLD = "world:ops=1-3,split=sft"
@@ -197,6 +198,21 @@ def test_a_stop_text_ends_a_completion_where_it_is_complete(tiny, tokenizer):
                 first = next((k for k, text in enumerate(said) if any(stop in text for stop in texts)), None)
                 assert (b.tokens, b.finish) == ((a.tokens[:first], "stop") if first else (a.tokens, "length"))
     assert any(c.finish == "stop" for c in ended[1])
+
+
+def test_asks_of_an_item_draw_apart(folder):
+    """Two asks alike are two draws, so are two rounds; which draws does not depend on the other items or their order."""
+    args = augment.flags().parse_args(list(map(str, command(folder, "x", "--plain"))))
+    teacher = teachers.open_teacher("init", args)
+    items = [Item(n, "q", n, "", None) for n in range(3)]
+    asks = [Ask("Zoo. The lions", max_new_tokens=12), Ask("Zoo. The lions", max_new_tokens=12)]
+    def texts(order, round=0):
+        found, _ = teachers.ask_all({"init": teacher}, [(items[n], asks) for n in order], round)
+        return {n: [reply.text for [reply] in replies] for n, replies in zip(order, found)}
+    once = texts([0, 1, 2])
+    assert len({text for said in once.values() for text in said}) == 6
+    assert not {text for said in texts([0, 1, 2], 1).values() for text in said} & {t for said in once.values() for t in said}
+    assert texts([2, 0]) == {n: once[n] for n in (2, 0)}
 
 
 # ---- a transform of one's own

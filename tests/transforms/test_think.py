@@ -3,6 +3,7 @@ thinking checked step by step on oracles that are wrong by construction."""
 
 import json
 import random
+import re
 
 import pytest
 from conftest import real_file, script
@@ -116,17 +117,26 @@ def test_an_oracle_thinks_in_the_style_that_it_is_told(tmp_path):
 
 
 def test_errors_carry_on_to_the_answer(tmp_path):
-    rows, found = made(tmp_path, "distill", "--init", "oracle:errors=1", "--data", "world:ops=4,modulus=0,max_value=30,branch=0",
-                       "--count", 100)
-    assert found["verified"][0] == 0
-    for row in rows:
-        lines, values = row["messages"][1]["reasoning"].split("\n"), {}
-        for line in lines:                                # each result is stated again where it is used
+    """A line is wrong in itself at the rate of the dial alone: what follows from it is computed from it."""
+    world = "world:ops=4,modulus=0,max_value=30,branch=0"
+    rows, found = made(tmp_path, "distill", "--init", "oracle:errors=0.3", "--data", world, "--count", 250)
+    off, untouched = [], 0
+    for row, p in zip(rows, load_problems(world, 250), strict=True):
+        values, wrong = {}, False
+        for line in row["messages"][1]["reasoning"].split("\n"):
             before, _, after = line.partition(" = ")
-            words = before.split()
-            assert all(values.get(name, value) == value for name, value in zip(words[::3], words[1::3]))
-            values[after.split()[0]] = after.split()[1]
-        assert row["messages"][1]["content"] == f"Answer: {values[lines[-1].split()[-2]]}"
+            sides = [side.split() for side in re.split(r" [-+*] ", before)]
+            # each result is stated again where it is used
+            assert all(values.get(side[0], side[1]) == side[1] for side in sides if len(side) == 2)
+            left, right = (int(side[-1]) for side in sides)
+            value = {"+": left + right, "-": left - right, "*": left * right}[re.search(r" ([-+*]) ", before)[1]]
+            off.append(value != int(after.split()[-1]))
+            values[after.split()[0]], wrong = after.split()[-1], wrong or off[-1]
+        assert row["messages"][1]["content"] == f"Answer: {after.split()[-1]}"
+        untouched += not wrong
+        assert wrong or row["messages"][1]["reasoning"] == p.reasoning
+    assert sum(off) / len(off) == pytest.approx(0.3, abs=0.06)
+    assert found["verified"][0] == pytest.approx(untouched / 250, abs=1e-4)
 
 
 @pytest.mark.parametrize("spec, words", [
@@ -292,6 +302,13 @@ def test_repetition(text, repeats):
     ("It is what it is, and so they have been there for all of them.", False), ("", False), ("30 + 12 = 42", False)])
 def test_overlap_with_the_document(text, related):
     assert (filters.overlap(text, DOCUMENT) >= 0.15) == related
+
+
+def test_overlap_asks_the_shorter_of_the_two():
+    """A thought about one point of a long document has few of its words, and a long thought about a short one has many more."""
+    kinds = "old new blue fast tall small grey loud calm slow fine".split()
+    long = DOCUMENT + " " + " ".join(f"{kind} ships pass {kind} harbours" for kind in kinds)
+    assert filters.overlap("The keeper turns the dial.", long) == filters.overlap(long, "The keeper turns the dial.") == 1
 
 
 def test_numbers_count_as_words_where_there_are_no_others():
