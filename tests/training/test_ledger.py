@@ -167,9 +167,9 @@ def test_reinforcement_counts_what_it_draws_scores_and_trains(base, tmp_path, mo
         requests.append([r.completion for r in made])
         return made
 
-    def seen(update, batch, unmoved):
+    def seen(update, batch, same_weights):
         trained.extend([row.count(d) for row in batch.documents.tolist() for d in set(row) - {-1}])
-        return policy_loss(update, batch, unmoved)
+        return policy_loss(update, batch, same_weights)
     monkeypatch.setattr(Sampler, "submit", submitted)
     monkeypatch.setattr(grpo.PolicyUpdate, "policy_loss", seen)
     code, result, err = run_main(grpo, "--init", base, "--data", "world:ops=1-2", "--out", tmp_path / "rl", *GRPO, *more)
