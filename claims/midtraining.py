@@ -16,7 +16,8 @@ from claims.runner.claim import Setting
 from claims.runner.commands import Command
 
 STYLES = ("short", "long", "hybrid")
-STEPS = {"short": 240, "hybrid": 360}                      # of pre-training
+STEPS = {"short": 240, "hybrid": 360}                      # of pre-training, by the styles that the base has met
+BRANCH = {"short": 120, "hybrid": 240}                     # of mid-training: a long solution takes three times the tokens
 CAP = {"short": 48, "hybrid": 160}                         # tokens of an answer: three operations take about 35, or 110
 
 
@@ -39,10 +40,10 @@ def edge(s: Setting, share: float = 1.0, **options) -> list[str]:
     return [tiny.world(s, "2-4", "midtrain", 0.8 * share, **options), tiny.world(s, "1", "midtrain", 0.2 * share, **options)]
 
 
-def branch(s: Setting, kind: str, steps: int = 120, base: str = "short", **options) -> Command:
-    """A branch by its name, from the base of that style. options: of the world, such as errors=0.3."""
+def branch(s: Setting, kind: str, steps: int = 0, base: str = "short", **options) -> Command:
+    """A branch by its name, from the base of that style. steps: 0, as usual. options: of the world, such as errors=0.3."""
     data = old(s, "midtrain", base) if kind == "more" else edge(s, style=kind, **options)
-    return tiny.branch(s, pretrained(s, base), *data, steps=steps)
+    return tiny.branch(s, pretrained(s, base), *data, steps=steps or BRANCH[base])
 
 
 def reinforced(s: Setting, start: Command, base: str = "short", **flags) -> Command:

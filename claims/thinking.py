@@ -32,7 +32,12 @@ def few_raw(s: Setting, tokens: int) -> Command:
 def thoughts(s: Setting, teacher, count: int = 3000, *flags) -> Command:
     """The first documents with a teacher's thinking behind them. teacher: "oracle:..." or a checkpoint."""
     return make("augment.py", "think", "--init", teacher, "--data", tiny.world(s, OPS, "pretrain", solution=0), "--count", count,
-                "--seed", s.seed, *flags)
+                "--seed", s.seed, "--device", s.device, *flags)
+
+
+def with_thoughts(s: Setting, rows: Command) -> list:
+    """Documents with thinking, and a tenth without, so that a document may end there."""
+    return [(rows, "@0.9"), f"{raw(s)}@0.1"]
 
 
 def oracle(errors: float = 0.0) -> str:
@@ -45,14 +50,20 @@ def base(s: Setting, *data, **flags) -> Command:
     return tiny.base(s, words(), *data, **{"eval_data": HELD_OUT} | flags)
 
 
-def tuned(s: Setting, start: Command, **flags) -> Command:
-    return tiny.sft(s, start, tiny.world(s, OPS, "sft"), steps=30, **flags)
+def tuned(s: Setting, start: Command) -> Command:
+    """A quarter of the conversations are answered without thinking."""
+    return tiny.sft(s, start, tiny.world(s, OPS, "sft"), steps=60, no_think=0.25)
+
+
+def solves(s: Setting, start: Command) -> Command:
+    """After fine-tuning, with thinking."""
+    return tiny.evaluate(s, tuned(s, start), OPS, chat=True, suffix=" /think")
 
 
 def measured(s: Setting, starts: dict[str, Command]) -> dict[str, Command]:
-    """{name: the base as it is, "name, tuned": after the same fine-tuning, "name, loss": on raw documents}."""
+    """{name: solves after fine-tuning, "name, no thinking": answers at once, "name, loss": of the base on raw documents}."""
     found = {}
     for name, start in starts.items():
-        found |= {name: tiny.evaluate(s, start, OPS), f"{name}, tuned": tiny.evaluate(s, tuned(s, start), OPS, chat=True),
-                  f"{name}, loss": start}
+        bare = tiny.evaluate(s, tuned(s, start), OPS, chat=True, suffix=" /no_think")
+        found |= {name: solves(s, start), f"{name}, no thinking": bare, f"{name}, loss": start}
     return found

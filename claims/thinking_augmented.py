@@ -8,20 +8,21 @@ FRESH, SCARCE = "after SFT, thinking - raw", "after SFT, thinking - raw repeated
 
 def arms(s):
     """Raw documents without end; as few as the teacher saw, repeated; each in two wordings; with thinking."""
+    rows = thinking.thoughts(s, thinking.oracle())
     starts = {"raw": thinking.base(s, thinking.raw(s)),
               "raw repeated": thinking.base(s, thinking.few_raw(s, 120_000)),
               "two wordings": thinking.base(s, f"{thinking.raw(s)}@0.5", f"{thinking.raw(s, paraphrase=4)}@0.5"),
-              "thinking": thinking.base(s, thinking.thoughts(s, thinking.oracle())),
-              "thinking again": thinking.base(s, thinking.thoughts(s, thinking.oracle()), seed=s.seed + 100)}
+              "thinking": thinking.base(s, *thinking.with_thoughts(s, rows)),
+              "thinking again": thinking.base(s, *thinking.with_thoughts(s, rows), seed=s.seed + 100)}
     return thinking.measured(s, starts)
 
 
 def statistic(r):
-    tuned = {name: r[f"{name}, tuned"].rate() for name in ("raw", "raw repeated", "two wordings", "thinking", "thinking again")}
-    answered = {name: r[name].rate(of="answered") for name in ("raw", "thinking")}
+    tuned = {name: r[name].rate() for name in ("raw", "raw repeated", "two wordings", "thinking", "thinking again")}
+    bare = {name: r[f"{name}, no thinking"].rate(of="answered") for name in ("raw", "thinking")}
     return {FRESH: tuned["thinking"] - tuned["raw"], SCARCE: tuned["thinking"] - tuned["raw repeated"],
             "after SFT, thinking - two wordings": tuned["thinking"] - tuned["two wordings"],
-            "bare answers before SFT, thinking - raw": answered["thinking"] - answered["raw"],
+            "answers at once, thinking - raw": bare["thinking"] - bare["raw"],
             "loss on raw documents, thinking - raw": r["thinking, loss"].heldout_loss() - r["raw, loss"].heldout_loss(),
             "another seed of training": tuned["thinking again"] - tuned["thinking"],
             "after SFT, thinking": tuned["thinking"]}

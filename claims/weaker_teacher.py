@@ -1,6 +1,6 @@
 """Claim 2: thinking written by a weaker teacher teaches as well as a better one's, or better."""
 
-from claims import thinking, tiny
+from claims import thinking
 from claims.runner.claim import FAILS, HOLDS, OPEN, Claim
 
 DIAL, TRAINED = "after SFT, 30% wrong steps - none", "after SFT, small teacher - large teacher"
@@ -16,15 +16,15 @@ def arms(s):
     """The dial of an oracle, whose steps are wrong with a known chance; and trained teachers of two sizes."""
     large, small = teacher(s), teacher(s, "width", 64, "heads", 2, "kv_heads", 1)
     by_model = ("--plain", "--max-new-tokens", 60)
-    starts = {"no thinking": thinking.base(s, thinking.raw(s)),
-              "no wrong steps": thinking.base(s, thinking.thoughts(s, thinking.oracle())),
-              "10% wrong steps": thinking.base(s, thinking.thoughts(s, thinking.oracle(0.1))),
-              "30% wrong steps": thinking.base(s, thinking.thoughts(s, thinking.oracle(0.3))),
-              "large teacher": thinking.base(s, thinking.thoughts(s, large, 3000, *by_model)),
-              "small teacher": thinking.base(s, thinking.thoughts(s, small, 3000, *by_model)),
-              "no wrong steps again": thinking.base(s, thinking.thoughts(s, thinking.oracle()), seed=s.seed + 100)}
-    found = {name: tiny.evaluate(s, thinking.tuned(s, start), thinking.OPS, chat=True) for name, start in starts.items()}
-    return found
+    rows = {"no wrong steps": thinking.thoughts(s, thinking.oracle()),
+            "10% wrong steps": thinking.thoughts(s, thinking.oracle(0.1)),
+            "30% wrong steps": thinking.thoughts(s, thinking.oracle(0.3)),
+            "large teacher": thinking.thoughts(s, large, 3000, *by_model),
+            "small teacher": thinking.thoughts(s, small, 3000, *by_model)}
+    starts = {name: thinking.base(s, *thinking.with_thoughts(s, found)) for name, found in rows.items()}
+    starts |= {"no thinking": thinking.base(s, thinking.raw(s)), "no wrong steps again": thinking.base(
+        s, *thinking.with_thoughts(s, rows["no wrong steps"]), seed=s.seed + 100)}
+    return {name: thinking.solves(s, start) for name, start in starts.items()}
 
 
 def statistic(r):
