@@ -1,12 +1,14 @@
 """Claim 1: at equal training tokens, documents with thinking behind them make a better base than more documents."""
 
 from claims import thinking
-from claims.runner.claim import Claim, both, positive
+from claims.runner.claim import Claim, Setting, both, positive
+from claims.runner.commands import Command
+from claims.runner.measures import Result
 
 FRESH, SCARCE = "after SFT, thinking - raw", "after SFT, thinking - raw repeated"
 
 
-def arms(s):
+def arms(s: Setting) -> dict[str, Command]:
     """Raw documents without end; as few as the teacher saw, repeated; each in two wordings; with thinking."""
     rows = thinking.thoughts(s, thinking.oracle())
     starts = {"raw": thinking.base(s, thinking.raw(s)),
@@ -17,7 +19,7 @@ def arms(s):
     return thinking.measured(s, starts)
 
 
-def statistic(r):
+def statistic(r: dict[str, Result]) -> dict[str, float]:
     tuned = {name: r[name].rate() for name in ("raw", "raw repeated", "two wordings", "thinking", "thinking again")}
     bare = {name: r[f"{name}, no thinking"].rate(of="answered") for name in ("raw", "thinking")}
     return {FRESH: tuned["thinking"] - tuned["raw"], SCARCE: tuned["thinking"] - tuned["raw repeated"],

@@ -1,20 +1,23 @@
 """Claim 2: thinking written by a weaker teacher teaches as well as a better one's, or better."""
 
 from claims import thinking
-from claims.runner.claim import FAILS, HOLDS, OPEN, Claim
+from claims.runner.claim import FAILS, HOLDS, OPEN, Claim, Setting
+from claims.runner.commands import Command
+from claims.runner.measures import Result
+from tasks.accuracy import Rate
 
 DIAL, TRAINED = "after SFT, 30% wrong steps - none", "after SFT, small teacher - large teacher"
 
 
-def teacher(s, *shape):
+def teacher(s: Setting, **shape) -> Command:
     """A model that has learned to think behind documents, from an oracle and other documents."""
     rows = thinking.thoughts(s, thinking.oracle(), 6000, "--max-new-tokens", 200)
-    return thinking.base(s, rows, seed=s.seed + 50, **dict(zip(shape[::2], shape[1::2])))
+    return thinking.base(s, rows, seed=s.seed + 50, **shape)
 
 
-def arms(s):
+def arms(s: Setting) -> dict[str, Command]:
     """The dial of an oracle, whose steps are wrong with a known chance; and trained teachers of two sizes."""
-    large, small = teacher(s), teacher(s, "width", 64, "heads", 2, "kv_heads", 1)
+    large, small = teacher(s), teacher(s, width=64, heads=2, kv_heads=1)
     by_model = ("--plain", "--max-new-tokens", 60)
     rows = {"no wrong steps": thinking.thoughts(s, thinking.oracle()),
             "10% wrong steps": thinking.thoughts(s, thinking.oracle(0.1)),
@@ -27,7 +30,7 @@ def arms(s):
     return {name: thinking.solves(s, start) for name, start in starts.items()}
 
 
-def statistic(r):
+def statistic(r: dict[str, Result]) -> dict[str, float]:
     rate = {name: result.rate() for name, result in r.items()}
     return {DIAL: rate["30% wrong steps"] - rate["no wrong steps"],
             "after SFT, 10% wrong steps - none": rate["10% wrong steps"] - rate["no wrong steps"],
@@ -36,7 +39,7 @@ def statistic(r):
             "after SFT, no wrong steps - no thinking": rate["no wrong steps"] - rate["no thinking"]}
 
 
-def verdict(n, matters=0.02):
+def verdict(n: dict[str, Rate], matters: float = 0.02) -> str:
     """It holds where one weaker teacher is surely no worse, and does not where both are surely worse."""
     weaker = (n[DIAL], n[TRAINED])
     return HOLDS if any(w[1] > -matters for w in weaker) else FAILS if all(w[2] < 0 for w in weaker) else OPEN
