@@ -13,9 +13,11 @@ TAU = "rank correlation of before and after"
 
 
 def arms(s: Setting) -> dict[str, Command]:
-    starts = {"more of the same": midtraining.branch(s, "more"), **{k: midtraining.branch(s, k) for k in midtraining.STYLES},
-              "30% errors": midtraining.branch(s, "short", errors=0.3)}
-    return midtraining.before_and_after(s, starts) | {"short, RL again": midtraining.other_draws(s, starts["short"])}
+    starts = {"more of the same": midtraining.branch(s, "more", base="hybrid"),
+              **{kind: midtraining.branch(s, kind, base="hybrid") for kind in midtraining.STYLES},
+              "30% errors": midtraining.branch(s, "short", base="hybrid", errors=0.3)}
+    return midtraining.before_and_after(s, starts, "hybrid") | {
+        "short, RL again": midtraining.other_draws(s, starts["short"], "hybrid")}
 
 
 def statistic(r: dict[str, Result]) -> dict[str, float]:

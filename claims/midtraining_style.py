@@ -9,10 +9,10 @@ AFTER = "after RL, long - short"
 
 
 def arms(s: Setting) -> dict[str, Command]:
-    starts = {kind: midtraining.branch(s, kind) for kind in midtraining.STYLES}
-    return midtraining.before_and_after(s, starts) | {
-        "base": midtraining.measured(s, midtraining.pretrained(s)),
-        "short, RL again": midtraining.other_draws(s, starts["short"])}
+    starts = {kind: midtraining.branch(s, kind, base="hybrid") for kind in midtraining.STYLES}
+    return midtraining.before_and_after(s, starts, "hybrid") | {
+        "base": midtraining.measured(s, midtraining.pretrained(s, "hybrid"), "hybrid"),
+        "short, RL again": midtraining.other_draws(s, starts["short"], "hybrid")}
 
 
 def statistic(r: dict[str, Result]) -> dict[str, float]:

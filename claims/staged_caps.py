@@ -5,18 +5,18 @@ from claims.runner.claim import Claim, Setting, positive
 from claims.runner.commands import Command
 from claims.runner.measures import Result
 
-AFTER, CAP = "after RL, staged - fixed", midtraining.CAP
+AFTER, CAP = "after RL, staged - fixed", midtraining.CAP["hybrid"]
 
 
 def arms(s: Setting) -> dict[str, Command]:
     """Reinforcement from the long branch; the first caps cut most long answers off."""
-    start, steps = midtraining.branch(s, "long"), s.steps(60)
+    start, steps = midtraining.branch(s, "long", base="hybrid"), s.steps(60)
+
+    def after(**flags):
+        return midtraining.measured(s, midtraining.reinforced(s, start, "hybrid", **flags), "hybrid")
     staged = [CAP // 2, f"{3 * CAP // 4}@{steps // 3}", f"{CAP}@{2 * steps // 3}"] if steps > 2 else [CAP // 2, f"{CAP}@1"]
-    fixed = midtraining.reinforced(s, start)
-    return {"long": midtraining.measured(s, start), "fixed": midtraining.measured(s, fixed),
-            "staged": midtraining.measured(s, midtraining.reinforced(s, start, max_new_tokens=staged)),
-            "short cap": midtraining.measured(s, midtraining.reinforced(s, start, max_new_tokens=CAP // 2)),
-            "fixed again": midtraining.other_draws(s, start)}
+    return {"long": midtraining.measured(s, start, "hybrid"), "fixed": after(), "staged": after(max_new_tokens=staged),
+            "short cap": after(max_new_tokens=CAP // 2), "fixed again": midtraining.other_draws(s, start, "hybrid")}
 
 
 def statistic(r: dict[str, Result]) -> dict[str, float]:

@@ -1,1 +1,1 @@
-"""Tasks that can be asked and checked: the reasoning world, question files, the answer check, rewards."""
+"""Tasks that can be asked and checked: worlds, knowledge, instructions, question files, the answer check, rewards."""

@@ -101,8 +101,7 @@ class World(Task):
         need(self.modulus or self.max_value >= 9, f"max_value={self.max_value}: use at least 9")
         need(self.order in ("given", "shuffled"), f"order={self.order}: use given or shuffled")
         need(0 <= self.reverse <= 1 and 0 <= self.branch <= 1, "reverse and branch are shares: use 0 to 1")
-        need(self.reverse == 0 or set(self.operators) & {"+", "-"},
-              "reverse questions need + or - among the operators")
+        need(self.reverse == 0 or set(self.operators) & {"+", "-"}, "reverse questions need + or - among the operators")
         need(1 <= self.paraphrase <= len(SAY_LEAF), f"paraphrase={self.paraphrase}: use 1 to {len(SAY_LEAF)}")
         need(self.places in (0, 1) and self.solution in (0, 1), "places and solution: use 0 or 1")
         need(0 <= self.turns <= 1 and 0 <= self.errors <= 1, "turns and errors are shares: use 0 to 1")
@@ -111,7 +110,7 @@ class World(Task):
         names = 32 * (len(PLACES) if self.places else 1)
         most = 2 * max(self.ops) + 1 + max(self.distractors)
         need(names >= most, f"ops={ops} with distractors={distractors} may need {most} names, there are {names}: " +
-              ("use fewer" if self.places else "use places=1"))
+             ("use fewer" if self.places else "use places=1"))
         self.names = {}
         for context in self.contexts:
             kinds = CONTEXTS[context][1].split()
@@ -229,7 +228,7 @@ def _range(name: str, text: str, least: int) -> list[int]:
     """"3" or "1-4" -> the list of whole numbers."""
     low, dash, high = str(text).partition("-")
     need(all(part.isdecimal() and len(part) < 5 for part in ([low, high] if dash else [low])),
-          f"{name}={text}: use a number or a range such as 1-4")
+         f"{name}={text}: use a number or a range such as 1-4")
     low, high = int(low), int(high or low)
     need(least <= low <= high, f"{name}={text}: use a range that rises from at least {least}")
     return list(range(low, high + 1))

@@ -54,6 +54,10 @@ class Result:
         """Bits per byte of the text whose name has `data` in it."""
         return next(found["bits_per_byte"] for name, found in self.others.items() if "bits_per_byte" in found and data in name)
 
+    def heldout_loss(self) -> float:
+        """The loss on the --eval-data loss:SPEC of a training command (of one, if there are several)."""
+        return next(found["loss"] for name, found in self.line["eval"].items() if name.startswith("loss:"))
+
 
 def read_result(out: Path, line: dict) -> Result:
     """The result of a command, from its last line and from what it wrote: a file of evaluate.py, or a run folder."""

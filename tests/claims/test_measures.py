@@ -107,7 +107,8 @@ def test_results_are_read_from_what_scripts_write(tmp_path):
     assert found.right == {("world:x", 2, 1): [[1, 8]]} and found.answered == {("world:x", 2, 1): [[3, 8]]}
     assert found.bits() == 2.0
     (tmp_path / "log.jsonl").write_text('{"flags": {}}\n{"step": 1, "reward": 0.5}\n')
-    assert read_result(tmp_path, {"loss": 1.0}).records[1]["reward"] == 0.5
+    run = read_result(tmp_path, {"loss": 1.0, "eval": {"world:y": [], "loss:world:x": {"loss": 2.5, "tokens": 9}}})
+    assert run.records[1]["reward"] == 0.5 and run.heldout_loss() == 2.5
 
 
 def test_costs_count_what_two_arms_share_once(tmp_path):

@@ -70,7 +70,7 @@ def test_a_claim_of_forty_lines(tmp_path):
     assert "6 commands, 6 of them done before" in again.stderr and records(tmp_path)[-1]["numbers"] == helps["numbers"]
 
 
-SCRIPTS = {"pretrain.py": "pretrain", "sft.py": "sft", "grpo.py": "grpo", "dpo.py": "dpo"}
+SCRIPTS = {"pretrain.py": "pretrain", "sft.py": "sft", "grpo.py": "grpo", "dpo.py": "dpo", "augment.py": "augment"}
 
 
 @pytest.mark.parametrize("name", run.all_claims())

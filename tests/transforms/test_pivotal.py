@@ -14,7 +14,8 @@ import dpo
 from engine.requests import Completion
 from sources.conversations import Pairs
 from tasks.task import Problem, Reply
-from transforms import Item, pivotal
+from transforms import Ask, Item, pivotal
+from transforms.parts import teachers
 
 ARGS = Namespace(plain=False, mode="", samples=10, gap=0.2, low=0.2, high=0.8, paths=1, max_new_tokens=64, temperature=1.0,
                  init="folder")
@@ -168,6 +169,23 @@ def test_questions_that_teach_little_are_left_out(right, reason):
 def test_bad_flags(wrong, message):
     with pytest.raises(ValueError, match=message):
         pivotal.check(Namespace(**{**vars(ARGS), **wrong}))
+
+
+def test_an_answer_goes_on_from_its_beginning(tmp_path, tokenizer):
+    """A continuation is what the sampler draws behind prompt and beginning, and its reply is the whole answer."""
+    folder = tiny_checkpoint(tmp_path / "init", tokenizer)
+    model = teachers.Checkpoint("init", str(folder), False, Namespace(
+        device="cpu", dtype="float32", rows=8, max_new_tokens=20, temperature=1.0, top_p=1.0, top_k=0, seed=3))
+    question = [{"role": "user", "content": "How many lions?"}]
+    prompt, begins = tokenizer.chat_prompt(question), tuple(tokenizer.encode("lions 3 + 4"))
+    [replies], cost = model.answer([(Item(5), 0, Ask(question, n=3, begins=begins, max_new_tokens=7))], 0)
+    [drawn] = model.sampler.generate([prompt + list(begins)], 3, 7, 1.0, seed=3, numbers=[5])
+    for reply, completion in zip(replies, drawn):
+        assert (reply.completion.prompt, reply.completion.tokens) == (prompt, [*begins, *completion.tokens])
+        assert reply.text == tokenizer.decode_reply(prompt, [*begins, *completion.tokens])
+        assert reply.text.startswith("lions 3 + 4")
+        assert reply.tokens == len(begins) + len(completion.tokens) and reply.limit == len(begins) + 7
+    assert cost["drawn_tokens"] == sum(len(c.tokens) for c in drawn) and cost["prompt_tokens"] == len(prompt) + len(begins)
 
 
 TASK = '''from tasks.task import Problem

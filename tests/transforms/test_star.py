@@ -82,6 +82,16 @@ def test_a_rationalised_row_is_saved_without_the_hint(tmp_path, words):
         assert json.dumps(rows) == "[]"
 
 
+def test_a_run_of_the_hints_own_words_is_a_leak(tmp_path):
+    a, wrong = hinted_with(tmp_path, WORDINGS[3]), [Reply("#### 8")]
+    copied = Reply("This is how one gets there step by step: 3 + 4 = 7.\n#### 7")
+    assert star.keep(item_of(QUESTION), [wrong, [copied]], a)[1] == Counter(wrong=1, tells_of_hint=1)
+    # three of its words are not enough; and what the question says too does not count
+    assert len(star.keep(item_of(QUESTION), [wrong, [Reply("Step by step, one gets 3 + 4 = 7.\n#### 7")]], a)[0]) == 1
+    asked = Problem("Explain how one gets there step by step: how much is 3 + 4?", "7")
+    assert len(star.keep(item_of(asked), [wrong, [copied]], a)[0]) == 1
+
+
 @pytest.mark.parametrize("question, text", [
     ("A game gives 2 hints a round. How many hints in 3 rounds?", "There are 2 hints a round, so 2 * 3 = 6 hints.\n#### 6"),
     ("The given answer on the card is half of 12. What is it?", "The given answer is half of 12, so 12 / 2 = 6.\n#### 6"),

@@ -45,7 +45,7 @@ def test_guesses(reasoning, answer, question, wanted):
 
 @pytest.mark.parametrize("question, text, wanted", [
     ("How many lions?", "We add 3 and 4, 因此 the answer is 7.", True),
-    ("How many lions?", "We add, а потом subtract.", True),
+    ("How many lions?", "We 加 3 and 4.", True), ("How many lions?", "We add, а потом subtract.", True),
     ("How many lions?", "그래서 seven.", True),
     ("狮子有多少?", "我们把三和四加起来 and then we get seven lions", True),
     # formulas, names, accents, and the question's own scripts are no mixture

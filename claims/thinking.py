@@ -1,0 +1,69 @@
+"""Documents with and without thinking, and bases trained on them, which the claims on thinking augmented pre-training share.
+
+A raw document is a question with its bare answer: what leads from one to the other is left out, as in much of what people
+write. A teacher adds it behind the document (augment.py think). All bases see as many tokens, at full weight; all then get the
+same short fine-tuning, which shows the form of a chat with a think block.
+"""
+
+from claims import tiny
+from claims.runner.claim import Setting
+from claims.runner.commands import Command, make
+
+OPS = "1-2"
+RAW = {"solution": 0, "q_weight": 1}
+HELD_OUT = f"loss:world:tiny,ops={OPS},split=test,solution=0,q_weight=1"     # what text perplexity is measured on
+
+
+def words() -> Command:
+    """It knows the wordings of paraphrases, and the steps."""
+    return make("tokenizer.py", "train", "--data", f"world:tiny,ops={OPS}", f"world:tiny,ops={OPS},paraphrase=4",
+                "--vocab-size", 512)
+
+
+def raw(s: Setting, **options) -> str:
+    return tiny.world(s, OPS, "pretrain", **RAW | options)
+
+
+def few_raw(s: Setting, tokens: int) -> Command:
+    """The first raw documents, up to so many tokens: what is there once, and must be repeated."""
+    return make("data.py", "prepare", "--data", raw(s), "--tokenizer", words(), "--tokens", tokens)
+
+
+def thoughts(s: Setting, teacher, count: int = 3000, *flags) -> Command:
+    """The first documents with a teacher's thinking behind them. teacher: "oracle:..." or a checkpoint."""
+    return make("augment.py", "think", "--init", teacher, "--data", tiny.world(s, OPS, "pretrain", solution=0), "--count", count,
+                "--seed", s.seed, "--device", s.device, *flags)
+
+
+def with_thoughts(s: Setting, rows: Command) -> list:
+    """Documents with thinking, and a tenth without, so that a document may end there."""
+    return [(rows, "@0.9"), f"{raw(s)}@0.1"]
+
+
+def oracle(errors: float = 0.0) -> str:
+    """A teacher that knows the steps, each of which is wrong with that chance."""
+    return "oracle:solution=1" + (f",errors={errors}" if errors else "")
+
+
+def base(s: Setting, *data, **flags) -> Command:
+    """A base of any documents; its loss on raw ones that it has not seen is measured at the end."""
+    return tiny.base(s, words(), *data, **{"eval_data": HELD_OUT} | flags)
+
+
+def tuned(s: Setting, start: Command) -> Command:
+    """A quarter of the conversations are answered without thinking."""
+    return tiny.sft(s, start, tiny.world(s, OPS, "sft"), steps=60, no_think=0.25)
+
+
+def solves(s: Setting, start: Command) -> Command:
+    """After fine-tuning, with thinking."""
+    return tiny.evaluate(s, tuned(s, start), OPS, chat=True, suffix=" /think")
+
+
+def measured(s: Setting, starts: dict[str, Command]) -> dict[str, Command]:
+    """{name: solves after fine-tuning, "name, no thinking": answers at once, "name, loss": of the base on raw documents}."""
+    found = {}
+    for name, start in starts.items():
+        bare = tiny.evaluate(s, tuned(s, start), OPS, chat=True, suffix=" /no_think")
+        found |= {name: solves(s, start), f"{name}, no thinking": bare, f"{name}, loss": start}
+    return found
