@@ -29,7 +29,7 @@ def few_raw(s: Setting, tokens: int) -> Command:
     return make("data.py", "prepare", "--data", raw(s), "--tokenizer", words(), "--tokens", tokens)
 
 
-def thoughts(s: Setting, teacher, count: int = 3000, *flags) -> Command:
+def thoughts(s: Setting, teacher: str | Command, count: int = 3000, *flags) -> Command:
     """The first documents with a teacher's thinking behind them. teacher: "oracle:..." or a checkpoint."""
     return make("augment.py", "think", "--init", teacher, "--data", tiny.world(s, OPS, "pretrain", solution=0), "--count", count,
                 "--seed", s.seed, "--device", s.device, *flags)
