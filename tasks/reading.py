@@ -15,7 +15,7 @@ from tasks.facts import Leaf, Step
 from tasks.graph import COMPUTE
 from tasks.styles import value_of
 from tasks.words import ASK, CONTEXTS, OPERATORS, SAY_LEAF, SAY_STEP
-from tasks.world import Problem, World
+from tasks.world import World, WorldProblem
 
 _NAME, _NUMBER = r"[a-z]{1,30}(?: in [A-Z][a-z]{1,30} [A-Z][a-z]{1,30})?", r"-?\d{1,9}"       # "owls", "owls in Oak Park"
 _LEFT, _RIGHT = (rf"(?:the (?P<{side}>{_NAME})|(?P<{side}_value>{_NUMBER}))" for side in ("left", "right"))
@@ -33,7 +33,7 @@ HEAD = re.compile(rf"({'|'.join(name for name, _ in CONTEXTS.values())})(?:, mod
 LEAVES, STEPS, ASKS = ([_pattern(wording) for wording in wordings] for wordings in (SAY_LEAF, SAY_STEP, ASK))
 
 
-def read_question(text: str) -> Problem | None:
+def read_question(text: str) -> WorldProblem | None:
     """The problem of a question (its first line); None where it is none: a sentence that no problem has, a quantity that is told
     twice, facts that contradict each other, or not enough of them. The problem has no solution, only what checks one."""
     question = text.strip().partition("\n")[0]
@@ -51,7 +51,7 @@ def read_question(text: str) -> Problem | None:
     if not steps:                                         # it asks for a number that stands in it
         return None
     context = next(key for key, (name, _) in CONTEXTS.items() if name == begun[1])
-    return Problem(question, str(solved[1][asked["x"]]), "", World(), len(steps), context, tuple(steps), solved[1], modulus,
+    return WorldProblem(question, str(solved[1][asked["x"]]), "", World(), len(steps), context, tuple(steps), solved[1], modulus,
                    tuple(facts))
 
 

@@ -141,7 +141,7 @@ CASES = {
     "augment paraphrase": ("paraphrase --init i --data d --out o", DRAWS),
     "augment synthesise": ("synthesise --init i --count 2 --out o", DRAWS | {
         "--sentences 2": [("", "--topics world:ops=1"), ("--topics t.txt", "--topics own.py:Task")],
-        "--verified": [("--topics world:ops=1", "--topics world:ops=1 --sentences 0")]}),
+        "--verified": [("--topics own.py:Task", "--topics own.py:Task --sentences 0"), ("", "--topics world:ops=1")]}),
     "mix": ("--sources a b --target t --out o", {
         "--sizes 1x16": [(FROM, NEW)], "--tokenizer t": [(FROM, NEW)], "--vocab-size 300": [(FROM, NEW), ("--tokenizer t", NEW)],
         "--max-epochs 2": [("--sources world:ops=1 world:ops=2", NEW)],

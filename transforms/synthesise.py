@@ -10,7 +10,9 @@ sentence is little more than the context, so that the model writes a question of
 question, the answer is what it writes.
 
 Rows are for pretrain.py, {"text": ...}. Dropped is a text that is empty or cut off, talks about the request, or repeats itself.
-With --sentences 0 --verified keeps what is right.
+On a world every text is checked, a question that the model has written itself by reading it back (tasks/reading.py): "verified"
+is the share whose steps and answer are right, "no_question" counts texts that hold no problem of the world. --verified keeps what
+is right; it needs a world, or a whole question (--sentences 0).
 """
 
 import functools
@@ -23,6 +25,7 @@ from pathlib import Path
 from formats import plugins
 from tasks.options import is_generated
 from tasks.problems import open_task
+from tasks.reading import read_question
 from tasks.task import Reply
 from training import cli
 from transforms import Ask, Item
@@ -43,12 +46,15 @@ def flags(parser: cli.Parser) -> None:
                         help="share of 6-grams of words that stand there before")
     parser.set_defaults(temperature=1.0)
     parser.needs += (("--sentences", is_task, "with topics from a file"),
-                     ("--verified", lambda a: is_task(a) and not a.sentences,
-                      "without whole questions to grade by (--sentences 0)"))
+                     ("--verified", can_check, "without a world in --topics, or whole questions to grade by (--sentences 0)"))
 
 
 def is_task(args: Namespace) -> bool:
     return is_generated(args.topics) or plugins.is_plugin(args.topics)
+
+
+def can_check(args: Namespace) -> bool:
+    return args.topics.startswith("world:") or (is_task(args) and not args.sentences)
 
 
 def check(args: Namespace) -> None:
@@ -58,15 +64,18 @@ def check(args: Namespace) -> None:
 
 
 def ask(item: Item, args: Namespace, rng: random.Random) -> list[Ask]:
-    topic, _ = seed_of(args, item.number)
-    prompt = prompts.fill(args.prompt, topic=topic, form=rng.choice(lines_of(prompts.FOLDER / "forms.txt")))
+    prompt = prompt_of(args, item.number)
     return [Ask(prompt if args.plain else [{"role": "user", "content": prompt}])]
+
+
+def prompt_of(args: Namespace, number: int) -> str:
+    form = random.Random(f"{args.seed}/form/{number}").choice(lines_of(prompts.FOLDER / "forms.txt"))
+    return prompts.fill(args.prompt, topic=seed_of(args, number)[0], form=form)
 
 
 def keep(item: Item, answers: list[list[Reply]], args: Namespace) -> tuple[list[dict], Counter]:
     [[reply]] = answers
-    topic, problem = seed_of(args, item.number)
-    text = turns.turn_of(reply.text, plain=False)[1]      # a think block is no part of the new text
+    topic, text = seed_of(args, item.number)[0], turns.turn_of(reply.text, plain=False)[1]     # without a think block
     if reply.finish == "length":
         return [], Counter(cut_off=1)
     if not text:
@@ -75,10 +84,37 @@ def keep(item: Item, answers: list[list[Reply]], args: Namespace) -> tuple[list[
         return [], Counter(about_the_request=1)
     if filters.repeated_share(text) > args.most_repeated:
         return [], Counter(repetitive=1)
-    if args.verified and not problem.task.grade(problem, Reply(text)).right:
-        return [], Counter(wrong=1)
-    return [{"text": prompts.fill(args.prompt, topic=topic, form="") + reply.text.rstrip() if args.plain else text,
-             "meta": {"topic": topic}}], Counter()
+    judged = judge(item.number, reply, args)
+    if args.verified and judged != "right":
+        return [], Counter({judged: 1})
+    return [{"text": whole(item.number, reply, args), "meta": {"topic": topic, "judged": judged}}], Counter()
+
+
+def whole(number: int, reply: Reply, args: Namespace) -> str:
+    """The text of a document: of a base model the seed and what follows it."""
+    return prompt_of(args, number) + reply.text.rstrip() if args.plain else turns.turn_of(reply.text, plain=False)[1]
+
+
+def judge(number: int, reply: Reply, args: Namespace) -> str | None:
+    """"right", "wrong" or "no_question"; None where nothing checks a text."""
+    if not can_check(args):
+        return None
+    text = whole(number, reply, args)
+    problem = read_question(text) if args.sentences else seed_of(args, number)[1]
+    if problem is None:
+        return "no_question"
+    return "right" if problem.task.grade(problem, Reply(text)).right else "wrong"
+
+
+def tally(item: Item, answers: list[list[Reply]], args: Namespace) -> Counter:
+    [[reply]] = answers
+    return Counter({f"judged_{judge(item.number, reply, args)}": 1, "judged": 1}) if can_check(args) else Counter()
+
+
+def summary(counts: Counter, args: Namespace) -> dict:
+    if not counts["judged"]:
+        return {}
+    return {"verified": turns.rate(counts["judged_right"], counts["judged"]), "no_question": counts["judged_no_question"]}
 
 
 def seed_of(args: Namespace, number: int) -> tuple:

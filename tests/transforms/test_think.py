@@ -1,9 +1,11 @@
 """Transforms that write documents: what a teacher is asked, each filter with what it must drop and what it must keep, and
 thinking checked step by step on oracles that are wrong by construction."""
 
+import argparse
 import json
 import random
 import re
+from collections import Counter
 
 import pytest
 from conftest import real_file, script
@@ -15,7 +17,7 @@ from sources.open import open_source
 from sources.texts import read_texts
 from tasks.problems import load_problems, open_task
 from tasks.task import Reply
-from transforms import find
+from transforms import Item, find
 from transforms.parts import filters, prompts, teachers
 from transforms.parts.items import open_items, pieces_of
 
@@ -187,7 +189,6 @@ def test_a_chat_teacher_opens_its_think_block(folder, tmp_path, asked):
 
 
 def find_args(data, **more):
-    import argparse
     return argparse.Namespace(**{"data": [str(data)], "count": 0, "prompt": "think", "place": "after", "drop_cut": False,
                                  "verified": False, "most_repeated": 0.4, "least_overlap": 0.15} | more)
 
@@ -384,10 +385,28 @@ def test_synthesis_goes_through_its_topics(folder, tmp_path, asked):
     assert [text for text, _ in asked] == [p.question.split(".")[0] + "." for p in load_problems("world:ops=2,modulus=0", 6)]
     assert rows and all(row["text"].startswith(row["meta"]["topic"]) and row["text"] != row["meta"]["topic"] for row in rows)
     _, found = made(tmp_path, *args, "--plain", "--topics", "world:ops=2", "--sentences", 0, "--verified", "--count", 6, name="v")
+    assert found["verified"][0] == 0
     assert found["written"] == 0 and set(found["dropped"]) <= {"wrong", "cut_off", "empty", "repetitive", "about_the_request"}
     refused = refusal(augment, *args, "--topics", topics, "--sentences", 2, "--count", 1, "--out", tmp_path / "x")
     assert "--sentences has no effect with topics from a file" in refused
     assert "no such file" in refusal(augment, *args, "--topics", "nowhere", "--count", 1, "--out", tmp_path / "x")
+
+
+def test_a_question_that_a_model_wrote_is_checked(tmp_path):
+    """On a world every text is judged: the seed is a context, and the model tells, asks and solves."""
+    synthesise, args = find("synthesise"), argparse.Namespace(
+        topics="world:ops=2,contexts=zoo,modulus=0", sentences=1, prompt="synthesise_plain", plain=True, verified=True, seed=0,
+        most_repeated=0.4)
+    item, told = Item(0), " The lions number 3. The owls number the lions plus 4. How many owls?\nlions 3 + 4 = owls "
+    for text, judged in ((told + "7\nAnswer: 7", "right"), (told + "8\nAnswer: 8", "wrong"), (told + "7\nAnswer: 8", "wrong"),
+                         (told.replace("3. The", "3. So the") + "7\nAnswer: 7", "no_question"), (" The lions.", "no_question")):
+        rows, dropped = synthesise.keep(item, [[Reply(text)]], args)
+        assert dropped == (Counter() if judged == "right" else {judged: 1}) and len(rows) == (judged == "right")
+        assert synthesise.tally(item, [[Reply(text)]], args) == {"judged": 1, f"judged_{judged}": 1}
+        kept, _ = synthesise.keep(item, [[Reply(text)]], argparse.Namespace(**vars(args) | {"verified": False}))
+        assert kept[0]["meta"]["judged"] == judged and kept[0]["text"] == "Zoo." + text
+    counts = Counter(judged=8, judged_right=2, judged_no_question=1)
+    assert synthesise.summary(counts, args)["verified"][0] == 0.25 and synthesise.summary(counts, args)["no_question"] == 1
 
 
 def test_rows_of_each_are_trained_on(folder, tmp_path, tokenizer):
