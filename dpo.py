@@ -62,7 +62,7 @@ from sources.conversations import Pairs
 from tokenizer import Tokenizer
 from training import cli
 from training.batch import Batch, document_sums, pair_batch, rounded_up
-from training.flags import training_flags
+from training.flags import loss_needs, row_flags, training_flags
 from training.ledger import Costs
 from training.run import Run
 
@@ -70,7 +70,7 @@ HALF = cli.number("a number from 0 to 0.5", float, lambda x: 0 <= x <= 0.5)
 
 
 def flags() -> cli.Parser:
-    p = training_flags(__doc__, NEEDS + EVAL_NEEDS)
+    p = training_flags(__doc__, loss_needs(LOSSES) + NEEDS + EVAL_NEEDS)
     # as in OLMo 3: warm-up over a tenth of the steps, then linear decay
     p.set_defaults(steps=200, lr=1e-6, optimizer="adamw", schedule="wsd", warmup=0.1, decay=0.9)
     p.add_argument("--loss", default="dpo", choices=list(LOSSES), help="the table at the top of dpo.py")
@@ -84,21 +84,12 @@ def flags() -> cli.Parser:
     p.add_argument("--reference", metavar="FOLDER", default="", help="checkpoint of the reference; none: --init")
     p.add_argument("--exact", action="store_true", help="kernels that give an answer the same bits in any batch: before the "
                    "first step every margin is exactly 0")
-    p.add_argument("--seq-len", type=cli.positive_int, default=1024, help="tokens in a row; both answers of a pair must fit")
-    p.add_argument("--max-epochs", type=cli.not_negative, default=0.0, help="most passes through each source; 0: no limit")
+    row_flags(p, 1024, "both answers of a pair")
     return p
 
 
-def reads(name: str) -> Callable:
-    """The condition that the loss has a use for this setting."""
-    return lambda args: name in LOSSES[args.loss].reads
-
-
-# when a flag has an effect (see cli.Parser)
+# when a flag has an effect (see cli.Parser), in addition to what LOSSES says
 NEEDS = (
-    ("--label-smoothing", reads("label_smoothing"), "with --loss {loss}"),
-    ("--gamma", reads("gamma"), "with --loss {loss}"),
-    ("--kto-weights", reads("kto_weights"), "with --loss {loss}"),
     ("--reference", lambda a: LOSSES[a.loss].reference, "with --loss {loss}, which has no reference"),
 )
 
@@ -148,23 +139,28 @@ def kto_loss(ratios: Tensor, z: float, beta: float = 0.1, weights: tuple = (1.0,
 
 @dataclass
 class Scores:
-    """What the models say of N pairs: log-probabilities of chosen and rejected answers, sums or means as the loss has them."""
-    policy: Tensor                       # (N, 2)
-    reference: Tensor                    # (N, 2); 0 where the loss has no reference
-    h: Tensor                            # (N,), their margins
-    z: float = 0.0                       # kto's baseline
+    """What a loss is computed from: log-probabilities of N pairs of answers, sums or means over tokens (see Loss.means)."""
+    policy: Tensor                       # (N, 2): of chosen and rejected
+    reference: Tensor                    # (N, 2): the same under the reference; 0 where the loss has none
+    h: Tensor                            # (N,): the margins
+    z: float = 0.0                       # the baseline of kto
+
+
+def simpo_of(x: Scores, beta: float, args: Namespace) -> Tensor:
+    """simpo_loss with the values of the flags."""
+    return simpo_loss(x.h, beta, beta / 2 if args.gamma is None else args.gamma, args.label_smoothing)
 
 
 @dataclass(frozen=True)
 class Loss:
-    """What tells one loss from another.
+    """One loss: an entry of LOSSES.
 
-    - compute: the loss of each pair, a function (Scores, beta, args) -> (N,)
-    - beta: its strength, unless --beta says it
-    - means: it takes means over an answer's tokens instead of sums
-    - reference: it compares with a reference
-    - mismatched: each pair comes with a third, mismatched answer, of which the baseline z is made
-    - reads: the flags that have an effect on it alone
+    - compute: a function (Scores, beta, args) -> the loss of each pair (N,)
+    - beta: the value of --beta, unless it is given
+    - means: whether the log-probability of an answer is the mean over its tokens; else it is the sum
+    - reference: whether it compares with a reference
+    - mismatched: whether each pair has a third, mismatched answer, from which the baseline z is computed
+    - reads: the flags that it uses and some other losses do not
     """
     compute: Callable
     beta: float = 0.1
@@ -174,12 +170,7 @@ class Loss:
     reads: tuple[str, ...] = ()
 
 
-def simpo_of(x: Scores, beta: float, args: Namespace) -> Tensor:
-    """simpo_loss with the flags' margin and smoothing."""
-    return simpo_loss(x.h, beta, beta / 2 if args.gamma is None else args.gamma, args.label_smoothing)
-
-
-# To add a loss, write its function above and an entry here; --loss, the default of --beta and the rest follow from it.
+# To add a loss, write its function above and an entry here; everything else follows from the entry.
 LOSSES = {
     "dpo": Loss(lambda x, beta, args: dpo_loss(x.h, beta, args.label_smoothing), reads=("label_smoothing",)),
     "dpo_norm": Loss(lambda x, beta, args: dpo_loss(x.h, beta, args.label_smoothing), beta=5.0, means=True,
@@ -278,12 +269,10 @@ def modes_of_prompts(sources: list[Pairs], tokenizer: Tokenizer) -> dict:
 
 def check(args: Namespace) -> None:
     """Checks that argparse cannot make. ValueError: one line that says how to fix it."""
-    for wrong, fix in (
-        (args.exact and args.compile, "--exact computes without --compile, which joins operations and rounds less often"),
-        (not args.init, "--init is needed: the checkpoint to train"),
-    ):
-        if wrong:
-            raise ValueError(fix)
+    if not args.init:
+        raise ValueError("--init is needed: the checkpoint to train")
+    if args.exact and args.compile:
+        raise ValueError("--exact computes without --compile, which joins operations and rounds less often")
 
 
 def warning(step: int, change: float) -> str:
@@ -312,8 +301,10 @@ def main() -> None:
     for source, known in zip(sources, run.extra_state.get("reference", [])):
         source.reference = known
     del reference
+    z = 0.0                                               # the baseline of kto, computed again in each step
+    warned = False
 
-    wrapped, z = run.distribute(model), 0.0               # z: the baseline of kto, computed again in each step
+    wrapped = run.distribute(model)
 
     def loss_of(batch):
         return batch_loss(args, wrapped, batch, z)
@@ -322,7 +313,6 @@ def main() -> None:
     evaluate = functools.partial(evaluate_all, model, tokenizer, args.eval_data, modes, args.eval_problems, args.seq_len)
     run.begin(model, tokenizer, stream, evaluate, parameters=sum(w.numel() for w in model.parameters()),
               config=vars(model.config), pairs=sum(source.count for source in sources))
-    warned = False
     while run.going():
         batches = run.next_batches()
         if batches is None:

@@ -69,7 +69,7 @@ from tasks.rewards import REWARDS, parse_rewards
 from tasks.task import MODES, SWITCHES
 from tokenizer import Tokenizer
 from training import cli, machine
-from training.flags import training_flags
+from training.flags import loss_needs, training_flags
 from training.guard import Guard
 from training.run import Run
 from training.weights import full_weights, restore_weights
@@ -93,7 +93,7 @@ def by_loss(name: str) -> str:
 
 
 def flags() -> cli.Parser:
-    p = training_flags(__doc__, NEEDS + EVAL_NEEDS, data_required=False)
+    p = training_flags(__doc__, loss_needs(LOSSES) + NEEDS + EVAL_NEEDS, data_required=False)
     add_task_flag(p)
     p.set_defaults(batch_tokens=0, lr=2e-4, adam_lr=2e-4, optimizer="adamw", schedule="constant", warmup=0.0, log_every=1,
                    steps=100, eval_problems=50)
@@ -168,18 +168,10 @@ def runs_ahead(args: argparse.Namespace) -> bool:
     return bool(args.async_steps or (args.rollout_ranks and args.async_steps is None))
 
 
-def reads(name: str) -> Callable:
-    """The condition that the loss uses this setting."""
-    return lambda args: name in LOSSES[args.loss].reads
-
-
-# when a flag has an effect (see cli.Parser)
+# when a flag has an effect (see cli.Parser), in addition to what LOSSES says
 NEEDS = (
     ("--prompts", lambda a: not a.batch_tokens, "with --batch-tokens, from which the number of prompts follows"),
     ("--think-budget", lambda a: a.mode not in ("plain", "no_think"), "with --mode {mode}"),
-    ("--clip-low", reads("clip_low"), "with --loss {loss}"),
-    ("--clip-high", reads("clip_high"), "with --loss {loss}"),
-    ("--dual-clip", reads("dual_clip"), "with --loss {loss}"),
     ("--clip-low --clip-high --dual-clip", ratio_moves, "where pi / pi_old is always 1 (--updates 1 --minibatches 1)"),
     ("--scale", lambda a: not LOSSES[a.loss].advantages.by_token, "with --loss {loss}"),
     ("--gamma", lambda a: LOSSES[a.loss].advantages.by_token, "with --loss {loss}"),

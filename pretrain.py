@@ -29,7 +29,7 @@ from sources.texts import sample_texts
 from tokenizer import Tokenizer
 from training import cli
 from training.batch import Batch
-from training.flags import option_flags, option_names, options_from, training_flags, until_flags, uses_gpu
+from training.flags import option_flags, option_names, options_from, row_flags, training_flags, until_flags, uses_gpu
 from training.run import Run
 
 
@@ -39,8 +39,7 @@ def flags() -> cli.Parser:
     p.add_argument("--tokenizer", metavar="FOLDER", default="",
                    help="folder with tokenizer.json; none: train one on the data")
     p.add_argument("--vocab-size", type=cli.positive_int, default=4096, help="of a tokenizer trained here")
-    p.add_argument("--seq-len", type=cli.positive_int, default=256, help="tokens in a row")
-    p.add_argument("--max-epochs", type=cli.not_negative, default=0.0, help="most passes through each source; 0: no limit")
+    row_flags(p, 256)
     option_flags(p, Config)
     p.add_argument("--peak-tflops", type=cli.above_zero, default=989.0,
                    help="of one GPU, for utilisation (H100, H200: 989 in bf16)")

@@ -48,17 +48,16 @@ from sources.conversations import open_conversations
 from sources.kinds import kind_of
 from training import cli
 from training.batch import Batch, document_sums
-from training.flags import training_flags, until_flags
+from training.flags import loss_needs, row_flags, training_flags, until_flags
 from training.run import Run
 from training.weights import full_weights, restore_weights
 
 
 def flags() -> cli.Parser:
-    p = training_flags(__doc__, NEEDS + EVAL_NEEDS)
+    p = training_flags(__doc__, loss_needs(LOSSES) + NEEDS + EVAL_NEEDS)
     until_flags(p)
     p.set_defaults(steps=200, lr=0.005, adam_lr=0.001, schedule="cosine", warmup=0.05)
-    p.add_argument("--loss", default="sft", choices=list(LOSSES),
-                   help="the table at the top of sft.py")
+    p.add_argument("--loss", default="sft", choices=list(LOSSES), help="the table at the top of sft.py")
     p.add_argument("--iw-form", default="sequence", choices=["sequence", "token"], help="what iw weighs")
     p.add_argument("--refresh", type=cli.positive_int, default=8, help="steps between psft's snapshots of the weights")
     p.add_argument("--clip-high", type=cli.not_negative, default=0.28,
@@ -67,20 +66,12 @@ def flags() -> cli.Parser:
                    help="share of questions answered without thinking; 0: one mode, no flags in the questions")
     p.add_argument("--unflagged", type=cli.fraction, default=0.0, metavar="SHARE",
                    help="share of the questions with thinking that do not say /think")
-    p.add_argument("--seq-len", type=cli.positive_int, default=512, help="tokens in a row; the longest conversation must fit")
-    p.add_argument("--max-epochs", type=cli.not_negative, default=0.0, help="most passes through each source; 0: no limit")
+    row_flags(p, 512, "the longest conversation")
     return p
 
 
-def reads(name: str) -> Callable:
-    """The condition that the loss has a use for this setting."""
-    return lambda args: name in LOSSES[args.loss].reads
-
-
-# when a flag has an effect (see cli.Parser)
+# when a flag has an effect (see cli.Parser), in addition to what LOSSES says
 NEEDS = (
-    ("--iw-form", reads("iw_form"), "with --loss {loss}"),
-    ("--refresh --clip-high", reads("clip_high"), "with --loss {loss}"),
     ("--no-think", lambda a: any(kind_of(split_spec(spec)[0]) in ("world", "questions") for spec in a.data),
      "on conversations, which are used as they are"),
     ("--unflagged", lambda a: a.no_think, "without --no-think above 0: else no question has a flag"),
@@ -128,27 +119,27 @@ def psft_loss(logprobs: Tensor, old: Tensor, mask: Tensor, high: float = 0.28) -
 
 @dataclass
 class Scores:
-    """What the model says of a batch: all (B, T). old: log-probabilities under the loss's frozen weights, None if it has none."""
-    logprobs: Tensor
-    old: Tensor | None
-    mask: Tensor                         # 1 on the assistant's tokens
-    documents: Tensor
+    """What a loss is computed from: all (B, T)."""
+    logprobs: Tensor                     # of the targets
+    old: Tensor | None                   # the same under the frozen weights; None where the loss has none
+    mask: Tensor                         # 1 on the assistant's tokens, 0 elsewhere
+    documents: Tensor                    # numbers of the conversations in a row
 
 
 def clipped_share(x: Scores, args: Namespace) -> dict[str, Tensor]:
-    """Tokens that psft clips."""
+    """The tokens that psft clips."""
     return {"clipped": (x.logprobs - x.old).exp() > 1 + args.clip_high}
 
 
 @dataclass(frozen=True)
 class Loss:
-    """What tells one loss from another.
+    """One loss: an entry of LOSSES.
 
-    - compute: the loss summed over the tokens of a batch, a function (Scores, args) -> scalar
-    - frozen: a copy of the weights whose log-probabilities it compares with: "init", those of --init; "snapshot", those of the
-      last step that --refresh divides; or "" for none
-    - reads: the flags that have an effect on it alone
-    - metrics: what it adds to the log, a function (Scores, args) -> {name: value of each token (B, T)}, logged as means
+    - compute: a function (Scores, args) -> the loss, summed over the tokens of a batch
+    - frozen: which frozen weights it compares with: "init": those of --init; "snapshot": a copy that is renewed every --refresh
+      steps; "": none
+    - reads: the flags that it uses and some other losses do not
+    - metrics: a function (Scores, args) -> {name: value of each token (B, T)}; the log has their means
     """
     compute: Callable
     frozen: str = ""
@@ -156,7 +147,7 @@ class Loss:
     metrics: Callable = lambda x, args: {}
 
 
-# To add a loss, write its function above and an entry here; --loss, the copy of the weights and the log follow from it.
+# To add a loss, write its function above and an entry here; everything else follows from the entry.
 LOSSES = {
     "sft": Loss(lambda x, args: sft_loss(x.logprobs, x.mask)),
     "dft": Loss(lambda x, args: dft_loss(x.logprobs, x.mask)),
@@ -166,11 +157,13 @@ LOSSES = {
 }
 
 
-def batch_loss(args: Namespace, wrapped: nn.Module, frozen: nn.Module | None, batch: Batch) -> tuple[Tensor, dict]:
-    """The chosen loss of a batch, and the metrics: negative log-likelihood, entropy, and what the loss adds."""
+def batch_loss(args: Namespace, wrapped: nn.Module, batch: Batch, frozen: nn.Module | None = None) -> tuple[Tensor, dict]:
+    """The chosen loss summed over the tokens of a batch, and the metrics: negative log-likelihood, entropy, and what the loss
+    adds."""
+    loss = LOSSES[args.loss]
     logprobs, entropies = wrapped(batch.tokens, batch.documents, batch.targets, entropy=True)               # (B, T)
     mask, n = batch.loss_mask.to(logprobs.dtype), batch.loss_mask.double().sum()
-    loss, old = LOSSES[args.loss], None
+    old = None
     if loss.frozen:
         with torch.no_grad():
             old = frozen(batch.tokens, batch.documents, batch.targets)                                      # (B, T)
@@ -191,7 +184,7 @@ def modes_of_questions(args: Namespace) -> dict:
 def check(args: Namespace) -> None:
     """Checks that argparse cannot make. ValueError: one line that says how to fix it."""
     if not args.init:
-        raise ValueError("--init is needed: the checkpoint to fine-tune")
+        raise ValueError("--init is needed: the checkpoint to train")
 
 
 def main() -> None:
@@ -217,7 +210,7 @@ def main() -> None:
     wrapped = run.distribute(model)
 
     def loss_of(batch):
-        return batch_loss(args, wrapped, frozen, batch)
+        return batch_loss(args, wrapped, batch, frozen)
 
     modes = modes_of_questions(args)
     evaluate = functools.partial(evaluate_all, model, tokenizer, args.eval_data, modes, args.eval_problems, args.seq_len)

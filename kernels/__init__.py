@@ -8,18 +8,20 @@
 The model passes `exact` (model.exact). In exact mode the bits of a token's result do not depend on how many tokens are computed
 together, or on whether its past comes from a cache. So sampler and trainer agree to the last bit.
 
-What a variant of attention has to change, from little to much:
+If you change attention, this is what you have to edit, from the smallest change to the largest:
 
-- Something before or after attention, such as a gate for each head (worked out in recipes/README.md): only model.Attention and a
-  field of Config. It works in training, sampling and exact mode if it uses the functions below, or follows the two rules at the
-  top of exact.py.
-- Where positions come from, or a window: an entry of model.LAYER_KINDS, and model.Transformer.angles for other rotations.
-- Which keys a token sees, or what happens to a score (a soft cap, a sink): each place that makes scores. In training
-  fast_attention.attend (its forms: _sdpa and _Blocks, also in _Blocks.backward); in sampling fast_attention.attend_cached (pages
-  and _attend_gathered; the masks are find_pages'); in exact mode exact.attend_tiles and exact._attend_pages, whose gradient is
-  fast.attend's; on a GPU all of these are the three kernels of gpu/attention.py, _attend_forward and two backward ones.
-  A new setting goes through attend, attend_cached and the two plans below, as `window` does.
-- What is kept of past tokens: engine/cache.py (KVCache and its write and fill), and what reads cache.k and cache.v here.
+- Something before or after attention, such as a gate for each head (recipes/README.md shows it step by step): model.Attention and
+  a field of Config. It works in training, sampling and exact mode if it uses only the functions below, or follows the two rules
+  at the top of exact.py.
+- The positions, or a window: an entry of model.LAYER_KINDS; for other rotations also model.Transformer.angles.
+- Which keys a token sees, or how a score is computed (a soft cap, a sink): each function that computes scores. A new setting is
+  an argument of attend, attend_cached and the two plans below, as `window` is. The functions are
+  - in training: fast_attention.attend, with its two forms _sdpa and _Blocks (forward and backward);
+  - in sampling: fast_attention.attend_cached and _attend_gathered, with the masks of find_pages;
+  - in exact mode: exact.attend_tiles and exact._attend_pages; the gradient is that of fast.attend;
+  - on a GPU, for all of these: the three kernels of gpu/attention.py.
+- What is kept of past tokens: engine/cache.py (KVCache, its write and fill), and the functions here that read cache.k and
+  cache.v.
 
 tests/kernels/test_attention.py and tests/engine/test_exact.py compare all forms with the formula and with each other.
 """

@@ -228,9 +228,9 @@ def test_packed_is_as_alone(folder, tokenizer):
         args = sft.flags().parse_args(f"--data x --out x --loss {flags}".split())
         with torch.no_grad():
             packed, alone = {}, {}
-            metrics.add(packed, sft.batch_loss(args, model, other, batch_from(rows, 512))[1])
+            metrics.add(packed, sft.batch_loss(args, model, batch_from(rows, 512), other)[1])
             for document in sum(rows, []):
-                metrics.add(alone, sft.batch_loss(args, model, other, batch_from([[document]], 512))[1])
+                metrics.add(alone, sft.batch_loss(args, model, batch_from([[document]], 512), other)[1])
         assert packed.keys() == alone.keys() >= {"nll", "entropy"}
         for name in packed:
             assert torch.allclose(torch.stack(packed[name]), torch.stack(alone[name]), rtol=1e-12, atol=1e-12)
@@ -249,7 +249,7 @@ def gradients(folder, micro=None, shard=False, losses=LOSSES):
         stream = Stream(["world:ops=1-3"], tokenizer, 256, 2048,
                         opener=lambda name, t: open_conversations(name, t, 256, no_think=0.3))
         batches = stream.next(run.rank, run.ranks, micro)
-        loss = run.backward(wrapped, batches, lambda b, a=args, w=wrapped, f=frozen: sft.batch_loss(a, w, f, b))
+        loss = run.backward(wrapped, batches, lambda b, a=args, w=wrapped, f=frozen: sft.batch_loss(a, w, b, f))
         found[flags] = loss, {n: full(w.grad) for n, w in model.named_parameters()}
     return found
 

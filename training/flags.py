@@ -63,6 +63,24 @@ def until_flags(p: cli.Parser) -> None:
                         "last two evaluations by --eval-every) is at least this; 0: never")
 
 
+def row_flags(p: cli.Parser, length: int, fits: str = "") -> None:
+    """The flags of stages that pack documents into rows. length: the default of --seq-len; fits: what must fit into a row."""
+    p.add_argument("--seq-len", type=cli.positive_int, default=length,
+                   help="tokens in a row" + (f"; {fits} must fit" if fits else ""))
+    p.add_argument("--max-epochs", type=cli.not_negative, default=0.0, help="most passes through each source; 0: no limit")
+
+
+def loss_needs(losses: dict) -> tuple:
+    """The rows of `needs` (see cli.Parser) for the flags that only some losses use. losses: the table of a script, {name of the
+    loss: an object whose `reads` names these flags, with underscores}."""
+    together = {}                                         # {losses: the flags that these losses use, and no other}
+    for flag in dict.fromkeys(flag for loss in losses.values() for flag in loss.reads):
+        users = tuple(name for name, loss in losses.items() if flag in loss.reads)
+        together.setdefault(users, []).append(f"--{flag.replace('_', '-')}")
+    return tuple((" ".join(flags), lambda a, users=users: a.loss in users, "with --loss {loss}")
+                 for users, flags in together.items())
+
+
 def option_flags(p: cli.Parser, kind: type) -> None:
     """Adds a flag for each field of a dataclass with a help text in its metadata, as in model.Config. For a field that is True by
     default the flag turns it off."""
@@ -103,7 +121,7 @@ def uses_gpu(args: Namespace) -> bool:
     return args.device == "cuda" or (args.device == "auto" and torch.cuda.is_available())
 
 
-# when the flags above have an effect; also --max-epochs, which the scripts add (see cli.Parser)
+# when the flags above have an effect; also --max-epochs of row_flags (see cli.Parser)
 NEEDS = (
     ("--adam-lr", lambda a: a.optimizer != "adamw", "with --optimizer {optimizer}, whose rate is --lr alone"),
     ("--decay", lambda a: a.schedule == "wsd", "with --schedule {schedule}"),

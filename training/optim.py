@@ -86,9 +86,8 @@ def adamw(matrices: list, others: list, lr: float, adam_lr: float, weight_decay:
 
 
 # What --optimizer may be. An entry takes (matrices, others, lr, adam_lr, weight_decay) and returns a list of optimisers. Weight
-# decay is only for the matrices, so that embeddings, norms and biases are not pulled to zero. The entry "adamw" does not use
-# adam_lr, so --adam-lr is refused with it (training/flags.py). With any other entry the flag is accepted, so the entry should use
-# it.
+# decay is only for the matrices, so that embeddings, norms and biases are not pulled to zero. "adamw" does not use adam_lr, so
+# --adam-lr is refused with it (training/flags.py). With any other entry the flag is accepted, so the entry should use it.
 OPTIMIZERS = {"muon": muon, "adamw": adamw}
 
 

@@ -1,6 +1,7 @@
-"""silu(gate) * up (arXiv 2002.05202) in Triton: one pass over memory, and a backward that keeps nothing but its inputs.
+"""silu(gate) * up (arXiv 2002.05202) in Triton: one pass over memory, and a backward pass that keeps only the inputs.
 
-Element by element, so no sum whose order could change; every element goes through the same code, the last few as well.
+It works element by element, so there is no sum whose order could change. The last elements are computed by the same code as all
+others.
 """
 
 import torch
@@ -32,7 +33,8 @@ def _silu_backward(gate, up, d, d_gate, d_up, n, BLOCK: tl.constexpr):
 
 @torch.library.custom_op("nanothink::swiglu", mutates_args=())
 def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    """gate and up of one shape -> silu(gate) * up, computed in float32, the silu rounded to their type as PyTorch does."""
+    """gate and up of one shape -> silu(gate) * up. It is computed in float32, and silu(gate) is rounded to their type as in
+    PyTorch."""
     gate, up = gate.contiguous(), up.contiguous()
     y, n = torch.empty_like(gate), gate.numel()
     if n:

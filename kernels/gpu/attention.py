@@ -1,29 +1,34 @@
 """FlashAttention in Triton: causal, grouped heads, packed documents, sliding window, training and KV cache.
 
-The algorithm is FlashAttention-2 (arXiv 2307.08691). A program holds a tile of queries and walks over the keys in
-blocks. It keeps a running maximum `top` and sum `total` of the softmax, and rescales its accumulator whenever the
-maximum grows, so that the (T, T) scores never exist. The backward pass computes the probabilities again from the
-log-sum-exp of each row: one kernel walks over keys and makes dq, another walks over queries and makes dk and dv. Each
-result has one writer, so there are no atomics and two runs give the same bits.
+The algorithm is FlashAttention-2 (arXiv 2307.08691). A program computes one tile of queries. A loop takes the keys in blocks,
+from the first block to the last. For the softmax it keeps the maximum `top` and the sum `total` over the blocks so far. Whenever
+the maximum grows, it rescales the sum and the output. So the (T, T) scores never exist at the same time.
 
-Query heads that share a key head are packed into one tile: row r of a tile is token r // G and head r % G of the group.
-A decode step is then a tile of one token, and the same kernel serves training, prefill and decode.
+The backward pass computes the probabilities again, from the log-sum-exp of each row. One kernel loops over the keys and computes
+dq; another loops over the queries and computes dk and dv. Each result is written by one program only. So there are no atomic
+additions, and two runs give the same bits.
 
-Simpler than the best: no split over the keys of one query (decoding few rows of long context leaves processors idle),
-no warp specialisation, no TMA, no autotuning (the tables below are chosen by hand), and every block is masked, also
-those that need no mask: a second loop for these makes ptxas run the tensor cores of a Hopper GPU one after the other.
+Query heads that share a key head are in one tile: row r of a tile is token r // G and head r % G of the group. A decoding step is
+then a tile with one token. So the same kernel is used in training, prefill and decoding.
 
-The rules by which the bits of a row depend only on its query and on the keys that it sees:
-  - key blocks are counted from the document's start and walked left to right; a window skips blocks, never shifts them;
-  - every block goes through the same arithmetic, with the fused multiply-add spelled out and none left to the compiler;
-  - a masked key has p = 0, and a block without visible keys changes nothing: the maximum starts at a finite number;
-  - one tile size for training, prefill and decode, since the tree of a row's sum follows the layout of a tile: on an
-    H100 it is the same tree with 64 or 128 rows and 4 warps, or with 16 rows and 1 warp, but not with 16 rows and 4.
-The last rule costs speed in decoding, so it holds only where `exact` asks for it: that is all that `exact` does.
+Simpler than the best kernels:
+- The keys of one query are not split among programs. So multiprocessors are idle when few rows with a long context are decoded.
+- There is no warp specialisation, no TMA and no autotuning: the tables below are chosen by hand.
+- Every block is masked, also those that do not need it. With a second loop, without a mask, ptxas would run the tensor cores of a
+  Hopper GPU one after the other.
 
-B rows, T tokens in a row, N tokens in all, H query heads, K key/value heads, G = H / K, hd head size. A key cache is
-(P, K, PAGE, hd): P pages of PAGE tokens, and `table` (B, most) holds the pages of each row; without a table a page is a
-row. A block of keys never crosses the end of a page.
+The bits of a row must depend only on its query and on the keys that it sees. These rules ensure it:
+- Blocks of keys begin at the start of the document, and are computed from first to last. A window leaves out blocks, but never
+  moves them.
+- Every block is computed by the same instructions. Fused multiply-add is written out, and the compiler may not add others.
+- A masked key has p = 0. A block without visible keys changes nothing, because the maximum starts at a finite number.
+- The tile has the same size in training, prefill and decoding, because the layout of a tile decides in which order a row is added
+  up. On an H100 the order is the same with 64 or 128 rows and 4 warps, and with 16 rows and 1 warp, but not with 16 rows and 4.
+The last rule makes decoding slower, so it holds only in exact mode. This is the only thing that `exact` changes here.
+
+Letters: B rows, T tokens in a row, N tokens in all, H query heads, K key/value heads, G = H / K, hd head size. A key cache is
+(P, K, PAGE, hd): P pages of PAGE tokens. `table` (B, most) holds the pages of each row; without a table each row is one page. A
+block of keys is never on two pages.
 """
 
 import math
@@ -38,10 +43,10 @@ from .linear import device_kind
 
 LN2 = tl.constexpr(math.log(2))                           # scores are in base 2, gradients are not
 
-# Largest head size (rounded up to a power of two) -> BLOCK_M query rows, BLOCK_N keys, warps, pipeline stages; such
-# that a Hopper GPU holds a program in its registers, and a page of the cache is a whole number of blocks. For heads of 64
-# and 128 they come from a sweep on an H100 (results/tried.jsonl): the fastest, or one as fast that spills nothing in a loop.
-# Several small programs on a multiprocessor hide each other's waits better than one large one.
+# {largest head size, rounded up to a power of two: (BLOCK_M query rows, BLOCK_N keys, warps, pipeline stages)}. With these sizes
+# a program fits into the registers of a Hopper GPU, and a page of the cache is a whole number of blocks. Those for heads of 64
+# and 128 come from a sweep on an H100 (results/tried.jsonl): the fastest, or one as fast that spills no registers in a loop.
+# Several small programs on a multiprocessor are better than one large program: while one waits for memory, another computes.
 TILES = {
     "exact": {64: (64, 64, 4, 3), 128: (64, 64, 4, 3), 256: (64, 32, 4, 2)},
     "forward": {64: (64, 64, 4, 3), 128: (64, 64, 4, 3), 256: (128, 32, 8, 3)},
@@ -73,13 +78,17 @@ def _config(kind, head_size, dtype, G, device):
 
 
 class Spans:
-    """Where runs of query tokens lie, one per document or per cache row: int tensors (n,) on the device.
+    """The positions of the query tokens. A span is the query tokens of one document, or of one row of the cache.
 
-    first: index of its first query token among the N flattened query tokens; length: its query tokens (0 allowed);
-    offset: in-document position of that first query token (0 in training, cached length in decode or chunked prefill);
-    base: where its keys begin: with packed keys (N, K, hd) the index of the document's token 0; with a cache the row of
-    its page table. tokens: N, a Python int.
-    """
+    Int tensors (n,) on the device:
+    - first: the index of the first query token of a span among all N query tokens
+    - length: the number of its query tokens; it may be 0
+    - offset: the position of its first query token in the document: 0 in training; in decoding, and in prefill in pieces, the
+      number of tokens in the cache
+    - base: where its keys begin. With packed keys (N, K, hd) it is the index of the first token of the document; with a cache,
+      the row of the page table
+
+    tokens: N, a Python int."""
 
     def __init__(self, first: Tensor, length: Tensor, offset: Tensor, base: Tensor, tokens: int):
         self.first, self.length, self.offset, self.base, self.tokens = first, length, offset, base, tokens
@@ -88,8 +97,9 @@ class Spans:
 
     @staticmethod
     def of_documents(documents: Tensor, device: torch.device | None = None) -> "Spans":
-        """documents (B, T) numbers the packed documents of each row as in Packing: equal numbers in a run are one.
-        A shape (B, T) alone: every row is one document. Waits for the device once, to learn how many there are."""
+        """documents (B, T): the document number of each token, as in Packing; neighbours with the same number are one document.
+        It may also be only the shape (B, T): then every row is one document. Waits for the device once, for the number of
+        documents."""
         if not isinstance(documents, torch.Tensor):
             return Spans.of_rows(*documents, device)
         new = torch.ones_like(documents, dtype=torch.bool)                    # does a document start here?
@@ -112,8 +122,9 @@ class Spans:
 
     @staticmethod
     def of_cache(lengths: Tensor, tokens: int = 1, rows: Tensor | None = None) -> "Spans":
-        """The next tokens (an int) of each of B cache rows, after the lengths (B,) that it held before them; their
-        keys are already written there. rows (B,): which rows, if not 0, ..., B - 1. Never waits for the device."""
+        """The next `tokens` tokens of each of B rows of a cache. lengths (B,): the tokens that each row held before them. The
+        keys of the new tokens must be in the cache already. rows (B,): which rows; None: 0, ..., B - 1. Never waits for the
+        device."""
         row = torch.arange(lengths.shape[0], device=lengths.device)
         spans = Spans(row * tokens, torch.full_like(row, tokens), lengths, row if rows is None else rows,
                       lengths.shape[0] * tokens)
@@ -121,16 +132,18 @@ class Spans:
         return spans
 
     def tiles(self, per_tile: int) -> Tensor:
-        """Cut into tiles of at most per_tile query tokens -> int32 (n_tiles, 4): first query index, count, in-document
-        position of the first, base. Longest documents first and late tiles first, for the heavy ones to start early."""
+        """Cuts the spans into tiles of at most per_tile query tokens -> int32 (n_tiles, 4): the index of the first query, the
+        number of queries, the position of the first in its document, base. The tiles with the most keys come first (long
+        documents, and in them the late tiles), so that no long one starts at the end."""
         if self.decode:
             return self._table((self.first, self.length, self.offset, self.base))
         span, within, count = self._cut(per_tile, late_first=True)
         return self._table((self.first[span] + within, count, self.offset[span] + within, self.base[span]))
 
     def key_tiles(self, per_tile: int) -> Tensor:
-        """The same for the keys of whole documents (offset 0) -> int32 (n_tiles, 5): first key index, count, its
-        in-document position, index of the document's first query, its length. Early keys have the most queries."""
+        """The same for the keys of complete documents (offset 0) -> int32 (n_tiles, 5): the index of the first key, the number of
+        keys, the position of the first in its document, the index of the first query of the document, and its length. Here early
+        tiles come first: early keys are seen by the most queries."""
         span, within, count = self._cut(per_tile, late_first=False)
         return self._table((self.base[span] + within, count, within, self.first[span], self.length[span]))
 
@@ -140,10 +153,10 @@ class Spans:
         return table * (table[:, 1:2] > 0)                                    # an unused tile is a row of zeros
 
     def _cut(self, per_tile, late_first):
-        """The span of each tile, its first token within the span, and its tokens: (n_tiles,) each.
+        """The span of each tile, its first token in the span, and the number of its tokens: (n_tiles,) each.
 
-        There are as many tiles as the spans could need at most, a number that the host knows; the unused have 0 tokens.
-        """
+        n_tiles is the largest number that the spans may need, because the CPU knows it without waiting for the GPU. Tiles that
+        are not needed have 0 tokens."""
         n = self.length.shape[0]
         n_tiles = (self.tokens + n * (per_tile - 1)) // per_tile if n else 0
         order = self.length.argsort(descending=True, stable=True)
@@ -184,7 +197,7 @@ def make_tiles(spans: Spans, dtype: torch.dtype, hd: int, G: int, exact: bool = 
 def _attend_forward(q, k, v, out, lse, tiles, table, q_token, q_head, k_row, k_head, k_key, v_row, v_head, v_key, table_row,
              window, scale, K: tl.constexpr, G: tl.constexpr, HD: tl.constexpr, BLOCK_M: tl.constexpr,
              BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, WINDOWED: tl.constexpr, PAGE: tl.constexpr):
-    """One tile of queries of one key head; PAGE > 0: against the pages of a cache. Scores are in base 2: scale =
+    """One tile of queries of one key head. PAGE > 0: the keys are in the pages of a cache. Scores are in base 2: scale =
     hd^-0.5 log2(e), lse = log2 sum 2^score."""
     tile, kv_head = tl.program_id(0) // K, (tl.program_id(0) % K).to(tl.int64)
     first, count = tl.load(tiles + tile * 4).to(tl.int64), tl.load(tiles + tile * 4 + 1)
@@ -208,7 +221,7 @@ def _attend_forward(q, k, v, out, lse, tiles, table, q_token, q_head, k_row, k_h
     begin = start * 0
     if WINDOWED:
         begin = tl.maximum(start - window + 1, 0) // BLOCK_N * BLOCK_N
-    if PAGE > 0:                                          # known a block ahead, or the loads of keys would wait for it
+    if PAGE > 0:                                          # read one block ahead; else the loads of keys would wait for it
         table += base * table_row
         next_page = tl.load(table + begin // PAGE).to(tl.int32)
     for at in range(begin, end, BLOCK_N):
@@ -243,8 +256,8 @@ def _attend_forward(q, k, v, out, lse, tiles, table, q_token, q_head, k_row, k_h
 def _attend_backward_q(q, k, v, out, do, lse, delta, dq, tiles, q_token, q_head, k_token, k_head, v_token, v_head, window,
                 scale, K: tl.constexpr, G: tl.constexpr, HD: tl.constexpr, BLOCK_M: tl.constexpr,
                 BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, WINDOWED: tl.constexpr):
-    """dq = sum of p * (do v' - delta) k for one tile of queries of one key head, with the forward's walk over the keys.
-    It goes first, and leaves delta = sum(out * do) for the other kernel."""
+    """dq = sum of p * (do v' - delta) k for one tile of queries of one key head, with the same loop over the keys as the forward
+    pass. It runs before the other kernel, and writes delta = sum(out * do), which the other one reads."""
     tile, kv_head = tl.program_id(0) // K, (tl.program_id(0) % K).to(tl.int64)
     first, count = tl.load(tiles + tile * 4).to(tl.int64), tl.load(tiles + tile * 4 + 1)
     start, base = tl.load(tiles + tile * 4 + 2), tl.load(tiles + tile * 4 + 3).to(tl.int64)
@@ -288,8 +301,8 @@ def _attend_backward_q(q, k, v, out, do, lse, delta, dq, tiles, q_token, q_head,
 def _attend_backward_kv(q, k, v, do, lse, delta, dk, dv, tiles, q_token, q_head, k_token, k_head, v_token, v_head, window,
                  scale, K: tl.constexpr, G: tl.constexpr, HD: tl.constexpr, BLOCK_M: tl.constexpr,
                  BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, WINDOWED: tl.constexpr):
-    """dv = sum of p' do and dk = sum of (p * (do v' - delta))' q for one tile of keys of one key head, walking over the
-    query rows that see them: row r of a document is token r // G and head r % G of the group."""
+    """dv = sum of p' do and dk = sum of (p * (do v' - delta))' q for one tile of keys of one key head. The loop goes over the
+    query rows that see these keys: row r of a document is token r // G and head r % G of the group."""
     tile, kv_head = tl.program_id(0) // K, (tl.program_id(0) % K).to(tl.int64)
     first, count = tl.load(tiles + tile * 5).to(tl.int64), tl.load(tiles + tile * 5 + 1)
     start, query = tl.load(tiles + tile * 5 + 2), tl.load(tiles + tile * 5 + 3).to(tl.int64)
@@ -336,7 +349,8 @@ def _attend_backward_kv(q, k, v, do, lse, delta, dk, dv, tiles, q_token, q_head,
 
 
 def _sizes(q, k, window, config):
-    """What all kernels know at compile time; the launch must not let the compiler fuse multiply and add."""
+    """The arguments that are constants for the compiler, the same in all kernels. enable_fp_fusion=False: the compiler must not
+    fuse a multiplication and an addition by itself."""
     block_m, block_n, block_d, warps, stages = config
     return dict(K=k.shape[1], G=q.shape[1] // k.shape[1], HD=q.shape[2], BLOCK_M=block_m, BLOCK_N=block_n,
                 BLOCK_D=block_d, WINDOWED=window > 0, num_warps=warps, num_stages=stages, enable_fp_fusion=False)
@@ -350,7 +364,7 @@ def _scale(q):
 def _attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, tiles: torch.Tensor,
                query_tiles: torch.Tensor | None, key_tiles: torch.Tensor | None, window: int, kind: str,
                whole: bool, table: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """-> out like q, and lse (N, H) of float32. The two other lists of tiles are for the backward pass."""
+    """-> out like q, and lse (N, H) of float32. query_tiles and key_tiles are only kept for the backward pass."""
     K, G = k.shape[1], q.shape[1] // k.shape[1]
     out = (q.new_empty if whole else q.new_zeros)(q.shape)
     lse = q.new_empty(q.shape[:2], dtype=torch.float32)
@@ -408,14 +422,15 @@ _attention.register_autograd(_gradients, setup_context=_keep)
 
 def attention(q: Tensor, k: Tensor, v: Tensor, spans: Spans | Tiles, window: int = 0, exact: bool = False,
               table: Tensor | None = None) -> Tensor:
-    """Causal attention inside each document: q (N, H, hd); k and v packed (N, K, hd), or pages (P, K, PAGE, hd) with
-    the table (B, most) of the rows that own them; any strides with a contiguous last dim -> (N, H, hd); query tokens
-    in no span give zeros.
+    """Causal attention inside each document -> (N, H, hd), with zeros for query tokens that are in no span.
 
-    spans: Spans, or the Tiles that make_tiles made of them, which then know about `exact`.
-    window > 0: a token sees itself and the window - 1 tokens before it. exact: a row's bits do not depend on whether
-    it is computed in training, prefill or decode. The gradient needs packed keys and spans that begin their documents.
-    """
+    - q (N, H, hd); k and v: packed (N, K, hd), or pages (P, K, PAGE, hd). The last dimension must be contiguous.
+    - spans: Spans, or the Tiles that make_tiles made of them; `exact` is then decided already
+    - window > 0: a token sees itself and the window - 1 tokens before it
+    - exact: the bits of a row do not depend on whether it is computed in training, prefill or decoding
+    - table (B, most): the pages of each row, where k and v are pages
+
+    There is a gradient only with packed keys, and with spans that start at the start of their documents."""
     if torch.is_autocast_enabled(q.device.type):
         q, k, v = (x.to(torch.get_autocast_dtype(q.device.type)) for x in (q, k, v))
     if not q.dtype == k.dtype == v.dtype:

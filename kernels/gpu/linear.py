@@ -1,17 +1,19 @@
 """A matrix product whose rows do not depend on each other: x (..., D) @ weight (N, D).T + bias, in Triton.
 
-A library picks its way to add up a dot product by the shape of the whole product (split-K, other tiles), so the same
-token gets other bits in a batch of 3 than in a batch of 300, and a policy sampled in one batch is not the policy
-trained in another ("Defeating Nondeterminism in LLM Inference", Thinking Machines, 2025).
+A library chooses the order of additions by the shape of the complete product (it may split D among programs, or use other tiles).
+So the same token gets other bits in a batch of 3 than in a batch of 300, and the policy that is sampled in one batch is not the
+policy that is trained in another ("Defeating Nondeterminism in LLM Inference", Thinking Machines, 2025).
 
-The bit rule: a row's result depends on that row, the weight and the bias only. An output element is always the same
-chain of multiply-adds: D is walked from left to right in steps of one BLOCK_K per type, into one float32 accumulator,
-by one program. Which rows and columns share a tile, and which warps work on it, is free and follows the shape: the
-matrix units of a Hopper GPU (both instructions, mma and wgmma) give the same sum for all of them. A library that does
-not split D gives nearly always the same sum, so it takes over where it was tried and agrees (`library_agrees`).
+Here the bits of a row depend only on this row, the weight and the bias. An element of the result is always computed by the same
+chain of multiply-adds: one program goes through D from the first element to the last, in steps of BLOCK_K (one number for each
+type), and adds into one float32 accumulator. Which rows and columns share a tile, and how many warps work on it, may follow from
+the shape: the tensor cores of a Hopper GPU (both instructions, mma and wgmma) give the same sum for all of them.
 
-Simpler than the best: pointers and no bulk copies (TMA), one tile per program, a table of tiles instead of tuning. The
-backward needs no such rule and is left to the library.
+A library that does not split D nearly always gives the same sum, and it is faster. So it is used for the shapes for which a trial
+has shown that it gives the same bits (`library_agrees`).
+
+Simpler than the best kernels: loads by pointers instead of bulk copies (TMA), one tile for each program, and a table of tiles
+instead of autotuning. The backward pass needs no fixed order, so the library computes it.
 """
 
 import functools
@@ -22,21 +24,23 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# The step along D. It sets the bits (other operands of one multiply-add chain), so nothing but the type may choose it.
+# The step along D. It decides the order of additions, and so the bits. So it may depend only on the type.
 BLOCK_K = {torch.bfloat16: 64, torch.float16: 64, torch.float32: 32}
 
-# Up to so many rows: BLOCK_M, BLOCK_N, warps, stages of loads in flight. These set the speed alone. Few rows (decoding)
-# wait for the weight, so many small loads are under way; many rows wait for the tensor cores, so tiles are large.
+# (most rows, (BLOCK_M, BLOCK_N, warps, stages)): the first entry with enough rows is used. stages: how many blocks are loaded
+# ahead. This changes only the speed. With few rows (decoding) the time goes into loading the weight, so many small loads run at
+# the same time. With many rows it goes into the tensor cores, so tiles are large.
 TILES = {
     "data centre": ((16, (16, 64, 4, 8)), (32, (32, 64, 4, 6)), (64, (64, 64, 4, 6)), (256, (128, 128, 8, 4)),
                     (float("inf"), (256, 128, 8, 3))),                        # Hopper and later: 227 KB of fast memory
     "other": ((16, (16, 64, 4, 5)), (32, (32, 64, 4, 4)), (64, (64, 64, 4, 4)), (float("inf"), (128, 128, 8, 3))),
 }
-# Of large tiles the shape and the type of the result decide whether ptxas 12.8 lets the tensor cores of Hopper run ahead or makes
-# them wait for each product (its note C7515; `bench.py launches` looks for it). These are the ones for results in float32.
+# With some large tiles ptxas 12.8 makes the tensor cores of Hopper wait after each product (its note C7515; `bench.py launches`
+# shows it). Which tiles these are depends on the type of the result. {tile of the table above: the tile to use if the result is
+# float32}.
 FLOAT32_OUT = {(128, 128, 8, 4): (128, 128, 4, 4), (256, 128, 8, 3): (128, 256, 8, 3)}
-PROGRAMS = 100           # with fewer, too many multiprocessors stand idle, so tiles get narrower
-GROUP_M = 8              # tiles, one below the other, that run at the same time and share the weight in the cache
+PROGRAMS = 100           # with fewer programs many multiprocessors are idle; then tiles are made narrower
+GROUP_M = 8              # rows of tiles that are computed together, so that they find the weight in the cache
 HALF = (torch.bfloat16, torch.float16)
 
 
@@ -57,7 +61,7 @@ def _linear(x, weight, bias, y, M, N, K, BLOCK_M: tl.constexpr, BLOCK_N: tl.cons
     b_at = weight + n.to(tl.int64)[None, :] * K + k[:, None]                  # (BLOCK_K, BLOCK_N)
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for k0 in range(0, K, BLOCK_K):
-        # what lies outside is read as 0 and adds nothing, exactly
+        # elements outside of the matrix are read as 0, which changes no bit of the sum
         if EVEN_K:
             a = tl.load(a_at, mask=m_inside[:, None], other=0.0)
             b = tl.load(b_at, mask=n_inside[None, :], other=0.0)
@@ -83,7 +87,7 @@ def device_kind(device: torch.device) -> str:
 def tile(M: int, N: int, dtype: torch.dtype, kind: str, out: torch.dtype | None = None, D: int = 0) -> tuple[int, int, int, int]:
     """(BLOCK_M, BLOCK_N, warps, stages) for M rows, N columns of type `out` (None: dtype) and a width of D."""
     block_m, block_n, warps, stages = next(t for rows, t in TILES[kind] if M <= rows)
-    if dtype == torch.float32:                           # no tensor cores: operands and sums live in registers
+    if dtype == torch.float32:                           # no tensor cores: operands and sums are in registers
         block_m, block_n, stages = min(block_m, 64), min(block_n, 64), 3
     elif D % 16:                                         # loads of one number each: more would not fit into the registers
         block_m, block_n, warps, stages = min(block_m, 64), min(block_n, 64), 4, 3
@@ -117,8 +121,8 @@ def _by_library(x, weight, bias, dtype):
 
 @functools.cache
 def _forbid_split_k():
-    """The library may no longer cut D into parts that are summed later: a setting of the whole process. False where torch has
-    no such setting."""
+    """Tells the library not to split D into parts that are added later; this holds for the complete process. Returns False if
+    torch has no such setting."""
     matmul = torch.backends.cuda.matmul
     try:
         torch.backends.cuda.preferred_blas_library("cublaslt")
@@ -129,9 +133,9 @@ def _forbid_split_k():
 
 
 def library_agrees(M: int, N: int, D: int, dtype: torch.dtype, out: torch.dtype, bias: bool, device: torch.device) -> bool:
-    """Does the library's product of (M, D) and (N, D), with a bias or without, have the bits of the kernel above? Then it may
-    take the kernel's place, and it is faster. Tried on random numbers, once for each shape, since the library promises nothing.
-    On an H100 nearly all shapes agree; results/tried.jsonl has those that do not, which are of a single row."""
+    """Whether the library's product of (M, D) and (N, D), with or without a bias, has the same bits as the kernel above. Then it
+    may be used instead, and it is faster. This is tried once for each shape, on random numbers, because the library promises
+    nothing. On an H100 nearly all shapes agree; the others are in results/tried.jsonl, and have a single row."""
     key = M, N, D, dtype, out, bias, device
     if key not in _tried:
         if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
@@ -152,7 +156,7 @@ _tried = {}
 def _product(x, weight, bias, out):
     """x (M, D), weight (N, D) -> (M, N) of type `out`: by the library where that is known to give the same bits."""
     x, weight, (M, D), N = x.contiguous(), weight.contiguous(), x.shape, weight.shape[0]
-    plain = D % 8 == N % 8 == x.data_ptr() % 16 == weight.data_ptr() % 16 == 0            # what the trial had, too
+    plain = D % 8 == N % 8 == x.data_ptr() % 16 == weight.data_ptr() % 16 == 0            # as in the trial
     if x.dtype in HALF and M and plain and library_agrees(M, N, D, x.dtype, out, bias is not None, x.device):
         return _by_library(x, weight, bias, out)
     return _by_triton(x, weight, bias, out)
@@ -192,8 +196,7 @@ _op.register_autograd(_backward, setup_context=_save)
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, out_dtype: torch.dtype | None = None) -> Tensor:
     """x (..., D) @ weight (N, D).T + bias (N,) -> (..., N), summed in float32 and rounded once, to out_dtype (or x's).
 
-    Weight and bias are taken in x's type; under autocast all of them in autocast's, as F.linear does.
-    """
+    Weight and bias are converted to x's type; under autocast all three are converted to its type, as in F.linear."""
     if torch.is_autocast_enabled(x.device.type):
         x = x.to(torch.get_autocast_dtype(x.device.type))
     if x.dtype not in BLOCK_K:

@@ -1,17 +1,20 @@
-"""Log-probability of each target and the entropy, from the last hidden states, without ever holding all logits.
+"""Log-probability of each target and the entropy, from the last hidden states, without all logits in memory at the same time.
 
-Logits (N, V) are the largest tensor of training: 16k tokens by 128k words are 4 GB in bfloat16. Here they exist a chunk
-at a time (the idea of Cut Cross-Entropy, arXiv 2411.09009, and of Liger Kernel): a library product makes the chunk's
-logits, a kernel of one program per row reads them once. The backward makes them again.
+Logits (N, V) are the largest tensor of training: for 16k tokens and 128k words they take 4 GB in bfloat16. Here only a part of
+them exists at a time (the idea of Cut Cross-Entropy, arXiv 2411.09009, and of Liger Kernel). The library's matrix product makes
+the logits of a part, and a kernel with one program for each row reads them once. The backward pass makes them again.
 
-The forward takes chunks of rows, since a softmax needs whole rows. The backward knows each row's log-sum-exp already,
-so it takes chunks of the *vocabulary*: a slice of the weight's gradient is then one product over all tokens, rounded
-once, and what adds up over the slices is the hidden states' gradient, in float32, far smaller than the weight's.
+- In the forward pass a part is some of the rows, because a softmax needs complete rows.
+- In the backward pass the log-sum-exp of each row is known, so a part is some of the words of the *vocabulary*. Each part gives
+  its rows of the weight's gradient by one product over all tokens, which is rounded once. Only the gradient of the hidden states
+  is added up over the parts. It is kept in float32, and is much smaller than that of the weight.
 
-The bit rule: a row's results depend on its logits only (one program, fixed block and warps, the vocabulary from left to
-right), so on its hidden state only if `product` is row-invariant. A sampler that wants the same bits calls
-`row_logprobs` with the same temperature, not with logits that it divided itself: that may round otherwise.
-Simpler than the best: CCE fuses product and softmax, and skips blocks whose gradient is negligible.
+The bits of a row depend only on its logits: there is one program, with a fixed block and fixed warps, and it reads the vocabulary
+from the first word to the last. So they depend only on its hidden state if `product` is row-invariant. A sampler that must get
+the same bits calls `row_logprobs` with the same temperature. If it divided the logits itself, they could be rounded differently.
+
+Simpler than the best kernels: Cut Cross-Entropy computes product and softmax in one kernel, and skips blocks whose gradient is
+negligible.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,8 +27,8 @@ from torch import Tensor
 from ..fast import exclude
 from .norm import aligned
 
-LOGITS = 2 ** 26         # in a chunk: 256 MB of float32, 128 MB of bfloat16
-BLOCK, WARPS = 4096, 8   # of the vocabulary at a time; 16 words per thread
+LOGITS = 2 ** 26         # logits of a part: 256 MB of float32, 128 MB of bfloat16
+BLOCK, WARPS = 4096, 8   # words of the vocabulary in a step of a program; 16 words for each thread
 
 
 @triton.jit
@@ -35,7 +38,7 @@ def _row_forward(logits, targets, logprobs, entropies, lses, scale, V: tl.conste
     target = tl.load(targets + row)
     i = tl.arange(0, BLOCK)
     m = tl.full((), -1e30, tl.float32)                   # finite: (-inf) - (-inf) would be NaN
-    total = tl.zeros((BLOCK,), tl.float32)               # each lane by itself; one sum over the lanes at the end
+    total = tl.zeros((BLOCK,), tl.float32)               # one sum for each place in the block; they are added at the end
     moment = tl.zeros((BLOCK,), tl.float32)
     for start in range(0, V, BLOCK):
         z = tl.load(logits + row * V + start + i, mask=start + i < V, other=float("-inf")).to(tl.float32) * scale
@@ -56,8 +59,8 @@ def _row_forward(logits, targets, logprobs, entropies, lses, scale, V: tl.conste
 
 @triton.jit(do_not_specialize=["first"])
 def _row_backward(logits, targets, entropies, lses, g, e, out, scale, first, W, BLOCK: tl.constexpr):
-    """A block of one row of logits (N, W), those of the words from `first` on: d logprob = onehot - p, and
-    d entropy = -p (log p + H)."""
+    """A block of one row of logits (N, W), which are those of the words first, ..., first + W - 1. The gradients:
+    d logprob = onehot - p, and d entropy = -p (log p + H)."""
     row = tl.program_id(0).to(tl.int64)
     i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     z = tl.load(logits + row * W + i, mask=i < W, other=0.0).to(tl.float32) * scale
@@ -125,12 +128,13 @@ def _by_library(h, weight):
 
 
 def _mm(a, b, dtype):
-    """a @ b in dtype; of half types into float32 without rounding on the way, where the library can."""
+    """a @ b with a result of type `dtype`. On a GPU a product of bfloat16 or float16 with a float32 result is not rounded to the
+    smaller type first."""
     return torch.mm(a, b, out_dtype=dtype) if a.is_cuda and a.dtype != dtype else (a @ b).to(dtype)
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """Not a custom op, since `product` is a Python function."""
+    """Not a custom operator of torch, because `product` is a Python function."""
 
     @staticmethod
     def forward(ctx, hidden, weight, targets, temperature, product, unused_ids):
@@ -148,7 +152,8 @@ class _TokenLogprobs(torch.autograd.Function):
     def backward(ctx, g, e):
         hidden, weight, targets, entropies, lses = ctx.saved_tensors
         (N, _), V, w = hidden.shape, weight.shape[0], weight.to(hidden.dtype)
-        width = max(128, LOGITS // 2 // max(N, 1) // 128 * 128)               # half as many: their gradient needs as much
+        # Half as many logits as in the forward pass, because there is a gradient for each of them; at least 128 words.
+        width = max(128, LOGITS // 2 // max(N, 1) // 128 * 128)
         d_hidden = torch.zeros_like(hidden, dtype=torch.float32) if ctx.needs_input_grad[0] else None
         d_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
         for first in range(0, V, width):
@@ -156,7 +161,7 @@ class _TokenLogprobs(torch.autograd.Function):
             logits = exclude(ctx.product(hidden, words), ctx.unused_ids, first)
             d = _row_logprobs_backward(logits, targets, entropies, lses, g, e, ctx.temperature,
                                        first, hidden.dtype)                   # (N, words)
-            del logits                                    # the next ones take its place
+            del logits                                    # not needed any more, and large
             if d_hidden is not None:
                 d_hidden += _mm(d, words, torch.float32)
             if d_weight is not None:
@@ -167,14 +172,14 @@ class _TokenLogprobs(torch.autograd.Function):
 def token_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float = 1.0, entropy: bool = False,
                    product: Callable | None = None, ignore: int = -100,
                    unused_ids: Sequence[tuple[int, int]] = ()) -> Tensor | tuple[Tensor, Tensor]:
-    """Log softmax(hidden @ weight.T / temperature) at the targets: hidden (N, D), weight (V, D), targets (N,) -> (N,)
-    of float32; with entropy=True a pair: also the entropy of the distribution at each place (N,), in nats.
+    """Log softmax(hidden @ weight.T / temperature) at the targets: hidden (N, D), weight (V, D), targets (N,) -> (N,) of float32.
+    With entropy=True a pair: also the entropy of the distribution at each position (N,), in nats.
 
-    product(h, weight) makes the logits of some rows or some words: the library's in the type of hidden, or a
-    row-invariant one. unused_ids: words without probability (fast.exclude). Where the target is `ignore`, the results are 0
-    and have no gradient. Under autocast, hidden
-    takes its type, and so does the weight.
-    """
+    - product(h, weight): makes the logits of some rows or some words. None: the library's product, in the type of hidden
+    - ignore: where the target has this value, the results are 0 and have no gradient
+    - unused_ids: words that have probability 0 (fast.exclude)
+
+    Under autocast, hidden and weight are converted to its type."""
     if torch.is_autocast_enabled(hidden.device.type):
         hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
     logprobs, entropies = _TokenLogprobs.apply(hidden, weight, targets.masked_fill(targets == ignore, -1), temperature,

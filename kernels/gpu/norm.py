@@ -1,12 +1,14 @@
 """RMSNorm (arXiv 1910.07467), with the residual sum before it, and QK-norm with rotary embedding after it, in Triton.
 
-Each is one pass over memory where plain PyTorch makes several. The bit rule: one program holds a whole row (for heads:
-a whole token), and its block and warps follow from the row's size alone, so the mean of squares is added up in the same
-order however many rows there are. Values are rounded where the plain form in fast.py rounds them.
+Each is one pass over memory; plain PyTorch needs several. The bits of a row depend only on this row: one program holds a complete
+row (for heads: a complete token), and its block and warps follow only from the size of the row. So the mean of squares is added
+up in the same order for any number of rows. Values are rounded where the plain form in fast.py rounds them.
 
-Backward: a fixed number of programs walk over the rows; each sums its part of the weight's gradient and one sum over
-the parts follows: no atomics, the same result every time. The norm is computed again from its input, which costs less
-than keeping it. Simpler than the best: a row must fit into the registers of one program (D up to some ten thousand).
+In the backward pass a fixed number of programs share the rows. Each adds up its part of the weight's gradient, and these parts
+are then added. So there are no atomic additions, and the result is the same every time. The norm is computed again from its
+input, because this costs less than keeping it.
+
+Simpler than the best kernels: a row must fit into the registers of one program, so D can be at most some ten thousand.
 """
 
 import torch
@@ -14,25 +16,25 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-PROGRAMS = 256           # that share the rows in a backward; about two per multiprocessor
+PROGRAMS = 256           # programs that share the rows in the backward pass; about two for each multiprocessor
 
 
 def aligned(x: Tensor) -> Tensor:
     """x itself if it is contiguous and begins at a multiple of 16 bytes, else a copy that does.
 
-    The compiler makes other code, with another order of additions, for other alignments."""
+    For another alignment the compiler makes other code, which may add in another order."""
     x = x.contiguous()
     return x.clone() if x.data_ptr() % 16 else x
 
 
 def _warps(elements):
-    """Warps for so many elements in one program, about 8 per thread."""
+    """The number of warps of a program with so many elements: about 8 elements for each thread."""
     return min(max(elements // 256, 1), 8)
 
 
 @triton.jit
 def _norm_forward(x, residual, weight, y, s, eps, D: tl.constexpr, BLOCK: tl.constexpr):
-    """One row: s = x + residual where there is one, y = norm(s)."""
+    """One row: s = x + residual (or only x), y = norm(s)."""
     i = tl.arange(0, BLOCK)
     inside = i < D
     at = tl.program_id(0).to(tl.int64) * D + i
@@ -50,7 +52,7 @@ def _norm_forward(x, residual, weight, y, s, eps, D: tl.constexpr, BLOCK: tl.con
 
 @triton.jit(do_not_specialize=["rows"])
 def _norm_backward(x, weight, g, g_sum, d_x, d_weight, rows, eps, D: tl.constexpr, BLOCK: tl.constexpr):
-    """Every num_programs-th row. With n = x r: dx = r (g w - n mean(g w n)), dw = sum of g n."""
+    """A program computes every num_programs-th row. With n = x r: dx = r (g w - n mean(g w n)), dw = sum of g n."""
     i = tl.arange(0, BLOCK)
     inside = i < D
     w = tl.load(weight + i, mask=inside, other=0.0).to(tl.float32)
@@ -62,10 +64,10 @@ def _norm_backward(x, weight, g, g_sum, d_x, d_weight, rows, eps, D: tl.constexp
         gy = tl.load(g + at, mask=inside, other=0.0).to(tl.float32)
         r = tl.rsqrt(tl.sum(v * v, axis=0) / D + eps)
         n = v * r
-        dw += gy * n.to(x.dtype.element_ty).to(tl.float32)                    # the weight met the rounded n
+        dw += gy * n.to(x.dtype.element_ty).to(tl.float32)                    # the forward pass multiplied the rounded n
         gy *= w
         dx = r * (gy - n * (tl.sum(gy * n, axis=0) / D))
-        if g_sum is not None:                                                 # what reached the sum by the other way
+        if g_sum is not None:                                                 # the gradient that reaches s directly
             dx += tl.load(g_sum + at, mask=inside, other=0.0).to(tl.float32)
         tl.store(d_x + at, dx.to(d_x.dtype.element_ty), mask=inside)
     tl.store(d_weight + first.to(tl.int64) * D + i, dw, mask=inside)
@@ -119,7 +121,7 @@ _rms_norm.register_autograd(_back_norm, setup_context=_save_norm)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
-    """x (..., D) / root mean square * weight (D,) -> (..., D), in float32 and rounded before the weight, as Llama does.
+    """x (..., D) / root mean square * weight (D,) -> (..., D), in float32 and rounded before the weight, as in Llama.
 
     With residual (..., D): the pair norm(s), s of s = x + residual. Results have x's type, whatever the weight's is.
     """
@@ -129,14 +131,14 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = No
 
 @triton.jit
 def _pair(x, at, inside, HALF: tl.constexpr):
-    """Two halves, in float32."""
+    """The two halves of each head, in float32."""
     return (tl.load(x + at, mask=inside, other=0.0).to(tl.float32),
             tl.load(x + at + HALF, mask=inside, other=0.0).to(tl.float32))
 
 
 @triton.jit
 def _pair_mean(a, b, HALF: tl.constexpr):
-    """The mean over each head (BLOCK_H, 1) of what lies in two halves."""
+    """The mean over each head, whose two halves are a and b: (BLOCK_H, 1)."""
     return ((tl.sum(a, axis=1) + tl.sum(b, axis=1)) / (2 * HALF))[:, None]
 
 
@@ -164,7 +166,8 @@ def _rope_forward(x, weight, cos, sin, y, eps, HEADS: tl.constexpr, HALF: tl.con
 @triton.jit(do_not_specialize=["tokens"])
 def _rope_backward(g, x, weight, cos, sin, d_x, d_weight, tokens, eps, HEADS: tl.constexpr, HALF: tl.constexpr,
                    BLOCK_H: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Every num_programs-th token: the gradient is rotated back, then goes through the norm as in _norm_backward."""
+    """A program computes every num_programs-th token: the gradient is rotated back, then it is that of the norm, as in
+    _norm_backward."""
     dtype = d_x.dtype.element_ty
     h, i = tl.arange(0, BLOCK_H)[:, None], tl.arange(0, BLOCK_D)[None, :]
     inside, half = (h < HEADS) & (i < HALF), i < HALF
@@ -234,7 +237,7 @@ _qk_norm_rope_backward.register_fake(lambda g, x, weight, cos, sin, eps: (
 
 def _save_rope(ctx, inputs, output):
     x, weight, cos, sin, ctx.eps = inputs
-    ctx.save_for_backward(None if weight is None else x, weight, cos, sin)    # a mere rotation needs no input
+    ctx.save_for_backward(None if weight is None else x, weight, cos, sin)    # the gradient of the rotation alone needs no x
 
 
 def _back_rope(ctx, g):
