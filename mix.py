@@ -1,15 +1,15 @@
 r"""A mixture chosen by measurement (RegMix, arXiv 2407.01492): train small proxies on many mixtures, fit their losses, solve.
 
 On a laptop, two sizes of 24 proxies, some 20 seconds each:
-    python mix.py --sources world:ops=1-3,split=pretrain world:ops=4-6,split=pretrain corpus.txt --out runs/mixture \
+    python mix.py --sources world:ops=1-3,split=pretrain world:ops=4-6,split=pretrain problems.jsonl --out runs/mixture \
         --target loss:world:ops=4-6,split=test@0.8 held_out.txt@0.2 --proxies 24 --sizes 2x32 2x64 --steps 150
 For mid-training, from checkpoints instead of random weights, with bounds and a check of the result with three seeds:
-    python mix.py --init runs/base --sources world:ops=4-6,split=midtrain corpus.txt problems.jsonl --out runs/midmix \
+    python mix.py --init runs/base --sources world:ops=4-6,split=midtrain world:ops=2 problems.jsonl --out runs/midmix \
         --target loss:world:ops=4-6,split=test --measure held_out.txt --bound problems.jsonl@0.1-0.3 --max-epochs 4 \
         --run-tokens 20000000 --confirm 3
 On a node, one rank for each GPU; or any number of processes that are started by hand with the same flags and --resume:
-    torchrun --nproc_per_node=8 mix.py --sources shards/ problems.jsonl --tokenizer tokenizer/ --target held_out.txt \
-        --proxies 256 --sizes 6x384 --steps 2000 --batch-tokens 131072 --pretrain "--heads 6" --jobs 1 --out runs/nodemix
+    torchrun --nproc_per_node=8 mix.py --sources corpus/a.jsonl problems.jsonl --tokenizer tokenizer/ --target held_out.txt \
+        --proxies 256 --sizes 6x384 --steps 4000 --batch-tokens 131072 --pretrain "--heads 6" --jobs 1 --out runs/nodemix
 
 A source is SOURCE[@FACTOR] of data.py, a target any SPEC[@WEIGHT] of --eval-data: loss:SPEC (nats per token), text (bits per
 byte), a world or a file of questions (the share that is wrong). All are measured so that lower is better, and what is
@@ -164,9 +164,14 @@ def make_plan(args: Namespace) -> tuple[Plan, Tokenizer, np.ndarray, Bounds]:
     given = given_bounds(args.bound, sources)
     tokenizer = the_tokenizer(args, sources)
     check_specs(list(targets), tokenizer)
-    tokens = [getattr(source, "tokens", None) if source.count is not None else None
-              for source in (open_source(name, tokenizer) for name in sources)]
-    proxy_tokens = args.steps * args.batch_tokens
+    proxy_tokens, tokens = args.steps * args.batch_tokens, []
+    for name in sources:
+        source = open_source(name, tokenizer)
+        tokens.append(None if source.count is None else source.tokens)
+        # shares are kept by whole documents, so one that is longer than its share would be all that a proxy sees
+        if source.count and source.tokens / source.count > proxy_tokens / 20:
+            raise ValueError(f"--sources {name}: its documents have {source.tokens // source.count:,} tokens each, too long for "
+                             f"the shares of a proxy of {proxy_tokens:,} tokens; cut them into rows, or raise --steps")
     shares = token_shares(tokens, [factor for _, factor in named], args.run_tokens or proxy_tokens)
     bounds = bounds_of(tokens, args.run_tokens or proxy_tokens, args.max_epochs, given)
     mixtures = [shares.round(4).tolist()]

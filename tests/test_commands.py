@@ -36,7 +36,7 @@ TOY = (  # flags added to the commands that match (the last one wins), so that t
     (r"grpo\.py", "--prompts 2 --group 2 --max-new-tokens 16 --steps 1 --device cpu"),
     (r"augment\.py (?!measure)", "--count 6 --max-new-tokens 100 --temperature 1.5"), (r"report\.py", "--overwrite"),
     (r"tasks\.(world|knowledge|instructions)", "--time 0.1"),
-    (r"mix\.py", "--proxies 3 --steps 2 --batch-tokens 256 --pretrain='--seq-len 64 --device cpu' --max-epochs 0 --folds 3 "
+    (r"mix\.py", "--proxies 3 --steps 4 --batch-tokens 256 --pretrain='--seq-len 64 --device cpu' --max-epochs 0 --folds 3 "
      "--simulate 100 --average 4 --jobs 2"),
     (r"mix\.py.*--confirm", "--confirm 1"), (r"mix\.py(?!.*--init)", "--sizes 1x16"),
     (r"mix\.py(?!.*--(init|tokenizer))", "--vocab-size 400"),

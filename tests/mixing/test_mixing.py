@@ -96,14 +96,16 @@ def planted(seed, n=24, noise=0.01, bounds=FREE):
 
 @pytest.mark.parametrize("fit, seed", [(fit, seed) for fit in FITS for seed in range(2 if fit == "tree" else 5)])
 def test_the_optimum_of_a_planted_law_is_found(fit, seed):
-    """Within 0.03 of the lowest value by the smooth fits and 0.1 by the tree, where the token shares are 0.19 above it."""
+    """The smooth fits are within 0.05 of each share and 0.01 of the lowest value, the tree within 0.1 of that; the token shares
+    are more than 0.12 above it."""
     plan, found = planted(seed)
     best = truth(grid()).min()
-    assert truth(SHARES[None])[0] - best > 0.05
+    assert truth(SHARES[None])[0] - best > 0.12
     solved = solve(plan, found, fit, FREE, SHARES, 20_000, 64, seed)
     chosen = np.array(list(solved["shares"].values()))
     assert chosen.sum() == pytest.approx(1, abs=1e-9)
-    assert truth(chosen[None])[0] < best + (0.1 if fit == "tree" else 0.03) and truth(chosen[None])[0] < truth(SHARES[None])[0]
+    assert truth(chosen[None])[0] < best + (0.1 if fit == "tree" else 0.01) and truth(chosen[None])[0] < truth(SHARES[None])[0]
+    assert fit == "tree" or np.abs(chosen - grid()[truth(grid()).argmin()]).max() < 0.05
     assert solved["token_shares"]["value"] == pytest.approx(truth(SHARES[None])[0], abs=0.05)
 
 
@@ -234,9 +236,14 @@ def without_time(found):
 
 
 def test_a_killed_worker_goes_on_without_doing_anything_twice(faked):
-    process = driver(faked, 0.3)
+    process = driver(faked, 0.6)
     deadline = time.time() + HANG
-    while not (faked / "out" / "proxies.jsonl").exists() and process.poll() is None and time.time() < deadline:
+
+    def in_the_middle():                                  # something is done, and something else is begun
+        events = seen(faked)
+        running = sum(n * (1 if name.startswith("begun") else -1) for name, n in events.items() if name)
+        return results(faked / "out") and running > 0
+    while not in_the_middle() and process.poll() is None and time.time() < deadline:
         time.sleep(0.01)
     assert process.poll() is None, process.stderr.read()
     process.send_signal(signal.SIGKILL)                   # its proxies run on, and nobody may begin them meanwhile
@@ -247,7 +254,9 @@ def test_a_killed_worker_goes_on_without_doing_anything_twice(faked):
     found = Worker(faked / "out", a_plan(), 2).run(shown=False)
     assert len(found) == 12 and all(found[job] == row for job, row in before.items())
     assert all(seen(faked)[f"begun {proxies.name_of(job)}"] == 1 for job in before)
-    assert all(seen(faked)[f"begun {proxies.name_of(job)}"] == seen(faked)[f"ended {proxies.name_of(job)}"] for job in found)
+    for job in found:                                     # never twice at the same time
+        events = [line.split()[0] for line in (faked / "seen").read_text().split("\n") if line.endswith(proxies.name_of(job))]
+        assert events == ["begun", "ended"] * (len(events) // 2), (job, events)
     (faked / "whole").mkdir()
     fake(faked / "whole")
     open_plan(faked / "whole" / "out", a_plan(), join=False)

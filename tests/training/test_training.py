@@ -17,6 +17,7 @@ from data import Stream
 from model import Config, Transformer, load
 from training.goals import Until
 from training.guard import Guard
+from training.ledger import read_ledger
 from training.run import Run
 
 SMALL = ["--data", "world:ops=1-2,split=pretrain", "--batch-tokens", 1024, "--layers", 2, "--width", 32, "--vocab-size",
@@ -196,6 +197,9 @@ def test_torchrun_trains_resumes_and_agrees_with_one_process(shard, tmp_path):
     assert load(tmp_path / "two")[0].config == load(tmp_path / "one")[0].config
     # nothing left to do; state opens on two ranks
     assert run("--resume", *held_out)["steps"] == 6
+    # what it cost is the sum over ranks, and once
+    ledgers = [read_ledger(tmp_path / name) | {"name": ""} for name in ("one", "two")]
+    assert ledgers[0] == ledgers[1] and ledgers[0]["own"]["training"] > 0
 
 
 # guard, saving, refusals
