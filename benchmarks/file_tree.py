@@ -1,4 +1,7 @@
-"""The list of files in README.md: a line for each folder and each file, made of the first sentence of its docstring."""
+"""The list of files: a line for each, made of the first sentence of its docstring.
+
+README.md has the files of the root and the folders; FILES.md has every file.
+"""
 
 import ast
 import re
@@ -10,8 +13,8 @@ from benchmarks.records import HERE
 # The order in README.md. A file or a folder that is not named here comes after the others.
 ROOT = ("model.py", "tokenizer.py", "data.py", "sampler.py", "pretrain.py", "sft.py", "dpo.py", "grpo.py", "distill.py",
         "augment.py", "mix.py", "evaluate.py", "chat.py", "report.py", "bench.py")
-FOLDERS = ("kernels", "engine", "tasks", "sources", "formats", "transforms", "training", "rl", "page", "benchmarks", "claims",
-           "recipes", "results", "tests")
+FOLDERS = ("kernels", "engine", "tasks", "sources", "formats", "transforms", "mixing", "training", "rl", "page", "benchmarks",
+           "claims", "recipes", "results", "tests")
 WITHOUT_CODE = {"recipes": "Shell scripts that run complete pipelines, and the smallest GRPO.",
                 "results": "What was measured, as lines of JSON, and the tables made of them.",
                 "tests": "The tests, in the same folders as the code; faults.json lists faults that the tests must notice."}
@@ -51,17 +54,34 @@ def files_of(folder: str) -> list[Path]:
     if folder in ("results", "tests"):
         return []
     found = [*(HERE / folder).rglob("*.py"), *(HERE / folder).rglob("*.sh"), *(HERE / folder).glob("README.md")]
-    if folder == "claims":                                # its README.md has a table of the claims
-        found = [path for path in found if "\nCLAIM = " not in path.read_text(encoding="utf-8")]
     return sorted((p for p in found if p.name != "__init__.py"), key=lambda p: (len(p.parts), p))
 
 
+def root_lines() -> list[str]:
+    """A line of Markdown, with a link, for each script and file in the root."""
+    return [f"- [{name}]({name}): {about(HERE / name)}" for name in in_order((p.name for p in HERE.glob("*.py")), ROOT)]
+
+
+def about_folder(folder: str) -> str:
+    package = HERE / folder / "__init__.py"
+    return about(package) if package.exists() else WITHOUT_CODE[folder]
+
+
 def tree() -> str:
-    """The list in Markdown, with links."""
-    lines = [f"- [{name}]({name}): {about(HERE / name)}" for name in in_order((p.name for p in HERE.glob("*.py")), ROOT)]
+    """The list of README.md: the files of the root, and the folders."""
+    lines = root_lines()
     for folder in folders():
-        package = HERE / folder / "__init__.py"
-        lines.append(f"- **[{folder}/]({folder})**: {about(package) if package.exists() else WITHOUT_CODE[folder]}")
-        lines += [f"  - [{path.relative_to(HERE / folder)}]({path.relative_to(HERE)}): {about(path)}"
-                  for path in files_of(folder)]
+        count = len(files_of(folder))
+        more = f" ([{count} files](FILES.md#{folder}))" if count else ""
+        lines.append(f"- **[{folder}/]({folder})**: {about_folder(folder)}{more}")
     return "\n".join(lines)
+
+
+def page() -> str:
+    """FILES.md: every file."""
+    parts = ["# All files\n\nOne line for each, made of the first sentence in it by `python bench.py readme`.",
+             "## The root\n\n" + "\n".join(root_lines())]
+    for folder in folders():
+        lines = [f"- [{path.relative_to(HERE / folder)}]({path.relative_to(HERE)}): {about(path)}" for path in files_of(folder)]
+        parts.append("\n".join([f"## {folder}\n\n{about_folder(folder)}", *([""] if lines else []), *lines]))
+    return "\n\n".join(parts) + "\n"

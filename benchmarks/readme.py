@@ -2,7 +2,8 @@
 
 A generated part lies between two marks, such as <!-- tree --> and <!-- /tree -->. No number is typed by hand.
 
-- README.md has a line for each kind of measurement, and the list of files. Its figure is a file in results/.
+- README.md has a line for each kind of measurement, and the list of folders. Its figure is a file in results/.
+- FILES.md has a line for each file.
 - results/README.md has all tables.
 """
 
@@ -10,9 +11,8 @@ import re
 import statistics
 from pathlib import Path
 
-from benchmarks import tables
+from benchmarks import file_tree, tables
 from benchmarks.figure import pipeline_figure
-from benchmarks.file_tree import tree
 from benchmarks.launches import launches_page
 from benchmarks.records import HERE, RESULTS, newest, records_of
 
@@ -25,8 +25,9 @@ TABLES = {"pipeline": tables.pipeline_table, "sampler": tables.sampler_table, "s
 def files() -> dict:
     """{path: text} of each file that is generated or has generated parts."""
     front, results = HERE / "README.md", RESULTS / "README.md"
-    made = {front: with_parts(front, {"measured": summary(), "tree": tree()}),
+    made = {front: with_parts(front, {"measured": summary(), "tree": file_tree.tree()}),
             results: with_parts(results, {name: table() or "Not measured yet." for name, table in TABLES.items()})}
+    made[HERE / "FILES.md"] = file_tree.page()
     if records := tables.of_each_seed():
         made[RESULTS / "pipeline.svg"] = pipeline_figure(records)
     if records := records_of("launches"):

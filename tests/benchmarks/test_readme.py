@@ -48,12 +48,15 @@ def test_links_into_the_page_of_results_lead_to_a_heading():
 
 def test_every_file_has_its_line_in_the_tree():
     """Compared with the files in git, whose docstrings are read here without the code of benchmarks/."""
-    lines = dict(re.findall(r"^ *- \**\[[^]]+\]\(([^)]+)\)\**: (.*)$", part(FRONT, "tree"), re.M))
+    link = r"^- \**\[[^]]+\]\(([^)]+)\)\**: (.*)$"
+    lines, front = (dict(re.findall(link, text, re.M)) for text in ((ROOT / "FILES.md").read_text(), part(FRONT, "tree")))
     expected = {name for name in tracked() if re.fullmatch(r"[^/]+\.py|(?!tests/|\.)[\w/]+\.(py|sh)", name)}
     folders = {name.split("/")[0] for name in expected if "/" in name}
     files = {name for name in expected if not name.endswith("__init__.py")}
     assert {name for name in lines if name.endswith((".py", ".sh"))} == files
-    assert {name for name in lines if "." not in name} == folders | {"results", "tests"}
+    assert {name for name in front if "." not in name} == folders | {"results", "tests"}
+    assert {name: line for name, line in front.items() if "." in name} == {n: x for n, x in lines.items() if n in front}
+    assert {name for name in front if "." in name} == {name for name in files if "/" not in name}
     for name in files:
         text = (ROOT / name).read_text()
         own = (ast.get_docstring(ast.parse(text)) if name.endswith(".py") else
