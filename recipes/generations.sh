@@ -5,6 +5,7 @@
 # weights, for as many steps. The arms differ in what the documents are begun by, and in what is kept (arXiv 2305.17493 on collapse):
 #
 #   self       a document is begun by its context alone, the same in each generation; everything is kept
+#   checked    as self, and only texts whose own question is solved right are kept (tasks/reading.py)
 #   seeds      it is begun by the first facts of a problem, new ones in each generation
 #   answers    the whole question is given, a new one in each generation; the model writes the solution
 #   verified   as answers, and only solutions that verify are kept
@@ -18,7 +19,7 @@ cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python}
 OUT=${OUT:-runs/generations}
 SEED=${SEED:-0}
-ARMS=${ARMS:-self seeds answers verified self+real}
+ARMS=${ARMS:-self checked seeds answers verified self+real}
 GENERATIONS=${GENERATIONS:-3}
 STEPS=${STEPS:-240}        # of training in each generation, 2,048 tokens each
 COUNT=${COUNT:-2500}       # documents that a generation writes
@@ -47,10 +48,11 @@ for arm in $ARMS; do
         fresh="world:ops=$OPS,$WORLD,split=pretrain,seed=$((1000 * (SEED + 1) + g))"
         case "${arm%+real}" in
             self) begun=(--topics "$REAL" --sentences 1) ;;
+            checked) begun=(--topics "$REAL" --sentences 1 --verified) ;;
             seeds) begun=(--topics "$fresh" --sentences 2) ;;
             answers) begun=(--topics "$fresh" --sentences 0) ;;
             verified) begun=(--topics "$fresh" --sentences 0 --verified) ;;
-            *) echo "generations.sh: ARMS has no $arm; use self, seeds, answers or verified, each also with +real" >&2; exit 2 ;;
+            *) echo "generations.sh: ARMS has no $arm; use self, checked, seeds, answers or verified, each also with +real" >&2; exit 2 ;;
         esac
         file=$OUT/$arm/made$g.jsonl here=$OUT/$arm/generation$g
         echo "== $arm, generation $g: $teacher writes"

@@ -45,7 +45,7 @@ def ask(item: Item, args: Namespace, rng: random.Random) -> list[Ask]:
 
 def keep(item: Item, answers: list[list[Reply]], args: Namespace) -> tuple[list[dict], Counter]:
     [[reply]] = answers
-    text = turns.turn_of(reply.text, plain=False)[1]      # a think block is no part of the new text
+    text = turns.said(reply, args.plain)
     if reason := fault(item, reply, text, args):
         return [], Counter({reason: 1})
     if args.with_document:

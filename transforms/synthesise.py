@@ -23,6 +23,7 @@ from collections import Counter
 from pathlib import Path
 
 from formats import plugins
+from formats.chat import END_THINK, THINK
 from tasks.options import is_generated
 from tasks.problems import open_task
 from tasks.reading import read_question
@@ -75,7 +76,7 @@ def prompt_of(args: Namespace, number: int) -> str:
 
 def keep(item: Item, answers: list[list[Reply]], args: Namespace) -> tuple[list[dict], Counter]:
     [[reply]] = answers
-    topic, text = seed_of(args, item.number)[0], turns.turn_of(reply.text, plain=False)[1]     # without a think block
+    topic, text = seed_of(args, item.number)[0], turns.said(reply, args.plain)
     if reply.finish == "length":
         return [], Counter(cut_off=1)
     if not text:
@@ -92,7 +93,7 @@ def keep(item: Item, answers: list[list[Reply]], args: Namespace) -> tuple[list[
 
 def whole(number: int, reply: Reply, args: Namespace) -> str:
     """The text of a document: of a base model the seed and what follows it."""
-    return prompt_of(args, number) + reply.text.rstrip() if args.plain else turns.turn_of(reply.text, plain=False)[1]
+    return prompt_of(args, number) + reply.text.rstrip() if args.plain else turns.said(reply, plain=False)
 
 
 def judge(number: int, reply: Reply, args: Namespace) -> str | None:
@@ -100,6 +101,8 @@ def judge(number: int, reply: Reply, args: Namespace) -> str | None:
     if not can_check(args):
         return None
     text = whole(number, reply, args)
+    if text.endswith(END_THINK):                          # thinking behind a document, which is not what it says
+        text = text.partition(f"\n{THINK}")[0]
     problem = read_question(text) if args.sentences else seed_of(args, number)[1]
     if problem is None:
         return "no_question"

@@ -335,7 +335,7 @@ def test_each_reason_of_think(folder, tmp_path):
 
 def test_each_reason_of_paraphrase(tmp_path):
     data = write_rows(tmp_path / "d.jsonl", [{"text": DOCUMENT}])
-    args = find_args(data, prompt="paraphrase", with_document=False, most_copied=0.8, least_overlap=0.2)
+    args = find_args(data, prompt="paraphrase", plain=False, with_document=False, most_copied=0.8, least_overlap=0.2)
     item = next(open_items("documents", args, lambda text: [text]))
     new = "A dial is the user interface of the lighthouse: turned by 30 degrees by its keeper, it lets the lamp burn 12 hours."
 
@@ -405,6 +405,8 @@ def test_a_question_that_a_model_wrote_is_checked(tmp_path):
         assert synthesise.tally(item, [[Reply(text)]], args) == {"judged": 1, f"judged_{judged}": 1}
         kept, _ = synthesise.keep(item, [[Reply(text)]], argparse.Namespace(**vars(args) | {"verified": False}))
         assert kept[0]["meta"]["judged"] == judged and kept[0]["text"] == "Zoo." + text
+    thought = told + "7\nAnswer: 7\n<think>\nlions 3 + 4 = owls 7\n</think>"      # as a model writes that learned from such rows
+    assert synthesise.keep(item, [[Reply(thought)]], args)[0][0]["text"] == "Zoo." + thought
     counts = Counter(judged=8, judged_right=2, judged_no_question=1)
     assert synthesise.summary(counts, args)["verified"][0] == 0.25 and synthesise.summary(counts, args)["no_question"] == 1
 

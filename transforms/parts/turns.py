@@ -45,6 +45,11 @@ def turn_of(text: str, plain: bool) -> tuple[str | None, str]:
     return reasoning, answer.strip()
 
 
+def said(reply: Reply, plain: bool) -> str:
+    """The text of a reply; in a chat a think block is no part of it."""
+    return reply.text.strip() if plain else turn_of(reply.text, plain=False)[1]
+
+
 def text_of(reasoning: str | None, answer: str) -> str:
     """The inverse of split_thinking: an assistant's text with its think block, if there is one."""
     return answer if reasoning is None else f"{THINK}\n{reasoning}\n{END_THINK}\n\n{answer}"
