@@ -279,6 +279,9 @@ def print_results(result: dict) -> None:
     """Prints the tables in the result of a training script: its mixture, and the result of evaluate_all."""
     if "mixture" in result:
         print_table(result["mixture"])
+    for row in result.get("prompts", []):
+        print(f"{row['source'][:60]:<60} {row['share']:>7.1%} {row['prompts']:>13,} of {row['unique_prompts']:,} prompts, "
+              f"{row['epochs']:.2f} epochs")
     print_evaluation(result.get("eval", {}))
 
 

@@ -57,6 +57,9 @@ def costs(stages: list[Stage]) -> str:
         for row in s.result.get("mixture", []):
             mixtures.append([s.name, row["source"], f"{row['share']:.1%}", short(row["tokens"]), short(row["unique_tokens"]),
                              f"{row['epochs']:.2f}"])
+        for row in s.result.get("prompts", []):
+            mixtures.append([s.name, row["source"], f"{row['share']:.1%}", f"{row['prompts']:,} prompts",
+                             f"{row['unique_prompts']:,} prompts", f"{row['epochs']:.2f}"])
         if s.ledger is None:
             rows.append([s.name] + ["–"] * 9)
             continue
@@ -71,7 +74,7 @@ def costs(stages: list[Stage]) -> str:
     if not any(s.ledger for s in stages):
         return ""
     notes = f"<p class=note>▲ unknown cost, so totals are lower bounds: {escape(', '.join(unknown))}</p>" if unknown else ""
-    mixture = table(["stage", "source", "share", "tokens", "unique tokens", "epochs"], mixtures) if mixtures else ""
+    mixture = table(["stage", "source", "share", "used, tokens", "unique, tokens", "epochs"], mixtures) if mixtures else ""
     head = ["stage", "tokens trained", "unique tokens", "tokens sampled", "FLOPs: training", "rollouts", "scoring",
             "teachers and judges", "this stage", "all until here"]
     return section("What it cost", table(head, rows) + notes + mixture,

@@ -67,6 +67,16 @@ class Prompts:
             raise ValueError(f"--keep-rate {low:g} {high:g}: none of {len(rates)} prompts has such a pass rate; widen it, or "
                              "use other prompts")
 
+    def table(self) -> list[dict]:
+        """As the table of a mixture (data.Mixture.table), in prompts instead of tokens: of each source its share, the prompts
+        that were asked, how many different ones there are (of an endless source those that were asked), and epochs."""
+        rows, total = [], max(1, sum(self.given))
+        for s, (name, task, asked) in enumerate(zip(self.specs, self.sources, self.given, strict=True)):
+            unique = sum(source == s for source, _ in self.pool) if self.pool else task.count or asked
+            rows.append({"source": name, "share": round(asked / total, 4), "prompts": asked, "unique_prompts": unique,
+                         "epochs": round(asked / max(1, unique), 3)})
+        return rows
+
     def state(self) -> dict:
         return {"given": list(self.given), "pool": [list(key) for key in self.pool]}
 

@@ -84,5 +84,6 @@ class Records:
 
     def result(self) -> dict:
         """Fields for the last line of the run."""
-        found = {"rollout_share": round(self.rollout_seconds / max(self.run.progress.seconds(), 1e-9), 3)}
+        found = {"rollout_share": round(self.rollout_seconds / max(self.run.progress.seconds(), 1e-9), 3),
+                 "prompts": self.rollouts.prompts.table()}
         return found | ({"warning": self.diagnosis.warning} if self.diagnosis.warning else {})

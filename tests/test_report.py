@@ -17,6 +17,7 @@ import report
 from page import numbers, plots, sections
 from page import stages as reading
 from page.stages import Stage
+from training.ledger import Ledger, write_ledger
 
 SPEC = "world:ops=1-3,split=test"
 EVIL = "<script>alert('&')</script>"
@@ -217,6 +218,38 @@ def test_the_whole_page(pipeline, tmp_path):
     # a bar's height is its rate
     bars = [float(h) for h in re.findall(r'<rect [^>]*height="([\d.]+)"', page)]
     assert max(bars) == 260 - 42 and round((260 - 42) * 0.75, 1) in bars
+
+
+def test_what_it_cost(pipeline, tmp_path):
+    """Of each stage by hand: its own FLOPs, and those of all before it, made data included, which count once."""
+    folders, _ = pipeline
+    made = Ledger("made.jsonl", {})
+    made.add("teacher", 70_000, 30_000)
+    write_ledger(tmp_path / "made.jsonl", made.found())
+    for i, folder in enumerate(folders[:3]):
+        ledger = Ledger(folder, {})
+        if i:
+            ledger.inherit(folders[i - 1], checkpoint=True)
+            ledger.inherit(tmp_path / "made.jsonl")
+        else:
+            ledger.inherit(tmp_path / "downloaded", checkpoint=True)
+        ledger.add("training", 10_000 * (i + 1), 20_000)
+        write_ledger(folder, ledger.found())
+    records = (folders[1] / "log.jsonl").read_text().splitlines()
+    result = json.loads(records[-1])
+    used = {"share": 0.75, "tokens": 12_000, "unique_tokens": 40_000, "epochs": 0.3}
+    result["result"]["mixture"] = [{"source": "made.jsonl"} | used]
+    result["result"]["prompts"] = [{"source": "world:ops=9", "share": 1, "prompts": 64, "unique_prompts": 32, "epochs": 2}]
+    (folders[1] / "log.jsonl").write_text("\n".join([*records[:-1], json.dumps(result)]))
+    page, _ = make(tmp_path, folders)
+    text = check(page)
+    rows = [re.sub("<[^>]+>", " ", row).split() for row in re.findall("<tr>.*?</tr>", page)]
+    assert ["base", "20k", "–", "0", "10k", "0", "0", "0", "10k", "10k"] in rows
+    assert ["mid", "20k", "40k", "0", "20k", "0", "0", "70k", "20k", "100k"] in rows
+    assert ["sft", "20k", "–", "0", "30k", "0", "0", "70k", "30k", "130k"] in rows
+    assert ["dpo"] + ["–"] * 9 in rows                    # of an older version
+    assert ["mid", "made.jsonl", "75.0%", "12k", "40k", "0.30"] in rows
+    assert "lower bounds" in text and "downloaded" in text and "64 prompts" in text
 
 
 def test_missing_pieces(pipeline, tmp_path):

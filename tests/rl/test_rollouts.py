@@ -26,6 +26,22 @@ from tasks.verdict import Verdict
 from training import machine
 
 
+def test_the_table_of_prompts_by_hand(tmp_path):
+    """As phi-4's table of a mixture, in prompts: 20 of them, a quarter from a file of two questions."""
+    rows = [{"question": f"{i} + 1?", "answer": str(i + 1)} for i in range(2)]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prompts = Prompts([f"{tmp_path}/q.jsonl@1", "world:ops=1@3"])
+    for _ in range(20):
+        prompts.next()
+    assert prompts.table() == [
+        {"source": f"{tmp_path}/q.jsonl", "share": 0.25, "prompts": 5, "unique_prompts": 2, "epochs": 2.5},
+        {"source": "world:ops=1", "share": 0.75, "prompts": 15, "unique_prompts": 15, "epochs": 1.0}]
+    prompts.keep({(1, 4): 0.5, (1, 7): 0.5, (0, 0): 1.0}, 0.1, 0.9)           # a pool of two problems of the world
+    for _ in range(6):
+        prompts.next()
+    assert prompts.table()[1] == {"source": "world:ops=1", "share": 1.0, "prompts": 6, "unique_prompts": 2, "epochs": 3.0}
+
+
 def test_prompts_keep_their_shares_their_order_and_their_place():
     specs = ["world:ops=1@3", "world:ops=2@1"]
     a, b = Prompts(specs), Prompts(specs)
