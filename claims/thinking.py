@@ -1,8 +1,9 @@
 """Documents with and without thinking, and bases trained on them, which the claims on thinking augmented pre-training share.
 
 A raw document is a question with its bare answer: what leads from one to the other is left out, as in much of what people
-write. A teacher adds it behind the document (augment.py think). All bases see as many tokens, at full weight; all then get the
-same short fine-tuning, which shows the form of a chat with a think block.
+write. A teacher adds it behind the document (augment.py think). All bases see as many tokens, at full weight, which takes more
+of them than where questions count little. All then get the same fine-tuning, a quarter as long, which shows the form of a chat
+with a think block.
 """
 
 from claims import tiny
@@ -29,10 +30,10 @@ def few_raw(s: Setting, tokens: int) -> Command:
     return make("data.py", "prepare", "--data", raw(s), "--tokenizer", words(), "--tokens", tokens)
 
 
-def thoughts(s: Setting, teacher: str | Command, count: int = 3000, *flags) -> Command:
-    """The first documents with a teacher's thinking behind them. teacher: "oracle:..." or a checkpoint."""
-    return make("augment.py", "think", "--init", teacher, "--data", tiny.world(s, OPS, "pretrain", solution=0), "--count", count,
-                "--seed", s.seed, "--device", s.device, *flags)
+def thoughts(s: Setting, teacher: str | Command, *flags) -> Command:
+    """The first 6,000 documents with a teacher's thinking behind them. teacher: "oracle:..." or a checkpoint."""
+    return make("augment.py", "think", "--init", teacher, "--data", tiny.world(s, OPS, "pretrain", solution=0),
+                "--count", s.count(6000), "--seed", s.seed, "--device", s.device, *flags)
 
 
 def with_thoughts(s: Setting, rows: Command) -> list:
@@ -47,12 +48,12 @@ def oracle(errors: float = 0.0) -> str:
 
 def base(s: Setting, *data, **flags) -> Command:
     """A base of any documents; its loss on raw ones that it has not seen is measured at the end."""
-    return tiny.base(s, words(), *data, **{"eval_data": HELD_OUT} | flags)
+    return tiny.base(s, words(), *data, **{"eval_data": HELD_OUT, "steps": 600} | flags)
 
 
 def tuned(s: Setting, start: Command) -> Command:
     """A quarter of the conversations are answered without thinking."""
-    return tiny.sft(s, start, tiny.world(s, OPS, "sft"), steps=60, no_think=0.25)
+    return tiny.sft(s, start, tiny.world(s, OPS, "sft"), steps=150, no_think=0.25)
 
 
 def solves(s: Setting, start: Command) -> Command:

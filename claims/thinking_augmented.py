@@ -12,7 +12,7 @@ def arms(s: Setting) -> dict[str, Command]:
     """Raw documents without end; as few as the teacher saw, repeated; each in two wordings; with thinking."""
     rows = thinking.thoughts(s, thinking.oracle())
     starts = {"raw": thinking.base(s, thinking.raw(s)),
-              "raw repeated": thinking.base(s, thinking.few_raw(s, 120_000)),
+              "raw repeated": thinking.base(s, thinking.few_raw(s, s.count(240_000))),
               "two wordings": thinking.base(s, f"{thinking.raw(s)}@0.5", f"{thinking.raw(s, paraphrase=4)}@0.5"),
               "thinking": thinking.base(s, *thinking.with_thoughts(s, rows)),
               "thinking again": thinking.base(s, *thinking.with_thoughts(s, rows), seed=s.seed + 100)}

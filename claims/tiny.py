@@ -63,7 +63,7 @@ def evaluate(s: Setting, init: Command, ops: str = EDGE, problems: int = 200, sa
              suffix: str = "", **options) -> Command:
     """Eight samples at temperature 1 for each test problem. suffix: behind a question in a chat, as " /no_think". options: of the
     world."""
-    return make("evaluate.py", "--init", init, "--data", world(s, ops, "test", **options), "--problems", s.problems(problems),
+    return make("evaluate.py", "--init", init, "--data", world(s, ops, "test", **options), "--problems", s.count(problems),
                 "--k", 1, samples, "--temperature", 1, "--rows", 256, "--seed", s.seed, "--device", s.device,
                 *(["--chat"] if chat else []), *(["--user-suffix", suffix] if suffix else []))
 

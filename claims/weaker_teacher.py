@@ -1,5 +1,7 @@
 """Claim 2: thinking written by a weaker teacher teaches as well as a better one's, or better."""
 
+from dataclasses import replace
+
 from claims import thinking
 from claims.runner.claim import FAILS, HOLDS, OPEN, Claim, Setting
 from claims.runner.commands import Command
@@ -11,8 +13,8 @@ DIAL, TRAINED = "after SFT, 30% wrong steps - none", "after SFT, small teacher -
 
 def teacher(s: Setting, **shape) -> Command:
     """A model that has learned to think behind documents, from an oracle and other documents."""
-    rows = thinking.thoughts(s, thinking.oracle(), 6000, "--max-new-tokens", 200)
-    return thinking.base(s, rows, seed=s.seed + 50, **shape)
+    other = replace(s, seed=s.seed + 50)
+    return thinking.base(other, thinking.thoughts(other, thinking.oracle()), **shape)
 
 
 def arms(s: Setting) -> dict[str, Command]:
@@ -22,8 +24,8 @@ def arms(s: Setting) -> dict[str, Command]:
     rows = {"no wrong steps": thinking.thoughts(s, thinking.oracle()),
             "10% wrong steps": thinking.thoughts(s, thinking.oracle(0.1)),
             "30% wrong steps": thinking.thoughts(s, thinking.oracle(0.3)),
-            "large teacher": thinking.thoughts(s, large, 3000, *by_model),
-            "small teacher": thinking.thoughts(s, small, 3000, *by_model)}
+            "large teacher": thinking.thoughts(s, large, *by_model),
+            "small teacher": thinking.thoughts(s, small, *by_model)}
     starts = {name: thinking.base(s, *thinking.with_thoughts(s, found)) for name, found in rows.items()}
     starts |= {"no thinking": thinking.base(s, thinking.raw(s)), "no wrong steps again": thinking.base(
         s, *thinking.with_thoughts(s, rows["no wrong steps"]), seed=s.seed + 100)}

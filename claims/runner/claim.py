@@ -29,9 +29,9 @@ class Setting:
     def pick(self, small: Any, full: Any) -> Any:
         return full if self.budget == "full" else small
 
-    def problems(self, small: int) -> int:
-        """Test problems for each number of operations."""
-        return {"toy": 4, "small": small, "full": 2 * small}[self.budget]
+    def count(self, small: int) -> int:
+        """So many test problems, or documents, at budget small; twice as many at full."""
+        return {"toy": max(4, small // 100), "small": small, "full": 2 * small}[self.budget]
 
 
 @dataclass(frozen=True)
