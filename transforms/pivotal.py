@@ -1,18 +1,17 @@
 """Finds pivotal tokens: those of an answer after which success becomes much more, or less, likely (phi-4, arXiv 2412.08905).
 
     python augment.py pivotal --init runs/sft --data world:ops=3-5,split=sft --count 500 --temperature 1 --out pivots.jsonl
-    python dpo.py --init runs/sft --data pivots.jsonl --out runs/pts
 
 The success rate of a beginning of an answer is the share of --samples continuations that end right. An answer is halved again
 and again, at the middle of its tokens' summed log-probability, and only where the success rate differs by at least --gap
 between the two ends of a part; a part of one token is pivotal. So each pivotal token of an answer of T tokens takes about 2
 log2(T) rates, and rates are never measured twice. Jumps that cancel each other inside a part are not seen.
 
-Each row is a pair for dpo.py of one token against another behind the same beginning: "chosen" raises the rate and "rejected"
-lowers it. The pivotal token is one of them; the other is the token with which the continuations that were drawn anyway fared
-worst (or best), and its own rate is measured as well. Questions whose rate is below --low or above --high teach little and are
-left out. Rows hold token ids ("ids"), since text cut in the middle of an answer would not always be tokenised again in the same
-way.
+Each row is a pair for dpo.py (--init runs/sft --data pivots.jsonl) of one token against another behind the same beginning:
+"chosen" raises the rate and "rejected" lowers it. The pivotal token is one of them; the other is the token with which the
+continuations that were drawn anyway fared worst (or best), and its own rate is measured as well. Questions whose rate is below
+--low or above --high teach little and are left out. Rows hold token ids ("ids"), since text cut in the middle of an answer
+would not always be tokenised again in the same way.
 
 The paper does not say which gap and how many rollouts it used; its figure has a gap of 0.2. Here --gap is 0.2 and --samples 16,
 with a standard error of up to 0.125 for a rate, so that some of the pivotal tokens are chance: take more samples where that
