@@ -23,7 +23,8 @@ only that share of them. Where the cut falls is told by the characters, so it is
 
 Each teacher that is given answers every question, and the last line says how often each is right in each domain: the context of
 a world, the "subject" (or "domain", "category", "type") of a file's rows, or the file. With --choose FILE.ledger.json of such a
-trial each question goes to the one that was best in its domain, the first one where none was better or the domain is new. """
+trial each question goes to the one that was best in its domain, the first one where none was better or the domain is new.
+"""
 
 import functools
 import random

@@ -4,7 +4,7 @@
 
 The success rate of a beginning of an answer is the share of --samples continuations that end right. An answer is halved again
 and again, at the middle of its tokens' summed log-probability, and only where the success rate differs by at least --gap
-between the two ends of a part; a part of one token is pivotal. So each pivotal token of an answer of T tokens takes about 2
+between the two ends of a part; a part of one token is pivotal. So each pivotal token of an answer of T tokens takes about
 log2(T) rates, and rates are never measured twice. Jumps that cancel each other inside a part are not seen.
 
 Each row is a pair for dpo.py (--init runs/sft --data pivots.jsonl) of one token against another behind the same beginning:
@@ -15,7 +15,8 @@ would not always be tokenised again in the same way.
 
 The paper does not say which gap and how many rollouts it used; its figure has a gap of 0.2. Here --gap is 0.2 and --samples 16,
 with a standard error of up to 0.125 for a rate, so that some of the pivotal tokens are chance: take more samples where that
-matters. """
+matters.
+"""
 
 import random
 from argparse import Namespace

@@ -5,7 +5,8 @@
 
 A file may hold texts, conversations, questions with answers, or preference pairs (of which the chosen answers count). Whether
 an answer is right can be said of rows whose "meta" says from which problem they come, as augment.py writes it, and of world:...
-itself. """
+itself.
+"""
 
 import functools
 import sys
