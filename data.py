@@ -80,10 +80,14 @@ class Mixture:
     The next document comes from the source that most lacks tokens for its share. So the shares are right at every moment,
     without randomness. Inside a source each epoch is a new permutation, made from the seed. A source that reaches `max_epochs`
     is left out, and the others take its share. When all are left out, `next` raises StopIteration.
+
+    piece: a document with more tokens is given piece by piece, and other sources have their turns between two pieces. Otherwise
+    a book in one document would fill many batches alone. A piece has one token more, the target of its last position; the next
+    piece begins with it. 0: documents are given whole.
     """
 
     def __init__(self, specs: list[str], tokenizer: Tokenizer, seed: int = 0, max_epochs: float = 0.0,
-                 opener: Callable | None = None):
+                 opener: Callable | None = None, piece: int = 0):
         named = [split_spec(s) for s in specs]
         self.names, weights = [n for n, _ in named], np.array([w for _, w in named])
         self.weights, self.seed, self.max_epochs = weights / weights.sum(), seed, max_epochs
@@ -91,6 +95,9 @@ class Mixture:
         self.cursors, self.epochs = [0] * len(named), [0] * len(named)
         self.given = np.zeros(len(named), np.int64)                           # tokens drawn from each source
         self.orders = [None] * len(named)
+        self.piece, self.offsets = piece, [0] * len(named)                    # tokens of the current document that were given
+        self.current = [None] * len(named)                                    # this document, so that it is read once
+        self.documents, self.cut = 0, 0                                       # all that were begun, and those given in pieces
 
     def _live(self, s: int) -> bool:
         if self.epochs[s] < 0:                                                # marked as left out
@@ -113,14 +120,24 @@ class Mixture:
                 self.orders[s] = np.random.default_rng([self.seed, s, self.epochs[s]]).permutation(source.count)
             i = int(self.orders[s][i])
         try:
-            drawn = source.get(i)
+            drawn = source.get(i) if self.current[s] is None else self.current[s]
         except IndexError:                                                    # the end of a streamed source
             if self.cursors[s] == 0:
                 raise ValueError(f"{self.names[s]}: holds no documents") from None
             self._turn(s)
             return self.next()
+        at, self.current[s] = self.offsets[s], None
+        self.documents += at == 0
+        if self.piece and not isinstance(drawn, list) and len(drawn[0]) - 1 > self.piece:
+            self.cut += at == 0
+            if at + self.piece < len(drawn[0]) - 1:                           # this is not the last piece
+                self.current[s], self.offsets[s] = drawn, at + self.piece
+                self.given[s] += self.piece + (at == 0)
+                return tuple(x[at:at + self.piece + 1] for x in drawn)
+            drawn = tuple(x[at:] for x in drawn)
+        self.offsets[s] = 0
         self.cursors[s] += 1
-        self.given[s] += sum(len(tokens) for tokens, *_ in (drawn if isinstance(drawn, list) else [drawn]))
+        self.given[s] += sum(len(tokens) for tokens, *_ in (drawn if isinstance(drawn, list) else [drawn])) - (at > 0)
         if self.cursors[s] == source.count:
             self._turn(s)
         return drawn
@@ -141,9 +158,13 @@ class Mixture:
                          "unique_tokens": unique, "epochs": round(int(self.given[s]) / max(1, unique), 3)})
         return rows
 
+    def report(self) -> dict:
+        """Fields for the result of a run: the table, and the share of documents that were cut into pieces."""
+        return {"mixture": self.table(), "cut_documents": round(self.cut / max(1, self.documents), 4)}
+
     def state(self) -> dict:
-        return {"names": self.names, "cursors": list(self.cursors), "epochs": list(self.epochs),
-                "given": self.given.tolist()}
+        return {"names": self.names, "cursors": list(self.cursors), "epochs": list(self.epochs), "given": self.given.tolist(),
+                "offsets": list(self.offsets), "documents": self.documents, "cut": self.cut}
 
     def restore(self, state: dict) -> None:
         if state["names"] != self.names:
@@ -155,7 +176,10 @@ class Mixture:
                                  "; put the old file back, or start another run with another --out")
         self.cursors, self.epochs, self.given = list(state["cursors"]), list(state["epochs"]), np.array(state["given"],
                 np.int64)
-        self.orders = [None] * len(self.names)
+        self.orders, self.current = [None] * len(self.names), [None] * len(self.names)
+        # a state without offsets is of the time in which all documents were given whole
+        self.offsets = list(state.get("offsets", [0] * len(self.names)))
+        self.documents, self.cut = state.get("documents", 0), state.get("cut", 0)
 
 
 def print_table(rows: list[dict]) -> None:
@@ -243,7 +267,7 @@ class Stream:
         if batch_tokens % T or batch_tokens <= 0:
             raise ValueError(f"--batch-tokens {batch_tokens} must be a multiple of --seq-len {T}")
         self.T, self.rows, self.make = T, batch_tokens // T, make
-        self.mixture = Mixture(specs, tokenizer, seed, max_epochs, opener)
+        self.mixture = Mixture(specs, tokenizer, seed, max_epochs, opener, piece=T)
         self.packer = Packer(T, self.mixture.next)
         if max_epochs:                                    # without a limit every source is endless
             start = self.state()
@@ -265,7 +289,7 @@ class Stream:
 
     def report(self) -> dict:
         """Fields for the result of a run: the table of the mixture, and how well rows were filled."""
-        return {"mixture": self.mixture.table()} | self.packer.report()
+        return self.packer.report() | self.mixture.report()
 
     def state(self) -> dict:
         return {"mixture": self.mixture.state(), "packer": self.packer.state()}
@@ -308,12 +332,12 @@ def main() -> None:
             cli.finish({k: index[k] for k in ("documents", "tokens", "vocab_size", "dtype")}
                        | {"shards": len(index["shards"])})
             return
-        mixture = Mixture(args.data, Tokenizer.load(args.tokenizer), args.seed)
+        mixture = Mixture(args.data, Tokenizer.load(args.tokenizer), args.seed, piece=args.seq_len)
         packer = Packer(args.seq_len, mixture.next)
         while mixture.given.sum() < (args.tokens or 1_000_000):
             packer.row()
         print_table(mixture.table())
-        cli.finish(packer.report() | {"mixture": mixture.table()})
+        cli.finish(packer.report() | mixture.report())
 
 
 if __name__ == "__main__":

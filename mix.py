@@ -168,10 +168,6 @@ def make_plan(args: Namespace) -> tuple[Plan, Tokenizer, np.ndarray, Bounds]:
     for name in sources:
         source = open_source(name, tokenizer)
         tokens.append(None if source.count is None else source.tokens)
-        # shares are kept by whole documents, so one that is longer than its share would be all that a proxy sees
-        if source.count and source.tokens / source.count > proxy_tokens / 20:
-            raise ValueError(f"--sources {name}: its documents have {source.tokens // source.count:,} tokens each, too long for "
-                             f"the shares of a proxy of {proxy_tokens:,} tokens; cut them into rows, or raise --steps")
     shares = token_shares(tokens, [factor for _, factor in named], args.run_tokens or proxy_tokens)
     bounds = bounds_of(tokens, args.run_tokens or proxy_tokens, args.max_epochs, given)
     mixtures = [shares.round(4).tolist()]

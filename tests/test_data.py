@@ -48,9 +48,10 @@ def saved_tokenizer(tokenizer, tmp_path):
     return tmp_path / "tokenizer"
 
 
-def test_one_epoch_packs_every_token_once(monkeypatch):
+@pytest.mark.parametrize("piece", [0, 64])
+def test_one_epoch_packs_every_token_once(piece, monkeypatch):
     lengths = np.random.default_rng(0).integers(2, 60, 300).tolist() + [200, 131, 65]
-    mixture = mixture_of(monkeypatch, {"a": documents_of(lengths)}, max_epochs=1)
+    mixture = mixture_of(monkeypatch, {"a": documents_of(lengths)}, max_epochs=1, piece=piece)
     packer, T, targets, inputs = Packer(64, mixture.next), 64, Counter(), Counter()
     while True:
         try:
@@ -66,8 +67,9 @@ def test_one_epoch_packs_every_token_once(monkeypatch):
         assert torch.equal(b.positions[0][real], Packing(1, T, real.device, b.documents).positions[0][real])
     firsts = set(np.cumsum([0, *lengths])[:-1].tolist())
     assert set(targets) == set(range(sum(lengths))) - firsts and set(targets.values()) == {1} == set(inputs.values())
-    report = packer.report()
+    report = packer.report() | (mixture.report() if piece else {})
     assert report["cut_documents"] == round(2 / 303, 4) and 0 < report["padding"] < 0.08
+    assert mixture.given.sum() == sum(lengths) and mixture.documents == 303
 
 
 def test_best_fit_wastes_less_than_first_come_first_served(monkeypatch):
@@ -103,6 +105,16 @@ def test_weights_are_token_shares_and_epochs_are_counted(monkeypatch):
     assert a["epochs"] == pytest.approx(a["tokens"] / 1000, abs=1e-3) and a["epochs"] > 10
 
 
+def test_one_long_document_does_not_take_the_place_of_the_others(monkeypatch):
+    named = {"book": documents_of([50_000]), "short": documents_of([10] * 100, 100_000)}
+    mixture = mixture_of(monkeypatch, named, specs=["book@0.2", "short@0.8"], piece=64)
+    for _ in range(1000):
+        mixture.next()
+        if mixture.given.sum() > 1000:
+            assert abs(mixture.given[0] / mixture.given.sum() - 0.2) < 0.07
+    assert mixture.documents == 1 + sum(1 for _ in range(int(mixture.given[1]) // 10))
+
+
 def test_each_epoch_is_another_order_of_the_same_documents(monkeypatch):
     mixture = mixture_of(monkeypatch, {"a": documents_of([5] * 50)}, seed=7)
     epochs = [[int(mixture.next()[0][0]) for _ in range(50)] for _ in range(3)]
@@ -124,7 +136,8 @@ def test_a_capped_source_drops_out_and_the_others_go_on(monkeypatch):
 @pytest.mark.parametrize("stop_after", [0, 1, 5])
 def test_a_stream_resumes_bit_for_bit(stop_after, tokenizer, tmp_path):
     (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": f"lions {i} " * (i % 9 + 1)}) for i in range(50)))
-    specs = [f"{tmp_path}/a.jsonl@0.3", "world:ops=1-3,chat=0.5@0.7"]
+    (tmp_path / "long.txt").write_text(" ".join(f"{i} owls" for i in range(3000)))
+    specs = [f"{tmp_path}/a.jsonl@0.3", "world:ops=1-3,chat=0.5@0.5", f"{tmp_path}/long.txt@0.2"]
 
     def fresh():
         return Stream(specs, tokenizer, 64, 512, seed=1)
