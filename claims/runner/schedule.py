@@ -202,9 +202,12 @@ class Schedule:
     def time_left(self) -> str:
         now = {r.command: time.monotonic() - r.began for r in self.running}
         todo = [c for c in self.commands if c in now or c in self.waiting]
-        if any(self.expected(c) is None for c in todo):
+        known = [seconds for c in self.commands if (seconds := self.expected(c)) is not None]
+        if todo and not known:
             return "time left not known yet"
-        left = {c: max(0.0, self.expected(c) - now.get(c, 0.0)) for c in todo}
+        left = {c: self.expected(c) for c in todo}
+        left = {c: sum(known) / len(known) if seconds is None else seconds for c, seconds in left.items()}
+        left = {c: max(0.0, seconds - now.get(c, 0.0)) for c, seconds in left.items()}
         return f"about {clock(makespan(todo, left, len(self.slots)))} left"
 
 

@@ -219,6 +219,8 @@ def test_time_left_comes_from_commands_of_the_same_shape(house):
     known.shapes[schedule.shape(other)] = 100.0
     assert known.chains()[other] > 100 and "about" in known.time_left()
     assert Schedule([arm(3)], house / "nothing", [{}]).time_left() == "time left not known yet"
+    known.shapes = {schedule.shape(alike): 600.0}                              # the mean, of what nothing is known about
+    assert known.time_left() == "about 20.0 min left"
 
 
 def test_makespan(house):
