@@ -41,7 +41,7 @@ def verdict(n: dict[str, Rate]) -> str:
 
 CLAIM = Claim(
     number="7c", says="The score of a base does not predict its score after reinforcement.",
-    source="OctoThinker, arXiv 2506.20512, table 7 and figure 1",
+    source="OctoThinker, arXiv 2506.20512, table 7; run logs in its repository",
     theirs="MATH500 of three branches before RL: long 25.8, hybrid 30.8, short 31.4; after: 65.2, 58.0, 56.6; correlation -1",
     would_show="A rank correlation over five bases below 0.6",
     arms=arms, statistic=statistic, headline=TAU, verdict=verdict, null="RL with other draws",

@@ -26,8 +26,8 @@ def statistic(r: dict[str, Result]) -> dict[str, float]:
 
 CLAIM = Claim(
     number="7d", says="Errors in the mid-training corpus lower what reinforcement reaches.",
-    source="OctoThinker, arXiv 2506.20512, section 3 (web corpora of two qualities)",
-    theirs="FineMath-4plus gives almost no gain by RL, MegaMath-Web-Pro a large one (figures only)",
+    source="OctoThinker, arXiv 2506.20512 (web corpora of two qualities)",
+    theirs="FineMath-4plus gives almost no gain by RL (a finding in words)",
     would_show="Above 0: what 30% wrong documents cost is still missing after RL",
     arms=arms, statistic=statistic, headline=AFTER, verdict=lambda n: positive(n[AFTER]),
     null="RL with other draws", oracle="no errors, RL - base")

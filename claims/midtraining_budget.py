@@ -26,8 +26,8 @@ def statistic(r: dict[str, Result]) -> dict[str, float]:
 
 CLAIM = Claim(
     number="7f", says="A larger mid-training budget raises what reinforcement reaches.",
-    source="OctoThinker, arXiv 2506.20512, section 3 (20B, 70B and 100B tokens)",
-    theirs="70B and 100B tokens tie before RL, yet after RL 20B < 70B < 100B (figures only)",
+    source="OctoThinker, arXiv 2506.20512 (20B, 70B and 100B tokens)",
+    theirs="70B and 100B tokens tie before RL, yet after RL 20B < 70B < 100B (a finding in words)",
     would_show="Above 0: five times the tokens reach more after RL than one time",
     arms=arms, statistic=statistic, headline=AFTER, verdict=lambda n: positive(n[AFTER]),
     null="RL with other draws", oracle="5x, RL - base")

@@ -49,7 +49,7 @@ def verdict(n: dict[str, Rate], matters: float = 0.02) -> str:
 
 CLAIM = Claim(
     number="2", says="Thinking from a weaker teacher teaches as well as a stronger one's, or better.",
-    source="Thinking augmented pre-training (TPT), arXiv 2509.20186, table 4",
+    source="Thinking augmented pre-training (TPT), arXiv 2509.20186 (ablation of the generator)",
     theirs="3B student, MATH-500: 75.5 with a 1.5B teacher, 72.0 with a 7B one",
     would_show="A weaker teacher, by the dial or by size, less than 2 points behind the stronger one, or ahead",
     arms=arms, statistic=statistic, headline=TRAINED, verdict=verdict,
