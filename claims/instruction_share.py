@@ -37,7 +37,7 @@ def statistic(r: dict[str, Result]) -> dict[str, float]:
 CLAIM = Claim(
     number="7e", says="One percent of instruction data in mid-training unlocks reinforcement in a chat format.",
     source="OctoThinker, arXiv 2506.20512 (instruction data, 1:89:10)",
-    theirs="1% instruction data unlocks RL from short-CoT bases, smooths lengths, does not save long-CoT ones (a finding in words)",
+    theirs="1% instruction data unlocks RL from short-CoT bases and does not save long-CoT ones (a finding in words)",
     would_show="Above 0: with 1% of chat turns the same RL reaches more than with none",
     arms=arms, statistic=statistic, headline=AFTER, verdict=lambda n: positive(n[AFTER]),
     null="RL with other draws", oracle="10%, RL - none")
