@@ -94,7 +94,7 @@ def sandbox(tmp_path_factory, toy_run):
     for name, content in {"corpus.txt": text, "held_out.txt": text[:2000], "stories.txt": text,
                           "problems.jsonl": questions, "corpus/a.jsonl": questions,
                           "gsm8k/test.jsonl": questions, "gsm8k/train.jsonl": questions,
-                          "conversations.jsonl": chats, "pairs.jsonl": pairs}.items():
+                          "conversations.jsonl": chats, "pairs.jsonl": pairs, "pivots.jsonl": pairs}.items():
         (here / name).parent.mkdir(exist_ok=True)
         (here / name).write_text(content)
     for name in ("base", "text", "mix", "mid", "sft", "dpo", "grpo"):

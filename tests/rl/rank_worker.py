@@ -33,6 +33,7 @@ def results_of(script, flags, loaded):
     found, module = {"log": []}, importlib.import_module(script)
 
     def save(run):
+        run.spent = run.ledger.found(run)
         found.update(weights=full_weights(run.model), stream=run.data.state())
 
     def load(folder, device="cpu", dtype=torch.float32):
@@ -40,7 +41,8 @@ def results_of(script, flags, loaded):
         return copy.deepcopy(kept), tokenizer
     patches = {"save": save, "open_log": lambda run, about: None, "log": lambda run, record: found["log"].append(record),
                "close": lambda run: None, "catch_interrupts": lambda run: None}
-    with (mock.patch.multiple(Run, **patches), mock.patch.object(module, "load", load),
+    loaders = dict.fromkeys({"load", "load_both"} & vars(module).keys(), load)
+    with (mock.patch.multiple(Run, **patches), mock.patch.multiple(module, **loaders),
           mock.patch.object(cli, "finish", lambda result: None), mock.patch.object(sys, "argv", [f"{script}.py", *flags])):
         module.main()
     return found

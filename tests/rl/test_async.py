@@ -176,6 +176,7 @@ def test_a_stop_while_waiting_gives_the_prompts_back(able, monkeypatch):
     monkeypatch.setattr(asynchronous, "take", lambda *a: next(messages))
     model, rollouts = rollouts_of(able, lambda *a, **o: AsyncRollouts(run, *a, ahead=1, **o))
     rollouts.prompts.restore(place)
+    rollouts.begin(model, 1)
     assert rollouts.collect(model, 1) is None and rollouts.prompts.state() == place
 
 
