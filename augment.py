@@ -62,7 +62,8 @@ def flags() -> cli.Parser:
     for name in [*names(), *own]:
         with cli.bad_input():
             transform = find(name)
-        p = commands.add_parser(name, text=transform.about, help=transform.about.split(". ")[0], needs=NEEDS)
+        p = commands.add_parser(name, text=transform.about, help=transform.about.split(". ")[0],
+                                needs=NEEDS if transform.teachers else ())
         common_flags(p, transform)
         with cli.bad_input():
             transform.flags(p)
@@ -86,15 +87,18 @@ def common_flags(p: cli.Parser, transform: Transform) -> None:
                        help=f"{transform.takes} from each source; 0: all of a file")
     else:
         p.add_argument("--count", type=cli.positive_int, required=True, help="how many to write")
-    if transform.takes == "documents":
+    if transform.takes == "documents" and transform.teachers:
         p.add_argument("--document-tokens", type=cli.positive_int, default=2000,
                        help="a document longer than this is cut into pieces, at the ends of lines where that is possible")
     p.add_argument("--out", type=cli.out_file, metavar="FILE", required=True, help=".jsonl to write; must not exist")
     p.add_argument("--resume", action="store_true", help="go on with --out, if it is there")
+    p.add_argument("--chunk", type=cli.positive_int, default=256, help="items that are sampled together, then written")
+    if not transform.teachers:                            # nothing is sampled
+        p.add_argument("--seed", type=cli.seed, default=0, help="of what is drawn at random")
+        return
     p.add_argument("--max-new-tokens", type=cli.positive_int, default=400, help="tokens of an answer")
     sampling_flags(p, 0.7)
     p.add_argument("--rows", type=cli.positive_int, default=64, help="completions that decode at once")
-    p.add_argument("--chunk", type=cli.positive_int, default=256, help="items that are sampled together, then written")
     p.add_argument("--device", type=cli.device, default="cpu", help="cpu or cuda")
     p.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of weights and cache")
 
@@ -132,8 +136,8 @@ def make(transform: Transform, items: list[Item], teachers: dict, args: Namespac
 def with_meta(row: dict, transform: Transform, item: Item, answers: list, args: Namespace) -> dict:
     """The row, with where it comes from under "meta"."""
     sides = transform.given(args)
-    meta = {"transform": transform.name, "teacher": sides if len(sides) > 1 else sides[transform.teachers[0]], "seed": args.seed,
-            "item": item.number}
+    teacher = {"teacher": sides if len(sides) > 1 else sides[transform.teachers[0]]} if sides else {}
+    meta = {"transform": transform.name, **teacher, "seed": args.seed, "item": item.number}
     if item.source:
         meta |= {"source": item.source, "index": item.index}
     if hasattr(args, "prompt"):
@@ -170,7 +174,7 @@ def report(transform: Transform, output: Output, args: Namespace) -> None:
         found["flops"] = summary(output.cost.found())
         warning = transform.warning(found)
         output.finish(found)
-    if not output.rows:
+    if not output.rows and transform.teachers:
         warning = (f"nothing was kept, {args.out} is empty; raise --max-new-tokens or --samples, or take easier questions or a "
                    "better checkpoint")
     if warning:
@@ -191,6 +195,8 @@ def main() -> None:
         output = open_output(transform, args)
 
         def cut(text):
+            if not teachers:
+                return [text]
             return pieces_of(text, teachers[transform.teachers[0]].length, args.document_tokens)
         items = open_items(transform.takes, args, cut)
         teachers |= {side: open_teacher(side, args) for side in transform.given(args)}

@@ -6,6 +6,8 @@ of them than where questions count little. All then get the same fine-tuning, a 
 with a think block.
 """
 
+from dataclasses import replace
+
 from claims import tiny
 from claims.runner.claim import Setting
 from claims.runner.commands import Command, make
@@ -41,6 +43,35 @@ def with_thoughts(s: Setting, rows: Command) -> list:
     return [(rows, "@0.9"), f"{raw(s)}@0.1"]
 
 
+def unseen(s: Setting, count: int) -> tuple:
+    """Flags for thinking about documents of the test, which no base has seen."""
+    return "--data", tiny.world(s, OPS, "test", solution=0), "--count", s.count(count)
+
+
+def first(s: Setting, teacher: Command, *flags) -> Command:
+    """Thinking by a model that sees the question alone; it stands in front of the answer."""
+    return thoughts(s, teacher, "--plain", "--prompt", "think_first_plain", "--place", "before", "--max-new-tokens", 60, *flags)
+
+
+def back(s: Setting, teacher: Command, *flags) -> Command:
+    """Back-thinking by a model that sees question and answer; it stands behind the document, or where the flags say."""
+    return thoughts(s, teacher, "--plain", "--back", "--max-new-tokens", 60, *flags)
+
+
+def both_ways(s: Setting) -> Command:
+    """A teacher that thinks from questions and from questions with answers, not always right: it has learned for a third of the
+    steps, from an oracle and other documents."""
+    other = replace(s, seed=s.seed + 50)
+    rows = [thoughts(other, oracle(), "--place", "before"), thoughts(other, oracle())]
+    return base(other, *[(row, "@0.5") for row in rows], steps=200)
+
+
+def spoiled(s: Setting, rows: Command, how: str, *flags) -> Command:
+    """The rows with their thinking swapped, blanked or shuffled; a blank has one token for each word."""
+    own = {"blank": ("--filler", "the"), "keep": ()}.get(how, ("--seed", s.seed))
+    return make("augment.py", "corrupt", "--how", how, "--data", rows, *own, *flags)
+
+
 def oracle(errors: float = 0.0) -> str:
     """A teacher that knows the steps, each of which is wrong with that chance."""
     return "oracle:solution=1" + (f",errors={errors}" if errors else "")
@@ -54,6 +85,11 @@ def base(s: Setting, *data, **flags) -> Command:
 def tuned(s: Setting, start: Command) -> Command:
     """A quarter of the conversations are answered without thinking."""
     return tiny.sft(s, start, tiny.world(s, OPS, "sft"), steps=150, no_think=0.25)
+
+
+def reads(s: Setting, start: Command, *files: Command) -> Command:
+    """How well a base predicts the texts of files."""
+    return make("evaluate.py", "--init", start, "--text", *files, "--device", s.device)
 
 
 def solves(s: Setting, start: Command) -> Command:

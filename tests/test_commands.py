@@ -34,7 +34,7 @@ TOY = (  # flags added to the commands that match (the last one wins), so that t
     (r"tokenizer\.py train", "--vocab-size 400 --overwrite"), (r"data\.py prepare", "--workers 1 --tokens 3000"),
     (r"data\.py table", "--tokens 3000"), (r"(sft|dpo)\.py", TOY_CHATS),
     (r"grpo\.py", "--prompts 2 --group 2 --max-new-tokens 16 --steps 1 --device cpu"),
-    (r"augment\.py (?!measure)", "--count 6 --max-new-tokens 100 --temperature 1.5"), (r"report\.py", "--overwrite"),
+    (r"augment\.py (?!measure|corrupt)", "--count 6 --max-new-tokens 100 --temperature 1.5"), (r"report\.py", "--overwrite"),
     (r"tasks\.(world|knowledge|instructions)", "--time 0.1"),
     (r"mix\.py", "--proxies 3 --steps 4 --batch-tokens 256 --pretrain='--seq-len 64 --device cpu' --max-epochs 0 --folds 3 "
      "--simulate 100 --average 4 --jobs 2"),
@@ -91,7 +91,9 @@ def sandbox(tmp_path_factory, toy_run):
     chats = "".join(json.dumps({"messages": [{"role": "user", "content": f"Say {i}."},
                                              {"role": "assistant", "content": f"{i}"}]}) + "\n" for i in range(40))
     pairs = "".join(json.dumps({"prompt": f"Say {i}.", "chosen": f"{i}", "rejected": f"{i} {i}"}) + "\n" for i in range(40))
-    for name, content in {"corpus.txt": text, "held_out.txt": text[:2000], "stories.txt": text,
+    thought = "".join(json.dumps({"text": f"What is {i} + 1?\n<think>\n{i} and 1\n</think>\nIt is {i + 1}."}) + "\n"
+                      for i in range(9))
+    for name, content in {"corpus.txt": text, "thought.jsonl": thought, "held_out.txt": text[:2000], "stories.txt": text,
                           "problems.jsonl": questions, "corpus/a.jsonl": questions,
                           "gsm8k/test.jsonl": questions, "gsm8k/train.jsonl": questions,
                           "conversations.jsonl": chats, "pairs.jsonl": pairs, "pivots.jsonl": pairs}.items():

@@ -50,11 +50,12 @@ ALWAYS = {
     "augment distill": f"init plain second third drop exclude truncate mode {AUGMENT}",
     "augment star": f"init plain no-hints mode {AUGMENT}",
     "augment pivotal": f"init plain samples gap low high paths mode {AUGMENT}",
-    "augment measure": "files init count words topics",
+    "augment measure": "files init count words topics out",
     "augment think": f"""init plain prompt focus back place drop-cut verified most-repeated least-overlap document-tokens
         {AUGMENT}""",
     "augment paraphrase": f"""init plain prompt with-document most-copied most-repeated least-overlap document-tokens
         {AUGMENT}""",
+    "augment corrupt": "data task count out resume chunk how until-thought",
     "augment synthesise": f"init plain prompt topics most-repeated {AUGMENT.removeprefix('data task ')}",
     "mix": """sources target measure out proxies init steps batch-tokens pretrain bound temperature strength folds fit simulate
         average confirm jobs seed resume""",
@@ -138,6 +139,9 @@ CASES = {
     "augment pivotal": ("pivotal --init i --data d --out o", DRAWS),
     "augment measure": ("measure f", {f: [("", "--init i")] for f in ("--entropy-tokens 9", "--device cpu", "--dtype float32")}),
     "augment think": ("think --init i --data d --out o", DRAWS | {"--whole": [("--plain", "")]}),
+    "augment corrupt": ("corrupt --data d --out o", {
+        "--filler x": [("--how swap", "--how blank")],
+        "--seed 3": [("--how blank", "--how swap"), ("--how keep", "--how shuffle")]}),
     "augment paraphrase": ("paraphrase --init i --data d --out o", DRAWS),
     "augment synthesise": ("synthesise --init i --count 2 --out o", DRAWS | {
         "--sentences 2": [("", "--topics world:ops=1"), ("--topics t.txt", "--topics own.py:Task")],

@@ -16,7 +16,7 @@ and, where it needs them (a module's defaults stand behind the dash):
 
     TAKES          what an item is: "problems" (default), "documents", or "nothing" for data that is written from nothing
     TEACHERS       the checkpoints that it samples from, by the names of their flags - ("init",), which is --init with --plain;
-                   another name S makes the flags --S and --S-plain
+                   another name S makes the flags --S and --S-plain; (): it asks nobody, and `ask` gives []
     FILES          names of its own flags that name files or other sources; a resume is refused where one has changed - ()
     flags(parser)                    adds flags of its own; parser.set_defaults(temperature=1.0) changes those of augment.py, and
                                      parser.needs says when a flag has an effect (training/cli.py)

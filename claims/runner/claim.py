@@ -29,6 +29,10 @@ class Setting:
     def pick(self, small: Any, full: Any) -> Any:
         return full if self.budget == "full" else small
 
+    def unless_toy(self, flags: tuple, toy: tuple = ()) -> tuple:
+        """Flags that keep only what is right, and what stands for them at budget toy, where models write nothing that is."""
+        return toy if self.budget == "toy" else flags
+
     def count(self, small: int) -> int:
         """So many test problems, or documents, at budget small; twice as many at full."""
         return {"toy": max(4, small // 100), "small": small, "full": 2 * small}[self.budget]

@@ -35,6 +35,11 @@ class Command:
     def script(self) -> str:
         return self.words[0]
 
+    @property
+    def resumable(self) -> bool:
+        """Whether it goes on with --resume where it was killed. What only measures begins again."""
+        return self.script in RESUMABLE and self.words[1:2] != ("measure",)
+
     @cached_property
     def needs(self) -> list["Command"]:
         """The commands whose output it reads, each once."""

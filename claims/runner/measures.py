@@ -6,13 +6,14 @@ correlation). Over seeds it is Student's t interval (`over_seeds`).
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from scipy.stats import t
 
+from claims.runner.commands import FILES
 from tasks.accuracy import Rate, parse_band, pass_at_k
 
 Stratum = tuple[str, int, int]       # world, number of operations, number of problems: what one list of problems is drawn from
@@ -25,12 +26,14 @@ class Result:
     line      the JSON of its last line; for training scripts as well as for evaluate.py
     right     {stratum: [(samples with every step right, samples) of each problem]}, of evaluate.py
     answered  the same of samples with the right answer
+    thoughts  {stratum: [what the thinking of each document was judged as, "" where it was dropped]}, of augment.py think
     others    {file: what evaluate.py found}, of question files and texts
     records   the records of a training script's log
     """
     line: dict
     right: dict[Stratum, list] = field(default_factory=dict)
     answered: dict[Stratum, list] = field(default_factory=dict)
+    thoughts: dict[Stratum, list] = field(default_factory=dict)
     others: dict[str, dict] = field(default_factory=dict)
     records: list[dict] = field(default_factory=list)
     weights: dict[Stratum, np.ndarray] = field(default_factory=dict)          # how often a draw has each problem; {}: once
@@ -51,6 +54,28 @@ class Result:
             raise ValueError(f"no problem of ops={ops or 'any'} in worlds with {data or 'any name'} was measured")
         return total / weight
 
+    def thought(self, what: str, of: Sequence[str] = ("verified", "rationalised", "wrong")) -> float:
+        """The share of thinking that was judged as `what`, of all that was judged as one of `of`; 0 where there is none."""
+        count = total = 0.0
+        for stratum, judged in self.thoughts.items():
+            if (key := (stratum, what, tuple(of))) not in self.values:
+                self.values[key] = np.isin(judged, [what]), np.isin(judged, list(of))
+            w = self.weights.get(stratum, np.ones(len(judged)))
+            count, total = count + float(w @ self.values[key][0]), total + float(w @ self.values[key][1])
+        return count / total if total else 0.0
+
+    def loss_behind(self) -> float:
+        """The loss, in nats a token, on what the texts of the first file that was measured have behind those of the second, which
+        are their beginnings."""
+        whole, part = self.others.values()
+        tokens = whole["tokens"] - part["tokens"]
+        return (whole["loss"] * whole["tokens"] - part["loss"] * part["tokens"]) / tokens
+
+    def distinct(self, n: int = 4) -> float:
+        """The share of runs of n words that differ from all others, of the file that augment.py measure was given."""
+        (measured,) = self.line.values()
+        return measured["diversity"]["distinct"][str(n)]
+
     def bits(self, data: str = "") -> float:
         """Bits per byte of the text whose name has `data` in it."""
         return next(found["bits_per_byte"] for name, found in self.others.items() if "bits_per_byte" in found and data in name)
@@ -63,7 +88,7 @@ class Result:
 def read_result(out: Path, line: dict) -> Result:
     """The result of a command, from its last line and from what it wrote: a file of evaluate.py, or a run folder."""
     result = Result(line)
-    if out.suffix == ".json":
+    if out.name == FILES["evaluate.py"]:
         (measured,) = json.loads(out.read_text())["results"].values()
         for name, found in measured.items():
             for row in found.get("rows", []):
@@ -72,16 +97,28 @@ def read_result(out: Path, line: dict) -> Result:
                     result.right[stratum], result.answered[stratum] = row["right"], row["answered"]
             if "rows" not in found:
                 result.others[name] = found
+    elif out.suffix == ".jsonl" and "documents" in line:
+        result.thoughts = thoughts_in(out, line["documents"])
     elif (out / "log.jsonl").exists():
         result.records = [json.loads(text) for text in (out / "log.jsonl").read_text().splitlines()]
     return result
+
+
+def thoughts_in(out: Path, documents: int) -> dict[Stratum, list]:
+    """What augment.py has judged the thinking of each document as, in its order: so arms on the same documents are paired."""
+    found = {}
+    for row in map(json.loads, out.read_text().splitlines()):
+        judged, source = row["meta"].get("thought"), row["meta"].get("source", "")
+        if judged:
+            found.setdefault((source, 0, documents), [""] * documents)[row["meta"]["item"]] = judged
+    return found
 
 
 def numbers_of(statistic: Callable[[dict], dict[str, float]], results: dict[str, Result], draws: int = 1000,
                seed: int = 0) -> dict[str, Rate]:
     """{name: (value, low, high)}: the statistic of the results with its 95% bootstrap interval over problems, paired."""
     rng = np.random.default_rng(seed)
-    strata = sorted({stratum for result in results.values() for stratum in result.right})
+    strata = sorted({stratum for result in results.values() for stratum in [*result.right, *result.thoughts]})
     values, found = statistic(results), {}
     drawn = {name: [] for name in values}
     for _ in range(draws if strata else 0):

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
-from claims.runner.commands import RESUMABLE, ROOT, Command, in_order
+from claims.runner.commands import ROOT, Command, in_order
 from formats.files import write_json
 from page.plots import clock
 from training.machine import commit
@@ -126,7 +126,7 @@ class Schedule:
             self.waiting.remove(command)
             return False
         line, out = command.line(self.runs), command.out(self.runs)
-        if out.exists() and command.script in RESUMABLE:
+        if out.exists() and command.resumable:
             line.append("--resume")
         else:
             remove_all_but(folder, "lock", "spent")

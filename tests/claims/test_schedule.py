@@ -56,7 +56,7 @@ def house(tmp_path, monkeypatch):
         (tmp_path / name).write_text(text)
     for module in (commands, schedule):
         monkeypatch.setattr(module, "ROOT", tmp_path)
-    monkeypatch.setattr(schedule, "RESUMABLE", {"train.py"})
+    monkeypatch.setattr(commands, "RESUMABLE", {"train.py"})
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -131,7 +131,7 @@ def runner(house, steps):
     """The runner as a program of its own, on one arm."""
     text = (f"import sys\nfrom pathlib import Path\nsys.path.insert(0, {str(ROOT)!r})\n"
             "from claims.runner import commands, schedule\n"
-            f"commands.ROOT = schedule.ROOT = Path({str(house)!r})\nschedule.RESUMABLE = {{'train.py'}}\n"
+            f"commands.ROOT = schedule.ROOT = Path({str(house)!r})\ncommands.RESUMABLE = {{'train.py'}}\n"
             f"train = commands.make('train.py', '--steps', {steps}, '--seed', 0)\n"
             "done = schedule.Schedule([commands.make('measure.py', '--init', train, output='found.json')], Path('runs'), [{}])\n"
             "done.run()\nsys.exit(130 * done.stopping)\n")

@@ -1,7 +1,7 @@
 """augment.py measure: what a file of data is like, in numbers (transforms/parts/measures.py), beside other files.
 
     python augment.py measure kept.jsonl --init runs/base
-    python augment.py measure generation0.jsonl generation1.jsonl world:ops=1-3,split=sft --words 20000
+    python augment.py measure generation0.jsonl generation1.jsonl world:ops=1-3,split=sft --words 20000 --out measured.json
 
 A file may hold texts, conversations, questions with answers, or preference pairs (of which the chosen answers count). Whether
 an answer is right can be said of rows whose "meta" says from which problem they come, as augment.py writes it, and of world:...
@@ -18,6 +18,7 @@ import torch
 
 from data import batch_from
 from formats.chat import THINK, split_thinking
+from formats.files import write_json
 from formats.rows import file_at, read_rows
 from model import load_both
 from sources.conversations import read_conversation
@@ -51,6 +52,7 @@ def flags(p: cli.Parser) -> None:
     p.add_argument("--words", type=cli.non_negative_int, default=0, help="words to measure of each, whole rows; 0: all")
     p.add_argument("--topics", metavar="FILE", default="", help="words or phrases, one a line: how many of them occur; empty: "
                    "for the world its contexts and what is counted there")
+    p.add_argument("--out", type=cli.out_file, metavar="FILE", default="", help="JSON file to write the numbers to as well")
     p.add_argument("--entropy-tokens", type=cli.positive_int, default=50_000, help="tokens to score with --init, at most")
     p.add_argument("--device", type=cli.device, default="cpu", help="cpu or cuda")
     p.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of the weights")
@@ -221,6 +223,8 @@ def main(args: Namespace) -> None:
             kept = measures.first_words([t.text for t in texts], args.words)
             found[spec] = measure(texts[:len(kept)], topics, scorer)
     print_table(found)
+    if args.out:
+        write_json(args.out, _rounded(found))
     cli.finish(_rounded(found))
 
 
