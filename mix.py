@@ -21,7 +21,8 @@ minimised is their weighted sum. The first mixture is always that of the token s
     trust     rank correlations on mixtures that the fit has not seen          mixing/table.py
     solve     the best of many simulated mixtures, by the best fit             mixing/solve.py
 
-It can be stopped at any time; with --resume no proxy is trained twice. It writes mix.json and mix.html into --out.
+It can be stopped at any time; with --resume no proxy is trained twice. It writes mix.json, mix.html and ledger.json (what all
+proxies took) into --out.
 
 Other than RegMix: no early stopping on the test mixtures, and its tree is one fit of three. Simpler than Olmix: no reuse of
 mixtures when the sources change.
@@ -34,6 +35,7 @@ import shlex
 import sys
 import time
 from argparse import Namespace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +56,7 @@ from sources.texts import sample_texts
 from tasks.accuracy import interval
 from tokenizer import Tokenizer
 from training import cli
+from training.ledger import KINDS, Ledger, read_ledger, write_ledger
 
 # what mix.py says to pretrain.py itself
 OWN = ("--data", "--out", "--init", "--tokenizer", "--layers", "--width", "--steps", "--batch-tokens", "--seed", "--eval-data",
@@ -197,15 +200,28 @@ def confirm(args: Namespace, plan: Plan, solved: dict) -> dict:
     return found | {"gain": interval(values[1::2] - values[0::2])}
 
 
+def cost_of(args: Namespace, plan: Plan) -> dict:
+    """The ledger of the mixture: what all its proxies took, those that confirm it too. What they start from counts once."""
+    ledger = Ledger(args.out, asdict(plan))
+    for path in sorted(Path(args.out).glob("**/proxies/*/ledger.json")):
+        proxy = read_ledger(path.parent)
+        for kind in KINDS:
+            ledger.add(kind, proxy["own"][kind], proxy["tokens"][kind])
+        ledger.usual += proxy["training_usual"]
+        ledger.inherited |= proxy["inherited"]
+        ledger.unknown = list(dict.fromkeys([*ledger.unknown, *proxy["unknown"]]))
+    return ledger.found()
+
+
 def report(args: Namespace, plan: Plan, found: dict, rows: list[dict], solved: dict, confirmed: dict) -> None:
-    """Writes mix.json and mix.html, prints the tables for people, and the last line."""
+    """Writes mix.json, mix.html and ledger.json, prints the tables for people, and the last line."""
     pair = tuple(args.pareto or list(plan.targets)[:2])
     html = whole_page(plan, found, rows, solved, pair if len(pair) == 2 else None, confirmed)
     told = {key: value for key, value in solved.items() if key not in ("simulated", "predictions")}
-    flops = sum(row["flops"]["total"] for row in found.values())
-    result = {"out": args.out, "proxies": len(found), "flops": flops, "rank_correlation": rows} | told
+    cost, folder = cost_of(args, plan), Path(args.out)
+    result = {"out": args.out, "proxies": len(found), "flops": cost["total"], "rank_correlation": rows} | told
     result |= {"confirmed": confirmed} if confirmed else {}
-    folder = Path(args.out)
+    write_ledger(folder, cost)
     write_json(folder / "mix.json", result)
     write_text(folder / "mix.html", html)
     print(f"{'target':<40} {'size':>10} {'fit':<12} {'rank correlation with the largest size':<32}")

@@ -43,7 +43,9 @@ def test_the_whole_way(mixed, folders):
     found, rows = done.json, [json.loads(line) for line in (out / "proxies.jsonl").read_text().splitlines()]
     assert found["proxies"] == len(rows) == 3 and {(r["size"], r["mixture"]) for r in rows} == {("1x16", i) for i in range(3)}
     assert sum(found["shares"].values()) == pytest.approx(1) and list(found["shares"]) == [*SOURCES, str(folders[1])]
-    assert found["flops"] == sum(read_ledger(out / "proxies" / f"{r['size']}-{r['mixture']:03}")["total"] for r in rows)
+    ledgers = [read_ledger(out / "proxies" / f"{r['size']}-{r['mixture']:03}") for r in rows]
+    assert found["flops"] == sum(one["total"] for one in ledgers) == read_ledger(out)["own"]["training"] > 0
+    assert read_ledger(out)["tokens"]["training"] == sum(one["tokens"]["training"] for one in ledgers) > 0
     for r in rows:                                        # each was trained on its shares, and measured on every target
         assert list(r["values"]) == ["loss:world:ops=2,split=test,q_weight=0", str(folders[1])]
         shares = {d["source"]: d["share"] for d in r["data"]}

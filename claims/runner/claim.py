@@ -71,6 +71,12 @@ def positive(rate: Rate, matters: float = 0.02) -> str:
     return HOLDS if rate[1] > 0 else FAILS if rate[2] < matters else OPEN
 
 
+def no_worse(rate: Rate, matters: float = 0.05) -> str:
+    """The verdict on a number that is claimed not to be below 0: it holds where the whole interval is above what matters, it does
+    not where the interval lies below 0, and else it is undecided."""
+    return HOLDS if rate[1] > -matters else FAILS if rate[2] < 0 else OPEN
+
+
 def about_zero(rate: Rate, matters: float = 0.05) -> str:
     """The verdict on a number that is claimed to be nearly 0: the whole interval lies within `matters` of it, or beyond."""
     return HOLDS if -matters < rate[1] and rate[2] < matters else FAILS if rate[1] > matters or rate[2] < -matters else OPEN

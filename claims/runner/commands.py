@@ -22,7 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
 FILES = {"evaluate.py": "evaluation.json", "augment.py": "rows.jsonl", "mix.py": "mixture"}   # of those whose --out is no folder
-RESUMABLE = {"pretrain.py", "sft.py", "dpo.py", "grpo.py", "distill.py", "augment.py"}        # those that go on with --resume
+RESUMABLE = {"pretrain.py", "sft.py", "dpo.py", "grpo.py", "distill.py", "augment.py", "mix.py"}        # go on with --resume
 
 
 @dataclass(frozen=True)

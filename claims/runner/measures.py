@@ -2,7 +2,8 @@
 
 A statistic is a plain function of all arms' results. Its interval within a seed comes from a bootstrap over test problems: each
 draw takes the same problems in every arm, so differences are paired, whatever the statistic is (a difference, a ratio, a rank
-correlation). Over seeds it is Student's t interval (`over_seeds`).
+correlation). Where an arm is a command of mix.py, a draw takes its mixtures instead, the same ones at every size of the proxies.
+Over seeds it is Student's t interval (`over_seeds`).
 """
 
 import json
@@ -14,9 +15,11 @@ import numpy as np
 from scipy.stats import t
 
 from claims.runner.commands import FILES
+from mixing.proxies import results as proxies_of
 from tasks.accuracy import Rate, parse_band, pass_at_k
 
-Stratum = tuple[str, int, int]       # world, number of operations, number of problems: what one list of problems is drawn from
+# What one list is drawn from. Of problems: world, number of operations, number of problems. Of mixtures: which, 0, how many.
+Stratum = tuple[str, int, int]
 
 
 @dataclass
@@ -29,6 +32,9 @@ class Result:
     thoughts  {stratum: [what the thinking of each document was judged as, "" where it was dropped]}, of augment.py think
     others    {file: what evaluate.py found}, of question files and texts
     records   the records of a training script's log
+    sources   of mix.py: what is mixed
+    mixtures  of mix.py: (n, S) shares of the sources for each proxy
+    measured  of mix.py: {size: (n, M) what was found for each target, lower is better}, from small to large
     """
     line: dict
     right: dict[Stratum, list] = field(default_factory=dict)
@@ -36,8 +42,24 @@ class Result:
     thoughts: dict[Stratum, list] = field(default_factory=dict)
     others: dict[str, dict] = field(default_factory=dict)
     records: list[dict] = field(default_factory=list)
+    sources: list[str] = field(default_factory=list)
+    mixtures: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    measured: dict[str, np.ndarray] = field(default_factory=dict)
     weights: dict[Stratum, np.ndarray] = field(default_factory=dict)          # how often a draw has each problem; {}: once
-    values: dict = field(default_factory=dict)                                # pass@k of each problem, computed once
+    values: dict = field(default_factory=dict)                                # pass@k of each problem, ..., computed once
+
+    def strata(self) -> list[Stratum]:
+        """What is drawn from in this arm."""
+        return [*self.right, *self.thoughts, *([self.of_mixtures()] if len(self.mixtures) else [])]
+
+    def of_mixtures(self) -> Stratum:
+        """Two arms with the same mixtures are paired."""
+        return f"mixtures {self.mixtures.tolist()}", 0, len(self.mixtures)
+
+    def drawn_mixtures(self) -> np.ndarray:
+        """The numbers of the mixtures of this draw (n,), with repetition; outside of a draw each once."""
+        n = len(self.mixtures)
+        return np.repeat(np.arange(n), self.weights.get(self.of_mixtures(), np.ones(n, int)))
 
     def rate(self, k: int = 1, ops: str | int = "", data: str = "", of: str = "right") -> float:
         """Mean pass@k over problems: of these operations ("2-3"; all where it is ""), of worlds whose SPEC has `data` in it.
@@ -86,7 +108,7 @@ class Result:
 
 
 def read_result(out: Path, line: dict) -> Result:
-    """The result of a command, from its last line and from what it wrote: a file of evaluate.py, or a run folder."""
+    """The result of a command, from its last line and from what it wrote: a file of evaluate.py, a run folder, or mix.py's."""
     result = Result(line)
     if out.name == FILES["evaluate.py"]:
         (measured,) = json.loads(out.read_text())["results"].values()
@@ -99,6 +121,12 @@ def read_result(out: Path, line: dict) -> Result:
                 result.others[name] = found
     elif out.suffix == ".jsonl" and "documents" in line:
         result.thoughts = thoughts_in(out, line["documents"])
+    elif (out / "plan.json").exists():
+        plan, found = json.loads((out / "plan.json").read_text()), proxies_of(out)
+        result.sources, result.mixtures = plan["sources"], np.array(plan["mixtures"])
+        for size in plan["sizes"]:
+            rows = [found[size, i]["values"] for i in range(len(plan["mixtures"]))]
+            result.measured[size] = np.array([[values[target] for target in plan["targets"]] for values in rows])
     elif (out / "log.jsonl").exists():
         result.records = [json.loads(text) for text in (out / "log.jsonl").read_text().splitlines()]
     return result
@@ -116,9 +144,10 @@ def thoughts_in(out: Path, documents: int) -> dict[Stratum, list]:
 
 def numbers_of(statistic: Callable[[dict], dict[str, float]], results: dict[str, Result], draws: int = 1000,
                seed: int = 0) -> dict[str, Rate]:
-    """{name: (value, low, high)}: the statistic of the results with its 95% bootstrap interval over problems, paired."""
+    """{name: (value, low, high)}: the statistic of the results with its 95% bootstrap interval over problems (or mixtures),
+    paired."""
     rng = np.random.default_rng(seed)
-    strata = sorted({stratum for result in results.values() for stratum in [*result.right, *result.thoughts]})
+    strata = sorted({stratum for result in results.values() for stratum in result.strata()})
     values, found = statistic(results), {}
     drawn = {name: [] for name in values}
     for _ in range(draws if strata else 0):

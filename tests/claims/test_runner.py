@@ -70,7 +70,8 @@ def test_a_claim_of_forty_lines(tmp_path):
     assert "6 commands, 6 of them done before" in again.stderr and records(tmp_path)[-1]["numbers"] == helps["numbers"]
 
 
-SCRIPTS = {"pretrain.py": "pretrain", "sft.py": "sft", "grpo.py": "grpo", "dpo.py": "dpo", "augment.py": "augment"}
+SCRIPTS = {"pretrain.py": "pretrain", "sft.py": "sft", "grpo.py": "grpo", "dpo.py": "dpo", "augment.py": "augment",
+           "mix.py": "mix"}
 
 
 @pytest.mark.parametrize("name", run.all_claims())

@@ -181,3 +181,24 @@ def test_two_teachers_through_the_script(tmp_path, tokenizer):
 def test_bad_flags(tmp_path, flags, message):
     assert message in refusal(augment, "distill", "--init", "oracle:errors=0", "--data", "world:ops=1", "--count", 1, "--out",
                               tmp_path / "o.jsonl", *flags.split())
+
+
+def test_an_oracle_s_answers_are_cut_where_a_share_is_to_be_cut(tmp_path):
+    """It has no tokenizer: words and signs count. Of the longer ones 60% are cut and learned without an end."""
+    rows = {}
+    for name, more in (("cut", ["--truncate", 20, "--truncate-share", 0.6]), ("whole", []), ("long", ["--truncate", 5000])):
+        code, line, err = run_main(augment, "distill", "--init", "oracle:style=long", "--data", "world:tiny,ops=2-3,split=sft",
+                                   "--count", 200, "--out", tmp_path / f"{name}.jsonl", *more)
+        assert code == 0, err
+        rows[name] = [json.loads(text) for text in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
+        assert line.get("truncated", 0) == sum("unfinished" in row["messages"][-1] for row in rows[name])
+    assert len(rows["cut"]) == len(rows["whole"]) == 200 and [r["messages"] for r in rows["long"]] == [
+        r["messages"] for r in rows["whole"]]
+    cut = [(a["messages"][-1], b["messages"][-1]) for a, b in zip(rows["cut"], rows["whole"])]
+    assert 0.5 < sum("unfinished" in a for a, _ in cut) / 200 < 0.7
+    for short, whole in cut:
+        if "unfinished" in short:
+            assert whole["reasoning"].startswith(short["reasoning"]) and short["content"] == ""
+            assert 10 <= len(short["reasoning"].split()) <= 22
+        else:
+            assert short == whole

@@ -26,6 +26,7 @@ from transforms import Ask, Item
 from transforms.parts import turns
 
 OWN = ("errors", "rationalise")
+TOKEN = re.compile(r"\w+|[^\w\s]")                        # an oracle has no tokenizer: a word or a sign counts as one
 
 
 class Oracle:
@@ -74,7 +75,7 @@ class Oracle:
                     "document": f"{problem.question}\n{solution}"}[ask.oracle]
             for stop in ask.stop:
                 text = text.partition(stop)[0]
-            replies.append(Reply(text, thinking=chat, sample=sample))
+            replies.append(Reply(text, len(TOKEN.findall(text)), thinking=chat, sample=sample))
         return replies
 
     def _in_my_words(self, item: Item) -> WorldProblem:
