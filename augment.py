@@ -67,7 +67,7 @@ def flags() -> cli.Parser:
         common_flags(p, transform)
         with cli.bad_input():
             transform.flags(p)
-    corpus.flags(commands.add_parser("measure", text=corpus.__doc__, help=corpus.__doc__.split("\n\n")[0].partition(": ")[2].capitalize(),
+    corpus.flags(commands.add_parser("measure", text=corpus.__doc__, help=corpus.__doc__.split("\n\n")[0].partition(": ")[2],
                                      needs=corpus.NEEDS))
     return parser
 
