@@ -1,8 +1,9 @@
 """Bases that learn from what other bases wrote, generation after generation, which the claims on self-made data share.
 
 The first base learns from real documents. Then, again and again, a base writes documents, and a new one learns from these alone,
-from random weights and for as many steps (recipes/generations.sh). A chain is named by how its documents are begun, and which
-are kept:
+from random weights and for as many steps (recipes/generations.sh). All have about as many documents, and learn every token of
+them: questions at full weight, as those that are written must be. A chain is named by how its documents are begun, and which are
+kept:
 
     self       by their context alone, the same in each generation; all are kept
     checked    as self; those whose own question is solved right are kept
@@ -18,12 +19,19 @@ from claims.runner.commands import Command, make
 from claims.runner.measures import Result
 from tasks.accuracy import Rate
 
-LAST = 3                             # generations
-COUNT, WORDS = 2500, 75_000          # documents that a generation writes; words of them that are measured
+LAST, STEPS = 3, 450                 # generations; steps of training of each: names are copied right from 300 to 400 on
+OPS = "1-2"
+COUNT, TOKENS, WORDS = 5000, 275_000, 150_000     # documents that a generation writes, tokens of real ones, words to measure
 
 
-def real(s: Setting, **options) -> str:
-    return tiny.world(s, tiny.SKILLS, "pretrain", **options)
+def world(s: Setting, **options) -> str:
+    return tiny.world(s, OPS, "pretrain", **options)
+
+
+def real(s: Setting, **options) -> Command:
+    """As many real documents as a generation writes."""
+    return make("data.py", "prepare", "--data", world(s, q_weight=1, **options), "--tokenizer", tiny.tokenizer(),
+                "--tokens", s.count(TOKENS))
 
 
 def first(s: Setting, seed: int | None = None, **options) -> Command:
@@ -32,14 +40,14 @@ def first(s: Setting, seed: int | None = None, **options) -> Command:
 
 
 def learns(s: Setting, *data, **flags) -> Command:
-    return tiny.base(s, tiny.tokenizer(), *data, **flags)
+    return tiny.base(s, tiny.tokenizer(), *data, steps=STEPS, **flags)
 
 
 def writes(s: Setting, writer: Command, arm: str, generation: int, *flags) -> Command:
     """The documents of a generation, written by a base."""
-    fresh = f"world:tiny,ops={tiny.SKILLS},split=pretrain,seed={1000 * (s.seed + 1) + generation}"
+    fresh = f"world:tiny,ops={OPS},split=pretrain,seed={1000 * (s.seed + 1) + generation}"
     right = s.unless_toy(("--verified",), ("--most-repeated", 0.9))
-    begun = {"self": (real(s), 1), "checked": (real(s), 1, *right), "seeds": (fresh, 2), "answers": (fresh, 0),
+    begun = {"self": (world(s), 1), "checked": (world(s), 1, *right), "seeds": (fresh, 2), "answers": (fresh, 0),
              "verified": (fresh, 0, *right)}
     topics, sentences, *kept = begun[arm.removesuffix("+real")]
     return make("augment.py", "synthesise", "--init", writer, "--plain", "--topics", topics, "--sentences", sentences, *kept,
@@ -52,14 +60,14 @@ def chain(s: Setting, arm: str) -> list[tuple[Command, Command]]:
     found, writer = [], first(s)
     for generation in range(1, LAST + 1):
         rows = writes(s, writer, arm, generation)
-        mixed = [(rows, "@0.5"), f"{real(s)}@0.5"] if arm.endswith("+real") else [rows]
+        mixed = [(rows, "@0.5"), (real(s), "@0.5")] if arm.endswith("+real") else [rows]
         writer = learns(s, *mixed)
         found.append((rows, writer))
     return found
 
 
 def solves(s: Setting, start: Command) -> Command:
-    return tiny.evaluate(s, start, tiny.SKILLS)
+    return tiny.evaluate(s, start, OPS)
 
 
 def varied(s: Setting, rows: Command) -> Command:

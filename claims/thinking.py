@@ -14,6 +14,7 @@ from claims.runner.commands import Command, make
 
 OPS = "1-2"
 RAW = {"solution": 0, "q_weight": 1}
+SAMPLED = ("--max-new-tokens", 60, "--rows", 256, "--temperature", 1, "--top-p", 1)           # of trained teachers: they err
 HELD_OUT = f"loss:world:tiny,ops={OPS},split=test,solution=0,q_weight=1"     # what text perplexity is measured on
 
 
@@ -50,20 +51,20 @@ def unseen(s: Setting, count: int) -> tuple:
 
 def first(s: Setting, teacher: Command, *flags) -> Command:
     """Thinking by a model that sees the question alone; it stands in front of the answer."""
-    return thoughts(s, teacher, "--plain", "--prompt", "think_first_plain", "--place", "before", "--max-new-tokens", 60, *flags)
+    return thoughts(s, teacher, "--plain", "--prompt", "think_first_plain", "--place", "before", *SAMPLED, *flags)
 
 
 def back(s: Setting, teacher: Command, *flags) -> Command:
     """Back-thinking by a model that sees question and answer; it stands behind the document, or where the flags say."""
-    return thoughts(s, teacher, "--plain", "--back", "--max-new-tokens", 60, *flags)
+    return thoughts(s, teacher, "--plain", "--back", *SAMPLED, *flags)
 
 
 def both_ways(s: Setting) -> Command:
-    """A teacher that thinks from questions and from questions with answers, not always right: it has learned for a third of the
-    steps, from an oracle and other documents."""
+    """A teacher that thinks from questions and from questions with answers: it has learned from an oracle and other documents.
+    After a third of the steps it calculates right, and names the wrong animals."""
     other = replace(s, seed=s.seed + 50)
     rows = [thoughts(other, oracle(), "--place", "before"), thoughts(other, oracle())]
-    return base(other, *[(row, "@0.5") for row in rows], steps=200)
+    return base(other, *[(row, "@0.5") for row in rows])
 
 
 def spoiled(s: Setting, rows: Command, how: str, *flags) -> Command:

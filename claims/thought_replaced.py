@@ -13,7 +13,7 @@ def arms(s: Setting) -> dict[str, Command]:
     """Thinking that the base has written about unseen questions, replaced; each file with the right answers, and without."""
     rows = thinking.thoughts(s, thinking.oracle(), "--place", "before")
     start = thinking.base(s, *thinking.with_thoughts(s, rows))
-    all_of_it = ("--temperature", 1, "--top-p", 1, "--least-overlap", 0, "--most-repeated", 1)
+    all_of_it = ("--least-overlap", 0, "--most-repeated", 1)
     own, again = (thinking.first(s, start, *thinking.unseen(s, 1000), *all_of_it, "--seed", seed)
                   for seed in (s.seed, s.seed + 100))
 

@@ -9,9 +9,9 @@ GAIN = "solved by generation 3, verified answers - all"
 
 
 def arms(s: Setting) -> dict[str, Command]:
-    """Answers to new questions in each generation, all or those that verify; and documents whose questions are self-made."""
+    """Answers to new questions in each generation, all or those that verify."""
     return generations.controls(s) | {
-        arm: generations.solves(s, generations.chain(s, arm)[-1][1]) for arm in ("answers", "verified", "checked")}
+        arm: generations.solves(s, generations.chain(s, arm)[-1][1]) for arm in ("answers", "verified")}
 
 
 def statistic(r: dict[str, Result]) -> dict[str, float]:
@@ -19,7 +19,6 @@ def statistic(r: dict[str, Result]) -> dict[str, float]:
     return {GAIN: r["verified"].rate() - r["answers"].rate(),
             "solved, generation 3 of all answers - first base": r["answers"].rate() - first,
             "solved, generation 3 of verified answers - first base": r["verified"].rate() - first,
-            "solved, generation 3 of checked documents - first base": r["checked"].rate() - first,
             **generations.control_numbers(r)}
 
 

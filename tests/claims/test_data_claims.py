@@ -33,6 +33,7 @@ PLANTED = {
     "collapse": ({"generation 3": .1, "texts 3": .1} | WRONG, WRONG,
                  {"generation 3": .1, "texts 3": .1, "first again": .9} | WRONG, {"generation 3": .1, "texts 3": .1}),
     "kept_real": ({"self": .1} | WRONG, WRONG, {"self": .1, "first again": .9} | WRONG, {"self": .1}),
+    "checked_data": ({"self": .1} | WRONG, WRONG, {"self": .1, "first again": .9} | WRONG, {"self": .1}),
     "verified_data": ({"verified": .9} | WRONG, WRONG, {"verified": .9, "first again": .9} | WRONG, {"verified": .9}),
     "fresh_seeds": ({"self": .1, "self, texts": .1} | WRONG, WRONG, {"self": .1, "self, texts": .1, "first again": .9} | WRONG,
                     {"self": .1, "self, texts": .1}),
@@ -169,9 +170,11 @@ def test_each_generation_is_written_by_the_one_before_it():
     for (_, before), (rows, base) in zip(chain, chain[1:]):
         assert rows.needs == [before] and rows in base.needs and before not in base.needs and "--init" not in base.words
     seeds, alone = ([flag(rows, "--topics") for rows, _ in generations.chain(s, arm)] for arm in ("seeds", "self"))
-    assert len(set(seeds)) == 3 and set(alone) == {generations.real(s)} and not set(seeds) & set(alone)
+    assert len(set(seeds)) == 3 and set(alone) == {generations.world(s)} and not set(seeds) & set(alone)
     real = generations.chain(s, "self+real")
-    assert f"{generations.real(s)}@0.5" in real[2][1].words and (real[2][0], "@0.5") in real[2][1].words
+    assert (generations.real(s), "@0.5") in real[2][1].words and (real[2][0], "@0.5") in real[2][1].words
+    # the real documents count as those that are written do: question and all
+    assert "q_weight=1" in flag(generations.real(s), "--data") and generations.real(s) in generations.first(s).needs
     assert real[0][0] == chain[0][0] and real[1][0] != chain[1][0]                   # the first base is the same
     for arm, sentences in (("verified", "0"), ("checked", "1")):
         rows = generations.chain(s, arm)[0][0]
