@@ -1,6 +1,6 @@
 r"""A mixture chosen by measurement (RegMix, arXiv 2407.01492): train small proxies on many mixtures, fit their losses, solve.
 
-On a laptop, two sizes of 24 proxies, some 20 seconds each:
+On a laptop, two sizes of 24 proxies:
     python mix.py --sources world:ops=1-3,split=pretrain world:ops=4-6,split=pretrain problems.jsonl --out runs/mixture \
         --target loss:world:ops=4-6,split=test@0.8 held_out.txt@0.2 --proxies 24 --sizes 2x32 2x64 --steps 150
 For mid-training, from checkpoints instead of random weights, with bounds and a check of the result with three seeds:

@@ -1,8 +1,8 @@
 """Proxies on mixtures of knowledge and reasoning, as one command of mix.py, which the claims on RegMix share.
 
 Four sources: problems in two styles, and facts about people as biographies and as questions. Two targets, both the loss on
-documents in nats per token, lower being better: the facts that are told, and problems that are new. The proxies have three sizes
-and see as many tokens; each takes a few seconds. What mix.py measured is read back from its folder (runner/measures.py), and
+documents in nats per token, where lower is better: on the facts of the training documents, and on new problems. The proxies have
+three sizes and see equally many tokens. What mix.py measured is read back from its folder (runner/measures.py), and
 intervals are over mixtures: a draw takes some mixtures twice and leaves others out, the same ones at every size.
 """
 

@@ -1,7 +1,7 @@
 """The tiny world that claims share, as commands: a tokenizer, a base, a branch of mid-training, SFT, GRPO, and their measure.
 
-Numbers are plain and small, there is one context, and problems are chains, so that 453,000 weights learn in a minute or two on
-one core what the recipe for a laptop learns in ten. What made it cheap, by effect: no modulus; a layer with a window below one
+Numbers are plain and small, there is one context, and problems are chains, so that a very small model learns quickly. What
+made it cheap, by effect: no modulus; a layer with a window below one
 that sees everything; two layers of width 128; QK-norm; one token for each name and digit, so the tokenizer is trained on the
 world.
 

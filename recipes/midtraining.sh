@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Mid-training in the stable-then-decay way (OctoThinker, arXiv 2506.20512) on the tiny world, in about half an hour on two cores.
+# Mid-training in the stable-then-decay way (OctoThinker, arXiv 2506.20512) on the tiny world.
 # One stable stage at a constant rate; from its end three branches at a falling rate, which differ in the kind of solutions that
 # 30% of their tokens are (short, long, hybrid); then the same reinforcement on each, with caps that grow in stages.
 #

@@ -3,7 +3,7 @@
     Zoo, mod 10. The lions number 3. The owls number the lions plus 4. How many owls? Answer in words.
     seven
 
-A reply is graded twice, in the manner of IFEval (arXiv 2311.07911) with the truth known: whether its number is right, and whether
+A reply is graded twice, as in IFEval (arXiv 2311.07911), but with the truth known: whether its number is right, and whether
 the instruction was followed. As a reward, `answer` looks at the number alone, `process` at the instruction alone, and `strict` at
 both, which is what evaluation counts.
 

@@ -3,7 +3,7 @@
 Where the reasoning world measures what can be worked out, this task measures what was learned by heart: how often a fact must
 be told, and what a later stage forgets or a mixture trades for reasoning. Each person has one fact of each relation
 (tasks/people.py: born in, lives in, works as, ...), drawn evenly and apart from each other, so nobody can guess better than 1 in
-the number of its values. Documents are short biographies in the manner of "Physics of Language Models: Part 3.1" (arXiv
+the number of its values. Documents are short biographies as in "Physics of Language Models: Part 3.1" (arXiv
 2309.14316): all facts of one person, in an order and in wordings that change from telling to telling:
 
     Ada Amberdell works as a baker. The birthplace of Ada Amberdell is Adorna. Ada Amberdell plays the flute.
@@ -15,7 +15,7 @@ Probes ask for one fact, as a cloze ("Ada Amberdell was born in") or as a questi
     python evaluate.py --init runs/base --data knowledge:tiny,split=pretrain,among=8 knowledge:tiny,split=test --max-new-tokens 8
 
 Who a person is depends on the seed and the split alone, and a name belongs to one split whatever the seed. So what is told in one
-split can neither help nor contradict what is told in another: tell split=pretrain in pre-training and split=midtrain later, and
+split can neither help nor contradict what another one says: use split=pretrain in pre-training and split=midtrain later, and
 probe both; split=test, told to nobody, shows what guessing gives. (Without split= people come from all splits.) Tell the facts as
 biographies and for some of the people also as questions (format=qa,people=500); skip=500 then probes those about whom nobody was
 asked.
@@ -37,7 +37,7 @@ from tasks.verdict import Verdict
 from tasks.world import SPLITS, bucket
 
 FORMS = ("cloze", "question")
-# For small models: as a part of what is learned beside world:tiny, facts are known the better the more often they are told.
+# For small models that also learn world:tiny: the more often a fact appears, the better it is known.
 PRESETS = {"tiny": "people=256,relations=born+works+eats,wordings=2,times=1+2+4+8"}
 VALUE = re.compile(rf"\b({'|'.join({value: None for r in RELATIONS.values() for value in r.values})})\b")
 

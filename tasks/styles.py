@@ -1,6 +1,6 @@
 """How a solution of the reasoning world is written out: short, or long.
 
-Short is one line for each step. Long thinks aloud, in the manner of a long chain of thought. For each step it restates the facts
+Short is one line for each step. Long thinks aloud, like a long chain of thought. For each step it restates the facts
 that the step uses, computes, and checks the result; now and then it takes a wrong turn, notices, takes the step back and does it
 again:
 

@@ -44,7 +44,7 @@ from tasks.words import CONTEXTS, OPERATORS, PLACES, SAY_LEAF, question_text, so
 
 # The range of hash values (0 to 99) of each split, so no problem is in two splits.
 SPLITS = {"pretrain": (0, 60), "midtrain": (60, 70), "sft": (70, 75), "rl": (75, 88), "dev": (88, 90), "test": (90, 100)}
-# Options that go together: world:tiny,ops=1-3. Models of half a million weights learn this one in a minute or two.
+# Options that go together: world:tiny,ops=1-3. Very small models learn this one quickly.
 PRESETS = {"tiny": "contexts=zoo,modulus=0,max_value=9,branch=0"}
 
 
