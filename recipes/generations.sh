@@ -21,14 +21,15 @@ OUT=${OUT:-runs/generations}
 SEED=${SEED:-0}
 ARMS=${ARMS:-self checked seeds answers verified self+real}
 GENERATIONS=${GENERATIONS:-3}
-STEPS=${STEPS:-240}        # of training in each generation, 2,048 tokens each
-COUNT=${COUNT:-2500}       # documents that a generation writes
+STEPS=${STEPS:-450}        # of training in each generation, 2,048 tokens each
+COUNT=${COUNT:-5000}       # documents that a generation writes
 PROBLEMS=${PROBLEMS:-100}  # test problems for each number of operations
 WORLD=${WORLD:-contexts=zoo,modulus=0,max_value=9,branch=0}
 OPS=1-3
 SHAPE=${SHAPE:---layers 2 --width 128 --heads 4 --kv-heads 2 --attention window+nope --window 8 --rope-theta 100 --qk-norm head}
 RATE="--batch-tokens 2048 --seq-len 256 --lr 0.04 --adam-lr 0.008 --decay 0.3"
 REAL="world:ops=$OPS,$WORLD,split=pretrain,seed=$SEED"
+LEARNED="$REAL,q_weight=1" # real documents in training: every token counts, as in what a model wrote
 
 if [ -e "$OUT" ] && [ -z "${RESUME:-}" ]; then
     echo "generations.sh: $OUT exists already; remove it, set OUT to another folder, or RESUME=1 to go on after its last whole step" >&2
@@ -41,7 +42,7 @@ learn() {                  # FOLDER SPEC...: a new model, from random weights
 }
 
 [ -e "$OUT/tokenizer/tokenizer.json" ] || $PYTHON tokenizer.py train --data "world:ops=1-5,$WORLD" --vocab-size 512 --out "$OUT/tokenizer"
-learn "$OUT/base" "$REAL"
+learn "$OUT/base" "$LEARNED"
 for arm in $ARMS; do
     teacher=$OUT/base made=() models=("$OUT/base")
     for g in $(seq "$GENERATIONS"); do
@@ -62,7 +63,7 @@ for arm in $ARMS; do
             echo "generations.sh: $arm ends with generation $g, of which nothing could be kept" >&2
             break
         fi
-        if [ "$arm" = "${arm%+real}" ]; then learn "$here" "$file"; else learn "$here" "$file@0.5" "$REAL@0.5"; fi
+        if [ "$arm" = "${arm%+real}" ]; then learn "$here" "$file"; else learn "$here" "$file@0.5" "$LEARNED@0.5"; fi
         teacher=$here made+=("$file") models+=("$here")
     done
     [ ${#made[@]} -gt 0 ] || continue
