@@ -47,6 +47,8 @@ from model import Transformer
 from tokenizer import Tokenizer
 from training import cli
 
+TOGETHER = 8                          # with graphs, prompts enter when at least one row in so many is free
+
 
 class Sampler:
     """Generates with a model.
@@ -234,6 +236,8 @@ class Sampler:
 
     def _admit(self):
         """Gives free rows to waiting requests, in order, while there are pages for them."""
+        if self._too_few():
+            return
         prefilled, first = 0, len(self.running)
         while r := self.scheduler.next():
             if not r.prefill.ready(self.version):
@@ -249,6 +253,14 @@ class Sampler:
             r.prefill = None                              # freed when all of its requests have done this
         if first < len(self.running):
             self.runner.rows.enter(first, self.running[first:])
+
+    def _too_few(self):
+        """Whether new prompts wait a little. With graphs a decoding step costs a few launches, and a prefill hundreds, however
+        few its prompts are. So they wait until one row in TOGETHER is free, or as many rows as there are requests."""
+        p = self.waiting[0].prefill if self.waiting else None
+        if not (self.graphs and p and self.running) or p.ready(self.version) or p.scratch:
+            return False
+        return self.scheduler.free_rows() < min(len(self.waiting), self.runner.rows.count // TOGETHER)
 
     def _prefill(self):
         """Prefills the next prompts for which there are rows, or a piece of the next prompt; returns the number of tokens."""

@@ -102,6 +102,8 @@ class Schedule:
         free = [slot for slot in self.slots]
         for running in self.running:
             free.remove(running.slot)
+        if not free:
+            return
         left = self.chains()
         ready = [c for c in self.waiting if all(n in self.seconds for n in c.needs)]
         for command in sorted(ready, key=lambda c: -left[c]):

@@ -78,6 +78,22 @@ def test_busy_slots_on_a_long_tailed_load(model):
     assert engine.slots > 0 and engine.busy / engine.slots >= 0.95
 
 
+def test_with_graphs_prompts_enter_together(model, monkeypatch):
+    """A prefill is hundreds of launches however few its prompts are; without graphs a free row is filled at once."""
+    prompts, limits = load_of(100)
+    calls = {}
+    for graphs in (False, True):
+        engine = Sampler(model, rows=32, graphs=graphs, exact=True)
+        prefill, calls[graphs] = engine.runner.prefill, []
+        monkeypatch.setattr(engine.runner, "prefill", lambda new, version, prefill=prefill, to=calls[graphs]: (
+            to.append((len(new), len(engine.waiting))), prefill(new, version)))
+        done = run(engine, prompts, limits)
+        assert sum(count for count, _ in calls[graphs]) == 100 and len(done) == 100
+        assert engine.busy / engine.slots >= (0.75 if graphs else 0.95)
+    assert all(count >= min(4, waiting) for count, waiting in calls[True])     # 4: an eighth of the rows
+    assert min(count for count, _ in calls[False]) == 1
+
+
 @pytest.mark.parametrize("graphs", [False, True])
 def test_new_weights_between_two_steps(model, graphs):
     """Versions are stamped as tokens are drawn, and from the change on a recomputed cache is that of the new weights."""
