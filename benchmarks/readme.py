@@ -86,9 +86,10 @@ def sampler_line() -> str:
     """How many times as fast as generate, on each device: the smallest and the largest ratio of all loads."""
     parts = []
     for (device, dtype), r in newest("sampler").items():
-        ratios = [x["ratios"]["generate"][0] for x in r["rows"] if "generate" in x["ratios"]]
+        rows = [x for x in r["rows"] if "generate" in x["ratios"]]
+        ratios = [x["ratios"]["generate"][0] for x in rows]
         parts.append(f"On {device}, {dtype}, it samples {min(ratios):.2f} to {max(ratios):.2f} times as many tokens per second "
-                     f"as Hugging Face's `generate`. The lengths of answers are {', '.join(x['load'] for x in r['rows'])}.")
+                     f"as Hugging Face's `generate`. The lengths of answers are {', '.join(x['load'] for x in rows)}.")
     return parts and "**Sampler.** " + " ".join(parts)
 
 
@@ -98,8 +99,9 @@ def exact_line() -> str:
     for (device, dtype), r in newest("bits").items():
         exact, fast = ([x for x in r["rows"] if x["mode"] == mode] for mode in ("exact", "fast"))
         drawn, differ = (sum(x[k] for x in exact) for k in ("tokens", "differ"))
+        other = f"; in fast mode {sum(x['differ'] for x in fast):,} of {sum(x['tokens'] for x in fast):,}" if fast else ""
         parts.append(f"On {device}, {dtype}: of {drawn:,} sampled tokens, {differ:,} have a different log-probability in the "
-                     f"trainer; in fast mode {sum(x['differ'] for x in fast):,} of {sum(x['tokens'] for x in fast):,}.")
+                     f"trainer{other}.")
     for (device, dtype), r in newest("exact").items():
         costs = ", ".join(exact_cost(x) for x in r["rows"])
         parts.append(f"Time in fast mode divided by time in exact mode ({device}, {dtype}): {costs}.")

@@ -9,7 +9,8 @@ from benchmarks.timing import both_sides
 
 
 def markdown(head: list[str], rows: list[list]) -> str:
-    """A Markdown table; "" where there are no rows."""
+    """A Markdown table; "" where there are no rows. Every row has a cell for each head."""
+    assert all(len(row) == len(head) for row in rows), f"a row of this table has too few cells, or too many: {head}"
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(map(str, cells)) + " |" for cells in lines) if rows else ""
 
@@ -114,7 +115,8 @@ def sampler_table() -> str:
     rows = []
     for (device, dtype), r in newest("sampler").items():
         for b in r["rows"]:
-            speeds = [f"{s:,.0f}" if isinstance(s, float) else str(s) for s in b["tokens_per_second"].values()]
+            found = [b["tokens_per_second"].get(side, "not measured") for side in ("ours", "generate", "continuous batching")]
+            speeds = [f"{s:,.0f}" if isinstance(s, float) else s for s in found]
             ratio = b["ratios"].get("generate")
             rows.append([f"{b['load']}: {b['shape']}, {dtype}", device, *speeds, with_range(ratio) if ratio else "",
                          f"{b['busy']:.0%}" if b["busy"] else "no queue", f"{b['first_token_seconds'][0]:.2f} s",

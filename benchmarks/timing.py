@@ -69,14 +69,16 @@ def block_lines(result: dict) -> list[str]:
 
 def in_turns(device: torch.device, count: int, work: dict, tokens: int) -> dict:
     """Tokens/s of each side, and how many times as fast as each other one ours is (median, low, high). If a side cannot run,
-    the reason is noted instead. A side that takes long runs once."""
-    speeds, ratios, seconds = {}, {}, {}
+    the reason is noted instead. The first run of a side, which may compile, never counts. A slow side is timed once."""
+    speeds, ratios, seconds, long = {}, {}, {}, 30 if device.type == "cuda" else 150
     for side, f in work.items():
         try:
             seconds[side] = [clock(device, f)]                                # the warm-up
+            if seconds[side][0] >= long:                                      # was it the work, or compilation?
+                seconds[side] = [clock(device, f)]
         except Exception as e:
             speeds[side] = f"{type(e).__name__}: {str(e)[:80]}"
-    sides = [side for side in seconds if seconds[side][0] < (30 if device.type == "cuda" else 150)]
+    sides = [side for side in seconds if seconds[side][0] < long]
     for i in range(count):
         for side in sides[::1 if i % 2 else -1]:
             seconds[side].append(clock(device, work[side]))

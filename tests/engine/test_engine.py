@@ -85,8 +85,8 @@ def test_with_graphs_prompts_enter_together(model, monkeypatch):
     for graphs in (False, True):
         engine = Sampler(model, rows=32, graphs=graphs, exact=True)
         prefill, calls[graphs] = engine.runner.prefill, []
-        monkeypatch.setattr(engine.runner, "prefill", lambda new, version, prefill=prefill, to=calls[graphs]: (
-            to.append((len(new), len(engine.waiting))), prefill(new, version)))
+        monkeypatch.setattr(engine.runner, "prefill", lambda new, version, e=engine, prefill=prefill, to=calls[graphs]: (
+            to.append((len(new), len(e.waiting))), prefill(new, version)))
         done = run(engine, prompts, limits)
         assert sum(count for count, _ in calls[graphs]) == 100 and len(done) == 100
         assert engine.busy / engine.slots >= (0.75 if graphs else 0.95)
