@@ -47,6 +47,7 @@ from tasks.problems import add_task_flag, open_task, problems_of
 from tasks.questions import Questions, format_question
 from tasks.tables import Graded, reply_style, world_samples, world_table
 from tasks.task import Reply
+from tasks.tools import TOOL_NEEDS, Toolbox, add_tool_flags, open_tools
 from tasks.world import World
 from tokenizer import Tokenizer
 from training import cli
@@ -56,7 +57,7 @@ from training.batch import batch_from
 def replies_to(model: Transformer, tokenizer: Tokenizer, prompts: list[str | list[dict]], limits: list[int],
                think: bool | None = None, think_budget: int | None = None, user_suffix: str = "", ks: Sequence[int] = (1,),
                samples: int = 0, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0, rows: int = 64, seed: int = 0,
-               dtype: torch.dtype | None = None, progress: str = "") -> list[list[Reply]]:
+               dtype: torch.dtype | None = None, progress: str = "", tools: Toolbox | None = None) -> list[list[Reply]]:
     """The model's replies to each prompt.
 
     prompts        from a task: plain text, or the messages of a chat (tasks/task.py)
@@ -67,23 +68,25 @@ def replies_to(model: Transformer, tokenizer: Tokenizer, prompts: list[str | lis
     ks, samples    ks of (1,) decodes greedily; else there are `samples` draws for a prompt, or as many as the largest k
     temperature    of the draws; top_p, top_k: what they are limited to (engine/draws.py)
     rows           how many replies are decoded at once
+    tools          what a reply may call in a chat
     """
     def ids(prompt):
         if isinstance(prompt, str):
             return tokenizer.encode_document(prompt)
         *before, last = prompt
         return tokenizer.chat_prompt([*before, last | {"content": last["content"] + user_suffix}], think)
-    sampled = tuple(ks) != (1,)
+    sampled, tools = tuple(ks) != (1,), [None if isinstance(prompt, str) else tools for prompt in prompts]
     done = Sampler(model, tokenizer, rows, dtype).generate(
         list(map(ids, prompts)), max(samples, *ks) if sampled else 1, limits, temperature if sampled else 0.0, top_p=top_p,
-        top_k=top_k, seed=seed, progress=progress, think_budget=think_budget)
-    return [[Reply.of(c, tokenizer, limit) for c in completions] for completions, limit in zip(done, limits)]
+        top_k=top_k, seed=seed, progress=progress, think_budget=think_budget, tools=tools)
+    return [[Reply.of(c, tokenizer, limit, tools=box) for c in completions]
+            for completions, limit, box in zip(done, limits, tools)]
 
 
 def grade_world(model: Transformer, tokenizer: Tokenizer, spec: str, count: int = 100, chat: bool = False,
-                progress: bool = False, **how) -> list[Graded]:
-    """Asks the model the first `count` problems of each number of operations in the spec, and grades its replies. how: the other
-    options of `replies_to`."""
+                progress: bool = False, tools: Toolbox | None = None, **how) -> list[Graded]:
+    """Asks the model the first `count` problems of each number of operations in the spec, and grades its replies. tools: None:
+    those of the world. how: the other options of `replies_to`."""
     found = []
     for ops in World.from_spec(spec).ops:
         world = World.from_spec(spec)
@@ -92,7 +95,8 @@ def grade_world(model: Transformer, tokenizer: Tokenizer, spec: str, count: int 
         prompts = [world.prompt(p, "chat" if chat else "plain") for p in todo]
         # twice the gold solution; in a chat there are thinking marks as well, and maybe a hand-over to the answer
         limits = [2 * len(tokenizer.encode(world.longest(p))) + (40 if chat else 8) for p in todo]
-        drawn = replies_to(model, tokenizer, prompts, limits, progress=f"{ops} operations" if progress else "", **how)
+        drawn = replies_to(model, tokenizer, prompts, limits, progress=f"{ops} operations" if progress else "",
+                           tools=tools or world.tools, **how)
         found += [Graded(p, replies, [world.grade(p, r) for r in replies]) for p, replies in zip(todo, drawn)]
     return found
 
@@ -105,7 +109,7 @@ def world_accuracy(model: Transformer, tokenizer: Tokenizer, spec: str, count: i
 
 def file_accuracy(model: Transformer, tokenizer: Tokenizer, spec: str, limit: int = 0, shots: int | None = 0, chat: bool = False,
                   ks: Sequence[int] = (1,), max_new_tokens: int = 400, seed: int = 0, progress: bool = False,
-                  on_answer: Callable | None = None, **how) -> dict:
+                  on_answer: Callable | None = None, tools: Toolbox | None = None, **how) -> dict:
     """Accuracy of the answers to a file of questions, or to another task: {"problems", "accuracy": rates, and the fields of
     `reply_style`}. If the task's problems are of several kinds, "kinds" has the rates of each.
 
@@ -129,7 +133,7 @@ def file_accuracy(model: Transformer, tokenizer: Tokenizer, spec: str, limit: in
     else:
         prompts = [format_question(p, shown) for p in todo]
     drawn = replies_to(model, tokenizer, prompts, [max_new_tokens] * len(todo), ks=ks, seed=seed,
-                       progress=str(spec) if progress else "", **how)
+                       progress=str(spec) if progress else "", tools=tools or task.tools, **how)
     right = []
     for problem, replies in zip(todo, drawn):
         # a base model goes on with a question of its own; what comes before that is its answer
@@ -301,6 +305,8 @@ NEEDS = (
     ("--shots", lambda a: not a.chat or a.plain, "with --chat, where a question stands alone"),
     ("--plain --think --user-suffix", lambda a: a.chat, "without --chat"),
     ("--seq-len", lambda a: a.text, "without --text"),
+    ("--tool", lambda a: a.chat, "without --chat: a call of a tool is a turn"),
+    *TOOL_NEEDS,
     ("--keep", lambda a: a.out and has(a, world=True), "without --out and a world in --data"),
     ("--band --solved", lambda a: a.out or len(set(a.init)) > 1, "with one checkpoint and no --out"),
 )
@@ -312,6 +318,7 @@ def main() -> None:
                    help="checkpoints to measure, ours or Hugging Face's")
     p.add_argument("--data", metavar="SPEC", nargs="*", default=[], help="questions: world:... or a .jsonl file")
     add_task_flag(p)
+    add_tool_flags(p)
     p.add_argument("--text", metavar="FILE", nargs="*", default=[], help="text, for bits per byte")
     p.add_argument("--problems", type=cli.positive_int, default=100, help="world problems for each number of operations")
     p.add_argument("--limit", type=cli.non_negative_int, default=0, help="questions to take from a file or a task; 0: all")
@@ -339,8 +346,8 @@ def main() -> None:
     args = p.parse_args()
     with cli.bad_input():
         args.data = [*args.data, *args.task]
-        bands = check(args)
-        measured = {folder: measure(folder, args) for folder in dict.fromkeys(args.init)}
+        bands, tools = check(args), open_tools(args.tool, args.max_calls, args.tool_seconds)
+        measured = {folder: measure(folder, args, tools) for folder in dict.fromkeys(args.init)}
         found = gains(measured, bands)
         if args.out:
             write_text(args.out, cli.to_json({"flags": vars(args), "results": measured, "gain": found}) + "\n")
@@ -373,7 +380,7 @@ def check(args: Namespace) -> dict[str, range]:
     return bands
 
 
-def measure(folder: str, args: Namespace) -> dict:
+def measure(folder: str, args: Namespace, tools: Toolbox | None = None) -> dict:
     """All measurements of one checkpoint: {spec or file: result}. Each is printed at once."""
     model, tokenizer = load_both(folder, args.device, getattr(torch, args.dtype))
     model.exact = args.exact
@@ -382,7 +389,7 @@ def measure(folder: str, args: Namespace) -> dict:
     how = dict(ks=args.k, samples=args.samples, temperature=args.temperature, top_p=args.top_p,
                top_k=args.top_k, rows=args.rows, seed=args.seed,
                chat=args.chat and folder not in args.plain, think=think, think_budget=budget,
-               user_suffix=args.user_suffix, progress=True)
+               user_suffix=args.user_suffix, progress=True, tools=tools)
     if not how["chat"]:
         how |= dict(think=None, think_budget=None)
     found = {}

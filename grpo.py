@@ -67,6 +67,7 @@ from rl.update import PolicyUpdate
 from tasks.problems import add_task_flag, join_tasks
 from tasks.rewards import REWARDS, parse_rewards
 from tasks.task import MODES, SWITCHES
+from tasks.tools import TOOL_NEEDS, Toolbox, add_tool_flags, open_tools
 from tokenizer import Tokenizer
 from training import cli, machine
 from training.flags import loss_needs, training_flags
@@ -93,8 +94,9 @@ def by_loss(name: str) -> str:
 
 
 def flags() -> cli.Parser:
-    p = training_flags(__doc__, loss_needs(LOSSES) + NEEDS + EVAL_NEEDS, data_required=False)
+    p = training_flags(__doc__, loss_needs(LOSSES) + NEEDS + EVAL_NEEDS + TOOL_NEEDS, data_required=False)
     add_task_flag(p)
+    add_tool_flags(p)
     p.set_defaults(batch_tokens=0, lr=2e-4, adam_lr=2e-4, optimizer="adamw", schedule="constant", warmup=0.0, log_every=1,
                    steps=100, eval_problems=50)
     p.add_argument("--loss", default="grpo", choices=LOSSES, help="the table at the top of grpo.py")
@@ -231,14 +233,29 @@ def make_rollouts(run: Run, args: argparse.Namespace, tokenizer: Tokenizer) -> R
     if args.prompts % run.ranks:
         raise ValueError(f"--prompts {args.prompts} must be a multiple of the number of ranks (= {run.ranks}); with "
                          "--batch-tokens it follows from that, --group and --max-new-tokens")
+    tools = open_tools(args.tool, args.max_calls, args.tool_seconds)
     prompts, half = Prompts(args.data, args.seed), run.dtype if run.dtype == torch.bfloat16 else None
     options = dict(P=args.prompts, G=args.group, mode=args.mode, caps=caps, temperature=args.temperature, seed=args.seed,
                    rows=args.rows, dtype=half, window=args.seq_len, think_budget=args.think_budget,
-                   overlong_buffer=args.overlong_buffer, replace=args.replace, ledger=run.ledger)
+                   overlong_buffer=args.overlong_buffer, replace=args.replace, ledger=run.ledger, tools=tools)
+    check_tools(args, tools, prompts, tokenizer)
     if args.async_steps is None:
         return Rollouts(prompts, tokenizer, rewards, **options, rank=run.rank, ranks=run.ranks, group=run.group)
     return asynchronous.AsyncRollouts(run, prompts, tokenizer, rewards, **options, ahead=args.async_steps,
                                       recompute=args.recompute)
+
+
+def check_tools(args: argparse.Namespace, tools: Toolbox | None, prompts: Prompts, tokenizer: Tokenizer) -> None:
+    """ValueError if completions are to call tools and cannot, or if it is not clear which."""
+    own = [task.source for task in prompts.sources if task.tools]
+    for wrong, fix in (
+        (own and tools, f"{own and own[0]} has a tool of its own; leave --tool or calls=N out"),
+        (args.mode == "plain", "--mode plain has no turns, and a call of a tool is one; use --mode chat"),
+        (args.think_budget is not None, "--think-budget watches one turn, and with tools a reply has several; leave it out"),
+        (tokenizer.chat.refusal, tokenizer.chat.refusal),
+    ):
+        if (own or tools) and wrong:
+            raise ValueError(fix)
 
 
 def only_sample(run: Run, rollouts: Rollouts, model: Transformer) -> None:

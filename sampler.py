@@ -17,7 +17,8 @@ Requests of any length share one pool of memory for keys and values. Each step
 2. runs (engine/runner.py): it decodes the last token of every row. Then waiting requests get free rows, and their prompts are
    prefilled: once for all n samples, and several prompts packed together. A long prompt can be prefilled in pieces, one per step,
    so that it does not delay the rows that decode. At last the next token of every row is sampled (engine/draws.py).
-3. reads the sampled tokens, and removes the requests that are finished.
+3. reads the sampled tokens, and removes the requests that are finished. One that calls a tool leaves its row until the tool has
+   answered (engine/calls.py); then it waits at the front, as if it had been preempted.
 
 When a row is freed, the last row moves into its place, so running rows stay together. Random numbers depend on (seed, request,
 position), so the text of a request does not depend on its neighbours or on when it is computed.
@@ -38,16 +39,19 @@ from tqdm import tqdm
 
 from engine import conversation
 from engine.cache import PAGE, KVCache, download, pages_of
+from engine.calls import Calls
 from engine.draws import SamplingParams, keep_budgets
 from engine.requests import Completion, Drawn, Prefill, Request
 from engine.runner import PREFILL_TOKENS, Runner
 from engine.scheduler import Scheduler
 from engine.thinking import ThinkBudget, parse_think
 from model import Transformer
+from tasks.tools import Toolbox
 from tokenizer import Tokenizer
 from training import cli
 
 TOGETHER = 8                          # with graphs, prompts enter when at least one row in so many is free
+PATIENCE = 0.1                        # seconds that a step waits for a tool if it has nothing else to do
 
 
 class Sampler:
@@ -86,7 +90,8 @@ class Sampler:
                  top_p: float = 1.0, top_k: int = 0, seed: int = 0, stop: set[int] | None = None,
                  on_token: Callable | None = None, progress: str = "", numbers: list[int] | None = None,
                  think_budget: int | list | None = None, answer_tokens: int = 64,
-                 stop_texts: list[Sequence[str]] | None = None) -> list[list[Completion]]:
+                 stop_texts: list[Sequence[str]] | None = None,
+                 tools: Toolbox | list[Toolbox | None] | None = None) -> list[list[Completion]]:
         """n completions for each prompt: a list with, for each prompt, a list of n Completion.
 
         - prompts: strings (as the start of a document) or lists of token ids.
@@ -99,11 +104,14 @@ class Sampler:
         - think_budget: the most tokens of a think block, one number or one per prompt; None: no limit. See ThinkBudget, also for
           answer_tokens.
         - stop_texts: for each prompt the texts that end a completion, as end tokens do. The token that completes one is its last.
+        - tools: what a completion may call (tasks/tools.py), one toolbox or one per prompt. The turns of tools count in
+          max_new_tokens.
 
         ValueError for an empty prompt or a bad option.
         """
         prompts = [self.tokenizer.encode_document(p) if isinstance(p, str) else list(p) for p in prompts]
         limits, budgets = _for_each(max_new_tokens, prompts), _for_each(think_budget, prompts)
+        boxes = _for_each(tools, prompts)
         if any(not p for p in prompts):
             raise ValueError(f"prompt {[bool(p) for p in prompts].index(False)} is empty; give at least one token")
         longest = max((len(p) + limit for p, limit in zip(prompts, limits)), default=1)
@@ -111,10 +119,10 @@ class Sampler:
         done = []
         for p, (prompt, limit, budget) in enumerate(zip(prompts, limits, budgets)):
             done += self.submit(prompt, limit, n, (numbers[p] if numbers else p) * n, budget, answer_tokens,
-                                stop_texts[p] if stop_texts else ())
+                                stop_texts[p] if stop_texts else (), boxes[p])
         with self.runner.mode(), tqdm(total=len(done), desc=progress, unit="completion", disable=not progress,
                                       leave=False) as bar:
-            while self.running or self.waiting:
+            while self.unfinished:
                 bar.update(len(self._step()))
         return [[r.completion for r in done[i:i + n]] for i in range(0, len(done), n)]
 
@@ -132,6 +140,7 @@ class Sampler:
         self.longest, self.on_token = longest, on_token
         self.stop = set(stop if stop is not None else self.tokenizer.stop_ids if self.tokenizer else ())
         self.unread, self.outdated = deque(), False
+        self.calls = Calls(self.tokenizer)
 
     @property
     def running(self) -> list[Request]:
@@ -142,14 +151,19 @@ class Sampler:
         return self.scheduler.waiting
 
     @property
+    def unfinished(self) -> list[Request]:
+        """All requests that will get more tokens: those that run, wait, or have called a tool."""
+        return [*self.running, *self.waiting, *self.calls.open]
+
+    @property
     def cache(self) -> KVCache:
         return self.runner.cache
 
     def submit(self, prompt: list[int], limit: int, n: int = 1, key: int | None = None, think_budget: int | None = None,
-               answer_tokens: int = 64, stop_texts: Sequence[str] = ()) -> list[Request]:
+               answer_tokens: int = 64, stop_texts: Sequence[str] = (), tools: Toolbox | None = None) -> list[Request]:
         """Queues n completions, of at most `limit` tokens, of a prompt (ids). Returns n Requests; each step adds tokens to their
         .completion. key: for the random numbers of the first one; None: the number of the request. stop_texts: texts that end
-        them. ValueError for a prompt or a limit that does not fit."""
+        them. tools: what they may call. ValueError for a prompt or a limit that does not fit."""
         if not prompt or limit < 1 or n < 1:
             raise ValueError("a request needs a prompt of at least one token, n >= 1 and a limit (max_new_tokens) >= 1")
         if min(prompt) < 0 or max(prompt) >= self.model.config.vocab_size:
@@ -161,12 +175,16 @@ class Sampler:
                                  f"({self.cache.size * PAGE} tokens); lower the limit, or raise pool_tokens")
             self.longest = len(prompt) + limit
             self.runner.widen(self.longest)
+        if tools and think_budget is not None:
+            raise ValueError("a thinking budget watches one turn, and with tools a reply has several; leave one of them out")
+        if tools and (self.tokenizer is None or self.tokenizer.chat.refusal):
+            raise ValueError(f"tools need a chat: {self.tokenizer.chat.refusal if self.tokenizer else 'there is no tokenizer'}")
         prefill, first, requests = Prefill(prompt), self.scheduler.submitted, []
         stops = tuple(text.encode() for text in stop_texts)
         for i in range(n):
             thinking = None if think_budget is None else ThinkBudget(self.tokenizer, prompt, think_budget, limit, answer_tokens)
             requests.append(Request(first + i, (first if key is None else key) + i, limit, Completion(prompt), thinking, prefill,
-                                    stops))
+                                    stops, tools=tools))
         self.scheduler.submitted += n
         self.waiting.extend(requests)
         return requests
@@ -189,17 +207,24 @@ class Sampler:
 
     def abort(self, request: Request | None = None) -> None:
         """Ends one request, or all; the tokens so far stay in their completions."""
-        for r in [r for r in [*self.running, *self.waiting] if request is None or r is request]:
+        for r in [r for r in self.unfinished if request is None or r is request]:
             r.completion.finish = "aborted"
-            self.scheduler.remove(r)
+            (self.calls if r in self.calls.open else self.scheduler).remove(r)
 
     # one step
 
     def _step(self):
-        finished = self._schedule()
+        finished = self._answers() + self._schedule()
         watched = self._run()
         # with graphs the host reads a step late; a thinking budget must see each token at once
         return finished + self._read(1 if self.graphs and not watched and self.running else 0)
+
+    def _answers(self):
+        """Lets requests go on whose tool has answered. Returns those for which the answer was too long. If there is nothing else
+        to do, it waits for a tool."""
+        answered = self.calls.ended(self.version, 0.0 if self.running or self.waiting else PATIENCE)
+        self.scheduler.put_back([r for r in answered if not r.completion.finish])
+        return [r for r in answered if r.completion.finish]
 
     def _schedule(self):
         """Reserves a page for the next token of every running row. Returns the requests that have finished meanwhile."""
@@ -277,15 +302,15 @@ class Sampler:
 
     def _read(self, late):
         """Gives the tokens of all steps except the last `late` ones to their requests; returns the requests that finished."""
-        done = []
+        done, called = [], []
         while len(self.unread) > late:
             drawn = self.unread.popleft()
             if drawn.arrived:
                 drawn.arrived.synchronize()
             for row, (r, token, logprob) in enumerate(zip(drawn.running, drawn.tokens.tolist(), drawn.logprobs.tolist())):
-                c = r.completion
-                if c.finish:                              # it ended a step earlier, or was aborted
+                if r is None or r.completion.finish:      # it called a tool or ended a step earlier, or was aborted
                     continue
+                c = r.completion
                 if math.isnan(logprob):                   # a token sampled from such logits has no meaning
                     raise ValueError("the model's logits are not numbers (NaN); its weights are damaged, or too large "
                                      "for this dtype")
@@ -298,11 +323,15 @@ class Sampler:
                     self.on_token(r.number, token, logprob)
                 ends = token in self.stop and row not in drawn.forced
                 ends = ends or self._says_stop(r)
-                if ends or len(c.tokens) == r.limit:
+                if ends and self.calls.begin(r):
+                    called.append(r)
+                    for later in self.unread:             # what was sampled behind the call meanwhile
+                        later.running = [None if x is r else x for x in later.running]
+                elif ends or len(c.tokens) == r.limit:
                     c.finish = "stop" if ends else "length"
                     done.append(r)
-            if any(r.drawn < r.limit for r in done):      # requests at their limit have left already
-                self.scheduler.leave([row for row, r in enumerate(self.running) if r.completion.finish])
+            if any(r.drawn < r.limit for r in done + called):                 # requests at their limit have left already
+                self.scheduler.leave([row for row, r in enumerate(self.running) if r.completion.finish or r.call])
         return done
 
     def _says_stop(self, r):

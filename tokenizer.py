@@ -271,6 +271,11 @@ class Tokenizer:
         """The ids of a conversation up to the model's reply; with think=None the flags in the user's turns decide."""
         return self.encode_chat(messages, True, thinking_mode(messages) if think is None else think)[0]
 
+    def tool_turn(self, text: str) -> list[int]:
+        """What follows the end token of an assistant's turn that calls a tool: the turn of the tool, and the head of the next
+        turn of the assistant. The ids are those of encode_chat."""
+        return self.chat.tool_turn(text)
+
     def thinking_in(self, ids: list[int]) -> bool | None:
         """The state of thinking at the end of a prompt, with the values of encode_chat's `think`. True: a think block is open;
         False: it is closed; None: the assistant's turn has no think block yet."""

@@ -1,11 +1,13 @@
 """The data of a request, from its submission to its completion."""
 
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import torch
 
 from engine.cache import KVCache
 from engine.thinking import ThinkBudget
+from tasks.tools import Call, Toolbox
 
 
 @dataclass
@@ -16,7 +18,16 @@ class Completion:
     logprobs: list[float] = field(default_factory=list)          # under the distribution from which the token was sampled
     finish: str = ""                                             # "stop" (an end token), "length" or "aborted"
     versions: list[int] = field(default_factory=list)            # of the weights that sampled the token
-    forced: list[bool] = field(default_factory=list)             # True: set by a thinking budget, not sampled
+    forced: list[bool] = field(default_factory=list)             # True: not sampled: set by a thinking budget, or said by a tool
+    calls: list[Call] = field(default_factory=list)              # of tools, in order
+
+    @property
+    def decoded(self) -> int:
+        """Its tokens without the turns of tools: how many steps of decoding it took."""
+        return len(self.tokens) - sum(call.end - call.start for call in self.calls)
+
+    def __post_init__(self):
+        self.calls = [Call(*call) for call in self.calls]        # JSON makes lists of them (rl/asynchronous.py)
 
 
 @dataclass
@@ -35,7 +46,7 @@ class Prefill:
         return self.hidden is not None and self.version == version
 
 
-@dataclass
+@dataclass(eq=False)
 class Request:
     """One completion to make."""
     number: int                                                  # in the order of submission
@@ -46,12 +57,15 @@ class Request:
     prefill: Prefill | None                                      # while it waits for a row
     stops: tuple[bytes, ...] = ()                                # texts that end it
     drawn: int = 0                                               # tokens, with those that the host has not read yet
+    tools: Toolbox | None = None                                 # what it may call
+    call: tuple[str, str] | None = None                          # while a tool runs: its name, and the argument
+    answer: Future | None = None                                 # and what will hold its answer (engine/calls.py)
 
 
 @dataclass
 class Drawn:
     """The tokens of one step, on their way to the host."""
-    running: list[Request]                                       # of each row
+    running: list[Request | None]                                # of each row; None: its token is ignored
     tokens: torch.Tensor                                         # (B,)
     logprobs: torch.Tensor                                       # (B,)
     arrived: torch.cuda.Event | None                             # marks that both are on the host; None: they are

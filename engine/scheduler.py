@@ -34,13 +34,16 @@ class Scheduler:
             else:
                 gone.append(rows.pop())
                 self.cache.release(gone[-1])
-        for row in gone:                                  # the newest first, so that the oldest of them is in front
-            r = self.running[row]
-            r.prefill = Prefill(r.completion.prompt + r.completion.tokens)
-            self.waiting.appendleft(r)
+        self.put_back([self.running[row] for row in gone])
         self.leave(sorted(gone))
         self.crowded = self.crowded or bool(gone)
         return len(gone)
+
+    def put_back(self, requests: list[Request]) -> None:
+        """Requests that have tokens wait at the front of the queue, the oldest of them first."""
+        for r in sorted(requests, key=lambda r: -r.number):
+            r.prefill = Prefill(r.completion.prompt + r.completion.tokens)
+            self.waiting.appendleft(r)
 
     def _oldest_first(self):
         return sorted(range(len(self.running)), key=lambda row: self.running[row].number)

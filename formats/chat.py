@@ -86,6 +86,11 @@ class ChatFormat:
             put(0.0, *{None: (), True: (opening, "\n"), False: empty_block}[think])
         return ids, mask
 
+    def tool_turn(self, text: str) -> list[int]:
+        """As Tokenizer.tool_turn."""
+        start, end, encode = self.tokenizer.im_start, self.tokenizer.im_end, self.tokenizer.encode
+        return [*encode("\n"), start, *encode(f"tool\n{text}"), end, *encode("\n"), start, *encode("assistant\n")]
+
     def thinking_in(self, ids: list[int]) -> bool | None:
         """As Tokenizer.thinking_in."""
         start = max((at for at, i in enumerate(ids) if i == self.tokenizer.im_start), default=0)

@@ -42,7 +42,7 @@ from tasks.task import Problem, prompt_ids
 from training.ledger import Costs
 from training.ranks import Ranks
 
-FIELDS = ("prompt", "tokens", "logprobs", "finish", "versions", "forced")
+FIELDS = ("prompt", "tokens", "logprobs", "finish", "versions", "forced", "calls")
 PATIENCE = 20.0                       # seconds that a rank waits for the others when it must stop
 
 
@@ -78,7 +78,7 @@ class Maker:
                 continue
             cap, ids = cap_at(r.caps, self.sampler.version), prompt_ids(r.tokenizer, problem, r.mode)
             r.check_window(problem, ids, cap)
-            requests = self.sampler.submit(ids, cap, r.G, g * r.G, r.think_budget)
+            requests = self.sampler.submit(ids, cap, r.G, g * r.G, r.think_budget, tools=r.tools_of(problem))
             self.in_flight[g] = [cap, requests, {request.number for request in requests}]
 
     def work(self) -> bool:

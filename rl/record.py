@@ -12,15 +12,16 @@ from rl.batches import Minibatch
 from rl.diagnosis import Diagnosis, nothing_to_learn
 from rl.groups import Collected, has_spread
 from rl.rollouts import Rollouts
+from tasks.tools import needless_calls
 from training.metrics import Largest, add
 from training.run import Run
 
 
-def of_completions(found: Collected) -> dict:
+def of_completions(found: Collected, tools: bool = False) -> dict:
     """Metrics of all completions that this rank sampled.
 
     reward is that of the task. Training adds the penalties to it; they have their own metrics. zero_spread is the share of groups
-    in which all completions have the same reward (with the penalty for length)."""
+    in which all completions have the same reward (with the penalty for length). tools: whether completions may call any."""
     flat, several = [r for g in found.sampled for r in g], [g for g in found.sampled if len(g) > 1]
     lengths = [len(r.completion.tokens) for r in flat]
     by_completion = {
@@ -32,6 +33,11 @@ def of_completions(found: Collected) -> dict:
         "steps_right": [r.score.verdict.steps_ok or 0 for r in flat],
         "length_mean": lengths,
         "cut_off": [r.cut_off for r in flat]}
+    if tools:
+        calls = [r.completion.calls for r in flat]
+        by_completion |= {"calls": list(map(len, calls)), "failed_calls": [sum(call.failed for call in c) for c in calls],
+                          "needless_calls": [needless_calls(c, r.problem.task.useful_calls(r.problem))
+                                             for r, c in zip(flat, calls, strict=True)]}
     by_group = {
         "reward_std": [float(np.std([r.score.reward for r in g], ddof=1)) for g in several],
         "zero_spread": [not has_spread(g) for g in several]}
@@ -64,7 +70,7 @@ class Records:
         seconds, trained = time.perf_counter() - found.began, args.updates * sum(minibatch.slots for minibatch in minibatches)
         self.rollout_seconds += found.seconds
         run.progress.tokens += int(run.sum(trained)[0])
-        add(run.metrics, of_completions(found) | of_time(found, trained, seconds, run.ranks))
+        add(run.metrics, of_completions(found, self.rollouts.use_tools) | of_time(found, trained, seconds, run.ranks))
         record = {"seconds": round(seconds, 3)} | self.rollouts.notes()
         why = nothing_to_learn(run, found.sampled, self.by_token, args.mask_truncated)
         if why:

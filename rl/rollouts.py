@@ -23,6 +23,7 @@ from rl.prompts import Prompts
 from sampler import Completion, Sampler
 from tasks.rewards import Weighted, score_group
 from tasks.task import Problem, Reply, prompt_ids
+from tasks.tools import Toolbox
 from tokenizer import Tokenizer
 from training import cli
 from training.ledger import Costs, Ledger
@@ -36,6 +37,7 @@ class Rollouts:
     - temperature: of sampling; rows: completions that decode at once; dtype: of the sampler's matrix products
     - window: the most tokens of a prompt with its completion; 0: no limit
     - think_budget: the most tokens of thinking, then the block is closed; None: no limit
+    - tools: what completions may call; None: what the task of a problem has
     - overlong_buffer: DAPO's penalty over the last tokens before the cap; replace: rounds of dynamic sampling
     - rank, ranks, group: of the ranks that share the prompts
     - ledger: where the cost of all that is sampled is entered; None: nowhere
@@ -46,13 +48,14 @@ class Rollouts:
                  caps: Caps = ((0, 256),), temperature: float = 1.0, seed: int = 0, rows: int = 64,
                  dtype: torch.dtype | None = None, window: int = 0, think_budget: int | None = None, overlong_buffer: int = 0,
                  replace: int = 0, rank: int = 0, ranks: int = 1, group: dist.ProcessGroup | None = None,
-                 ledger: Ledger | None = None):
+                 ledger: Ledger | None = None, tools: Toolbox | None = None):
         self.prompts, self.tokenizer, self.rewards, self.P, self.G, self.mode = prompts, tokenizer, rewards, P, G, mode
         self.caps, self.temperature, self.seed, self.rows, self.dtype = caps, temperature, seed, rows, dtype
         self.window, self.think_budget, self.overlong_buffer = window, think_budget, overlong_buffer
         self.replace, self.rank, self.ranks, self.group = replace, rank, ranks, group
         self.failures, self.sampler, self.first_step = [], None, True
-        self.ledger = ledger
+        self.ledger, self.tools = ledger, tools
+        self.use_tools = tools is not None or any(task.tools for task in prompts.sources)
 
     def sample(self, model: Transformer, problems: list[Problem], numbers: Sequence[int], G: int, cap: int, seed: int,
                version: int = 0) -> tuple[list[Group], int, int]:
@@ -68,13 +71,17 @@ class Rollouts:
             self.sampler = sampler
         sampler.version, before = version, sampler.steps
         drawn = sampler.generate(ids, n=G, max_new_tokens=cap, temperature=self.temperature, seed=seed, numbers=numbers,
-                                 think_budget=self.think_budget)
+                                 think_budget=self.think_budget, tools=[self.tools_of(p) for p in problems])
         costs = Costs.of(model)
         for completions in drawn:
             self.pay(costs, completions)
         groups = [self.score(*group, cap, seed) for group in zip(problems, numbers, drawn, strict=True)]
-        busy = sum(len(c.tokens) for cs in drawn for c in cs)
+        busy = sum(c.decoded for cs in drawn for c in cs)
         return groups, busy, (sampler.steps - before + 1) * min(self.rows, len(ids) * G)
+
+    def tools_of(self, problem: Problem) -> Toolbox | None:
+        """What a completion of this problem may call."""
+        return self.tools or problem.task.tools
 
     def pay(self, costs: Costs, completions: list[Completion]) -> None:
         """Enters what the completions of one prompt have cost into the ledger."""
@@ -89,7 +96,8 @@ class Rollouts:
 
     def score(self, problem: Problem, number: int, completions: list[Completion], cap: int, seed: int) -> Group:
         """Scores the completions of a problem."""
-        replies = [Reply.of(c, self.tokenizer, limit=cap, sample=i) for i, c in enumerate(completions)]
+        tools = self.tools_of(problem)
+        replies = [Reply.of(c, self.tokenizer, limit=cap, sample=i, tools=tools) for i, c in enumerate(completions)]
         scores = score_group(problem, replies, self.rewards, seed=seed + number, on_error=self.reward_failed)
         return [Rollout(problem, c, reply, s, overlong_penalty(len(c.tokens), cap, self.overlong_buffer))
                 for c, reply, s in zip(completions, replies, scores, strict=True)]

@@ -181,22 +181,22 @@ def encode(tokenizer: Tokenizer, messages: list[dict], where: str) -> tuple[np.n
 
 def problem_turns(problem: Problem, i: int, no_think: float = 0.0, unflagged: float = 0.0) -> list[dict]:
     """Problem number i as a turn of the user and a turn of the assistant, with or without thinking. The solution goes into the
-    think block.
+    think block. (A solution with calls of tools has several turns, and stands in them without a block.)
 
     no_think is the share of the problems in Qwen3's second mode (arXiv 2505.09388, section 4.3): the question ends in
     " /no_think", and the think block is empty and has no loss. The other questions end in " /think", except for a share
     `unflagged` of them, because thinking is the default. The mode depends only on i, and the modes are evenly spread
     (sources/shares.py). A problem without a worked solution is always answered without thinking.
     """
-    working, said = problem.task.reply(problem)
+    answer, *more = problem.task.messages(problem)
+    working = answer.get("reasoning")
     if not no_think:
         flag, reasoning = "", working or None
     elif not working or in_share(i, no_think):
         flag, reasoning = " /no_think", ""
     else:
         flag, reasoning = "" if in_share(i, unflagged, SILVER) else " /think", working
-    return [{"role": "user", "content": problem.question + flag},
-            {"role": "assistant", "content": said, "reasoning": reasoning}]
+    return [{"role": "user", "content": problem.question + flag}, answer | {"reasoning": reasoning}, *more]
 
 
 # conversations

@@ -29,7 +29,10 @@ def open_lessons(spec: str) -> tuple[Task, float, float]:
 def sample_texts(spec: str, count: int) -> Iterator[str]:
     """Texts to train a tokenizer on."""
     task = open_lessons(spec)[0]
-    yield from map("".join, map(task.document, range(min(count, task.lessons or count))))
+    for i in range(min(count, task.lessons or count)):
+        yield "".join(task.document(i))
+        if task.tools:                                    # the words of calls and of roles
+            yield "\n".join(f"{m['role']}\n{m['content']}" for m in task.messages(task.lesson(i)))
 
 
 class GeneratedDocuments:
@@ -49,9 +52,8 @@ class GeneratedDocuments:
         # i * 0.618... % 1 spreads evenly over [0, 1): of any documents in a row nearly the wanted share, without randomness
         if self.chat and (i * 0.6180339887) % 1 < self.chat:
             lesson = self.task.lesson(i)
-            reasoning, said = self.task.reply(lesson)
-            ids, mask = self.tokenizer.encode_chat([{"role": "user", "content": lesson.question},
-                                                    {"role": "assistant", "content": said, "reasoning": reasoning}])
+            messages = [{"role": "user", "content": lesson.question}, *self.task.messages(lesson)]
+            ids, mask = self.tokenizer.encode_chat(messages)
             return np.array(ids), np.where(np.array(mask) > 0, 1.0, self.q_weight).astype(np.float32)
         given, learned = self.task.document(i)
         given, learned = self.tokenizer.encode_document(given), self.tokenizer.encode(learned)

@@ -49,7 +49,7 @@ class Graph:
     def leaf(self) -> str:
         """A new quantity with a given number."""
         name = self.names.pop()
-        self.values[name] = int(self.random() * (self.world.modulus or 10))
+        self.values[name] = int(self.random() * (self.world.modulus or self.world.given + 1))
         self.facts.append(Leaf(name, self.values[name]))
         return name
 
@@ -57,7 +57,7 @@ class Graph:
         """The second operand of a step: a constant, a new leaf, or sometimes an earlier quantity."""
         x = self.random()
         if x < 0.4:
-            return 1 + int(self.random() * ((self.world.modulus or 10) - 1))
+            return 1 + int(self.random() * ((self.world.modulus or self.world.given + 1) - 1))
         if x < 0.55 and len(self.values) > 1:
             name = list(self.values)[int(self.random() * len(self.values))]
             return name if name != used else self.leaf()

@@ -28,6 +28,7 @@ from tasks.answers import same_answer
 from tasks.options import is_generated
 from tasks.problems import open_task
 from tasks.task import Problem, Reply
+from tasks.tools import needless_calls
 from tasks.verdict import Verdict
 
 
@@ -127,8 +128,14 @@ def majority_reward(problem: Problem, reply: Reply, group: ReplyGroup) -> float:
     return float(group.majority is not None and same_answer(answer_of(problem, reply), group.majority))
 
 
+def needless_reward(problem: Problem, reply: Reply, group: ReplyGroup) -> float:
+    """The number of needless calls of tools (tasks/tools.py). Use it with a weight below 0: strict+needless:-0.1."""
+    return float(needless_calls(reply.calls or (), problem.task.useful_calls(problem)))
+
+
 REWARDS = {"answer": answer_reward, "process": process_reward, "strict": strict_reward, "format": format_reward,
-           "length": length_reward, "random": random_reward, "incorrect": incorrect_reward, "majority": majority_reward}
+           "length": length_reward, "random": random_reward, "incorrect": incorrect_reward, "majority": majority_reward,
+           "needless": needless_reward}
 
 
 # a mix of them

@@ -9,6 +9,7 @@ import numpy as np
 from formats.chat import split_thinking
 from tasks.accuracy import rates
 from tasks.task import Reply
+from tasks.tools import needless_calls
 from tasks.verdict import Verdict
 from tasks.verify import mark_lines
 from tasks.world import WorldProblem
@@ -16,7 +17,8 @@ from tasks.world import WorldProblem
 
 def reply_style(groups: list[list[Reply]]) -> dict:
     """The style of replies, right or wrong: their mean length in tokens, and three shares: of replies with reasoning in a think
-    block, of replies without text outside of it, and of replies that were cut off at their limit."""
+    block, of replies without text outside of it, and of replies that were cut off at their limit. With tools also how many calls
+    a reply makes, and how many of them fail."""
     replies = [reply for group in groups for reply in group]
     split = [split_thinking(reply.text) for reply in replies]
 
@@ -25,7 +27,10 @@ def reply_style(groups: list[list[Reply]]) -> dict:
     return {"tokens": mean([r.tokens for r in replies], 1),
             "thinking": mean([bool((reasoning or "").strip()) for reasoning, _ in split]),
             "empty": mean([not said.strip() for _, said in split]),
-            "cut_off": mean([r.finish == "length" for r in replies])}
+            "cut_off": mean([r.finish == "length" for r in replies])} | ({
+                "calls": mean([len(r.calls or ()) for r in replies]),
+                "failed_calls": mean([sum(call.failed for call in r.calls or ()) for r in replies])}
+                if any(r.calls is not None for r in replies) else {})
 
 
 @dataclass
@@ -64,6 +69,9 @@ def world_table(graded: list[Graded], ks: Sequence[int] = (1,)) -> list[dict]:
             if field == "ops":
                 row["right"] = [[sum(v.ok for v in a.verdicts), len(a.verdicts)] for a in part]
                 row["answered"] = [[sum(v.answer_ok for v in a.verdicts), len(a.verdicts)] for a in part]
+            if "calls" in row:
+                needless = [[needless_calls(r.calls, a.problem.task.useful_calls(a.problem)) for r in a.replies] for a in part]
+                row["needless_calls"] = round(float(np.mean(needless)), 4)
             table.append(row)
     return table
 

@@ -11,6 +11,9 @@ Some tasks also write text to train on; such a task (tasks/options.py, GENERATED
     task.lesson(i)                  the problem of document i, with the solution that the document has
     task.document(i)                document i as text: (what is given, what is to be learned)
     task.reply(problem)             the problem's solution as a turn of a chat: (the working, what is said)
+    task.messages(problem)          the same as messages; solutions with calls of tools have several
+
+A task may have tools (task.tools, tasks/tools.py) that a reply in a chat may call.
 
 Reinforcement learning and augmentation only use these. Evaluation also has a table of the world by operations and context. Tasks
 are the reasoning world (tasks/world.py), knowledge (tasks/knowledge.py), instructions (tasks/instructions.py), files of questions
@@ -26,6 +29,7 @@ from typing import Any
 
 from tasks.answers import check_answer, count_answers, extract_answer
 from tasks.equations import equations
+from tasks.tools import Call, Toolbox
 from tasks.verdict import Verdict
 from tokenizer import Tokenizer
 
@@ -58,22 +62,27 @@ class Problem:
 @dataclass
 class Reply:
     """One completion, for tasks and rewards."""
-    text: str               # decoded, with thinking marks; it begins with <think> even if the prompt opened the block
+    text: str               # what the model said, with thinking marks, without the turns of tools; it begins with <think> even if
+                            # the prompt opened the block
     tokens: int = 0         # the number of its tokens
     limit: int = 0          # the most tokens that were allowed
     finish: str = "stop"    # "stop" or "length"
     thinking: bool = False  # whether it should think: True in a chat, False in plain text and in no-think mode
     sample: int = 0         # its number in the group
+    calls: list[Call] | None = None   # of tools; None if it had none to call
     # token by token, where somebody asked for that: the engine's Completion, and what turns ids into text
     completion: object | None = field(default=None, repr=False, compare=False)
     decode: Callable[[list[int]], str] | None = field(default=None, repr=False, compare=False)
 
     @classmethod
-    def of(cls, completion: Any, tokenizer: Tokenizer, limit: int, sample: int = 0) -> Reply:
-        """From a sampler.Completion."""
+    def of(cls, completion: Any, tokenizer: Tokenizer, limit: int, sample: int = 0, tools: Toolbox | None = None) -> Reply:
+        """From a sampler.Completion. tools: what it could call."""
         c, chat = completion, tokenizer.im_start is not None and tokenizer.im_start in completion.prompt
-        return cls(tokenizer.decode_reply(c.prompt, c.tokens), len(c.tokens), limit, c.finish,
-                   chat and tokenizer.thinking_in(c.prompt) is not False, sample)
+        said, between = list(c.tokens), tokenizer.encode("\n")
+        for call in reversed(c.calls):                    # a tool may print anything, and only what the model says is graded
+            said[call.start:call.end] = between
+        return cls(tokenizer.decode_reply(c.prompt, said), len(c.tokens), limit, c.finish,
+                   chat and tokenizer.thinking_in(c.prompt) is not False, sample, c.calls if tools else None)
 
 
 class Task:
@@ -83,6 +92,7 @@ class Task:
     lessons: int | None = None       # the number of documents; None: endless
     has_steps = False                # whether `grade` checks steps, which some rewards need
     source = ""                      # its SPEC
+    tools: Toolbox | None = None     # what a reply in a chat may call
 
     def problem(self, i: int) -> Problem:
         raise NotImplementedError
@@ -106,6 +116,15 @@ class Task:
         """The problem's solution as a turn of a chat: (the working, which may stand in a think block; what is said)."""
         working = re.sub(r"(####|^Answer: ).*\s*\Z", "", problem.solution, flags=re.M).strip()      # without its last line
         return working or None, f"Answer: {problem.answer}"
+
+    def messages(self, problem: Problem) -> list[dict]:
+        """The problem's solution as the messages that answer the question."""
+        working, said = self.reply(problem)
+        return [{"role": "assistant", "content": said, "reasoning": working}]
+
+    def useful_calls(self, problem: Problem) -> list[str] | None:
+        """What a reply may ask the calculator because the solution needs it; None if that is not known."""
+        return None
 
     def grade(self, problem: Problem, reply: Reply) -> Verdict:
         ok = check_answer(reply.text, problem.answer)

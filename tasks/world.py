@@ -18,7 +18,8 @@ Show some problems, or measure the speed of the generator:
     python -m tasks.world --data world:ops=3 --time 2
 
 Options that do not change the questions: how a solution is written (style=long, tasks/styles.py), how many documents have an
-error (errors=0.1, tasks/noise.py), and the form of documents (format=qa).
+error (errors=0.1, tasks/noise.py), the form of documents (format=qa), and whether a reply in a chat may call a calculator
+(calls=4, tasks/tools.py). With numbers of several digits (modulus=0,given=99,max_value=999) it needs one.
 
 Simpler than the paper:
 - a step is one line with at most two named operands (no scratch letters);
@@ -38,6 +39,7 @@ from tasks.noise import Told, spoil
 from tasks.options import need, read_options
 from tasks.styles import STYLES, Numbers, long_lines
 from tasks.task import FORMATS, Problem, Reply, Task
+from tasks.tools import Toolbox, call_in, calls_of, messages_with_calls
 from tasks.verdict import Verdict
 from tasks.verify import ANSWER, LINE, REMARK, final_answer, step_lines, verify
 from tasks.words import CONTEXTS, OPERATORS, PLACES, SAY_LEAF, question_text, solution_lines
@@ -74,6 +76,7 @@ class World(Task):
     operators: str = "+-*"           # any of + - *
     modulus: int = 10                # numbers are counted modulo this; 0: plain numbers from 0 to max_value
     max_value: int = 99
+    given: int = 9                   # without a modulus: the largest number that a fact gives
     distractors: str | list[int] = "0"    # facts that the answer does not need: "2", or "0-3"
     order: str = "given"             # facts as they are needed ("given") or "shuffled"
     reverse: float = 0.0             # share of problems with one leaf unknown and the last quantity given
@@ -87,6 +90,8 @@ class World(Task):
     turns: float = 0.1               # of the long style: the chance of a wrong turn, taken back, at each step
     errors: float = 0.0              # share of documents with a wrong step that stands, or a wrong answer
     format: str = "plain"            # documents: "plain", "qa" (question and solution are marked) or "chat" (with a think block)
+    calls: int = 0                   # in a chat: how often a reply may call the calculator; solutions call it at each step then
+    needless: float = 0.0            # of solutions with calls: the chance that a call is made a second time
 
     count = None
     has_steps = True
@@ -99,12 +104,16 @@ class World(Task):
         need(self.operators and set(self.operators) <= set(OPERATORS), f"operators={self.operators}: use any of + - *")
         need(self.modulus == 0 or self.modulus >= 2, f"modulus={self.modulus}: use 0 (none) or at least 2")
         need(self.modulus or self.max_value >= 9, f"max_value={self.max_value}: use at least 9")
+        need(0 < self.given <= self.max_value and (not self.modulus or self.given == 9),
+             f"given={self.given}: without a modulus use 1 to max_value, with one leave it out")
         need(self.order in ("given", "shuffled"), f"order={self.order}: use given or shuffled")
         need(0 <= self.reverse <= 1 and 0 <= self.branch <= 1, "reverse and branch are shares: use 0 to 1")
         need(self.reverse == 0 or set(self.operators) & {"+", "-"}, "reverse questions need + or - among the operators")
         need(1 <= self.paraphrase <= len(SAY_LEAF), f"paraphrase={self.paraphrase}: use 1 to {len(SAY_LEAF)}")
         need(self.places in (0, 1) and self.solution in (0, 1), "places and solution: use 0 or 1")
         need(0 <= self.turns <= 1 and 0 <= self.errors <= 1, "turns and errors are shares: use 0 to 1")
+        need(self.calls >= 0 and 0 <= self.needless <= 1, "calls is a number from 0 up, needless a share from 0 to 1")
+        need(self.calls and self.solution or not self.needless, "needless=...: needs calls=N, and solutions with steps")
         need(self.format in FORMATS, f"format={self.format}: use one of {', '.join(FORMATS)}")
         need(self.split == "" or self.split in SPLITS, f"split={self.split}: use one of {', '.join(SPLITS)}")
         names = 32 * (len(PLACES) if self.places else 1)
@@ -117,6 +126,7 @@ class World(Task):
             self.names[context] = [f"{kind} in {place}" for place in PLACES for kind in kinds] if self.places else kinds
         self.low, self.high = SPLITS.get(self.split, (0, 100))
         self.numbers = Numbers(self.modulus, self.max_value)
+        self.tools = Toolbox(most=self.calls) if self.calls else None
 
     @classmethod
     def from_spec(cls, spec: str) -> "World":
@@ -166,7 +176,9 @@ class World(Task):
     def longest(self, problem: WorldProblem) -> str:
         """The solution in the longest of the world's styles: what a reply needs room for."""
         told = problem.steps, problem.values, int(problem.answer)
-        return self.write(problem, told, "long") if "long" in self.style else problem.solution
+        solution = self.write(problem, told, "long") if "long" in self.style else problem.solution
+        turns = self.messages(replace(problem, solution=solution)) if self.calls else []
+        return "".join(f"<|im_start|>{turn['role']}\n{turn['content']}<|im_end|>\n" for turn in turns) or solution
 
     # documents
 
@@ -186,6 +198,15 @@ class World(Task):
     def reply(self, problem: WorldProblem) -> tuple[str, str]:
         working, _, said = problem.solution.rpartition("\n")
         return working, said
+
+    def messages(self, problem: WorldProblem) -> list[dict]:
+        if not self.calls:
+            return super().messages(problem)
+        rng = random.Random(f"calls|{problem.key}")
+        return messages_with_calls(problem.solution, LINE, self.calls, lambda: rng.random() < self.needless)
+
+    def useful_calls(self, problem: WorldProblem) -> list[str]:
+        return calls_of(problem.steps, problem.values)
 
     def prompt(self, problem: WorldProblem, mode: str) -> str | list[dict]:
         if mode == "plain" and self.format == "qa":
@@ -212,7 +233,7 @@ class World(Task):
     def well_formed(self, text: str, thinking: bool) -> bool:
         """One "Answer: N" line, at the end. Without a think block there may be only steps before it (in the long style also the
         remarks between them)."""
-        *before, last = [line for line in text.split("\n") if line.strip()] or [""]
+        *before, last = [line for line in text.split("\n") if line.strip() and not (self.calls and call_in(line))] or [""]
         remarks = "long" in self.style
         fits = ANSWER.search(last) and (
             thinking or all(LINE.search(line) or (remarks and REMARK.search(line)) for line in before))
