@@ -94,7 +94,9 @@ def grade_world(model: Transformer, tokenizer: Tokenizer, spec: str, count: int 
         todo = [world.problem(i) for i in range(count)]
         prompts = [world.prompt(p, "chat" if chat else "plain") for p in todo]
         # twice the gold solution; in a chat there are thinking marks as well, and maybe a hand-over to the answer
-        limits = [2 * len(tokenizer.encode(world.longest(p))) + (40 if chat else 8) for p in todo]
+        longest = [tokenizer.encode_chat(world.messages(replace(p, solution=world.longest(p))))[0] if chat and world.tools
+                   else tokenizer.encode(world.longest(p)) for p in todo]
+        limits = [2 * len(ids) + (40 if chat else 8) for ids in longest]
         drawn = replies_to(model, tokenizer, prompts, limits, progress=f"{ops} operations" if progress else "",
                            tools=tools or world.tools, **how)
         found += [Graded(p, replies, [world.grade(p, r) for r in replies]) for p, replies in zip(todo, drawn)]
@@ -371,8 +373,8 @@ def check(args: Namespace) -> dict[str, range]:
         raise ValueError(f"--out {args.out}: exists already; remove it or choose another file")
     worlds = [World.from_spec(spec) for spec in args.data if spec.startswith("world:")]
     for spec in args.data:
-        if is_generated(spec):
-            open_task(spec)
+        if is_generated(spec) and open_task(spec).tools and args.tool:
+            raise ValueError(f"{spec} has a tool of its own; leave --tool or calls=N out")
     bands = {flag: parse_band(f"--{flag}", getattr(args, flag)) for flag in ("band", "solved") if getattr(args, flag)}
     for flag, ops in bands.items():
         if not any(set(ops) & set(world.ops) for world in worlds):

@@ -6,6 +6,10 @@ On a laptop:
         --overlong-buffer 16
 In exact mode, where sampler and trainer agree to the last bit (logprob_diff_max in the log is 0):
     python grpo.py --init runs/sft --data world:ops=4-6,split=rl --out runs/exact --mode think --reward strict --exact
+With a calculator, after SFT on solutions that call it (tasks/tools.py; --tool my_tools.py:NAME gives a function of your own):
+    python sft.py --init runs/mid --data world:ops=1-3,modulus=0,given=99,split=sft,calls=4 --out runs/calls
+    python grpo.py --init runs/calls --data world:ops=1-3,modulus=0,given=99,split=rl,calls=4 --out runs/tools \
+        --reward strict+needless:-0.1
 A real model on real questions:
     python grpo.py --init smollm2/ --data gsm8k/train.jsonl --out runs/gsm8k --steps 2 --prompts 4 --group 4 \
         --max-new-tokens 200 --lr 1e-6
@@ -174,6 +178,7 @@ def runs_ahead(args: argparse.Namespace) -> bool:
 NEEDS = (
     ("--prompts", lambda a: not a.batch_tokens, "with --batch-tokens, from which the number of prompts follows"),
     ("--think-budget", lambda a: a.mode not in ("plain", "no_think"), "with --mode {mode}"),
+    ("--tool", lambda a: a.mode != "plain", "with --mode plain: a call of a tool is a turn"),
     ("--clip-low --clip-high --dual-clip", ratio_moves, "where pi / pi_old is always 1 (--updates 1 --minibatches 1)"),
     ("--scale", lambda a: not LOSSES[a.loss].advantages.by_token, "with --loss {loss}"),
     ("--gamma", lambda a: LOSSES[a.loss].advantages.by_token, "with --loss {loss}"),
@@ -250,7 +255,7 @@ def check_tools(args: argparse.Namespace, tools: Toolbox | None, prompts: Prompt
     own = [task.source for task in prompts.sources if task.tools]
     for wrong, fix in (
         (own and tools, f"{own and own[0]} has a tool of its own; leave --tool or calls=N out"),
-        (args.mode == "plain", "--mode plain has no turns, and a call of a tool is one; use --mode chat"),
+        (args.mode == "plain", f"{own and own[0]}: --mode plain has no turns, and a call of a tool is one; use --mode chat"),
         (args.think_budget is not None, "--think-budget watches one turn, and with tools a reply has several; leave it out"),
         (tokenizer.chat.refusal, tokenizer.chat.refusal),
     ):

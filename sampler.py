@@ -97,7 +97,8 @@ class Sampler:
         - prompts: strings (as the start of a document) or lists of token ids.
         - max_new_tokens: one number, or one per prompt.
         - stop: ids that end a completion (default: those of the tokenizer).
-        - on_token(request, token, logprob) is called for each token, where request = prompt index * n + sample index.
+        - on_token(request, token, logprob) is called for each token, where request = prompt index * n + sample index. (Tokens of
+          tools have the logprob 0.)
         - progress: the text of a progress bar; "": no bar.
         - numbers: one per prompt, used in place of its index for random numbers. With it, ranks that share the prompts of a batch
           sample the same as one rank would.
@@ -223,6 +224,9 @@ class Sampler:
         """Lets requests go on whose tool has answered. Returns those for which the answer was too long. If there is nothing else
         to do, it waits for a tool."""
         answered = self.calls.ended(self.version, 0.0 if self.running or self.waiting else PATIENCE)
+        for r in answered if self.on_token else ():
+            for token in r.completion.tokens[r.completion.calls[-1].start:]:
+                self.on_token(r.number, token, 0.0)
         self.scheduler.put_back([r for r in answered if not r.completion.finish])
         return [r for r in answered if r.completion.finish]
 
@@ -350,7 +354,7 @@ def _for_each(option, prompts):
 # the command
 
 # when a flag has an effect (see cli.Parser)
-NEEDS = (("--system --think", lambda a: a.chat, "without --chat"), *conversation.NEEDS)
+NEEDS = (("--system --think --tool", lambda a: a.chat, "without --chat"), *conversation.NEEDS)
 
 
 def main() -> None:

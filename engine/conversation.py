@@ -11,11 +11,12 @@ from engine.requests import Completion
 from engine.thinking import parse_think
 from formats.chat import split_thinking
 from model import Transformer, load_both
+from tasks.tools import TOOL_NEEDS, Toolbox, add_tool_flags, open_tools
 from tokenizer import Tokenizer
 from training import cli
 
 # when a flag has an effect (see cli.Parser)
-NEEDS = (("--top-p --top-k --seed", lambda a: a.temperature, "without --temperature above 0"),)
+NEEDS = (*TOOL_NEEDS, ("--top-p --top-k --seed", lambda a: a.temperature, "without --temperature above 0"),)
 
 
 def add_flags(p: cli.Parser, prompt_help: str) -> None:
@@ -26,6 +27,7 @@ def add_flags(p: cli.Parser, prompt_help: str) -> None:
     p.add_argument("--think", metavar="on|off|auto|N", default="auto",
                    help="thinking in a chat; N: on, for at most N tokens; auto: by /think or /no_think in your turn")
     p.add_argument("--max-new-tokens", type=cli.positive_int, default=256, help="tokens")
+    add_tool_flags(p)
     sampling_flags(p, temperature=0.0)
     p.add_argument("--colors", action="store_true", help="colour each token by its log-probability")
     p.add_argument("--device", type=cli.device, default="cpu", help="cpu or cuda")
@@ -41,19 +43,32 @@ def converse(sampler: Any, args: argparse.Namespace) -> dict:
     """A chat in the terminal: one turn with args.prompt, or as many turns as the user wants. Returns the JSON object for the
     last line of standard output."""
     tokenizer, (think, budget) = sampler.tokenizer, parse_think(args.think)
+    tools = open_tools(args.tool, args.max_calls, args.tool_seconds)
     messages = [{"role": "system", "content": args.system}] if args.system else []
     turns, completion = 0, None
     while text := args.prompt or read_turn():
         messages.append({"role": "user", "content": text})
         ids = tokenizer.chat_prompt(messages, think)
-        completion = stream(sampler, ids, args, budget)
+        completion = stream(sampler, ids, args, budget, tools=tools)
         turns += 1
-        reasoning, said = split_thinking(tokenizer.decode_reply(ids, completion.tokens))
-        empty = tokenizer.thinking_in(ids) is False       # the prompt has an empty think block
-        messages.append({"role": "assistant", "content": said, "reasoning": "" if empty else reasoning})
+        messages += reply_messages(tokenizer, completion)
         if args.prompt:
             break
     return summary(turns, completion)
+
+
+def reply_messages(tokenizer: Tokenizer, completion: Completion) -> list[dict]:
+    """A reply as messages: the assistant's turn, or several with those of tools between them."""
+    prompt, begin, messages = completion.prompt, 0, []
+    empty = tokenizer.thinking_in(prompt) is False        # the prompt has an empty think block
+    for call in [*completion.calls, None]:
+        end = call.start if call else len(completion.tokens)
+        reasoning, said = split_thinking(tokenizer.decode_reply([] if begin else prompt, completion.tokens[begin:end]))
+        messages.append({"role": "assistant", "content": said, "reasoning": "" if empty and not begin else reasoning})
+        if call is None or call.end == call.start:        # the answer of the tool found no room
+            return messages
+        messages.append({"role": "tool", "content": call.answer})
+        begin = call.end
 
 
 def read_turn() -> str:
@@ -66,7 +81,7 @@ def read_turn() -> str:
 
 
 def stream(sampler: Any, ids: list[int], args: argparse.Namespace, think_budget: int | None = None,
-           out: TextIO | None = None) -> Completion:
+           out: TextIO | None = None, tools: Toolbox | None = None) -> Completion:
     """Shows one completion of the ids while it is sampled, on standard output or `out`, and returns it. A character whose bytes
     are in several tokens is shown when it is complete."""
     out = out or sys.stdout
@@ -84,7 +99,7 @@ def stream(sampler: Any, ids: list[int], args: argparse.Namespace, think_budget:
             opening = ""
     [[completion]] = sampler.generate([ids], max_new_tokens=args.max_new_tokens, temperature=args.temperature,
                                       top_p=args.top_p, top_k=args.top_k, seed=args.seed, on_token=show,
-                                      think_budget=think_budget)
+                                      think_budget=think_budget, tools=tools)
     out.write("\n")
     return completion
 

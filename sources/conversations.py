@@ -22,7 +22,9 @@ Keys of rows and messages:
 - "weight": 0 or "train": false: the turn has no loss.
 - "unfinished": true: the last turn was cut off. The model learns the text, and not that it ends there.
 - "content": text, or a list of parts {"type": "text", "text": ...}.
-- Tool calls, and all other keys that are not metadata (formats/rows.py), are refused.
+- "tool" is the role of what a tool answers, which has no loss. A call is the end of an assistant's content, as text:
+  <tool_call>NAME ARGUMENT</tool_call> (tasks/tools.py).
+- Calls under a key of their own ("tool_calls"), and all other keys that are not metadata (formats/rows.py), are refused.
 
 Files may also be .jsonl.gz or .parquet. Each conversation is one document, so packed conversations do not see each other. The
 loss is only on what an assistant says, and in a pair only on the last turn.

@@ -176,9 +176,7 @@ class World(Task):
     def longest(self, problem: WorldProblem) -> str:
         """The solution in the longest of the world's styles: what a reply needs room for."""
         told = problem.steps, problem.values, int(problem.answer)
-        solution = self.write(problem, told, "long") if "long" in self.style else problem.solution
-        turns = self.messages(replace(problem, solution=solution)) if self.calls else []
-        return "".join(f"<|im_start|>{turn['role']}\n{turn['content']}<|im_end|>\n" for turn in turns) or solution
+        return self.write(problem, told, "long") if "long" in self.style else problem.solution
 
     # documents
 

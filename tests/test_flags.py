@@ -43,7 +43,7 @@ ALWAYS = {
     "grpo": f"""{TRAINING} task loss group mode reward max-new-tokens temperature rows updates minibatches kl entropy exact
         async-steps rollout-ranks replace mask-truncated overlong-buffer keep-rate show-every""",
     "sampler": "init prompt chat max-new-tokens temperature colors device dtype",
-    "chat": "init prompt system think max-new-tokens temperature colors device dtype",
+    "chat": "init prompt system think tool max-new-tokens temperature colors device dtype",
     "evaluate": "init data task text exact out device dtype",
     "augment pairs": f"strong strong-plain weak weak-plain mode {AUGMENT}",
     "augment reject": f"init plain keep mode {AUGMENT}", "augment rft": f"init plain keep mode {AUGMENT}",
@@ -77,6 +77,7 @@ OPTIMISER = {"--adam-lr 1": [("--optimizer adamw", "--optimizer muon")],
 ENDING = {"--until-accuracy 1": [(HELD_OUT, f"{HELD_OUT} --eval-every 1"), ("--eval-every 1 --eval-data text.txt",
                                                                             f"{HELD_OUT} --eval-every 1")]}
 EPOCHS = {"--max-epochs 2": [("--data world:ops=1@0.5", "--data world:ops=1@0.5 text.txt@2")]}
+TOOLS = {"--max-calls 2": [("", "--tool calculator")], "--tool-seconds 1": [("--tool calculator", "--tool t.py:f")]}
 DRAWS = {"--top-p 0.5": [("--temperature 0", "--temperature 1")], "--top-k 5": [("--temperature 0", "--temperature 1")]}
 ON_A_FILE = [("--data world:ops=1 --k 2", "--data world:ops=1 f.jsonl")]
 CASES = {
@@ -95,7 +96,8 @@ CASES = {
         "--max-epochs 2": [("--data world:ops=1", "")], "--label-smoothing 0.1": [("--loss kto", "--loss simpo")],
         "--gamma 1": [("--loss dpo", "--loss simpo")], "--kto-weights 1 2": [("--loss orpo", "--loss kto")],
         "--reference r": [("--loss simpo", "--loss kto"), ("--loss orpo", "")]}),
-    "grpo": (f"{FROM} {A_RUN}", OPTIMISER | {
+    "grpo": (f"{FROM} {A_RUN}", OPTIMISER | TOOLS | {
+        "--tool calculator": [("--mode plain", "")],
         "--prompts 4": [("--batch-tokens 4096", "")],
         "--think-budget 9": [("--mode plain", "--mode think"), ("--mode no_think", "--mode chat")],
         "--dual-clip 3": [("--loss cispo --updates 2", "--loss gspo --updates 2"), ("", "--minibatches 2")],
@@ -110,9 +112,14 @@ CASES = {
         "--recompute": [("", "--async-steps 1"), ("--async-steps 0", "--rollout-ranks 1")],
         "--candidates 8": [("", "--keep-rate 0 1")], "--curriculum": [("", "--keep-rate 0 1")]}),
     "sampler": ("--init i --prompt x", DRAWS | {
+        "--tool t.py:f": [("", "--chat")], "--max-calls 2": [("--chat", "--chat --tool calculator")],
+        "--tool-seconds 2": [("--chat --tool calculator", "--chat --tool t.py:f")],
         "--system s": [("", "--chat")], "--think on": [("", "--chat")], "--seed 3": [("", "--temperature 1")]}),
-    "chat": ("--init i", DRAWS | {"--seed 3": [("", "--temperature 1")]}),
+    "chat": ("--init i", DRAWS | TOOLS | {"--seed 3": [("", "--temperature 1")]}),
     "evaluate": ("--init i", {
+        "--tool t.py:f": [("--data f.jsonl", "--data f.jsonl --chat")],
+        "--max-calls 2": [("--data f.jsonl --chat", "--data f.jsonl --chat --tool calculator")],
+        "--tool-seconds 2": [("--data f.jsonl --chat --tool calculator", "--data f.jsonl --chat --tool calculator t.py:f")],
         "--top-p 0.5": [("--data world:", "--data world: --k 2"), ("--data world: --k 2 --temperature 0", "--data world: --k 2")],
         "--top-k 5": [("--data world:", "--data world: --k 2"), ("--data world: --k 2 --temperature 0", "--data world: --k 2")],
         "--problems 3": [("--data f.jsonl", "--data world:ops=1")], "--limit 3": ON_A_FILE, "--max-new-tokens 3": ON_A_FILE,

@@ -13,7 +13,7 @@ from rl.groups import Rollout
 from sampler import Sampler
 from tasks import tools
 from tasks.rewards import Score
-from tasks.tools import Toolbox, calculate
+from tasks.tools import Toolbox, calculate, open_tools
 from tasks.world import World
 from tokenizer import Tokenizer
 
@@ -157,6 +157,27 @@ def test_new_weights_while_calls_are_under_way(model, words, graphs):
                     assert a == b or forced or v != version
     finally:
         model.load_state_dict(old)
+
+
+def test_replies_go_on_whatever_their_tools_do(model, words, tmp_path, monkeypatch):
+    """Each gets the answer to its own call, also while another tool hangs; and others are as without tools."""
+    (tmp_path / "own.py").write_text("def shout(text):\n    return text.upper()\ndef fail(text):\n    return {}[text]\n"
+                                     "def hang(text):\n    while True:\n        pass\n")
+    box = open_tools([f"{tmp_path}/own.py:{name}" for name in ("shout", "fail")], most=2, seconds=60)
+    hangs = Toolbox({name: f"{tmp_path}/own.py:hang" for name in ("shout", "fail")}, most=1, seconds=0.1)
+    monkeypatch.setattr(tools, "call_in", lambda said: (("shout", "fail")[len(said) % 2], said[:20]))
+    prompts = prompts_of(words, 9)
+    done = Sampler(model, words).generate(prompts, 2, 80, seed=3, tools=[hangs] * 2 + [box] * 5 + [None] * 2)
+    assert done[7:] == Sampler(model, words).generate(prompts[7:], 2, 80, seed=3, numbers=range(7, 9))
+    stopped, made = ([call for group in part for c in group for call in c.calls] for part in (done[:2], done[2:7]))
+    assert {call.answer for call in stopped} == {"error: no answer in 0.1 seconds", "error: no calls are left; 1 are allowed"}
+    allowed = [call for group in done[2:7] for c in group for call in c.calls[:2]]
+    assert {call.name for call in allowed} == {"shout", "fail"} and len(made) > len(allowed)
+    for call in allowed:
+        assert call.answer == (call.argument.upper() if call.name == "shout" else f"error: KeyError: {call.argument!r}")
+    for c in (c for group in done for c in group):
+        assert [call.failed for call in c.calls] == [call.answer.startswith("error: ") for call in c.calls]
+    assert_bits(model, [c for group in done for c in group])
 
 
 def test_a_request_that_waits_for_its_tool_can_be_aborted(model, words):
