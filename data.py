@@ -43,7 +43,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from sources.fingerprint import fingerprint
+from sources.fingerprint import fingerprint, parts_of
 from sources.open import open_source
 from sources.shards import prepare
 from tokenizer import Tokenizer
@@ -68,7 +68,7 @@ def fingerprints(args: argparse.Namespace) -> dict[str, str]:
     """{name: fingerprint} of the files that decide what a run learns: the sources of --data, the checkpoints and the tokenizer
     that it starts from, and a user's file with a reward. A resumed run compares them (training/resume.py)."""
     folders = [getattr(args, name, "") for name in ("init", "reference", "tokenizer")]
-    found = {f"--data {name}": fingerprint(name) for name, _ in map(split_spec, args.data)}
+    found = {f"--data {name}": fingerprint(name) for spec, _ in map(split_spec, args.data) for name in parts_of(spec)}
     rewards = (part.partition(".py:")[0] + ".py" for part in getattr(args, "reward", "").split("+") if ".py:" in part)
     found |= {f"--reward {file}": fingerprint(file) for file in rewards}
     return found | {folder: fingerprint(folder) for folder in folders if folder and folder != args.out}

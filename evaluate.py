@@ -27,11 +27,11 @@ from data import Mixture, Packer, print_table
 from engine.draws import sampling_flags
 from engine.thinking import parse_think
 from formats.files import write_text
+from formats.texts import read_texts
 from model import Transformer, load_both
 from sampler import Sampler
 from sources.kinds import kind_of
 from sources.open import open_source
-from sources.texts import read_texts
 from tasks.accuracy import (
     file_line,
     gains,
@@ -46,7 +46,7 @@ from tasks.options import is_generated
 from tasks.problems import add_task_flag, open_task, problems_of
 from tasks.questions import Questions, format_question
 from tasks.tables import Graded, reply_style, world_samples, world_table
-from tasks.task import Reply
+from tasks.task import Reply, Task
 from tasks.tools import TOOL_NEEDS, Toolbox, add_tool_flags, open_tools
 from tasks.world import World
 from tokenizer import Tokenizer
@@ -109,6 +109,15 @@ def world_accuracy(model: Transformer, tokenizer: Tokenizer, spec: str, count: i
     return world_table(grade_world(model, tokenizer, spec, count, ks=ks, **how), ks)
 
 
+def open_graded(spec: str, tokenizer: Tokenizer, device: torch.device | str = "cpu") -> Task:
+    """The task of a SPEC. ValueError if its replies cannot be graded without the model that is trained."""
+    task = open_task(spec, tokenizer, device)
+    if task.by_gain:
+        raise ValueError(f"{spec}: a thought has no answer that could be checked; ask with kind=rpt or kind=rlpt, or give "
+                         "the text itself, for bits per byte")
+    return task
+
+
 def file_accuracy(model: Transformer, tokenizer: Tokenizer, spec: str, limit: int = 0, shots: int | None = 0, chat: bool = False,
                   ks: Sequence[int] = (1,), max_new_tokens: int = 400, seed: int = 0, progress: bool = False,
                   on_answer: Callable | None = None, tools: Toolbox | None = None, **how) -> dict:
@@ -121,7 +130,7 @@ def file_accuracy(model: Transformer, tokenizer: Tokenizer, spec: str, limit: in
     on_answer  called with (problem, text of the first reply, whether it is right)
     how        the other options of `replies_to`
     """
-    task = open_task(str(spec))
+    task = open_graded(str(spec), tokenizer, model.head.device)
     everything = problems_of(task, (limit or None) if task.count is None else None)
     shown, todo = everything[:shots or 0], everything[shots or 0:]
     if not todo:
@@ -222,7 +231,7 @@ def check_specs(specs: list[str], tokenizer: Tokenizer) -> None:
         elif kind == "loss":
             open_source(spec.removeprefix("loss:"), tokenizer)
         elif kind == "questions":
-            open_task(spec)
+            open_graded(spec, tokenizer)
         elif kind == "text":
             check_text(spec, tokenizer)
 

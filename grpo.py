@@ -29,12 +29,15 @@ A step samples --prompts x --group completions. Then it makes --updates passes o
     gspo         a completion, geom. mean    as grpo                          a completion's tokens  3e-4, 4e-4    2507.18071
     cispo        each token, as a weight     as grpo                          all tokens             none, 4       2506.13585
     rloo         a completion, product       R - mean of the others           a completion's tokens  none          2402.14740
+    rlp          each token                  R - mean of the others           a completion's tokens  0.2, 0.2      2510.01265
     reinforce++  each token                  return, whitened over the batch  all tokens             0.2, 0.2      2501.03262
     ppo          each token                  GAE (value head), whitened       all tokens             0.2, 0.2      1707.06347
 
 A loss has the settings of its paper (the table LOSSES in rl/losses.py; a new loss is one more entry), and flags change them.
 Other methods of the papers have flags too: DAPO's dynamic sampling is --replace, and its length penalty --overlong-buffer. GRPO's
 KL term is --kl 0.04 --kl-kind k3.
+
+On text, where the answer key is what the text goes on with: --data text:corpus.txt,kind=rlpt (or rpt, or rlp), tasks/text.py.
 
 Sampling and training take turns. With --async-steps or --rollout-ranks they overlap (rl/asynchronous.py).
 
@@ -48,6 +51,7 @@ import argparse
 import copy
 import functools
 import os
+import re
 import sys
 from collections.abc import Callable
 
@@ -67,6 +71,7 @@ from rl.losses import LOSSES, NO_CLIP
 from rl.prompts import Prompts
 from rl.record import Records
 from rl.rollouts import Rollouts
+from rl.scoring import InformationGain
 from rl.update import PolicyUpdate
 from tasks.problems import add_task_flag, join_tasks
 from tasks.rewards import REWARDS, parse_rewards
@@ -160,6 +165,8 @@ def flags() -> cli.Parser:
     p.add_argument("--lam", type=cli.fraction, default=1.0, help="lambda of GAE")
     p.add_argument("--value-weight", type=cli.not_negative, default=0.5, help="weight of the value loss of "
                    f"{losses_where(lambda loss: loss.advantages.value_head)}")
+    p.add_argument("--tau", type=cli.fraction, default=None, help="text:...,kind=rlp: how much of the slow copy of the policy, "
+                   "with which thoughts are compared, stays at an update (default: 0.999)")
     p.add_argument("--show-every", type=cli.non_negative_int, default=10, help="steps between completions in the log")
     return p
 
@@ -189,6 +196,7 @@ NEEDS = (
     ("--old", lambda a: a.old == "sampler" or not a.exact, "with --exact, where pi_old is the sampler's"),
     ("--cap", lambda a: a.correction != "none", "without a --correction"),
     ("--recompute", runs_ahead, "without --async-steps above 0"),
+    ("--tau", lambda a: any(re.search(r"[:,]kind=rlp(?=[,@]|$)", spec) for spec in a.data), "without text:...,kind=rlp"),
     ("--candidates --curriculum", lambda a: a.keep_rate, "without --keep-rate"),
 )
 
@@ -230,6 +238,20 @@ def resolve(args: argparse.Namespace) -> None:
         args.old = "sampler"
 
 
+def check_tasks(run: Run, args: argparse.Namespace, prompts: Prompts) -> None:
+    """ValueError for tasks that do not go with the flags. What a proxy has computed to choose positions goes into the ledger."""
+    for task in prompts.sources:
+        if task.own_reward and "score" not in [part.partition(":")[0] for part in args.reward.split("+")]:
+            raise ValueError(f"{task.source}: {task.own_reward} is paid by --reward score; with --reward {args.reward} it has no "
+                             "effect")
+        if task.by_gain and args.async_steps is not None:
+            raise ValueError(f"{task.source}: a thought is scored by the weights that thought it; leave --async-steps and "
+                             "--rollout-ranks out")
+        for bill in task.take_bills():
+            if run.main and run.state is None:
+                run.ledger.add(*bill)
+
+
 def make_rollouts(run: Run, args: argparse.Namespace, tokenizer: Tokenizer) -> Rollouts:
     """The object that samples and scores. ValueError if the flags do not fit the tokenizer, the ranks or the data."""
     caps, rewards = parse_caps(args.max_new_tokens), parse_rewards(args.reward, *(split_spec(d)[0] for d in args.data))
@@ -239,7 +261,9 @@ def make_rollouts(run: Run, args: argparse.Namespace, tokenizer: Tokenizer) -> R
         raise ValueError(f"--prompts {args.prompts} must be a multiple of the number of ranks (= {run.ranks}); with "
                          "--batch-tokens it follows from that, --group and --max-new-tokens")
     tools = open_tools(args.tool, args.max_calls, args.tool_seconds)
-    prompts, half = Prompts(args.data, args.seed), run.dtype if run.dtype == torch.bfloat16 else None
+    prompts = Prompts(args.data, args.seed, tokenizer, run.device)
+    half = run.dtype if run.dtype == torch.bfloat16 else None
+    check_tasks(run, args, prompts)
     options = dict(P=args.prompts, G=args.group, mode=args.mode, caps=caps, temperature=args.temperature, seed=args.seed,
                    rows=args.rows, dtype=half, window=args.seq_len, think_budget=args.think_budget,
                    overlong_buffer=args.overlong_buffer, replace=args.replace, ledger=run.ledger, tools=tools)
@@ -299,6 +323,11 @@ def main() -> None:
     if not run.learns:
         return only_sample(run, rollouts, model)
     model.to(run.device)
+    if any(task.by_gain for task in rollouts.prompts.sources):
+        rollouts.gain = InformationGain(model, tokenizer, 0.999 if args.tau is None else args.tau, run.autocast)
+        if "average" in run.extra_state:
+            rollouts.gain.restore(run.extra_state["average"])
+        run.extra_state["average"] = rollouts.gain.state()
     with cli.bad_input():
         keep_prompts(run, args, rollouts, model)
 
@@ -331,6 +360,8 @@ def main() -> None:
         for minibatch, policy_loss in update.passes(minibatches):
             mean = run.backward(wrapped, minibatch.micro, policy_loss, minibatch.divisor)
             run.update(mean)                                                  # clip, guard, step
+            if rollouts.gain:
+                rollouts.gain.follow(model)                                   # the slow copy that thoughts are compared with
         if sampling is not model:
             restore_weights(sampling, full_weights(model))
         rollouts.publish(sampling, run.step + 1)

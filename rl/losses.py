@@ -146,6 +146,7 @@ LOSSES = {
     # the paper has no lower clip and leaves the upper one to be tuned; a weight of at most 5 is that of TRL's recipe for ScaleRL
     "cispo": PolicyLoss(surrogate=clipped_weight, mean="token", clip_low=1.0, clip_high=4.0, reads=("clip_low", "clip_high")),
     "rloo": PolicyLoss(ratio="product", advantages=LEAVE_ONE_OUT, scale="none", clip_low=1.0, clip_high=NO_CLIP),
+    "rlp": PolicyLoss(advantages=LEAVE_ONE_OUT, scale="none"),
     "reinforce++": PolicyLoss(mean="token", advantages=RETURNS, scale=None),
     "ppo": PolicyLoss(mean="token", advantages=GAE, scale=None),
 }

@@ -9,20 +9,22 @@ import numpy as np
 from data import split_spec
 from tasks.problems import open_task
 from tasks.task import Problem
+from tokenizer import Tokenizer
 
 
 class Prompts:
     """Problems from SOURCE[@WEIGHT] specs. A world is endless. A file, or another task that ends, is read in a new permutation in
     each epoch.
 
+    tokenizer, device: of the model that is asked, for tasks that need them (Task.prepare).
     given: how many problems each source has given so far: the position to resume from.
     pool: keys (source, i) of the problems to ask, in order (made by `keep`). Empty: all problems of the sources."""
 
-    def __init__(self, specs: list[str], seed: int = 0):
+    def __init__(self, specs: list[str], seed: int = 0, tokenizer: Tokenizer | None = None, device: str = "cpu"):
         named = [split_spec(s) for s in specs]
         self.specs, self.seed = [name for name, _ in named], seed
         self.weights = np.array([weight for _, weight in named]) / sum(weight for _, weight in named)
-        self.sources = [open_task(name) for name in self.specs]
+        self.sources = [open_task(name, tokenizer, device) for name in self.specs]
         self.given, self.pool = [0] * len(named), []
 
     def problem(self, source: int, i: int) -> Problem:

@@ -38,11 +38,14 @@ def of_completions(found: Collected, tools: bool = False) -> dict:
         by_completion |= {"calls": list(map(len, calls)), "failed_calls": [sum(call.failed for call in c) for c in calls],
                           "needless_calls": [needless_calls(c, r.problem.task.useful_calls(r.problem))
                                              for r, c in zip(flat, calls, strict=True)]}
+    levels = {level: [len(r.completion.tokens) for r in flat if getattr(r.problem, "difficulty", "") == level]
+              for level in ("easy", "medium", "hard")}    # of tasks that know it
     by_group = {
         "reward_std": [float(np.std([r.score.reward for r in g], ddof=1)) for g in several],
         "zero_spread": [not has_spread(g) for g in several]}
     metrics = {name: (sum(values), len(flat)) for name, values in by_completion.items()}
     metrics |= {name: (sum(values), len(found.sampled)) for name, values in by_group.items()}
+    metrics |= {f"length_{level}": (sum(found), len(found)) for level, found in levels.items() if found}
     return metrics | {"length_max": Largest(max(lengths, default=0))}
 
 

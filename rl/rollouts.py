@@ -16,10 +16,12 @@ import torch
 import torch.distributed as dist
 
 from formats import plugins
+from formats.chat import END_THINK
 from model import Transformer
 from rl.groups import Collected, Group, Rollout, has_spread
 from rl.lengths import Caps, cap_at, overlong_penalty
 from rl.prompts import Prompts
+from rl.scoring import InformationGain
 from sampler import Completion, Sampler
 from tasks.rewards import Weighted, score_group
 from tasks.task import Problem, Reply, prompt_ids
@@ -41,6 +43,7 @@ class Rollouts:
     - overlong_buffer: DAPO's penalty over the last tokens before the cap; replace: rounds of dynamic sampling
     - rank, ranks, group: of the ranks that share the prompts
     - ledger: where the cost of all that is sampled is entered; None: nowhere
+    - gain: what scores thoughts by the text behind them; None: there are no tasks of that kind
 
     failures: the completions on which a reward failed: (name, text, error)."""
 
@@ -48,13 +51,13 @@ class Rollouts:
                  caps: Caps = ((0, 256),), temperature: float = 1.0, seed: int = 0, rows: int = 64,
                  dtype: torch.dtype | None = None, window: int = 0, think_budget: int | None = None, overlong_buffer: int = 0,
                  replace: int = 0, rank: int = 0, ranks: int = 1, group: dist.ProcessGroup | None = None,
-                 ledger: Ledger | None = None, tools: Toolbox | None = None):
+                 ledger: Ledger | None = None, tools: Toolbox | None = None, gain: InformationGain | None = None):
         self.prompts, self.tokenizer, self.rewards, self.P, self.G, self.mode = prompts, tokenizer, rewards, P, G, mode
         self.caps, self.temperature, self.seed, self.rows, self.dtype = caps, temperature, seed, rows, dtype
         self.window, self.think_budget, self.overlong_buffer = window, think_budget, overlong_buffer
         self.replace, self.rank, self.ranks, self.group = replace, rank, ranks, group
         self.failures, self.sampler, self.first_step = [], None, True
-        self.ledger, self.tools = ledger, tools
+        self.ledger, self.tools, self.gain = ledger, tools, gain
         self.use_tools = tools is not None or any(task.tools for task in prompts.sources)
 
     def sample(self, model: Transformer, problems: list[Problem], numbers: Sequence[int], G: int, cap: int, seed: int,
@@ -71,7 +74,10 @@ class Rollouts:
             self.sampler = sampler
         sampler.version, before = version, sampler.steps
         drawn = sampler.generate(ids, n=G, max_new_tokens=cap, temperature=self.temperature, seed=seed, numbers=numbers,
-                                 think_budget=self.think_budget, tools=[self.tools_of(p) for p in problems])
+                                 think_budget=self.think_budget, tools=[self.tools_of(p) for p in problems],
+                                 stop_texts=[end_of(p) for p in problems])
+        if self.gain:
+            self.gain.policy = model
         costs = Costs.of(model)
         for completions in drawn:
             self.pay(costs, completions)
@@ -98,7 +104,13 @@ class Rollouts:
         """Scores the completions of a problem."""
         tools = self.tools_of(problem)
         replies = [Reply.of(c, self.tokenizer, limit=cap, sample=i, tools=tools) for i, c in enumerate(completions)]
+        if problem.task.by_gain:
+            self.gain.measure(problem, completions, replies, self.ledger)
+        problem.task.examine(problem, replies)
         scores = score_group(problem, replies, self.rewards, seed=seed + number, on_error=self.reward_failed)
+        for bill in problem.task.take_bills():
+            if self.ledger is not None:
+                self.ledger.add(*bill)
         return [Rollout(problem, c, reply, s, overlong_penalty(len(c.tokens), cap, self.overlong_buffer))
                 for c, reply, s in zip(completions, replies, scores, strict=True)]
 
@@ -194,3 +206,8 @@ class Rollouts:
 
     def finish(self) -> None:
         """Called after the last step."""
+
+
+def end_of(problem: Problem) -> tuple[str, ...]:
+    """The texts that end a reply to a problem: a thought ends where its block does."""
+    return (END_THINK,) if problem.task.by_gain else ()

@@ -207,7 +207,7 @@ class GeneratedChats:
     """The lessons of a generated task as conversations: document i is lesson i."""
 
     def __init__(self, name: str, tokenizer: Tokenizer, T: int, no_think: float = 0.0, unflagged: float = 0.0, look: int = 200):
-        self.task, self.tokenizer, self.T = open_task(name), tokenizer, T
+        self.task, self.tokenizer, self.T = open_task(name, tokenizer), tokenizer, T
         self.modes, self.count = (no_think, unflagged), self.task.lessons
         longest = max(len(self._encode(i)[0]) - 1 for i in range(min(look, self.count or look)))
         if longest > T:

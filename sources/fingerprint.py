@@ -8,6 +8,13 @@ from sources.texts import sample_texts
 from tasks.options import is_generated
 
 
+def parts_of(spec: str) -> tuple[str, ...]:
+    """The SPECs and checkpoints that a SPEC is made of: of text:corpus.txt,proxy=runs/base two, of most the SPEC itself. A task
+    that is made of others says so in a function `parts_of` of its file."""
+    found = plugins.in_package("tasks", spec.partition(":")[0], "parts_of") if is_generated(spec) else None
+    return found(spec) if found else (spec,)
+
+
 def fingerprint(name: str, block: int = 2 ** 20, blocks: int = 64) -> str:
     """A hash of a source or of a checkpoint folder:
 

@@ -40,6 +40,7 @@ class GeneratedDocuments:
 
     def __init__(self, spec: str, tokenizer: Tokenizer):
         self.task, self.q_weight, self.chat = open_lessons(spec)
+        self.task.prepare(tokenizer)
         self.tokenizer, self.count = tokenizer, self.task.lessons
 
     @cached_property

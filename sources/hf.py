@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from formats.texts import row_text
 from sources.documents import document
-from sources.texts import row_text
 from tokenizer import Tokenizer
 
 

@@ -2,7 +2,7 @@
 
 from formats import plugins
 from formats.rows import given, read_rows
-from sources.texts import read_texts
+from formats.texts import read_texts
 from tasks.options import is_generated
 
 

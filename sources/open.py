@@ -16,9 +16,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from formats.texts import read_texts
 from sources.documents import tokenise
 from sources.shards import open_shards
-from sources.texts import read_texts, reader_of
+from sources.texts import reader_of
 from tokenizer import Tokenizer
 
 

@@ -12,8 +12,9 @@ import numpy as np
 from tqdm import tqdm
 
 from formats.jsonl import parse_json
+from formats.texts import read_texts
 from sources.documents import Documents, document, empty_size, report_empty
-from sources.texts import read_texts, reader_of
+from sources.texts import reader_of
 from tasks.options import is_generated
 from tokenizer import Tokenizer
 

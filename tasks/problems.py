@@ -3,6 +3,7 @@
     open_task("world:ops=1-4,split=test")                   the reasoning world (tasks/world.py)
     open_task("knowledge:people=100")                       facts about people who do not exist (tasks/knowledge.py)
     open_task("instructions:ops=1-2")                       how an answer is to be given (tasks/instructions.py)
+    open_task("text:corpus.txt,kind=rlpt")                  what a text goes on with (tasks/text.py)
     open_task("gsm8k/test.jsonl")                           a file of questions with answers (tasks/questions.py)
     open_task("my_task.py:MyTask")                          a class in a file of your own (tasks/user_task.py)
     load_problems("world:ops=1-4,split=test", limit=100)    a list of problems
@@ -17,14 +18,21 @@ from tasks.options import GENERATED, is_generated
 from tasks.questions import Questions
 from tasks.task import Problem, Task
 from tasks.user_task import UserTask
+from tokenizer import Tokenizer
 
 
-def open_task(spec: str) -> Task:
-    """The task of a SPEC. FileNotFoundError, or ValueError that says what is wrong with it."""
+def open_task(spec: str, tokenizer: Tokenizer | None = None, device: str = "cpu") -> Task:
+    """The task of a SPEC. FileNotFoundError, or ValueError that says what is wrong with it.
+
+    tokenizer, device: of the model that is asked, if there is one (Task.prepare)."""
     if is_generated(spec):
         kind = spec.partition(":")[0]
-        return plugins.in_package("tasks", kind, GENERATED[kind]).from_spec(spec)
-    return UserTask(spec) if plugins.is_plugin(spec) else Questions(spec)
+        task = plugins.in_package("tasks", kind, GENERATED[kind]).from_spec(spec)
+    else:
+        task = UserTask(spec) if plugins.is_plugin(spec) else Questions(spec)
+    if tokenizer is not None:
+        task.prepare(tokenizer, device)
+    return task
 
 
 def load_problems(spec: str, limit: int | None = None, seed: int = 0) -> list[Problem]:

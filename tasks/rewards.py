@@ -88,6 +88,11 @@ def strict_reward(problem: Problem, reply: Reply, group: ReplyGroup) -> float:
     return float(grade(problem, reply).ok)
 
 
+def score_reward(problem: Problem, reply: Reply, group: ReplyGroup) -> float:
+    """What the task itself pays: 1 for a right answer, unless the task says otherwise (tasks/text.py)."""
+    return problem.task.score(problem, reply, group.replies)
+
+
 def format_reward(problem: Problem, reply: Reply, group: ReplyGroup) -> float:
     """1 for a finished text in the right form, whatever its content.
 
@@ -133,9 +138,9 @@ def needless_reward(problem: Problem, reply: Reply, group: ReplyGroup) -> float:
     return float(needless_calls(reply.calls or (), problem.task.useful_calls(problem)))
 
 
-REWARDS = {"answer": answer_reward, "process": process_reward, "strict": strict_reward, "format": format_reward,
-           "length": length_reward, "random": random_reward, "incorrect": incorrect_reward, "majority": majority_reward,
-           "needless": needless_reward}
+REWARDS = {"answer": answer_reward, "process": process_reward, "strict": strict_reward, "score": score_reward,
+           "format": format_reward, "length": length_reward, "random": random_reward,
+           "incorrect": incorrect_reward, "majority": majority_reward, "needless": needless_reward}
 
 
 # a mix of them

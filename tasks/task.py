@@ -23,10 +23,11 @@ are the reasoning world (tasks/world.py), knowledge (tasks/knowledge.py), instru
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from formats.chat import THINK
 from tasks.answers import check_answer, count_answers, extract_answer
 from tasks.equations import equations
 from tasks.tools import Call, Toolbox
@@ -70,6 +71,7 @@ class Reply:
     thinking: bool = False  # whether it should think: True in a chat, False in plain text and in no-think mode
     sample: int = 0         # its number in the group
     calls: list[Call] | None = None   # of tools; None if it had none to call
+    gain: float | None = None    # in nats: by how much its thought makes the text behind it likelier (rl/scoring.py)
     # token by token, where somebody asked for that: the engine's Completion, and what turns ids into text
     completion: object | None = field(default=None, repr=False, compare=False)
     decode: Callable[[list[int]], str] | None = field(default=None, repr=False, compare=False)
@@ -93,6 +95,12 @@ class Task:
     has_steps = False                # whether `grade` checks steps, which some rewards need
     source = ""                      # its SPEC
     tools: Toolbox | None = None     # what a reply in a chat may call
+    by_gain = False                  # whether replies are thoughts that are worth what they add to a text (rl/scoring.py)
+    own_reward = ""                  # why its score is more than whether the answer is right; "": it is not
+
+    def prepare(self, tokenizer: Tokenizer, device: str = "cpu") -> None:
+        """Called once, before any problem is taken: the tokenizer of the model that is asked, for a task that counts in tokens,
+        and the device for models of its own."""
 
     def problem(self, i: int) -> Problem:
         raise NotImplementedError
@@ -131,6 +139,18 @@ class Task:
         return Verdict(ok, None, None, "ok" if ok else
                        f"answer {str(self.answer_in(reply.text))[:80]}, it is {problem.answer}")
 
+    def score(self, problem: Problem, reply: Reply, group: Sequence[Reply]) -> float:
+        """What the reward `score` pays for a reply: 1 for a right answer, unless the task says otherwise. group: all replies to
+        the problem."""
+        return float(self.grade(problem, reply).answer_ok)
+
+    def examine(self, problem: Problem, replies: Sequence[Reply]) -> None:
+        """Called before replies to one problem are graded, for a task that can do something for all of them at once."""
+
+    def take_bills(self) -> list[tuple[str, int, int]]:
+        """What models of its own have computed since the last call: (a kind of training/ledger.py, FLOPs, tokens)."""
+        return []
+
     def answer_in(self, text: str) -> str | None:
         """The final answer of a reply's text, or None, for example if a think block is never closed."""
         return extract_answer(text)
@@ -148,6 +168,9 @@ class Task:
 
 def prompt_ids(tokenizer: Tokenizer, problem: Problem, mode: str) -> list[int]:
     """The ids of the prompt of a problem, up to the model's reply. If the question ends in " /no_think", the prompt ends with an
-    empty think block."""
-    prompt = problem.task.prompt(problem, mode)
-    return tokenizer.encode_document(prompt) if isinstance(prompt, str) else tokenizer.chat_prompt(prompt)
+    empty think block; if the replies to the task are thoughts, with an open one."""
+    prompt, opens = problem.task.prompt(problem, mode), problem.task.by_gain
+    if not isinstance(prompt, str):
+        return tokenizer.chat_prompt(prompt, True if opens else None)
+    thinking = [] if not opens else tokenizer.encode(THINK) if tokenizer.think is None else [tokenizer.think]
+    return tokenizer.encode_document(prompt) + thinking

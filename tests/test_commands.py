@@ -35,7 +35,7 @@ TOY = (  # flags added to the commands that match (the last one wins), so that t
     (r"data\.py table", "--tokens 3000"), (r"(sft|dpo)\.py", TOY_CHATS),
     (r"grpo\.py", "--prompts 2 --group 2 --max-new-tokens 16 --steps 1 --device cpu"),
     (r"augment\.py (?!measure|corrupt)", "--count 6 --max-new-tokens 100 --temperature 1.5"), (r"report\.py", "--overwrite"),
-    (r"tasks\.(world|knowledge|instructions)", "--time 0.1"),
+    (r"tasks\.(world|knowledge|instructions|text)", "--time 0.1"),
     (r"mix\.py", "--proxies 3 --steps 4 --batch-tokens 256 --pretrain='--seq-len 64 --device cpu' --max-epochs 0 --folds 3 "
      "--simulate 100 --average 4 --jobs 2"),
     (r"mix\.py.*--confirm", "--confirm 1"), (r"mix\.py(?!.*--init)", "--sizes 1x16"),
@@ -99,7 +99,7 @@ def sandbox(tmp_path_factory, toy_run):
                           "conversations.jsonl": chats, "pairs.jsonl": pairs, "pivots.jsonl": pairs}.items():
         (here / name).parent.mkdir(exist_ok=True)
         (here / name).write_text(content)
-    for name in ("base", "text", "mix", "mid", "sft", "dpo", "grpo"):
+    for name in ("base", "text", "mix", "mid", "sft", "cold", "dpo", "grpo"):
         shutil.copytree(toy_run, here / "runs" / name, ignore=shutil.ignore_patterns("train_state.pt"))
         shutil.copytree(here / "runs" / name, here / "runs" / "laptop" / name)
     shutil.copytree(toy_run, here / "smollm2", ignore=shutil.ignore_patterns("log.jsonl", "train_state.pt"))

@@ -63,7 +63,8 @@ ALWAYS = {
     "data prepare": "data tokenizer tokens out workers shard-tokens shard-dtype",
     "data table": "data tokenizer tokens seq-len seed",
     "bench": "what", "plan": "check", "world": "data show time",
-    "knowledge": "data show time", "instructions": "data show time",
+    "knowledge": "data show time", "instructions": "data show time", "text": "data show time",
+    "judges": "data pairs seed",
 }
 
 # For every other flag: with these it is refused, with those it is accepted. {}: the flag and its value.
@@ -110,6 +111,7 @@ CASES = {
         "--correction tis": [("--exact", "")], "--veto 1e-4": [("--exact", "")], "--old trainer": [("--exact", "")],
         "--cap 3": [("--correction none", "--correction tis")],
         "--recompute": [("", "--async-steps 1"), ("--async-steps 0", "--rollout-ranks 1")],
+        "--tau 0.9": [("--data text:c.txt,kind=rlpt", "--data text:c.txt,kind=rlp@2"), ("", "--data text:kind=rlp,c.txt")],
         "--candidates 8": [("", "--keep-rate 0 1")], "--curriculum": [("", "--keep-rate 0 1")]}),
     "sampler": ("--init i --prompt x", DRAWS | {
         "--tool t.py:f": [("", "--chat")], "--max-calls 2": [("--chat", "--chat --tool calculator")],
@@ -172,7 +174,8 @@ CASES = {
 }
 
 
-ROOMS = {"plan": "benchmarks", "world": "tasks", "knowledge": "tasks", "instructions": "tasks"}     # of those not in the root
+ROOMS = {"plan": "benchmarks", "world": "tasks", "knowledge": "tasks", "instructions": "tasks", "text": "tasks",
+         "judges": "tasks"}                               # of those not in the root
 
 
 class Built(Exception):
@@ -183,7 +186,7 @@ def parsers():
     """{script, and subcommand: its parser}, without running more of the scripts than what builds them."""
     found = {}
     for module in ("pretrain sft dpo grpo sampler chat evaluate augment mix report tokenizer data bench plan world knowledge "
-                   "instructions").split():
+                   "instructions text judges").split():
         made, init = [], cli.Parser.__init__
 
         def note(self, *args, made=made, init=init, **options):

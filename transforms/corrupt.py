@@ -24,8 +24,8 @@ from argparse import Namespace
 from collections import Counter
 
 from formats.chat import END_THINK, THINK
+from formats.texts import read_texts
 from sources.kinds import kind_of
-from sources.texts import read_texts
 from tasks.task import Reply
 from training import cli
 from transforms import Ask, Item

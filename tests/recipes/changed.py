@@ -138,7 +138,7 @@ def trained(commands, folder, field, value):
 
 
 def a_kind_of_file(commands):
-    from sources.texts import read_texts
+    from formats.texts import read_texts
     assert list(read_texts(ROOT / "questions.csv")) == ["What is 2 + 3?\n5", "How many are ten, less four?\n6"]
     for ragged in ("not,fine", "short"):
         (ROOT / "ragged.csv").write_text(f"text{',source' * (ragged == 'short')}\n{ragged}\n")

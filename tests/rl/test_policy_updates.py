@@ -33,7 +33,7 @@ P, G, STEPS = 2, 4, 2
 PAPERS = {                     # clip below and above, and by what A is divided: the settings of each paper
     "grpo": (0.2, 0.2, "group"), "dr_grpo": (0.2, 0.2, "none"), "dapo": (0.2, 0.28, "group"), "gspo": (3e-4, 4e-4, "group"),
     "cispo": (math.inf, 4.0, "group"), "rloo": (math.inf, math.inf, "none"), "reinforce++": (0.2, 0.2, None),
-    "ppo": (0.2, 0.2, None)}
+    "ppo": (0.2, 0.2, None), "rlp": (0.2, 0.2, "none")}
 OVER_TOKENS, WHOLE, RETURNS = ("dapo", "cispo", "reinforce++", "ppo"), ("gspo", "rloo"), ("reinforce++", "ppo")
 
 
@@ -201,7 +201,7 @@ class Reference:
             rewards = [r.reward for r in group]
             for i, r in enumerate(group):
                 others = rewards[:i] + rewards[i + 1:]
-                r.A = rewards[i] - statistics.mean(others if o.loss == "rloo" else rewards)
+                r.A = rewards[i] - statistics.mean(others if o.loss in ("rloo", "rlp") else rewards)
                 if o.scale != "none":
                     r.A /= (statistics.stdev(rewards) if o.scale == "group" else statistics.pstdev(everyone)) + 1e-6
                 r.advantages = [r.A] * r.n

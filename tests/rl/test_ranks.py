@@ -86,7 +86,8 @@ OTHERS += [["sft", "--init", "INIT", "--data", "chats.jsonl", "world:ops=1", *LO
 OTHERS += [["dpo", "--init", "INIT", "--data", "pairs.jsonl", *TEXT, "--lr", 0.001, "--loss", loss, *more] for loss in dpo.LOSSES
            for more in ([["--micro-tokens", 128, "--max-epochs", 1]] if loss in ("dpo", "kto") else [[]])]
 SHARDED = [["--shard", "--loss", "reinforce++", "--minibatches", 2, "--reward", "random", "--replace", 1],
-           ["--mode", "think", "--think-budget", 2, "--max-new-tokens", 20, "--minibatches", 2, "--reward", "random"]]
+           ["--mode", "think", "--think-budget", 2, "--max-new-tokens", 20, "--minibatches", 2, "--reward", "random"],
+           ["--data", "text:text.jsonl,kind=rlp,next=2", "--reward", "score", "--loss", "rlp", "--tau", 0.5, "--shard"]]
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +116,8 @@ def curves(folder, runs, ranks=(1, 2, 4), timeout=3000):
     """{ranks: {name: results}} of runs [script, flags...]."""
     def in_folder(flag):
         name = str(flag).partition("@")[0]
+        if name.startswith("text:"):
+            return name.replace("text:", f"text:{folder}/")
         return str(folder / "init") if flag == "INIT" else f"{folder}/{flag}" if name.endswith(".jsonl") else str(flag)
     job = {"runs": {" ".join(map(str, run)): list(map(in_folder, run)) for run in runs}, "out": str(folder), "ranks": ranks}
     (folder / "job.json").write_text(json.dumps(job))

@@ -68,6 +68,9 @@ RUNS += [(dpo, ["--data", "pairs.jsonl", *TEXT, "--lr", 1e-4, "--loss", loss]) f
 RUNS += [(grpo, ["--data", WORLD, *GRPO, *more]) for more in (
     ["--exact", "--dtype", "float32"], ["--async-steps", 0, "--replace", 2], ["--loss", "ppo"],
     ["--keep-rate", 0, 1, "--candidates", 7, "--replace", 2], ["--max-new-tokens", "4", "8@3", "--schedule", "wsd"])]
+RUNS += [(grpo, ["--data", f"text:{WORLD},documents=20,kind={kind}", *GRPO, "--reward", "score+random", *more])
+         for kind, more in (
+    ("rlp", ["--loss", "rlp", "--tau", 0.5]), ("rlpt,judge_errors=0.5", ["--mode", "think"]))]
 RUNS += [(grpo, ["--data", "questions.jsonl", WORLD, *GRPO]), (grpo, ["--data", WORLD, *NO_PROMPTS, "--batch-tokens", 48])]
 
 

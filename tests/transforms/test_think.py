@@ -12,9 +12,9 @@ from conftest import real_file, script
 from helpers import refusal, run_main, tiny_checkpoint, write_rows
 
 import augment
+from formats.texts import read_texts
 from sampler import Sampler
 from sources.open import open_source
-from sources.texts import read_texts
 from tasks.problems import load_problems, open_task
 from tasks.task import Reply
 from transforms import Item, find

@@ -20,10 +20,10 @@ from data import batch_from
 from formats.chat import THINK, split_thinking
 from formats.files import write_json
 from formats.rows import file_at, read_rows
+from formats.texts import read_texts, row_text
 from model import load_both
 from sources.conversations import read_conversation
 from sources.kinds import kind_of
-from sources.texts import read_texts, row_text
 from tasks.accuracy import interval
 from tasks.problems import open_task
 from tasks.task import Problem, Reply

@@ -3,8 +3,8 @@
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 
+from formats.texts import read_texts
 from sources.kinds import kind_of
-from sources.texts import read_texts
 from tasks.options import is_generated
 from tasks.problems import numbers_of, open_task
 from tasks.task import Problem

@@ -8,8 +8,8 @@ import functools
 import re
 from collections.abc import Iterable
 
+from formats.texts import read_texts
 from sources.kinds import kind_of
-from sources.texts import read_texts
 from tasks.problems import load_problems
 
 GRAM = 13          # words in a row
