@@ -1,8 +1,11 @@
 """Replies that call tools: what was drawn stays as it is, and nothing but the request itself decides what it says."""
 
+import copy
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
-from helpers import run_main
+from helpers import assert_same_state, joined_by_threads, run_main, state_of
 
 import grpo
 from engine.draws import SamplingParams, draw, uniform
@@ -10,12 +13,15 @@ from formats.chat import after_thinking
 from model import Config, Transformer
 from rl.batches import pack
 from rl.groups import Rollout
+from rl.prompts import Prompts
+from rl.rollouts import Rollouts
 from sampler import Sampler
 from tasks import tools
-from tasks.rewards import Score
+from tasks.rewards import Score, parse_rewards
 from tasks.tools import Toolbox, calculate, open_tools
 from tasks.world import World
 from tokenizer import Tokenizer
+from training.run import Run
 
 
 @pytest.fixture(scope="module")
@@ -195,14 +201,59 @@ def test_a_request_that_waits_for_its_tool_can_be_aborted(model, words):
     assert len(called.completion.tokens) == size and all(r.completion.finish for r in requests)
 
 
-@pytest.mark.parametrize("more", [[], ["--async-steps", 1, "--recompute"]])
-def test_grpo_in_exact_mode(model, words, tmp_path, monkeypatch, more):
+FLAGS = ["--data", "world:ops=1-2,calls=3", "--reward", "random", "--prompts", 3, "--group", 3, "--max-new-tokens", 60,
+         "--rows", 5, "--exact", "--dtype", "float32", "--device", "cpu", "--lr", 1e-3]
+
+
+@pytest.fixture
+def start(model, words, tmp_path, monkeypatch):
+    """The model as a checkpoint, for scripts; each of its turns ends with a call."""
     model.save(tmp_path / "init", words)
     monkeypatch.setattr(tools, "call_in", Each().call_in)
-    flags = ["--init", tmp_path / "init", "--data", "world:ops=1-2,calls=3", "--reward", "random", "--prompts", 3, "--group", 3,
-             "--max-new-tokens", 60, "--rows", 5, "--steps", 2, "--exact", "--dtype", "float32", "--device", "cpu", "--lr", 1e-3]
-    code, result, err = run_main(grpo, *flags, "--out", tmp_path / "run", *more)
+    return ["--init", tmp_path / "init", *FLAGS]
+
+
+@pytest.mark.parametrize("more", [[], ["--async-steps", 1, "--recompute"]])
+def test_grpo_in_exact_mode(start, tmp_path, more):
+    code, result, err = run_main(grpo, *start, "--steps", 2, "--out", tmp_path / "run", *more)
     assert code == 0, err
     assert result["calls"] > 0.3 and 0 < result["failed_calls"] < result["needless_calls"] <= result["calls"]
-    if not more[:1] == ["--async-steps"]:                 # where some tokens are of older weights
+    if not more:                                          # with the other some tokens are of older weights
         assert result["logprob_diff_max"] == 0
+
+
+def test_a_run_with_calls_goes_on_bit_for_bit(start, tmp_path, monkeypatch):
+    flags, save = [*start, "--async-steps", 0, "--replace", 1, "--steps", 3, "--save-every", 1], Run.save
+    assert run_main(grpo, *flags, "--out", tmp_path / "whole")[0] == 0
+
+    def stop(run, *args, **options):
+        save(run, *args, **options)
+        if run.step == 1:
+            raise SystemExit(9)
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "save", stop)
+        assert run_main(grpo, *flags, "--out", tmp_path / "run")[0] == 9
+    code, result, err = run_main(grpo, *flags, "--out", tmp_path / "run", "--resume")
+    assert code == 0 and result["calls"] > 0, err
+    whole, again = (state_of(tmp_path / name) for name in ("whole", "run"))
+    for key in ("weights", "optimizers"):
+        assert_same_state(again[key], whole[key])
+
+
+def test_ranks_make_the_replies_that_one_makes(model, words, monkeypatch):
+    """Also where groups without spread are replaced, and others are sent to another rank."""
+    monkeypatch.setattr(tools, "call_in", Each().call_in)
+
+    def collected(ranks):
+        joined = joined_by_threads(ranks)
+
+        def of(rank):
+            rollouts = Rollouts(Prompts(["world:ops=1-2,calls=3"], 0), words, parse_rewards("random"), P=4, G=2, caps=[(0, 40)],
+                                rows=5, replace=1, rank=rank, ranks=ranks)
+            rollouts.joined = joined[rank]
+            return rollouts.collect(copy.deepcopy(model), 0).groups
+        with ThreadPoolExecutor(ranks) as pool:
+            return [r for groups in pool.map(of, range(ranks)) for group in groups for r in group]
+    one, two = collected(1), collected(2)
+    assert [r.completion for r in two] == [r.completion for r in one] and any(r.completion.calls for r in one)
+    assert [(r.reply.text, r.reply.calls, r.earned) for r in two] == [(r.reply.text, r.reply.calls, r.earned) for r in one]
