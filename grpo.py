@@ -55,10 +55,7 @@ import re
 import sys
 from collections.abc import Callable
 
-import torch
-
 from data import fingerprints, split_spec
-from engine.thinking import ThinkBudget
 from evaluate import CHAT, EVAL_NEEDS, PLAIN, check_specs, evaluate_all, print_results
 from model import Transformer, load_both
 from rl import asynchronous
@@ -66,6 +63,7 @@ from rl.advantages import SCALES
 from rl.correction import CORRECTIONS
 from rl.critic import ActorCritic
 from rl.divergence import KL_KINDS, USUAL_KINDS
+from rl.flags import ROLLOUT_NEEDS, rollout_flags, runs_ahead
 from rl.lengths import longest_cap, parse_caps, shortest_cap
 from rl.losses import LOSSES, NO_CLIP
 from rl.prompts import Prompts
@@ -73,11 +71,9 @@ from rl.record import Records
 from rl.rollouts import Rollouts
 from rl.scoring import InformationGain
 from rl.update import PolicyUpdate
-from tasks.problems import add_task_flag, join_tasks
+from tasks.problems import join_tasks
 from tasks.rewards import REWARDS, parse_rewards
-from tasks.task import MODES, SWITCHES
-from tasks.tools import TOOL_NEEDS, Toolbox, add_tool_flags, open_tools
-from tokenizer import Tokenizer
+from tasks.task import SWITCHES
 from training import cli, machine
 from training.flags import loss_needs, training_flags
 from training.guard import Guard
@@ -103,24 +99,13 @@ def by_loss(name: str) -> str:
 
 
 def flags() -> cli.Parser:
-    p = training_flags(__doc__, loss_needs(LOSSES) + NEEDS + EVAL_NEEDS + TOOL_NEEDS, data_required=False)
-    add_task_flag(p)
-    add_tool_flags(p)
+    p = training_flags(__doc__, loss_needs(LOSSES) + ROLLOUT_NEEDS + NEEDS + EVAL_NEEDS, data_required=False)
+    rollout_flags(p)
     p.set_defaults(batch_tokens=0, lr=2e-4, adam_lr=2e-4, optimizer="adamw", schedule="constant", warmup=0.0, log_every=1,
                    steps=100, eval_problems=50)
     p.add_argument("--loss", default="grpo", choices=LOSSES, help="the table at the top of grpo.py")
-    p.add_argument("--prompts", type=cli.positive_int, default=16, help="P, prompts in a step, over all ranks")
-    p.add_argument("--group", type=cli.positive_int, default=8, help="G, completions of a prompt")
-    p.add_argument("--mode", default="chat", choices=MODES, help="how a question is asked")
     p.add_argument("--reward", default="answer", metavar="NAME[:WEIGHT]+...",
                    help=f"{', '.join(REWARDS)} (see tasks/rewards.py), or a function of your own, my_rewards.py:NAME")
-    p.add_argument("--max-new-tokens", nargs="+", default=["128"], metavar="CAP[@STEP]",
-                   help="most tokens of a completion; several caps are stages, each from its step on")
-    p.add_argument("--think-budget", type=cli.non_negative_int, default=None,
-                   help="most tokens of thinking, then the block is closed; none: no limit")
-    p.add_argument("--temperature", type=cli.above_zero, default=1.0, help="of sampling, and in the loss")
-    p.add_argument("--rows", type=cli.positive_int, default=128, help="completions that decode at once")
-    p.add_argument("--seq-len", type=cli.non_negative_int, default=0, help="window and packed row, tokens; 0: as long as needed")
     p.add_argument("--updates", type=cli.positive_int, default=1, help="passes over a batch of rollouts")
     p.add_argument("--minibatches", type=cli.positive_int, default=1, help="parts of a pass, one optimiser step each")
     p.add_argument("--clip-low", type=cli.fraction, default=None,
@@ -143,14 +128,6 @@ def flags() -> cli.Parser:
     p.add_argument("--veto", type=VETO, default=0.0, help="drop a completion with a token less likely than this times "
                    "what the sampler had (1e-4); 0: none")
     p.add_argument("--old", default="trainer", choices=["trainer", "sampler"], help="whose log-probabilities are pi_old")
-    p.add_argument("--exact", action="store_true", help="kernels with which sampler and trainer agree to the last bit: pi_old "
-                   "is the sampler's, and a step in which they differ is an error")
-    p.add_argument("--async-steps", type=cli.non_negative_int, default=None, metavar="K",
-                   help="rollouts are begun at most K updates ahead of training, in an engine that goes on through updates; "
-                   "none: they take turns")
-    p.add_argument("--rollout-ranks", type=cli.non_negative_int, default=0, metavar="R",
-                   help="the last R ranks of torchrun sample, the others learn (K is 1 if --async-steps is not given)")
-    p.add_argument("--recompute", action="store_true", help="new weights compute the keys of unfinished completions again")
     p.add_argument("--replace", type=cli.non_negative_int, default=0,
                    help="times to replace groups without spread (DAPO); 0: keep them")
     p.add_argument("--mask-truncated", action="store_true", help="no loss on completions cut off at the cap")
@@ -167,7 +144,6 @@ def flags() -> cli.Parser:
                    f"{losses_where(lambda loss: loss.advantages.value_head)}")
     p.add_argument("--tau", type=cli.fraction, default=None, help="text:...,kind=rlp: how much of the slow copy of the policy, "
                    "with which thoughts are compared, stays at an update (default: 0.999)")
-    p.add_argument("--show-every", type=cli.non_negative_int, default=10, help="steps between completions in the log")
     return p
 
 
@@ -176,16 +152,9 @@ def ratio_moves(args: argparse.Namespace) -> bool:
     return args.updates * args.minibatches > 1 or args.old == "sampler" or (args.exact and runs_ahead(args))
 
 
-def runs_ahead(args: argparse.Namespace) -> bool:
-    """Whether training uses completions that were begun with older weights."""
-    return bool(args.async_steps or (args.rollout_ranks and args.async_steps is None))
-
-
 # when a flag has an effect (see cli.Parser), in addition to what LOSSES says
 NEEDS = (
     ("--prompts", lambda a: not a.batch_tokens, "with --batch-tokens, from which the number of prompts follows"),
-    ("--think-budget", lambda a: a.mode not in ("plain", "no_think"), "with --mode {mode}"),
-    ("--tool", lambda a: a.mode != "plain", "with --mode plain: a call of a tool is a turn"),
     ("--clip-low --clip-high --dual-clip", ratio_moves, "where pi / pi_old is always 1 (--updates 1 --minibatches 1)"),
     ("--scale", lambda a: not LOSSES[a.loss].advantages.by_token, "with --loss {loss}"),
     ("--gamma", lambda a: LOSSES[a.loss].advantages.by_token, "with --loss {loss}"),
@@ -195,7 +164,6 @@ NEEDS = (
     ("--veto", lambda a: not a.exact, "with --exact, where sampler and trainer agree"),
     ("--old", lambda a: a.old == "sampler" or not a.exact, "with --exact, where pi_old is the sampler's"),
     ("--cap", lambda a: a.correction != "none", "without a --correction"),
-    ("--recompute", runs_ahead, "without --async-steps above 0"),
     ("--tau", lambda a: any(re.search(r"[:,]kind=rlp(?=[,@]|$)", spec) for spec in a.data), "without text:...,kind=rlp"),
     ("--candidates --curriculum", lambda a: a.keep_rate, "without --keep-rate"),
 )
@@ -252,51 +220,6 @@ def check_tasks(run: Run, args: argparse.Namespace, prompts: Prompts) -> None:
                 run.ledger.add(*bill)
 
 
-def make_rollouts(run: Run, args: argparse.Namespace, tokenizer: Tokenizer) -> Rollouts:
-    """The object that samples and scores. ValueError if the flags do not fit the tokenizer, the ranks or the data."""
-    caps, rewards = parse_caps(args.max_new_tokens), parse_rewards(args.reward, *(split_spec(d)[0] for d in args.data))
-    if args.think_budget is not None:                     # an error comes here, before the run folder is made
-        ThinkBudget(tokenizer, [], args.think_budget, shortest_cap(caps), answer_tokens=0)
-    if args.prompts % run.ranks:
-        raise ValueError(f"--prompts {args.prompts} must be a multiple of the number of ranks (= {run.ranks}); with "
-                         "--batch-tokens it follows from that, --group and --max-new-tokens")
-    tools = open_tools(args.tool, args.max_calls, args.tool_seconds)
-    prompts = Prompts(args.data, args.seed, tokenizer, run.device)
-    half = run.dtype if run.dtype == torch.bfloat16 else None
-    check_tasks(run, args, prompts)
-    options = dict(P=args.prompts, G=args.group, mode=args.mode, caps=caps, temperature=args.temperature, seed=args.seed,
-                   rows=args.rows, dtype=half, window=args.seq_len, think_budget=args.think_budget,
-                   overlong_buffer=args.overlong_buffer, replace=args.replace, ledger=run.ledger, tools=tools)
-    check_tools(args, tools, prompts, tokenizer)
-    if args.async_steps is None:
-        return Rollouts(prompts, tokenizer, rewards, **options, rank=run.rank, ranks=run.ranks, group=run.group)
-    return asynchronous.AsyncRollouts(run, prompts, tokenizer, rewards, **options, ahead=args.async_steps,
-                                      recompute=args.recompute)
-
-
-def check_tools(args: argparse.Namespace, tools: Toolbox | None, prompts: Prompts, tokenizer: Tokenizer) -> None:
-    """ValueError if completions are to call tools and cannot, or if it is not clear which."""
-    own = [task.source for task in prompts.sources if task.tools]
-    for wrong, fix in (
-        (own and tools, f"{own and own[0]} has a tool of its own; leave --tool or calls=N out"),
-        (args.mode == "plain", f"{own and own[0]}: --mode plain has no turns, and a call of a tool is one; use --mode chat"),
-        (args.think_budget is not None, "--think-budget watches one turn, and with tools a reply has several; leave it out"),
-        (tokenizer.chat.refusal, tokenizer.chat.refusal),
-    ):
-        if (own or tools) and wrong:
-            raise ValueError(fix)
-
-
-def only_sample(run: Run, rollouts: Rollouts, model: Transformer) -> None:
-    """All that a rank does which only samples."""
-    if run.state is not None:
-        saved = {name.removeprefix("model."): w for name, w in run.state["weights"].items() if not name.startswith("value")}
-        restore_weights(model, saved)
-    run.catch_interrupts()
-    asynchronous.serve(run, rollouts, model.to(run.device))
-    run.close()
-
-
 def keep_prompts(run: Run, args: argparse.Namespace, rollouts: Rollouts, model: Transformer) -> None:
     """--keep-rate: measures the pass rates of prompts and keeps some prompts. A resumed run has done this already."""
     if not args.keep_rate or run.state is not None:
@@ -318,10 +241,13 @@ def main() -> None:
         run = Run(args, fingerprints(args))
         model, tokenizer = load_both(args.init, dtype=run.weight_dtype)
         check_specs(args.eval_data, tokenizer)
-        rollouts = make_rollouts(run, args, tokenizer)
+        rewards = parse_rewards(args.reward, *(split_spec(d)[0] for d in args.data))
+        rollouts = asynchronous.make_rollouts(run, args, args.data, tokenizer, rewards, overlong_buffer=args.overlong_buffer,
+                                              replace=args.replace)
+        check_tasks(run, args, rollouts.prompts)
     model.exact = args.exact
     if not run.learns:
-        return only_sample(run, rollouts, model)
+        return asynchronous.only_sample(run, rollouts, model)
     model.to(run.device)
     if any(task.by_gain for task in rollouts.prompts.sources):
         rollouts.gain = InformationGain(model, tokenizer, 0.999 if args.tau is None else args.tau, run.autocast)
@@ -365,7 +291,7 @@ def main() -> None:
         if sampling is not model:
             restore_weights(sampling, full_weights(model))
         rollouts.publish(sampling, run.step + 1)
-        run.end_of_step(records.of_step(found, minibatches), show=("reward", "process"))
+        run.end_of_step(records.of_step(found, minibatches, args.updates), show=("reward", "process"))
         if run.step % 10 == 0:
             machine.give_back_memory()
     run.finish(records.result(), show=print_results)

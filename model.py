@@ -14,7 +14,7 @@ The letters used everywhere:
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -359,15 +359,18 @@ class Transformer(nn.Module):
         return self.norm(x, self.exact)
 
     def forward(self, tokens: Tensor, documents: Tensor | None = None, targets: Tensor | None = None, temperature: float = 1.0,
-                entropy: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+                entropy: bool = False, read: Callable | None = None) -> Tensor | tuple[Tensor, ...]:
         """Logits (B, T, V); or, with targets (B, T), the log-probability of each target (B, T), which needs no logits. With
         entropy=True a pair: the log-probabilities, and the entropy of the distribution at each position (B, T).
 
         documents (B, T) numbers the packed documents of a row. Positions restart at each new document, and a token attends only
         inside its document. A negative number is padding. None: each row is one document. Training calls this method and not
-        the others, because DDP and FSDP act on `forward`.
+        the others, because DDP and FSDP act on `forward`. So what else it needs of the last hidden states (B, T, D) and of the
+        weights is a function `read(model, hidden)`, whose result is then returned.
         """
         x = self.hidden(tokens, documents)
+        if read is not None:
+            return read(self, x)
         if targets is None:
             return self.logits(x)                                             # (B, T, V), those of unused ids too
         return self.target_logprobs(x, targets, temperature, entropy)         # (B, T), or two of them

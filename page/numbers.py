@@ -70,7 +70,7 @@ def headline(before: Stage | None, after: Stage, evaluation: dict) -> tuple[str,
         text += f" At {span(solved)} operations, solved before: {whole_rate(numbers['gain_on_solved'], '+.2f')}."
     verb = ("takes" if not grown else "raises" if grown[1] > 0 else "lowers" if grown[2] < 0
             else "does not measurably move")
-    return (f"{'RL' if after.script == RL else after.name} {verb} verified accuracy at {span(band)} operations, "
+    return (f"{'RL' if after.script == RL[0] else after.name} {verb} verified accuracy at {span(band)} operations, "
             f"from {old[0]:.2f} to {new[0]:.2f}", text, numbers)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from training.ledger import read_ledger
 
-RL = "grpo.py"
+RL = ("grpo.py", "distill.py")      # the stages that sample
 
 
 @dataclass(eq=False)
@@ -129,6 +129,6 @@ def read_evaluation(path: str, stages: list[Stage]) -> dict:
 
 def before_and_after(stages: list[Stage]) -> tuple[Stage | None, Stage]:
     """(the stage that `after` started from, `after`): the headline is about `after`, the last RL stage, or else the last."""
-    i = max([i for i, s in enumerate(stages) if s.script == RL], default=len(stages) - 1)
+    i = max([i for i, s in enumerate(stages) if s.script in RL], default=len(stages) - 1)
     start = Path(stages[i].flags.get("init") or ".").resolve()
     return next((s for s in stages[:i] if s.folder.resolve() == start), stages[i - 1] if i else None), stages[i]

@@ -33,14 +33,21 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
+from engine.thinking import ThinkBudget
 from model import Transformer
 from rl.groups import Collected, Group, has_spread
-from rl.lengths import cap_at, longest_cap
+from rl.lengths import cap_at, longest_cap, parse_caps, shortest_cap
+from rl.prompts import Prompts
 from rl.rollouts import Rollouts
 from sampler import Completion, Sampler
+from tasks.rewards import Weighted
 from tasks.task import Problem, prompt_ids
+from tasks.tools import Toolbox, open_tools
+from tokenizer import Tokenizer
 from training.ledger import Costs
 from training.ranks import Ranks
+from training.run import Run
+from training.weights import restore_weights
 
 FIELDS = ("prompt", "tokens", "logprobs", "finish", "versions", "forced", "calls")
 PATIENCE = 20.0                       # seconds that a rank waits for the others when it must stop
@@ -325,3 +332,48 @@ def check(args: argparse.Namespace, ranks: int) -> None:
     if args.rollout_ranks >= max(1, ranks):
         raise ValueError(f"--rollout-ranks {args.rollout_ranks}: of {ranks} ranks one at least must learn; start more of them "
                          "with torchrun --nproc_per_node")
+
+
+def make_rollouts(run: Run, args: argparse.Namespace, specs: list[str], tokenizer: Tokenizer, rewards: list[Weighted],
+                  **options) -> Rollouts:
+    """The object that samples and scores the prompts of `specs`, with the flags `args` of rl/flags.py; `options` of Rollouts.
+    ValueError if the flags do not fit the tokenizer, the ranks or the data."""
+    caps = parse_caps(args.max_new_tokens)
+    if args.think_budget is not None:                     # an error comes here, before the run folder is made
+        ThinkBudget(tokenizer, [], args.think_budget, shortest_cap(caps), answer_tokens=0)
+    if args.prompts % run.ranks:
+        raise ValueError(f"--prompts {args.prompts} must be a multiple of the number of ranks (= {run.ranks}); with "
+                         "--batch-tokens it follows from that, --group and --max-new-tokens")
+    tools = open_tools(args.tool, args.max_calls, args.tool_seconds)
+    prompts = Prompts(specs, args.seed, tokenizer, run.device)
+    half = run.dtype if run.dtype == torch.bfloat16 else None
+    check_tools(args, tools, prompts, tokenizer)
+    options |= dict(P=args.prompts, G=args.group, mode=args.mode, caps=caps, temperature=args.temperature, seed=args.seed,
+                    rows=args.rows, dtype=half, window=args.seq_len, think_budget=args.think_budget, ledger=run.ledger,
+                    tools=tools)
+    if args.async_steps is None:
+        return Rollouts(prompts, tokenizer, rewards, **options, rank=run.rank, ranks=run.ranks, group=run.group)
+    return AsyncRollouts(run, prompts, tokenizer, rewards, **options, ahead=args.async_steps, recompute=args.recompute)
+
+
+def check_tools(args: argparse.Namespace, tools: Toolbox | None, prompts: Prompts, tokenizer: Tokenizer) -> None:
+    """ValueError if completions are to call tools and cannot, or if it is not clear which."""
+    own = [task.source for task in prompts.sources if task.tools]
+    for wrong, fix in (
+        (own and tools, f"{own and own[0]} has a tool of its own; leave --tool or calls=N out"),
+        (args.mode == "plain", f"{own and own[0]}: --mode plain has no turns, and a call of a tool is one; use --mode chat"),
+        (args.think_budget is not None, "--think-budget watches one turn, and with tools a reply has several; leave it out"),
+        (tokenizer.chat.refusal, tokenizer.chat.refusal),
+    ):
+        if (own or tools) and wrong:
+            raise ValueError(fix)
+
+
+def only_sample(run: Run, rollouts: AsyncRollouts, model: Transformer) -> None:
+    """All that a rank does which only samples."""
+    if run.state is not None:
+        saved = {name.removeprefix("model."): w for name, w in run.state["weights"].items() if not name.startswith("value")}
+        restore_weights(model, saved)
+    run.catch_interrupts()
+    serve(run, rollouts, model.to(run.device))
+    run.close()

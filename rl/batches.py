@@ -10,6 +10,8 @@ from rl.groups import Group, Rollout
 from training.batch import Batch, batch_from, rounded_up
 from training.ranks import Ranks
 
+MICRO_TOKENS = {"cpu": 4096, "cuda": 16384}              # defaults of --micro-tokens; micro-batches of equal size have few shapes
+
 
 @dataclass
 class RolloutBatch(Batch):
@@ -24,9 +26,21 @@ class RolloutBatch(Batch):
 
 
 @dataclass
+class TaughtBatch(Batch):
+    """Distillation: a packed batch of the student's, all (B, T), and what the teacher reads, all (B', T')."""
+    sampler_logprobs: torch.Tensor   # reported by the sampler; 0 in given data
+    pieces: torch.Tensor             # with another tokenizer: the number of the piece that a token is in; -1: none
+    where: torch.Tensor              # the slot of the teacher's batch, flattened, in which it predicts the same token or piece
+    seen: torch.Tensor               # the teacher's tokens, (B', T') like the following
+    seen_targets: torch.Tensor
+    seen_documents: torch.Tensor
+    seen_pieces: torch.Tensor
+
+
+@dataclass
 class Minibatch:
     """The data of one optimiser step on this rank."""
-    micro: list[RolloutBatch]        # micro-batches: at least one, and the same number on each rank
+    micro: list[Batch]               # micro-batches: at least one, and the same number on each rank
     divisor: int                     # of the sum of its token losses: see PolicyLoss.divisor
     slots: int                       # slots with tokens, including those of prompts
 
@@ -67,6 +81,12 @@ def pack(rollouts: list[Rollout], T: int = 0, micro_tokens: int = 16384,
         space[b] -= slots_of(r)
     rows = rows or [[]]
     return [batch_of(rows[i:i + height], T, dtype) for i in range(0, len(rows), height)]
+
+
+def pack_alike(run: Ranks, rollouts: list[Rollout], T: int, micro_tokens: int = 0) -> list[RolloutBatch]:
+    """As `pack`, with the same number of batches on each rank, which all must call it together. micro_tokens 0: MICRO_TOKENS."""
+    micro = pack(rollouts, T, micro_tokens or MICRO_TOKENS[run.device.type], run.weight_dtype)
+    return micro + pack([], dtype=run.weight_dtype) * (run.max(len(micro)) - len(micro))
 
 
 def batch_of(rows: list[list[Rollout]], T: int, dtype: torch.dtype = torch.float32) -> RolloutBatch:

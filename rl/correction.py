@@ -10,12 +10,17 @@ bound C:
 - geo-mis: their geometric mean where it is within [1/C, C], else 0
 """
 
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from training import cli
 from training.batch import document_sums
+from training.metrics import Largest
+from training.run import Run
 
 # Weights: rho (B, T), C -> (B, T)
 
@@ -69,3 +74,14 @@ def correction(kind: str, old_logprobs: torch.Tensor, sampler_logprobs: torch.Te
             total = total / document_sums(mask, documents).clamp(min=1)
         log_rho = total.gather(1, documents.clamp(min=0))                     # (B, T)
     return how.weigh(log_rho.clamp(-20, 20).exp(), cap) * weights
+
+
+def compare_with_sampler(run: Run, args: Namespace, logprobs: torch.Tensor, b: Any) -> dict:
+    """Metrics: how far the log-probabilities of trainer and sampler differ, both with the weights that sampled. b: a packed batch
+    with `sampler_logprobs`. In exact mode a difference ends the run."""
+    apart = (logprobs - b.sampler_logprobs).abs() * b.loss_mask
+    largest = float(apart.max())
+    if args.exact and largest and not args.async_steps:
+        cli.fail(f"step {run.step}: in exact mode sampler and trainer differ by {largest}; the last checkpoint is "
+                 "unharmed. `python bench.py probe` shows which block is not invariant; without --exact the run goes on")
+    return {"logprob_diff_mean": (float(apart.sum()), float(b.loss_mask.sum())), "logprob_diff_max": Largest(largest)}

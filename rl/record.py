@@ -61,27 +61,24 @@ def of_time(found: Collected, trained: int, seconds: float, ranks: int) -> dict:
 class Records:
     """Makes the record of each step, and prints what a user should see at once on standard error.
 
-    by_token: advantages are of tokens; these can differ even if all rewards of a group are equal."""
+    by_token: advantages are of tokens; these can differ even if all rewards of a group are equal. None: what is learned does not
+    depend on rewards (distill.py)."""
 
-    def __init__(self, run: Run, rollouts: Rollouts, by_token: bool):
+    def __init__(self, run: Run, rollouts: Rollouts, by_token: bool | None):
         self.run, self.args, self.rollouts, self.by_token = run, run.args, rollouts, by_token
         self.diagnosis, self.rollout_seconds = Diagnosis(run.args.steps), 0.0
 
-    def of_step(self, found: Collected, minibatches: list[Minibatch]) -> dict:
-        """Adds the metrics of this step to run.metrics; returns more fields for its record. All ranks must call this together."""
+    def of_step(self, found: Collected, minibatches: list[Minibatch], updates: int = 1) -> dict:
+        """Adds the metrics of this step, in which so many passes were made over the minibatches, to run.metrics; returns more
+        fields for its record. All ranks must call this together."""
         run, args, step = self.run, self.args, self.run.step + 1
-        seconds, trained = time.perf_counter() - found.began, args.updates * sum(minibatch.slots for minibatch in minibatches)
+        seconds, trained = time.perf_counter() - found.began, updates * sum(minibatch.slots for minibatch in minibatches)
         self.rollout_seconds += found.seconds
         run.progress.tokens += int(run.sum(trained)[0])
         add(run.metrics, of_completions(found, self.rollouts.use_tools) | of_time(found, trained, seconds, run.ranks))
         record = {"seconds": round(seconds, 3)} | self.rollouts.notes()
-        why = nothing_to_learn(run, found.sampled, self.by_token, args.mask_truncated)
-        if why:
-            record["note"] = why
-        elif abs(run.loss) < 1e-6 and args.updates * args.minibatches == 1:
-            record["note"] = "the loss is zero because it must be: r = 1 and the advantages cancel; see grad_norm"
-        if warning := self.diagnosis.note(step, why):
-            run.say(warning)
+        if self.by_token is not None:
+            record |= self.diagnose(found, updates * len(minibatches))
         for name, text, error in self.rollouts.failures:
             run.progress.say(f"step {step}: reward {name} failed on a completion, counted as 0: {error}: {text[:200]!r}")
             record.setdefault("failed_rewards", []).append([name, str(error), text[:2000]])
@@ -90,6 +87,15 @@ class Records:
             record["samples"] = [{"question": r.problem.question, "text": r.reply.text, "reward": round(r.score.reward, 4),
                                   "reason": r.score.verdict.reason} for g in found.sampled[:3] for r in g[:1]]
         return record
+
+    def diagnose(self, found: Collected, made: int) -> dict:
+        """A note for the record of a step in which nothing was learned, or whose loss must be zero. made: updates."""
+        why = nothing_to_learn(self.run, found.sampled, self.by_token, self.args.mask_truncated)
+        if warning := self.diagnosis.note(self.run.step + 1, why):
+            self.run.say(warning)
+        if not why and abs(self.run.loss) < 1e-6 and made == 1:
+            why = "the loss is zero because it must be: r = 1 and the advantages cancel; see grad_norm"
+        return {"note": why} if why else {}
 
     def result(self) -> dict:
         """Fields for the last line of the run."""

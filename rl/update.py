@@ -16,18 +16,14 @@ from collections.abc import Callable, Iterator
 import torch
 
 from model import Transformer
-from rl.batches import Minibatch, RolloutBatch, compare_groups, compare_tokens, deal, fill_advantages, find, mask_out, pack
-from rl.correction import correction
+from rl.batches import Minibatch, RolloutBatch, compare_groups, compare_tokens, deal, fill_advantages, find, mask_out, pack_alike
+from rl.correction import compare_with_sampler, correction
 from rl.critic import value_loss
 from rl.divergence import kl_estimate
 from rl.groups import Group, Rollout
 from rl.lengths import longest_cap, parse_caps
 from rl.losses import LOSSES, Clip
-from training import cli
-from training.metrics import Largest
 from training.run import Run
-
-MICRO_TOKENS = {"cpu": 4096, "cuda": 16384}              # defaults of --micro-tokens; micro-batches of equal size have few shapes
 
 
 class PolicyUpdate:
@@ -81,9 +77,7 @@ class PolicyUpdate:
 
     def packed(self, chosen: list[Rollout]) -> list[RolloutBatch]:
         """Micro-batches of completions, the same number on each rank. If needed, pi_old, values and reference are filled in."""
-        args, dtype = self.args, self.run.weight_dtype
-        micro = pack(chosen, args.seq_len, args.micro_tokens or MICRO_TOKENS[self.run.device.type], dtype)
-        micro += pack([], dtype=dtype) * (self.run.max(len(micro)) - len(micro))
+        micro = pack_alike(self.run, chosen, self.args.seq_len, self.args.micro_tokens)
         if self.needs_first_pass:
             for b in micro:
                 self.first_pass(b)
@@ -124,15 +118,6 @@ class PolicyUpdate:
             found = self.policy(b.tokens, b.documents, b.targets, self.args.temperature, True)
         return found if self.loss.advantages.value_head else (*found, b.values)
 
-    def compare_with_sampler(self, logprobs: torch.Tensor, b: RolloutBatch) -> dict:
-        """Metrics: how far the log-probabilities of trainer and sampler differ, both with the weights that sampled."""
-        apart = (logprobs - b.sampler_logprobs).abs() * b.loss_mask
-        largest = float(apart.max())
-        if self.args.exact and largest and not self.args.async_steps:
-            cli.fail(f"step {self.run.step}: in exact mode sampler and trainer differ by {largest}; the last checkpoint is "
-                     "unharmed. `python bench.py probe` shows which block is not invariant; without --exact the run goes on")
-        return {"logprob_diff_mean": (float(apart.sum()), float(b.loss_mask.sum())), "logprob_diff_max": Largest(largest)}
-
     def policy_loss(self, b: RolloutBatch, same_weights: bool) -> tuple[torch.Tensor, dict]:
         """The sum of the weighted token losses of a micro-batch, and its metrics {name: (sum, divisor)}.
 
@@ -152,5 +137,5 @@ class PolicyUpdate:
             noted = {"entropy": entropies, "kl": kl} | noted
             metrics = {name: (float((x * mask).sum()), float(mask.sum())) for name, x in noted.items()}
         if same_weights:
-            metrics |= self.compare_with_sampler(recomputed, b)
+            metrics |= compare_with_sampler(self.run, self.args, recomputed, b)
         return (loss * self.loss.token_weights(mask, b.documents, self.longest)).sum(), metrics

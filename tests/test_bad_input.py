@@ -30,6 +30,7 @@ COMMANDS = {  # a command for each script that would do its work, were its input
     "pretrain": "pretrain.py --tokenizer INIT --data a.jsonl --out out --layers 1 --width 16 --heads 2 --kv-heads 1",
     "sft": "sft.py --init INIT --data a.jsonl --out out", "dpo": "dpo.py --init INIT --data a.jsonl --out out",
     "grpo": "grpo.py --init INIT --data a.jsonl --out out --reward answer --steps 1",
+    "distill": "distill.py --init INIT --teacher INIT --data a.jsonl --out out --steps 1",
     "questions": "evaluate.py --init INIT --data a.jsonl --out out",
     "text": "evaluate.py --init INIT --text a.jsonl --out out",
     "augment": "augment.py reject --init INIT --data a.jsonl --out out",
@@ -78,7 +79,7 @@ for name in COMMANDS:
 # files
 
 packed = gzip.compress(rows(TEXT | {"id": 1}, TEXT).encode())
-for name in ("pretrain", "sft", "dpo", "grpo", "questions", "train"):
+for name in ("pretrain", "sft", "dpo", "grpo", "distill", "questions", "train"):
     case(name, {}, "a.jsonl: no such file")
     case(name, {"a.jsonl": ""}, "a.jsonl: the file is empty")
     case(name, {"a.jsonl": "\n\n"}, "a.jsonl: no problems, conversations or texts in it")
@@ -238,6 +239,21 @@ for name in ("pretrain", "sft", "dpo", "grpo", "sampler.py --init nan --prompt x
         case(f"{command} --init bare", files | {"bare": "BARE"}, "has no tokenizer.json")
         case(f"{command} --init cut", files | {"cut": "CUT"}, "not a whole safetensors file")
     case(f"{command} --init nowhere", files, "config.json: no such file")
+for more, files, words in (
+    ("--teacher nan", {"nan": "NAN"}, "holds NaN or infinity"), ("--teacher nowhere", {}, "nowhere/config.json: no such file"),
+    ("--teacher bare", {"bare": "BARE"}, "has no tokenizer.json"), ("--teacher=", {}, "--teacher is needed"),
+    ("--on-policy 0", {}, "--loss opd learns from what the student samples"),
+    ("--hint {question}", {}, "must have the place {question} once"), ("--hint no.txt", {}, "no.txt"),
+    ("--hint a.jsonl", {}, "it has none"), ("--hint {question}{x}", {}, "it has {question}, {x}"),
+    ("--hint {question}{answer} --loss jsd --on-policy 0.5", {}, "--hint goes into questions"),
+    ("--loss jsd --on-policy 0.5", {}, "--data has no conversations or text to read; add a source, or use --on-policy 1"),
+    ("--loss jsd --on-policy 0.5 --data world:ops=1 t.jsonl --seq-len 8", {"t.jsonl": rows(TALK)}, "raise --seq-len"),
+    ("--loss jsd --on-policy 0.5 --data t.jsonl", {"t.jsonl": rows(TALK)}, "--data has no questions to answer"),
+    ("--loss forward --on-policy 0 --batch-tokens 100", {}, "must be a multiple of --seq-len 512"),
+    ("--data t.jsonl", {"t.jsonl": rows(TALK)}, "t.jsonl"), ("--data t.jsonl", {"t.jsonl": rows(TEXT)}, "t.jsonl"),
+    ("--data text:t.jsonl,kind=rlp", {"t.jsonl": rows({"text": "The lions number 3. " * 9})}, "which is for grpo.py"),
+    ("--exact --compile", {}, "--exact computes without --compile"), ("--max-new-tokens 0", {}, "--max-new-tokens 0")):
+    case(f"distill {more}", {"a.jsonl": rows(QUESTION)} | files, words)
 case("dpo --reference nan", {"a.jsonl": rows(PAIR), "nan": "NAN"}, "holds NaN or infinity")
 case("sampler.py --init huge --prompt x", {"huge": "HUGE"}, "logits are not numbers (NaN)")
 case("questions --init huge", {"huge": "HUGE", "a.jsonl": rows(QUESTION)}, "logits are not numbers (NaN)")
@@ -246,7 +262,7 @@ case("augment --init huge", {"huge": "HUGE", "a.jsonl": rows(QUESTION)}, "logits
 
 # what is there already stays as it is
 
-for name in ("pretrain", "sft", "dpo", "grpo"):
+for name in ("pretrain", "sft", "dpo", "grpo", "distill"):
     for there in ("train_state.pt", "log.jsonl", "config.json"):
         case(name, {"a.jsonl": rows(GOOD.get(name, QUESTION)), f"out/{there}": "mine"}, "--out out: holds another run")
     case(f"{name} --resume", {"a.jsonl": rows(GOOD.get(name, QUESTION)), "out/train_state.pt": "mine"}, "cannot be read")

@@ -19,10 +19,11 @@ from unittest import mock
 import pytest
 import torch
 from conftest import HANG, ROOT, script
-from helpers import refusal
+from helpers import refusal, tiny_checkpoint
 
 import bench
 from benchmarks import peers as bench_peers
+from tokenizer import Tokenizer
 
 TOY_MODEL = "--layers 1 --width 16 --heads 2 --kv-heads 1"
 TOY_ROWS = "--seq-len 64 --batch-tokens 256 --micro-tokens 0 --steps 2 --device cpu"
@@ -33,7 +34,8 @@ TOY = (  # flags added to the commands that match (the last one wins), so that t
     (r"evaluate\.py.*--data world", "--problems 2"), (r"evaluate\.py.*--data (?!world)", "--limit 2 --max-new-tokens 4"),
     (r"tokenizer\.py train", "--vocab-size 400 --overwrite"), (r"data\.py prepare", "--workers 1 --tokens 3000"),
     (r"data\.py table", "--tokens 3000"), (r"(sft|dpo)\.py", TOY_CHATS),
-    (r"grpo\.py", "--prompts 2 --group 2 --max-new-tokens 16 --steps 1 --device cpu"),
+    (r"(grpo|distill)\.py", "--max-new-tokens 16 --steps 1 --device cpu"),
+    (r"(grpo|distill)\.py(?!.*--on-policy 0 )", "--prompts 2 --group 2"),
     (r"augment\.py (?!measure|corrupt)", "--count 6 --max-new-tokens 100 --temperature 1.5"), (r"report\.py", "--overwrite"),
     (r"tasks\.(world|knowledge|instructions|text)", "--time 0.1"),
     (r"mix\.py", "--proxies 3 --steps 4 --batch-tokens 256 --pretrain='--seq-len 64 --device cpu' --max-epochs 0 --folds 3 "
@@ -102,6 +104,7 @@ def sandbox(tmp_path_factory, toy_run):
     for name in ("base", "text", "mix", "mid", "sft", "cold", "dpo", "grpo"):
         shutil.copytree(toy_run, here / "runs" / name, ignore=shutil.ignore_patterns("train_state.pt"))
         shutil.copytree(here / "runs" / name, here / "runs" / "laptop" / name)
+    tiny_checkpoint(here / "qwen3", Tokenizer.train([text], 300))
     shutil.copytree(toy_run, here / "smollm2", ignore=shutil.ignore_patterns("log.jsonl", "train_state.pt"))
     call("python evaluate.py --init runs/laptop/dpo runs/laptop/grpo --data world:ops=1,split=test --problems 2 --k 1 2 "
          "--out runs/laptop/evaluation.json", here)

@@ -42,6 +42,8 @@ ALWAYS = {
     "pretrain": f"{TRAINING} until-loss", "sft": f"{TRAINING} until-loss loss", "dpo": f"{TRAINING} loss beta exact",
     "grpo": f"""{TRAINING} task loss group mode reward max-new-tokens temperature rows updates minibatches kl entropy exact
         async-steps rollout-ranks replace mask-truncated overlong-buffer keep-rate show-every""",
+    "distill": f"""{TRAINING.replace(" batch-tokens", "")} task teacher hint loss on-policy mode max-new-tokens temperature
+        exact""",
     "sampler": "init prompt chat max-new-tokens temperature colors device dtype",
     "chat": "init prompt system think tool max-new-tokens temperature colors device dtype",
     "evaluate": "init data task text exact out device dtype",
@@ -113,6 +115,14 @@ CASES = {
         "--recompute": [("", "--async-steps 1"), ("--async-steps 0", "--rollout-ranks 1")],
         "--tau 0.9": [("--data text:c.txt,kind=rlpt", "--data text:c.txt,kind=rlp@2"), ("", "--data text:kind=rlp,c.txt")],
         "--candidates 8": [("", "--keep-rate 0 1")], "--curriculum": [("", "--keep-rate 0 1")]}),
+    "distill": (f"{FROM} {A_RUN} --teacher t", OPTIMISER | TOOLS | {
+        "--tool calculator": [("--mode plain", "")],
+        "--batch-tokens 512": [("", "--on-policy 0.5"), ("--on-policy 1", "--on-policy 0")],
+        "--top-k 9": [("", "--loss forward"), ("--loss opd", "--loss jsd")],
+        "--beta 0.1": [("--loss reverse", "--loss jsd"), ("", "--loss jsd")],
+        "--think-budget 9": [("--mode plain", "--mode think")], "--recompute": [("", "--async-steps 1")],
+        "--async-steps 1": [("--on-policy 0.5", "")], "--rollout-ranks 1": [("--on-policy 0", "")]} | {
+        flag: [("--on-policy 0", "--on-policy 0.5")] for flag in ("--prompts 4", "--group 2", "--rows 9", "--show-every 3")}),
     "sampler": ("--init i --prompt x", DRAWS | {
         "--tool t.py:f": [("", "--chat")], "--max-calls 2": [("--chat", "--chat --tool calculator")],
         "--tool-seconds 2": [("--chat --tool calculator", "--chat --tool t.py:f")],
@@ -185,8 +195,8 @@ class Built(Exception):
 def parsers():
     """{script, and subcommand: its parser}, without running more of the scripts than what builds them."""
     found = {}
-    for module in ("pretrain sft dpo grpo sampler chat evaluate augment mix report tokenizer data bench plan world knowledge "
-                   "instructions text judges").split():
+    for module in ("pretrain sft dpo grpo distill sampler chat evaluate augment mix report tokenizer data bench plan world "
+                   "knowledge instructions text judges").split():
         made, init = [], cli.Parser.__init__
 
         def note(self, *args, made=made, init=init, **options):
@@ -278,7 +288,8 @@ def test_each_number_has_a_type_that_knows_its_bounds(script):
     ("grpo", "--temperature 0"), ("grpo", "--log-every 0"), ("pretrain", "--steps 0"), ("pretrain", "--device tpu"),
     ("pretrain", "--device cuda:1"), ("grpo", "--dual-clip 1"), ("grpo", "--cap 0.5"), ("grpo", "--keep-rate 0.5 2"),
     ("dpo", "--label-smoothing 0.6"), ("dpo", "--beta 0"), ("sft", "--no-think 1.1"), ("pretrain", "--heads 0"),
-    ("pretrain", "--layers 1.5"), ("grpo", "--rollout-ranks -1"), ("grpo", "--lam 1.01"), ("sft", "--lr -inf")])
+    ("pretrain", "--layers 1.5"), ("distill", "--beta 1"), ("distill", "--on-policy 1.1"),
+    ("grpo", "--rollout-ranks -1"), ("grpo", "--lam 1.01"), ("sft", "--lr -inf")])
 def test_a_bad_number_is_one_line(script, line):
     assert line.split()[0] in parse(script, f"--init i {A_RUN} {line}")
 

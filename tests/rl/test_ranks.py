@@ -19,6 +19,7 @@ import dpo
 import grpo
 from rl import asynchronous
 from rl.losses import LOSSES
+from tokenizer import Tokenizer
 
 FACTORS = [
     [["--loss", loss] for loss in LOSSES],
@@ -85,6 +86,11 @@ OTHERS += [["sft", "--init", "INIT", "--data", "chats.jsonl", "world:ops=1", *LO
                         ["--loss", "psft", "--refresh", 2, "--no-think", 0.5, "--unflagged", 0.5])]
 OTHERS += [["dpo", "--init", "INIT", "--data", "pairs.jsonl", *TEXT, "--lr", 0.001, "--loss", loss, *more] for loss in dpo.LOSSES
            for more in ([["--micro-tokens", 128, "--max-epochs", 1]] if loss in ("dpo", "kto") else [[]])]
+TAUGHT = ["--teacher", "TEACHER", "--micro-tokens", 256, *BASE]
+OTHERS += [["distill", *TAUGHT, *more] for more in (
+    ["--async-steps", 0], ["--loss", "reverse", "--shard"], ["--loss", "jsd", "--hint", "{question} ({answer})"],
+    ["--loss", "forward", "--top-k", 5, "--on-policy", 0.5, "--data", "world:ops=1-2", "chats.jsonl", "--seq-len", 256,
+     "--batch-tokens", 1024], ["--teacher", "STRANGER"])]
 SHARDED = [["--shard", "--loss", "reinforce++", "--minibatches", 2, "--reward", "random", "--replace", 1],
            ["--mode", "think", "--think-budget", 2, "--max-new-tokens", 20, "--minibatches", 2, "--reward", "random"],
            ["--data", "text:text.jsonl,kind=rlp,next=2", "--reward", "score", "--loss", "rlp", "--tau", 0.5, "--shard"]]
@@ -102,6 +108,8 @@ def folder(tmp_path_factory, tokenizer):
         for token in tokenizer.stop_ids:                  # logit 6 of about 500 tokens
             model.head[token] = hidden * 6 / hidden.norm() ** 2
     model.float().save(folder / "init", tokenizer)
+    tiny_checkpoint(folder / "teacher", tokenizer, seed=1, eps=1e-5)
+    tiny_checkpoint(folder / "stranger", Tokenizer.train(["The lions number 3. " * 9], 290), seed=2)
     questions = [f"The lions number {i}. How many lions?" for i in range(40)]
     write_rows(folder / "text.jsonl", [{"text": q * (1 + i % 5)} for i, q in enumerate(questions * 3)])
     write_rows(folder / "questions.jsonl", [{"question": q, "answer": f"#### {i}"} for i, q in enumerate(questions)])
@@ -118,7 +126,9 @@ def curves(folder, runs, ranks=(1, 2, 4), timeout=3000):
         name = str(flag).partition("@")[0]
         if name.startswith("text:"):
             return name.replace("text:", f"text:{folder}/")
-        return str(folder / "init") if flag == "INIT" else f"{folder}/{flag}" if name.endswith(".jsonl") else str(flag)
+        if flag in ("INIT", "TEACHER", "STRANGER"):
+            return str(folder / flag.lower())
+        return f"{folder}/{flag}" if name.endswith(".jsonl") else str(flag)
     job = {"runs": {" ".join(map(str, run)): list(map(in_folder, run)) for run in runs}, "out": str(folder), "ranks": ranks}
     (folder / "job.json").write_text(json.dumps(job))
     done = subprocess.run([sys.executable, Path(__file__).parent / "rank_worker.py", folder / "job.json"], capture_output=True,
@@ -140,13 +150,14 @@ def assert_one_curve(found):
         steps = [[r for r in x["log"] if "loss" in r] for x in (a, b)]
         assert len(steps[0]) == len(steps[1]) > 0, where
         for x, y in zip(*steps, strict=True):
-            for key in ("loss", "grad_norm", "weight", "nll", "margin", "z"):
+            for key in ("loss", "grad_norm", "weight", "nll", "divergence", "margin", "z"):
                 assert key not in x or y[key] == pytest.approx(x[key], rel=1e-12, abs=1e-12), (where, key)
             for key in ("reward", "reward_std", "length_mean", "zero_spread", "cut_off", "entropy", "kl", "clip_low"):
                 assert key not in x or y[key] == pytest.approx(x[key], rel=1e-5, abs=1e-9), (where, key)      # it has 6 digits
         for key, w in a["weights"].items():
             assert (b["weights"][key] - w).abs().max() <= 1e-12, (where, key)
-        assert a["stream"].keys() == b["stream"].keys() and ("given" not in a["stream"] or a["stream"] == b["stream"]), where
+        x, y = (found["stream"].get("prompts", found["stream"]) for found in (a, b))
+        assert a["stream"].keys() == b["stream"].keys() and x.keys() == y.keys() and ("given" not in x or x == y), where
 
 
 def test_the_curve_does_not_depend_on_ranks(folder):

@@ -12,13 +12,12 @@ from helpers import a_run, joined_by_threads, run_main
 
 import grpo
 from model import Config, Transformer
-from rl.batches import deal, pack
+from rl.batches import MICRO_TOKENS, deal, pack
 from rl.diagnosis import nothing_to_learn
 from rl.groups import Rollout
 from rl.lengths import cap_at, overlong_penalty, parse_caps
 from rl.prompts import Prompts
 from rl.rollouts import Rollouts
-from rl.update import MICRO_TOKENS
 from sampler import Completion
 from tasks.rewards import ReplyGroup, Score, parse_rewards, random_reward
 from tasks.task import Problem, Reply

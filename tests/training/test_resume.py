@@ -9,6 +9,7 @@ import torch
 from conftest import ROOT
 from helpers import assert_same_state, refusal, run_main, state_of, steps_of, tiny_checkpoint, write_rows
 
+import distill
 import dpo
 import grpo
 import pretrain
@@ -25,17 +26,20 @@ def start(tmp_path_factory, tokenizer):
     """A checkpoint, and files of text, questions, conversations and pairs."""
     folder = tmp_path_factory.mktemp("start")
     tiny_checkpoint(folder / "init", tokenizer)
+    tiny_checkpoint(folder / "teacher", tokenizer, seed=1)
     questions = [f"The lions number {i}. How many lions?" for i in range(40)]
     write_rows(folder / "text.jsonl", [{"text": q} for q in questions])
     write_rows(folder / "questions.jsonl", [{"question": q, "answer": f"#### {i}"} for i, q in enumerate(questions)])
     write_rows(folder / "chats.jsonl", [{"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": str(i)}]}
                                         for i, q in enumerate(questions)])
     write_rows(folder / "pairs.jsonl", [{"prompt": q, "chosen": str(i), "rejected": str(i + 1)} for i, q in enumerate(questions)])
+    (folder / "hint.txt").write_text("{question} It is {answer}")
     return folder
 
 
 COMMON = ["--dtype", "float64", "--log-every", 1, "--device", "cpu"]
 GRPO = ["--mode", "plain", "--reward", "random", "--prompts", 2, "--group", 2, "--max-new-tokens", 6, "--rows", 8, *COMMON]
+TAUGHT = ["--teacher", "TEACHER", *GRPO[:2], *GRPO[4:]]
 NO_PROMPTS = GRPO[:4] + GRPO[6:]                          # where --batch-tokens says how many
 TEXT = ["--batch-tokens", 256, "--seq-len", 128, *COMMON]
 NEW = ["--layers", 1, "--width", 16, "--heads", 2, "--kv-heads", 1]
@@ -44,7 +48,8 @@ WORLD = "world:ops=1-2"
 
 def begin(start, module, flags):
     """The flags of a run that starts from the checkpoint, files by their short names."""
-    flags = [f"{start}/{f}" if str(f).partition("@")[0].endswith((".jsonl", "shards")) else f for f in flags]
+    flags = [start / "teacher" if f == "TEACHER" else f for f in flags]
+    flags = [f"{start}/{f}" if str(f).partition("@")[0].endswith((".jsonl", "shards", ".txt")) else f for f in flags]
     return ["--tokenizer" if module is pretrain else "--init", start / "init", *flags]
 
 
@@ -71,6 +76,10 @@ RUNS += [(grpo, ["--data", WORLD, *GRPO, *more]) for more in (
 RUNS += [(grpo, ["--data", f"text:{WORLD},documents=20,kind={kind}", *GRPO, "--reward", "score+random", *more])
          for kind, more in (
     ("rlp", ["--loss", "rlp", "--tau", 0.5]), ("rlpt,judge_errors=0.5", ["--mode", "think"]))]
+RUNS += [(distill, ["--data", WORLD, *TAUGHT, *more]) for more in (
+    ["--exact", "--dtype", "float32"], ["--loss", "reverse", "--top-k", 4, "--async-steps", 0],
+    ["--hint", "{question} {answer}", "--loss", "jsd"],
+    ["--loss", "forward", "--on-policy", 0.5, "--data", WORLD, "chats.jsonl", "--batch-tokens", 256, "--seq-len", 128])]
 RUNS += [(grpo, ["--data", "questions.jsonl", WORLD, *GRPO]), (grpo, ["--data", WORLD, *NO_PROMPTS, "--batch-tokens", 48])]
 
 
@@ -93,7 +102,7 @@ def test_the_same_command_goes_on_bit_for_bit(start, tmp_path, monkeypatch, modu
 
 def test_no_script_changes_its_flags_once_the_run_is_there():
     """Else they would be saved other than they are compared. What follows from flags is filled in before, from flags alone."""
-    for name in ("pretrain", "sft", "dpo", "grpo"):
+    for name in ("pretrain", "sft", "dpo", "grpo", "distill"):
         tree = ast.parse((ROOT / f"{name}.py").read_text())
         functions = {n.name: list(ast.walk(n)) for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)}
 
@@ -147,7 +156,9 @@ FILES = [(pretrain, ["--data", "text.jsonl", WORLD, *NEW, *TEXT], "text.jsonl"),
          (dpo, ["--data", "pairs.jsonl", *TEXT], "pairs.jsonl"),
          (dpo, ["--data", "pairs.jsonl", *TEXT, "--reference", "other"], "other"),
          (grpo, ["--data", WORLD, "questions.jsonl", *GRPO], "questions.jsonl"),
-         (grpo, ["--data", WORLD, *GRPO, "--kl", 0.1], "init")]
+         (grpo, ["--data", WORLD, *GRPO, "--kl", 0.1], "init"),
+         (distill, ["--data", WORLD, *TAUGHT], "teacher"),
+         (distill, ["--data", WORLD, *TAUGHT, "--hint", "hint.txt"], "hint.txt")]
 
 
 @pytest.mark.parametrize("module, flags, changed", FILES, ids=lambda x: getattr(x, "__name__", None) or "".join(x)[:40]
@@ -161,7 +172,8 @@ def test_data_that_has_changed_is_named_and_nothing_is_touched(start, tmp_path, 
     flags = [*begin(start, module, flags), "--out", out, "--steps", 3, "--save-every", 1]
     stopped(monkeypatch, module, *flags, at=2)
     before = {p.name: p.read_bytes() for p in out.iterdir()}
-    place = {"shards": "shards/tokens_00000.npy", "init": "init/model.safetensors", "other": "other/tokenizer.json"}
+    place = {"shards": "shards/tokens_00000.npy", "init": "init/model.safetensors", "other": "other/tokenizer.json",
+             "teacher": "teacher/model.safetensors", "hint.txt": "hint.txt"}
     file = start / place.get(changed, changed)
     was = file.read_bytes()
     if changed in place:
