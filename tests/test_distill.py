@@ -88,7 +88,7 @@ def ends_of(tokenizer, tokens):
     return [len(tokenizer.decode_bytes(tokens[:n + 1])) for n in range(len(tokens))]
 
 
-def recomputed(folder, tokenizer, teacher, rollouts, loss, temperature=1.0, beta=0.5, hint=""):
+def recomputed(folder, tokenizer, teacher, rollouts, loss, temperature=1.0, beta=0.5, hint="", mode="plain"):
     """The mean loss over the drawn tokens and its gradient {name: gradient}, one completion after the other."""
     student, _ = load(folder / "student", dtype=torch.float64)
     master, own = load(teacher, dtype=torch.float64)
@@ -97,17 +97,17 @@ def recomputed(folder, tokenizer, teacher, rollouts, loss, temperature=1.0, beta
         problem, tokens = r.problem, r.completion.tokens
         if hint:
             problem = replace(problem, question=hint.format(question=problem.question, answer=problem.answer))
-        prompt, n = prompt_ids(own, problem, "plain"), len(tokens)
+        prompt, n, drawn = prompt_ids(own, problem, mode), len(tokens), ~torch.tensor(r.completion.forced)
         logp = distribution(student, r.completion.prompt + tokens[:-1], temperature, rows)[-n:]
         chosen = logp[torch.arange(n), tokens]
         if own.fingerprint() == tokenizer.fingerprint():
             with torch.no_grad():
                 logq = distribution(master, prompt + tokens[:-1], temperature, rows)[-n:]
             if loss == "opd":
-                total = total - ((logq[torch.arange(n), tokens] - chosen.detach()) * chosen).sum()
+                total = total - ((logq[torch.arange(n), tokens] - chosen.detach()) * chosen)[drawn].sum()
             else:
-                total = total + divergence(loss, logp, logq, beta).sum()
-            count += n
+                total = total + divergence(loss, logp, logq, beta)[drawn].sum()
+            count += int(drawn.sum())
             continue
         theirs, pairs, at = [], [], 0                     # another tokenizer; pairs: places that are compared
         runs = [list(run) for _, run in itertools.groupby(tokens, key=lambda i: i in tokenizer.special.values())]
@@ -128,7 +128,7 @@ def recomputed(folder, tokenizer, teacher, rollouts, loss, temperature=1.0, beta
         with torch.no_grad():
             logq = distribution(master, prompt + theirs[:-1], temperature, len(own))[-len(theirs):]
         other = logq[torch.arange(len(theirs)), theirs]
-        for ours, others in pairs:
+        for ours, others in [pair for pair in pairs if drawn[list(pair[0])].all()]:
             total = total - (other[list(others)].sum() - chosen[list(ours)].detach().sum()) * chosen[list(ours)].sum()
             count += len(ours)
         longest.append(max((len(ours) * len(others) for ours, others in pairs), default=0))
@@ -146,6 +146,8 @@ def assert_gradients(found, wanted):
 
 @pytest.mark.parametrize("teacher, flags", [
     ("teacher", ["--loss", "opd", "--temperature", 0.7]), ("stranger", []), ("student", ["--hint", HINT]),
+    ("stranger", ["--mode", "think", "--think-budget", 2, "--max-new-tokens", 20, "--hint", HINT]),
+    ("teacher", ["--mode", "think", "--think-budget", 2, "--max-new-tokens", 20, "--loss", "forward"]),
     ("teacher", ["--loss", "forward", "--temperature", 1.3]), ("teacher", ["--loss", "reverse", "--hint", HINT]),
     ("teacher", ["--loss", "jsd", "--beta", 0.2, "--micro-tokens", 512])], ids=str)
 def test_a_step_is_what_plain_logits_give(folder, drawn, tmp_path, tokenizer, teacher, flags):
@@ -153,7 +155,8 @@ def test_a_step_is_what_plain_logits_give(folder, drawn, tmp_path, tokenizer, te
     result, log = ran(tmp_path / "run", "--init", folder / "student", *own, *FEW, "--dtype", "float64", *flags)
     given = dict(zip(flags[::2], flags[1::2]))
     loss, wanted = recomputed(folder, tokenizer, folder / teacher, drawn, given.get("--loss", "opd"),
-                              given.get("--temperature", 1.0), given.get("--beta", 0.5), given.get("--hint", ""))
+                              given.get("--temperature", 1.0), given.get("--beta", 0.5), given.get("--hint", ""),
+                              given.get("--mode", "plain"))
     assert_gradients(gradients(tmp_path / "run"), wanted)
     step = next(r for r in log if "divergence" in r)
     assert step["loss"] == pytest.approx(loss, rel=1e-9) and len(drawn) == 6
