@@ -219,7 +219,7 @@ def main() -> None:
     lessons, records = Lessons(run, args, wrapped, model, teacher), None
     if rollouts:
         rollouts.begin(sampling, run.step)
-        records = Records(run, rollouts, by_token=None)
+        records = Records(run, rollouts, over_batch=None)
 
     while run.going():
         on_policy, record = in_share(run.step, args.on_policy), {}

@@ -22,20 +22,29 @@ One GPU, and eight:
 A step samples --prompts x --group completions. Then it makes --updates passes over them, each in --minibatches parts. The losses
 (--loss), where R is the reward of a completion and r = pi / pi_old:
 
-    loss         ratio r of                  advantage A                      mean over              clip          arXiv
-    grpo         each token                  (R - group mean) / group std     a completion's tokens  0.2, 0.2      2402.03300
-    dr_grpo      each token                  R - group mean                   sum / longest cap      0.2, 0.2      2503.20783
-    dapo         each token                  as grpo                          all tokens             0.2, 0.28     2503.14476
-    gspo         a completion, geom. mean    as grpo                          a completion's tokens  3e-4, 4e-4    2507.18071
-    cispo        each token, as a weight     as grpo                          all tokens             none, 4       2506.13585
-    rloo         a completion, product       R - mean of the others           a completion's tokens  none          2402.14740
-    rlp          each token                  R - mean of the others           a completion's tokens  0.2, 0.2      2510.01265
-    reinforce++  each token                  return, whitened over the batch  all tokens             0.2, 0.2      2501.03262
-    ppo          each token                  GAE (value head), whitened       all tokens             0.2, 0.2      1707.06347
+    loss                  ratio r of                advantage A                    mean over              clip          arXiv
+    grpo                  each token                (R - group mean) / group std   a completion's tokens  0.2, 0.2      2402.03300
+    dr_grpo               each token                R - group mean                 sum / longest cap      0.2, 0.2      2503.20783
+    dapo                  each token                as grpo                        all tokens             0.2, 0.28     2503.14476
+    gspo                  a completion, geom. mean  as grpo                        a completion's tokens  3e-4, 4e-4    2507.18071
+    cispo                 each token, as a weight   as grpo                        all tokens             none, 4       2506.13585
+    dppo_tv               each token                as dr_grpo                     sum / longest cap      TV 0.15       2602.04879
+    dppo_kl               each token                as dr_grpo                     sum / longest cap      KL 0.05       2602.04879
+    sapo                  each token                as grpo                        a completion's tokens  gate 1, 1.05  2511.20347
+    maxrl                 each token                (R - group mean) / group mean  all tokens             0.2, 0.2      2602.02710
+    rloo                  a completion, product     R - mean of the others         a completion's tokens  none          2402.14740
+    rlp                   each token                R - mean of the others         a completion's tokens  0.2, 0.2      2510.01265
+    reinforce++           each token                return, whitened over batch    all tokens             0.2, 0.2      2501.03262
+    reinforce++-baseline  each token                the same of R - group mean     all tokens             0.2, 0.2      2501.03262
+    ppo                   each token                GAE (value head), whitened     all tokens             0.2, 0.2      1707.06347
 
 A loss has the settings of its paper (the table LOSSES in rl/losses.py; a new loss is one more entry), and flags change them.
 Other methods of the papers have flags too: DAPO's dynamic sampling is --replace, and its length penalty --overlong-buffer. GRPO's
-KL term is --kl 0.04 --kl-kind k3.
+KL term is --kl 0.04 --kl-kind k3. DPPO's pi_old is the policy that sampled (--old sampler); that of the others is computed by the
+trainer. Where sampler and trainer differ, --correction weighs what was sampled (rl/correction.py), DeepSeek-V3.2's mask is
+--sequence-mask, and --mismatch makes them differ by a known amount (rl/mismatch.py):
+    python grpo.py --init runs/sft --data world:ops=4-6,split=rl --out runs/noisy --mode think --reward strict --exact \
+        --mismatch noise=0.2 --correction icepop
 
 On text, where the answer key is what the text goes on with: --data text:corpus.txt,kind=rlpt (or rpt, or rlp), tasks/text.py.
 
@@ -43,7 +52,7 @@ Sampling and training take turns. With --async-steps or --rollout-ranks they ove
 
 Simpler than the papers:
 - The sampler always samples from the full vocabulary. (With top-k or top-p the loss would have to do the same, so there are no
-  flags for them.)
+  flags for them. What comes of it otherwise shows --mismatch truncated=0.9.)
 - The value head of ppo uses the hidden states of the policy. It needs complete weights on each rank (DDP, not --shard).
 """
 
@@ -66,6 +75,7 @@ from rl.divergence import KL_KINDS, USUAL_KINDS
 from rl.flags import ROLLOUT_NEEDS, rollout_flags, runs_ahead
 from rl.lengths import longest_cap, parse_caps, shortest_cap
 from rl.losses import LOSSES, NO_CLIP
+from rl.mismatch import KINDS, Older, parse_mismatch
 from rl.prompts import Prompts
 from rl.record import Records
 from rl.rollouts import Rollouts
@@ -98,6 +108,12 @@ def by_loss(name: str) -> str:
     return ", ".join(f"{loss} {'none' if v == none else v}" for loss, v in found.items() if v != usual) + f", others {usual}"
 
 
+def by_correction(name: str) -> str:
+    """For --help: a setting of the corrections that have one of their own: "icepop 5"."""
+    usual = getattr(CORRECTIONS["tis"], name)
+    return ", ".join(f"{kind} {getattr(c, name):g}" for kind, c in CORRECTIONS.items() if getattr(c, name) != usual)
+
+
 def flags() -> cli.Parser:
     p = training_flags(__doc__, loss_needs(LOSSES) + ROLLOUT_NEEDS + NEEDS + EVAL_NEEDS, data_required=False)
     rollout_flags(p)
@@ -112,9 +128,13 @@ def flags() -> cli.Parser:
                    help=f"r is clipped at 1 - this; 1: no clip (default: {by_loss('clip_low')})")
     p.add_argument("--clip-high", type=cli.not_negative, default=None, help=f"and at 1 + this (default: {by_loss('clip_high')})")
     p.add_argument("--dual-clip", type=DUAL, default=0.0, help="bound on r where A < 0 (3 is usual); 0: none")
+    p.add_argument("--tau-pos", type=cli.above_zero, default=None, help="temperature of sapo's gate for A > 0: the larger, the "
+                   f"sooner it closes as r leaves 1 (default: {LOSSES['sapo'].tau_pos:g})")
+    p.add_argument("--tau-neg", type=cli.above_zero, default=None,
+                   help=f"and for other A (default: {LOSSES['sapo'].tau_neg:g})")
     p.add_argument("--scale", default=None, choices=SCALES,
-                   help="what A is divided by: a standard deviation, of the group's rewards or of the batch's, or nothing "
-                   f"(default: {by_loss('scale')})")
+                   help="what A is divided by: a standard deviation, of the group's rewards or of the batch's; the group's mean "
+                   f"reward; or nothing (default: {by_loss('scale')})")
     p.add_argument("--kl", type=cli.not_negative, default=0.0, help="weight of the KL divergence from --init")
     p.add_argument("--kl-kind", default=None, choices=KL_KINDS, help="its estimator: k1 in the reward and k2 in the "
                    "loss have the gradient of the reverse KL(pi || init); k3 in the loss, as GRPO's paper has it, that of the "
@@ -122,12 +142,22 @@ def flags() -> cli.Parser:
     p.add_argument("--kl-in", default="loss", choices=["loss", "reward"], help="where it counts")
     p.add_argument("--entropy", type=cli.not_negative, default=0.0, help="weight of an entropy bonus")
     p.add_argument("--correction", default="none", choices=CORRECTIONS,
-                   help="weight for trainer against sampler: truncated, masked; per token, sequence, geometric mean "
-                   f"({losses_where(lambda loss: loss.ratio != 'token')}: not per token)")
-    p.add_argument("--cap", type=CAP, default=2.0, help="C of the correction")
+                   help="weight for trainer against sampler: truncated, masked, masked on both sides; per token, sequence, "
+                   f"geometric mean ({losses_where(lambda loss: loss.ratio != 'token')}: not per token)")
+    p.add_argument("--cap", type=CAP, default=None, help="C of the correction, the largest weight (default: "
+                   f"{by_correction('cap')}, others {CORRECTIONS['tis'].cap:g})")
+    p.add_argument("--cap-low", type=cli.positive_fraction, default=None, help="and the smallest, below which a token is masked "
+                   f"(default: {by_correction('low')})")
     p.add_argument("--veto", type=VETO, default=0.0, help="drop a completion with a token less likely than this times "
                    "what the sampler had (1e-4); 0: none")
-    p.add_argument("--old", default="trainer", choices=["trainer", "sampler"], help="whose log-probabilities are pi_old")
+    p.add_argument("--sequence-mask", type=cli.not_negative, default=0.0, metavar="DELTA",
+                   help="drop the bad tokens of completions that the policy would hardly sample now: where the mean of log "
+                   "pi_sampler - log pi is above this (DeepSeek-V3.2, which does not say how much; 0.5 is usual); 0: none")
+    p.add_argument("--mismatch", nargs="+", default=[], metavar="SPEC", help="make sampler and trainer differ, for a study: "
+                   f"{', '.join(example for _, example in KINDS.values())} (see rl/mismatch.py). It goes on top of what there "
+                   "is; with --exact there is nothing else")
+    p.add_argument("--old", default=None, choices=["trainer", "sampler"], help="whose log-probabilities are pi_old (default: "
+                   f"{by_loss('old')})")
     p.add_argument("--replace", type=cli.non_negative_int, default=0,
                    help="times to replace groups without spread (DAPO); 0: keep them")
     p.add_argument("--mask-truncated", action="store_true", help="no loss on completions cut off at the cap")
@@ -149,21 +179,30 @@ def flags() -> cli.Parser:
 
 def ratio_moves(args: argparse.Namespace) -> bool:
     """False if pi equals pi_old at every update, so that nothing is ever clipped."""
-    return args.updates * args.minibatches > 1 or args.old == "sampler" or (args.exact and runs_ahead(args))
+    differs = runs_ahead(args) if agree(args) else (args.old or LOSSES[args.loss].old) == "sampler"
+    return args.updates * args.minibatches > 1 or differs
+
+
+def agree(args: argparse.Namespace) -> bool:
+    """Whether sampler and trainer agree to the last bit."""
+    return args.exact and not args.mismatch
 
 
 # when a flag has an effect (see cli.Parser), in addition to what LOSSES says
 NEEDS = (
     ("--prompts", lambda a: not a.batch_tokens, "with --batch-tokens, from which the number of prompts follows"),
-    ("--clip-low --clip-high --dual-clip", ratio_moves, "where pi / pi_old is always 1 (--updates 1 --minibatches 1)"),
+    ("--clip-low --clip-high --dual-clip --tau-pos --tau-neg", ratio_moves,
+     "where pi / pi_old is always 1 (--updates 1 --minibatches 1)"),
     ("--scale", lambda a: not LOSSES[a.loss].advantages.by_token, "with --loss {loss}"),
     ("--gamma", lambda a: LOSSES[a.loss].advantages.by_token, "with --loss {loss}"),
     ("--lam --value-weight", lambda a: LOSSES[a.loss].advantages.value_head, "with --loss {loss}"),
     ("--kl-kind --kl-in", lambda a: a.kl, "without --kl"),
-    ("--correction", lambda a: a.correction == "none" or not a.exact, "with --exact, where sampler and trainer agree"),
-    ("--veto", lambda a: not a.exact, "with --exact, where sampler and trainer agree"),
-    ("--old", lambda a: a.old == "sampler" or not a.exact, "with --exact, where pi_old is the sampler's"),
+    ("--correction", lambda a: a.correction == "none" or not agree(a), "with --exact, where sampler and trainer agree"),
+    ("--veto", lambda a: not agree(a), "with --exact, where sampler and trainer agree"),
+    ("--sequence-mask", lambda a: ratio_moves(a) or not agree(a), "with --exact, where every policy is the one that sampled"),
+    ("--old", lambda a: a.old == "sampler" or not agree(a), "with --exact, where pi_old is the sampler's"),
     ("--cap", lambda a: a.correction != "none", "without a --correction"),
+    ("--cap-low", lambda a: CORRECTIONS[a.correction].low, "with --correction {correction}"),
     ("--tau", lambda a: any(re.search(r"[:,]kind=rlp(?=[,@]|$)", spec) for spec in a.data), "without text:...,kind=rlp"),
     ("--candidates --curriculum", lambda a: a.keep_rate, "without --keep-rate"),
 )
@@ -181,7 +220,11 @@ def check(args: argparse.Namespace) -> None:
         (args.overlong_buffer > shortest_cap(parse_caps(args.max_new_tokens)), f"--overlong-buffer "
          f"{args.overlong_buffer} is longer than the smallest cap of --max-new-tokens"),
         (args.old == "sampler" and (args.correction != "none" or args.veto), "--old sampler has the mismatch in its ratio "
-         "already; leave --correction and --veto out"),
+         "already; leave --correction and --veto out, or give --old trainer"),
+        (args.scale == "mean" and (args.overlong_buffer or (args.kl and args.kl_in == "reward")), "--scale mean divides by the "
+         "mean reward of a group, and a penalty in it may make it negative; leave the penalty out, or use another --scale"),
+        (parse_mismatch(args.mismatch).stale and (args.async_steps is not None or args.rollout_ranks), "--mismatch stale has "
+         "weights of one age, and rollouts that run ahead have weights of many; use either"),
         (args.keep_rate and args.keep_rate[0] > args.keep_rate[1], "--keep-rate LOW HIGH: LOW must not be above HIGH"),
     ):
         if wrong:
@@ -193,16 +236,20 @@ def check(args: argparse.Namespace) -> None:
 def resolve(args: argparse.Namespace) -> None:
     """Sets flags that were not given, from other flags, so that the log shows the values that were used. It runs before the flags
     are compared with those of a run to resume, and it depends only on flags: the same command always means the same."""
-    for name in ("clip_low", "clip_high", "scale"):
+    for name in ("clip_low", "clip_high", "tau_pos", "tau_neg", "scale", "old"):
         if getattr(args, name) is None:
             setattr(args, name, getattr(LOSSES[args.loss], name))
+    if args.cap is None:
+        args.cap = CORRECTIONS[args.correction].cap
+    if args.cap_low is None:
+        args.cap_low = CORRECTIONS[args.correction].low
     if args.kl and args.kl_kind is None:
         args.kl_kind = USUAL_KINDS[args.kl_in]
     if args.rollout_ranks and args.async_steps is None:
         args.async_steps = 1
     if args.batch_tokens:                                 # as many prompts as their longest completions allow
         args.prompts = max(1, args.batch_tokens // (args.group * longest_cap(parse_caps(args.max_new_tokens))))
-    if args.exact:
+    if agree(args):
         args.old = "sampler"
 
 
@@ -243,7 +290,7 @@ def main() -> None:
         check_specs(args.eval_data, tokenizer)
         rewards = parse_rewards(args.reward, *(split_spec(d)[0] for d in args.data))
         rollouts = asynchronous.make_rollouts(run, args, args.data, tokenizer, rewards, overlong_buffer=args.overlong_buffer,
-                                              replace=args.replace)
+                                              replace=args.replace, mismatch=parse_mismatch(args.mismatch))
         check_tasks(run, args, rollouts.prompts)
     model.exact = args.exact
     if not run.learns:
@@ -259,8 +306,9 @@ def main() -> None:
 
     loss = LOSSES[args.loss]
     reference = copy.deepcopy(model).requires_grad_(False) if args.kl else None
-    # The model that samples has complete weights. With --shard it is a copy, unless other ranks sample.
-    sampling = copy.deepcopy(model).requires_grad_(False) if args.shard and not run.rollout_ranks else model
+    # The model that samples has complete weights. With --shard it is a copy, unless other ranks sample; and if it is stale.
+    stale = rollouts.mismatch.stale
+    sampling = copy.deepcopy(model).requires_grad_(False) if stale or (args.shard and not run.rollout_ranks) else model
     policy = ActorCritic(model) if loss.advantages.value_head else model
     wrapped = run.distribute(policy)
     model.checkpointing = args.checkpointing
@@ -271,10 +319,11 @@ def main() -> None:
     # the loss of a policy may jump, so the guard only skips steps whose loss is not a number
     run.begin(policy, tokenizer, rollouts.prompts, measure, Guard(sigmas=float("inf")), pool=len(rollouts.prompts.pool),
               parameters=sum(w.numel() for w in model.parameters()), config=vars(model.config))
-    if sampling is not model and run.state is not None:
-        restore_weights(sampling, full_weights(model))
+    older = Older(stale, run.extra_state)
+    if sampling is not model:
+        restore_weights(sampling, older.start(full_weights(model)))
     rollouts.begin(sampling, run.step)
-    update, records = PolicyUpdate(run, args, wrapped, reference), Records(run, rollouts, loss.advantages.by_token)
+    update, records = PolicyUpdate(run, args, wrapped, reference), Records(run, rollouts, not loss.advantages.in_group)
 
     while run.going():
         found = rollouts.collect(sampling, run.step)                          # P x G completions, scored
@@ -289,7 +338,7 @@ def main() -> None:
             if rollouts.gain:
                 rollouts.gain.follow(model)                                   # the slow copy that thoughts are compared with
         if sampling is not model:
-            restore_weights(sampling, full_weights(model))
+            restore_weights(sampling, older.after(full_weights(model)))
         rollouts.publish(sampling, run.step + 1)
         run.end_of_step(records.of_step(found, minibatches, args.updates), show=("reward", "process"))
         if run.step % 10 == 0:

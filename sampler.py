@@ -40,7 +40,7 @@ from tqdm import tqdm
 from engine import conversation
 from engine.cache import PAGE, KVCache, download, pages_of
 from engine.calls import Calls
-from engine.draws import SamplingParams, keep_budgets
+from engine.draws import Distortion, SamplingParams, keep_budgets
 from engine.requests import Completion, Drawn, Prefill, Request
 from engine.runner import PREFILL_TOKENS, Runner
 from engine.scheduler import Scheduler
@@ -91,7 +91,8 @@ class Sampler:
                  on_token: Callable | None = None, progress: str = "", numbers: list[int] | None = None,
                  think_budget: int | list | None = None, answer_tokens: int = 64,
                  stop_texts: list[Sequence[str]] | None = None,
-                 tools: Toolbox | list[Toolbox | None] | None = None) -> list[list[Completion]]:
+                 tools: Toolbox | list[Toolbox | None] | None = None,
+                 distortion: Distortion | None = None) -> list[list[Completion]]:
         """n completions for each prompt: a list with, for each prompt, a list of n Completion.
 
         - prompts: strings (as the start of a document) or lists of token ids.
@@ -107,6 +108,7 @@ class Sampler:
         - stop_texts: for each prompt the texts that end a completion, as end tokens do. The token that completes one is its last.
         - tools: what a completion may call (tasks/tools.py), one toolbox or one per prompt. The turns of tools count in
           max_new_tokens.
+        - distortion: what a study changes about draws (rl/mismatch.py).
 
         ValueError for an empty prompt or a bad option.
         """
@@ -116,7 +118,8 @@ class Sampler:
         if any(not p for p in prompts):
             raise ValueError(f"prompt {[bool(p) for p in prompts].index(False)} is empty; give at least one token")
         longest = max((len(p) + limit for p, limit in zip(prompts, limits)), default=1)
-        self.start(longest, temperature, top_p, top_k, seed, stop, on_token, min(self.rows, max(1, len(prompts) * n)))
+        self.start(longest, temperature, top_p, top_k, seed, stop, on_token, min(self.rows, max(1, len(prompts) * n)),
+                   distortion)
         done = []
         for p, (prompt, limit, budget) in enumerate(zip(prompts, limits, budgets)):
             done += self.submit(prompt, limit, n, (numbers[p] if numbers else p) * n, budget, answer_tokens,
@@ -130,10 +133,11 @@ class Sampler:
     # the engine
 
     def start(self, longest: int, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0, seed: int = 0,
-              stop: set[int] | None = None, on_token: Callable | None = None, rows: int | None = None) -> None:
+              stop: set[int] | None = None, on_token: Callable | None = None, rows: int | None = None,
+              distortion: Distortion | None = None) -> None:
         """Empties the engine, takes the current weights (call update_weights after later changes), and sets how it samples.
         longest: the most tokens of a prompt with its completion, as far as it is known; it sets the size of the cache."""
-        self.params = SamplingParams(temperature, top_k, top_p)
+        self.params = SamplingParams(temperature, top_k, top_p, distortion=distortion)
         self.runner.take_weights()
         self.scheduler = None                             # it refers to the old cache
         self.runner.allocate(rows or self.rows, longest, seed, self.pool_tokens)

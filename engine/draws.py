@@ -1,12 +1,23 @@
 """Samples a token: with random numbers that depend on the request and not on the batch, top-k, top-p, and log-probabilities."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from kernels import row_logprobs
 from training import cli
+
+
+class Distortion(Protocol):
+    """What a study changes about draws (rl/mismatch.py)."""
+
+    def logits(self, logits: Tensor, u: Tensor, temperature: float) -> Tensor:
+        """The logits to draw from: (B, V), random numbers (B,) -> (B, V)."""
+
+    def logprobs(self, logprobs: Tensor, u: Tensor) -> Tensor:
+        """The log-probabilities to report: (B,), random numbers (B,) -> (B,)."""
 
 
 @dataclass(frozen=True)
@@ -16,6 +27,7 @@ class SamplingParams:
     top_k: int = 0                        # sample from this number of most likely tokens; 0: all
     top_p: float = 1.0                    # sample from this probability mass
     exact: bool = False                   # log-probabilities in exact mode
+    distortion: Distortion | None = None  # changes the logits before a draw, and what is reported after it
 
     def __post_init__(self):
         if self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
@@ -80,6 +92,10 @@ def draw(logits: Tensor, u: Tensor, params: SamplingParams) -> tuple[Tensor, Ten
 
     It takes the token at which the cumulative distribution passes u. Temperature 0 takes the most likely token and returns its
     log-probability at temperature 1."""
+    if params.distortion:
+        true, how = replace(params, distortion=None), params.distortion
+        tokens, logprobs = draw(how.logits(wide(logits), u, params.temperature), u, true)
+        return tokens, how.logprobs(logprobs, u)
     logits, temperature, exact = wide(logits), params.temperature, params.exact
     if temperature == 0:
         tokens = logits.argmax(dim=1)

@@ -19,6 +19,8 @@ PANELS = [
     ("Groups without spread", {"zero_spread": "share of groups"}, "All rewards alike: nothing to learn from."),
     ("Cut off at the cap", {"cut_off": "share of completions"}, ""),
     ("Clipped", {"clip_low": "below", "clip_high": "above", "clipped": "at the bound"}, "Shares of tokens."),
+    ("Open gate", {"gate": "share of the gradient"}, "SAPO's, in place of a clip: 1 while the policy has not moved."),
+    ("Dropped by a correction", {"dropped": "share of tokens"}, "Where sampler and trainer differ too much."),
     ("Divergence from the teacher", {"divergence": "nats per token"}, "Of the student, on the texts of the step."),
     ("KL divergence from the start", {"kl": "nats per token"}, ""),
     ("Log-probability of the answers", {"chosen": "chosen", "rejected": "rejected"}, ""),

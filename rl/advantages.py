@@ -2,6 +2,7 @@
 
 There are two kinds. *Of a completion*: its reward is compared with those of its group, and all its tokens get the same A. *Of a
 token*: its return, or GAE with a value head, whitened over the batch. A policy loss (rl/losses.py) names the kind that it uses.
+REINFORCE++-baseline is between them: returns of a reward from which the group's mean was subtracted.
 """
 
 from collections.abc import Callable
@@ -27,9 +28,21 @@ def above_the_others(rewards: torch.Tensor) -> torch.Tensor:
 # What the difference is divided by: rewards (P, G), a function that gives the standard deviation of all rewards of the batch
 # (over all ranks, which must call it together) -> numbers that can be divided by, (P, 1) or one for all
 
+def group_mean(rewards: torch.Tensor, deviation: Callable) -> torch.Tensor:
+    """The mean reward of the group (MaxRL, arXiv 2602.02710). With rewards 0 and 1, (R - mean) / mean averages the gradient of
+    log pi over the right completions alone: an estimate of the gradient of the log of the pass rate, so hard prompts weigh more.
+    Without a right one A is 0. ValueError for a reward below 0."""
+    if bool((rewards < 0).any()):
+        raise ValueError(f"--scale mean divides by the mean reward of the group, and a reward is {float(rewards.min()):g}; use "
+                         "rewards of at least 0, or another --scale")
+    mean = rewards.mean(dim=1, keepdim=True)
+    return torch.where(mean > 0, mean, 1.0)
+
+
 SCALES = {
     "group": lambda rewards, deviation: rewards.std(dim=1, keepdim=True) + 1e-6,          # over G - 1, as GRPO has it
     "batch": lambda rewards, deviation: deviation() + 1e-6,
+    "mean": group_mean,                                                                   # as MaxRL has it
     "none": lambda rewards, deviation: 1.0,                                               # as Dr. GRPO has it
 }
 
@@ -69,15 +82,23 @@ def discounted_returns(rewards: torch.Tensor, values: torch.Tensor, mask: torch.
 
 @dataclass(frozen=True)
 class Advantages:
-    """A kind of advantages: its function, whether each token has its own, and whether a value head is needed."""
+    """A kind of advantages: its function, whether each token has its own, and whether a value head is needed. baseline: of a
+    token, and the mean reward of the group is subtracted from the reward first."""
     function: Callable
     by_token: bool = False
     value_head: bool = False
+    baseline: bool = False
+
+    @property
+    def in_group(self) -> bool:
+        """Whether rewards are compared within a group, so that a group needs two different ones."""
+        return self.baseline or not self.by_token
 
 
 GROUP_MEAN = Advantages(above_group_mean)
 LEAVE_ONE_OUT = Advantages(above_the_others)
 RETURNS = Advantages(discounted_returns, by_token=True)
+RETURNS_IN_GROUP = Advantages(discounted_returns, by_token=True, baseline=True)           # REINFORCE++-baseline, the same paper
 GAE = Advantages(gae, by_token=True, value_head=True)
 
 

@@ -69,7 +69,7 @@ class Maker:
         self.next, self.in_flight, self.ready = sum(self.prompts.given), {}, {}
         self.sampler = Sampler(model, rollouts.tokenizer, rows=rollouts.rows, dtype=rollouts.dtype, version=version)
         longest = rollouts.window or 256 + longest_cap(rollouts.caps)
-        self.sampler.start(longest, rollouts.temperature, seed=rollouts.seed * 1_000_003)
+        self.sampler.start(longest, rollouts.temperature, seed=rollouts.seed * 1_000_003, **rollouts.mismatch.of_draws())
         self.busy = self.slots = 0
 
     def makes(self, g: int) -> bool:

@@ -17,7 +17,7 @@ MICRO_TOKENS = {"cpu": 4096, "cuda": 16384}              # defaults of --micro-t
 class RolloutBatch(Batch):
     """Packed completions, each after its prompt, all (B, T). loss_mask is 1 on the tokens that have a loss."""
     sampler_logprobs: torch.Tensor   # reported by the sampler
-    rewards: torch.Tensor            # the reward, on the last sampled (not forced) token of its completion
+    rewards: torch.Tensor            # the reward minus its baseline, on the last sampled (not forced) token of its completion
     advantages: torch.Tensor         # this and the next fields are set before the updates (rl/update.py)
     old_logprobs: torch.Tensor
     ref_logprobs: torch.Tensor
@@ -103,7 +103,7 @@ def batch_of(rows: list[list[Rollout]], T: int, dtype: torch.dtype = torch.float
             logprobs[b, start:end] = torch.tensor(r.completion.logprobs, dtype=dtype)
             drawn = base.loss_mask[b, start:end].nonzero()
             if len(drawn):                                # a reward on a forced token would have no effect
-                rewards[b, start + int(drawn[-1])] = r.reward
+                rewards[b, start + int(drawn[-1])] = r.reward - r.baseline
     later = ("advantages", "old_logprobs", "ref_logprobs", "values", "returns")
     return RolloutBatch(**vars(base), sampler_logprobs=logprobs, rewards=rewards,
                         **{name: torch.zeros(len(rows), T, dtype=dtype) for name in later})                   # (B, T) each
@@ -139,6 +139,13 @@ def compare_groups(run: Ranks, how: Advantages, groups: list[Group], G: int, sca
     for group, advantages in zip(groups, found, strict=True):
         for r, advantage in zip(group, advantages, strict=True):
             r.advantage = advantage
+
+
+def subtract_baselines(groups: list[Group]) -> None:
+    """Sets the baseline of each completion: the mean reward of its group."""
+    for group in groups:
+        for r in group:
+            r.baseline = sum(other.earned for other in group) / len(group)
 
 
 def compare_tokens(run: Ranks, how: Advantages, batches: list[RolloutBatch], gamma: float, lam: float) -> None:

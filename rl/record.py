@@ -61,11 +61,11 @@ def of_time(found: Collected, trained: int, seconds: float, ranks: int) -> dict:
 class Records:
     """Makes the record of each step, and prints what a user should see at once on standard error.
 
-    by_token: advantages are of tokens; these can differ even if all rewards of a group are equal. None: what is learned does not
-    depend on rewards (distill.py)."""
+    over_batch: rewards are compared over the batch, and teach even if all rewards of a group are equal. None: what is learned
+    does not depend on rewards (distill.py)."""
 
-    def __init__(self, run: Run, rollouts: Rollouts, by_token: bool | None):
-        self.run, self.args, self.rollouts, self.by_token = run, run.args, rollouts, by_token
+    def __init__(self, run: Run, rollouts: Rollouts, over_batch: bool | None):
+        self.run, self.args, self.rollouts, self.over_batch = run, run.args, rollouts, over_batch
         self.diagnosis, self.rollout_seconds = Diagnosis(run.args.steps), 0.0
 
     def of_step(self, found: Collected, minibatches: list[Minibatch], updates: int = 1) -> dict:
@@ -77,7 +77,7 @@ class Records:
         run.progress.tokens += int(run.sum(trained)[0])
         add(run.metrics, of_completions(found, self.rollouts.use_tools) | of_time(found, trained, seconds, run.ranks))
         record = {"seconds": round(seconds, 3)} | self.rollouts.notes()
-        if self.by_token is not None:
+        if self.over_batch is not None:
             record |= self.diagnose(found, updates * len(minibatches))
         for name, text, error in self.rollouts.failures:
             run.progress.say(f"step {step}: reward {name} failed on a completion, counted as 0: {error}: {text[:200]!r}")
@@ -90,7 +90,7 @@ class Records:
 
     def diagnose(self, found: Collected, made: int) -> dict:
         """A note for the record of a step in which nothing was learned, or whose loss must be zero. made: updates."""
-        why = nothing_to_learn(self.run, found.sampled, self.by_token, self.args.mask_truncated)
+        why = nothing_to_learn(self.run, found.sampled, self.over_batch, self.args.mask_truncated)
         if warning := self.diagnosis.note(self.run.step + 1, why):
             self.run.say(warning)
         if not why and abs(self.run.loss) < 1e-6 and made == 1:

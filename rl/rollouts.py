@@ -20,6 +20,7 @@ from formats.chat import END_THINK
 from model import Transformer
 from rl.groups import Collected, Group, Rollout, has_spread
 from rl.lengths import Caps, cap_at, overlong_penalty
+from rl.mismatch import Mismatch
 from rl.prompts import Prompts
 from rl.scoring import InformationGain
 from sampler import Completion, Sampler
@@ -41,6 +42,7 @@ class Rollouts:
     - think_budget: the most tokens of thinking, then the block is closed; None: no limit
     - tools: what completions may call; None: what the task of a problem has
     - overlong_buffer: DAPO's penalty over the last tokens before the cap; replace: rounds of dynamic sampling
+    - mismatch: what is put in between sampler and trainer, for a study
     - rank, ranks, group: of the ranks that share the prompts
     - ledger: where the cost of all that is sampled is entered; None: nowhere
     - gain: what scores thoughts by the text behind them; None: there are no tasks of that kind
@@ -50,14 +52,15 @@ class Rollouts:
     def __init__(self, prompts: Prompts, tokenizer: Tokenizer, rewards: list[Weighted], *, P: int, G: int, mode: str = "chat",
                  caps: Caps = ((0, 256),), temperature: float = 1.0, seed: int = 0, rows: int = 64,
                  dtype: torch.dtype | None = None, window: int = 0, think_budget: int | None = None, overlong_buffer: int = 0,
-                 replace: int = 0, rank: int = 0, ranks: int = 1, group: dist.ProcessGroup | None = None,
-                 ledger: Ledger | None = None, tools: Toolbox | None = None, gain: InformationGain | None = None):
+                 replace: int = 0, mismatch: Mismatch | None = None, rank: int = 0, ranks: int = 1,
+                 group: dist.ProcessGroup | None = None, ledger: Ledger | None = None, tools: Toolbox | None = None,
+                 gain: InformationGain | None = None):
         self.prompts, self.tokenizer, self.rewards, self.P, self.G, self.mode = prompts, tokenizer, rewards, P, G, mode
         self.caps, self.temperature, self.seed, self.rows, self.dtype = caps, temperature, seed, rows, dtype
         self.window, self.think_budget, self.overlong_buffer = window, think_budget, overlong_buffer
         self.replace, self.rank, self.ranks, self.group = replace, rank, ranks, group
         self.failures, self.sampler, self.first_step = [], None, True
-        self.ledger, self.tools, self.gain = ledger, tools, gain
+        self.ledger, self.mismatch, self.tools, self.gain = ledger, mismatch or Mismatch(), tools, gain
         self.use_tools = tools is not None or any(task.tools for task in prompts.sources)
 
     def sample(self, model: Transformer, problems: list[Problem], numbers: Sequence[int], G: int, cap: int, seed: int,
@@ -75,7 +78,7 @@ class Rollouts:
         sampler.version, before = version, sampler.steps
         drawn = sampler.generate(ids, n=G, max_new_tokens=cap, temperature=self.temperature, seed=seed, numbers=numbers,
                                  think_budget=self.think_budget, tools=[self.tools_of(p) for p in problems],
-                                 stop_texts=[end_of(p) for p in problems])
+                                 stop_texts=[end_of(p) for p in problems], **self.mismatch.of_draws())
         if self.gain:
             self.gain.policy = model
         costs = Costs.of(model)
@@ -145,7 +148,7 @@ class Rollouts:
             parts = [numbers[missing * r // self.ranks:missing * (r + 1) // self.ranks] for r in range(self.ranks)]
             if mine := parts[self.rank]:
                 groups, used, offered = self.sample(model, [problems[n] for n in mine], mine, self.G, cap,
-                                                    self.seed * 1_000_003 + step, step)
+                                                    self.seed * 1_000_003 + step, max(0, step - self.mismatch.stale))
                 busy, slots, sampled = busy + used, slots + offered, sampled + groups
                 made |= zip(mine, groups, strict=True)
             if attempt == self.replace:

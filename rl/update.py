@@ -16,13 +16,25 @@ from collections.abc import Callable, Iterator
 import torch
 
 from model import Transformer
-from rl.batches import Minibatch, RolloutBatch, compare_groups, compare_tokens, deal, fill_advantages, find, mask_out, pack_alike
-from rl.correction import compare_with_sampler, correction
+from rl.batches import (
+    Minibatch,
+    RolloutBatch,
+    compare_groups,
+    compare_tokens,
+    deal,
+    fill_advantages,
+    find,
+    mask_out,
+    pack_alike,
+    subtract_baselines,
+)
+from rl.correction import compare_with_sampler, correction, sequence_mask
 from rl.critic import value_loss
 from rl.divergence import kl_estimate
 from rl.groups import Group, Rollout
 from rl.lengths import longest_cap, parse_caps
 from rl.losses import LOSSES, Clip
+from training import cli
 from training.run import Run
 
 
@@ -35,19 +47,22 @@ class PolicyUpdate:
     def __init__(self, run: Run, args: argparse.Namespace, policy: torch.nn.Module, reference: Transformer | None = None):
         self.run, self.args, self.policy, self.reference = run, args, policy, reference
         self.loss = LOSSES[args.loss]
-        self.clip = Clip(args.clip_low, args.clip_high, args.dual_clip)
+        self.clip = Clip(args.clip_low, args.clip_high, args.dual_clip, args.tau_pos, args.tau_neg)
         self.longest = longest_cap(parse_caps(args.max_new_tokens))
         self.kl_in_loss, self.kl_in_reward = (args.kl, 0.0) if args.kl_in == "loss" else (0.0, args.kl)
-        # needs_first_pass: is there a pass without gradient before the updates? In exact mode pi_old comes from the sampler,
+        self.agree = args.exact and not args.mismatch     # sampler and trainer agree to the last bit
+        # needs_first_pass: is there a pass without gradient before the updates? Where they agree pi_old comes from the sampler,
         # without one
         several = args.updates * args.minibatches > 1
-        self.needs_first_pass = self.loss.advantages.by_token or args.kl > 0 or (several and not args.exact)
+        self.needs_first_pass = self.loss.advantages.by_token or args.kl > 0 or (several and not self.agree)
 
     # before the updates
 
     def prepare(self, groups: list[Group], places: range, step: int) -> list[Minibatch]:
         """The minibatches of a step, with advantages. places: see batches.deal."""
         args, by_token = self.args, self.loss.advantages.by_token
+        if self.loss.advantages.baseline:
+            subtract_baselines(groups)
         parts = deal(groups, places, args.prompts, args.minibatches, args.seed * 7919 + step)
         if self.kl_in_reward:                             # subtracted before rewards are compared, also for masked completions
             micros = [self.packed(part) for part in parts]
@@ -55,7 +70,8 @@ class PolicyUpdate:
                 self.pay_kl(part, micro)
                 mask_out([r for r in part if not self.in_loss(r)], micro)
         if not by_token:
-            compare_groups(self.run, self.loss.advantages, groups, args.group, args.scale)
+            with cli.bad_input():                         # of rewards that --scale cannot take
+                compare_groups(self.run, self.loss.advantages, groups, args.group, args.scale)
         parts = [[r for r in part if self.in_loss(r)] for part in parts]
         if not self.kl_in_reward:
             micros = [self.packed([r for r in part if self.has_gradient(r)]) for part in parts]
@@ -128,13 +144,18 @@ class PolicyUpdate:
         recomputed = b.old_logprobs if self.needs_first_pass else logprobs.detach()
         old = b.sampler_logprobs if args.old == "sampler" else recomputed
         loss, noted = self.loss.of_tokens(logprobs, old, b.advantages, mask, b.documents, self.clip)          # (B, T)
-        loss = loss * correction(args.correction, old, b.sampler_logprobs, mask, b.documents, args.cap, args.veto)
+        weights = correction(args.correction, old, b.sampler_logprobs, mask, b.documents, args.cap, args.veto, args.cap_low)
+        if args.sequence_mask:
+            weights = weights * sequence_mask(logprobs, b.sampler_logprobs, b.advantages, mask, b.documents, args.sequence_mask)
+        loss = loss * weights
         kl = kl_estimate(args.kl_kind, logprobs, b.ref_logprobs) if args.kl else torch.zeros_like(loss)
         loss = loss + self.kl_in_loss * kl - args.entropy * entropies
         if self.loss.advantages.value_head:
             loss = loss + args.value_weight * value_loss(values, b.values, b.returns)
         with torch.no_grad():
             noted = {"entropy": entropies, "kl": kl} | noted
+            if args.correction != "none" or args.veto or args.sequence_mask:
+                noted["dropped"] = weights == 0
             metrics = {name: (float((x * mask).sum()), float(mask.sum())) for name, x in noted.items()}
         if same_weights:
             metrics |= compare_with_sampler(self.run, self.args, recomputed, b)

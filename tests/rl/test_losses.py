@@ -7,13 +7,15 @@ import pytest
 import torch
 
 from rl.advantages import above_group_mean, above_the_others, discounted_returns, gae, group_advantages
-from rl.correction import correction
+from rl.correction import CORRECTIONS, correction, sequence_mask
 from rl.critic import value_loss
 from rl.divergence import kl_estimate
 from rl.losses import LOSSES, Clip
 
 D = torch.float64
 LOW, HIGH, LONGEST = 0.2, 0.28, 9
+CLIP = Clip(LOW, HIGH, tau_pos=1.0, tau_neg=1.05)
+OVER_TOKENS = ("dapo", "cispo", "maxrl", "reinforce++", "reinforce++-baseline", "ppo")
 
 
 def ragged(seed=0, spread=0.3):
@@ -50,22 +52,31 @@ def reference(loss, logprobs, old, places, A):
             return torch.min(r * a, r.clamp(1 - LOW, 1 + HIGH) * a)
         if loss == "grpo":
             total = total - clip((new - was).exp()).mean() / len(places)
+        elif loss in ("dppo_tv", "dppo_kl"):
+            p, q = new.exp(), was.exp()
+            moved = (p - q).abs() if loss == "dppo_tv" else q * (q / p).log() + (1 - q) * ((1 - q) / (1 - p)).log()
+            kept = [moved[t].item() <= (HIGH if a > 0 else LOW) or (p[t] > q[t]) != (a > 0) for t in range(n)]
+            total = total - sum(k * (p / q)[t] * a for t, k in enumerate(kept)) / (LONGEST * len(places))
+        elif loss == "sapo":
+            tau, r = 1.0 if a > 0 else 1.05, (new - was).exp()
+            total = total - (4 / tau / (1 + (-tau * (r - 1)).exp()) * a).mean() / len(places)
         elif loss == "dr_grpo":
             total = total - clip((new - was).exp()).sum() / (LONGEST * len(places))
-        elif loss in ("dapo", "reinforce++", "ppo"):
-            total = total - clip((new - was).exp()).sum() / tokens
         elif loss == "gspo":
             total = total - clip(((new - was).sum() / n).exp()) / len(places)
         elif loss == "rloo":
             total = total - clip((new - was).sum().exp()) / len(places)
         elif loss == "cispo":
             total = total - ((new - was).exp().clamp(1 - LOW, 1 + HIGH).detach() * a * new).sum() / tokens
+        else:
+            assert loss in OVER_TOKENS
+            total = total - clip((new - was).exp()).sum() / tokens
     return total
 
 
 def ours(loss, logprobs, old, advantages, mask, documents):
-    per_token, _ = LOSSES[loss].of_tokens(logprobs, old, advantages, mask, documents, Clip(LOW, HIGH))
-    weight = mask.sum() if loss in ("dapo", "cispo", "reinforce++", "ppo") else 5
+    per_token, _ = LOSSES[loss].of_tokens(logprobs, old, advantages, mask, documents, CLIP)
+    weight = mask.sum() if loss in OVER_TOKENS else 5
     return (per_token * LOSSES[loss].token_weights(mask, documents, LONGEST)).sum() / weight
 
 
@@ -101,14 +112,44 @@ def test_on_policy_the_losses_agree():
     torch.testing.assert_close(gradient_of("gspo"), gradient_of("grpo"))      # each completion's mean, one ratio or many
     torch.testing.assert_close(gradient_of("cispo"), gradient_of("dapo"))     # the mean over all tokens
     torch.testing.assert_close(gradient_of("ppo"), gradient_of("dapo"))
+    torch.testing.assert_close(gradient_of("sapo"), gradient_of("grpo"))      # the gate is open: its slope is 1
+    torch.testing.assert_close(gradient_of("dppo_tv"), gradient_of("dr_grpo"))
+    torch.testing.assert_close(gradient_of("dppo_kl"), gradient_of("dr_grpo"))
     assert (gradient_of("gspo", False) - gradient_of("grpo", False)).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_with_ratio_one_the_clip_never_acts(loss):
     logprobs, _, advantages, mask, documents, *_ = ragged()
-    _, metrics = LOSSES[loss].of_tokens(logprobs, logprobs.detach(), advantages, mask, documents, Clip(0.0, 0.0))
-    assert not metrics["clip_low"].any() and not metrics["clip_high"].any()
+    clip = Clip(0.0, 0.0, tau_pos=1.0, tau_neg=1.05)
+    _, metrics = LOSSES[loss].of_tokens(logprobs, logprobs.detach(), advantages, mask, documents, clip)
+    if loss == "sapo":
+        assert (metrics["gate"] == 1).all()
+    else:
+        assert not metrics["clip_low"].any() and not metrics["clip_high"].any()
+
+
+def test_a_divergence_lets_rare_tokens_move_and_holds_likely_ones():
+    """0.001 to 0.002 doubles and is free; 0.5 to 0.7 is a ratio of 1.4 and is not. A token moves back freely."""
+    old, new = torch.tensor([[0.001, 0.5, 0.9, 0.5]], dtype=D).log(), torch.tensor([[0.002, 0.7, 0.6, 0.2]], dtype=D).log()
+    A, documents = torch.tensor([[1.0, 1.0, 1.0, -1.0]], dtype=D), torch.zeros(1, 4, dtype=torch.long)
+    for loss in ("dppo_tv", "dppo_kl"):
+        clip = Clip(LOSSES[loss].clip_low, LOSSES[loss].clip_high)
+        per_token, metrics = LOSSES[loss].of_tokens(new, old, A, torch.ones_like(A), documents, clip)
+        assert per_token[0].tolist() == pytest.approx([-2.0, 0.0, -2 / 3, 0.0])
+        assert metrics["clip_high"].tolist() == [[False, True, False, False]]
+        assert metrics["clip_low"].tolist() == [[False, False, False, True]]
+    certain = torch.zeros(1, 4, dtype=torch.float32)                          # p = 1: still a number
+    per_token, _ = LOSSES["dppo_kl"].of_tokens(certain, certain - 1e-4, A.float(), torch.ones(1, 4), documents, Clip(0.05, 0.05))
+    assert per_token.isfinite().all()
+
+
+def test_the_gate_closes_on_both_sides_and_sooner_for_bad_tokens():
+    ratio = torch.tensor([[0.1, 0.5, 1.0, 2.0, 6.0]], dtype=D)
+    gates = [LOSSES["sapo"].metrics(ratio, ratio.log(), torch.full_like(ratio, A), CLIP)["gate"][0] for A in (1.0, -1.0)]
+    for gate in gates:
+        assert gate[2] == 1 and (gate[:3].diff() > 0).all() and (gate[2:].diff() < 0).all() and gate[4] < 0.03
+    assert (gates[1][[0, 1, 3, 4]] < gates[0][[0, 1, 3, 4]]).all()
 
 
 def test_cispo_keeps_the_gradient_of_every_token_and_grpo_does_not():
@@ -135,6 +176,17 @@ def test_group_advantages():
     torch.testing.assert_close(above_the_others(R), n / (n - 1) * above_group_mean(R))
     torch.testing.assert_close(group_advantages(above_group_mean, R, "batch", lambda: 2.0), above_group_mean(R) / (2 + 1e-6))
     assert (group_advantages(above_group_mean, torch.ones(3, 4, dtype=D), "group") == 0).all()
+
+
+def test_maxrl_learns_from_the_right_ones_alone():
+    """The weights of MaxRL sum log pi over the right completions, each 1 / K, minus the mean over all (arXiv 2602.02710)."""
+    R = torch.tensor([[1.0, 0, 0, 0], [1, 1, 0, 1], [0, 0, 0, 0], [1, 1, 1, 1]], dtype=D)
+    found = group_advantages(above_group_mean, R, "mean") / R.shape[1]
+    for rewards, weights in zip(R.tolist(), found.tolist(), strict=True):
+        K = sum(rewards)
+        assert weights == pytest.approx([r / K - 1 / 4 for r in rewards] if K else [0] * 4, abs=1e-12)
+    with pytest.raises(ValueError, match="--scale mean .* a reward is -0.5"):
+        group_advantages(above_group_mean, R - 0.5, "mean")
 
 
 def test_gae_and_the_value_loss_equal_the_definition():
@@ -248,8 +300,25 @@ def test_token_weights_truncate_mask_and_veto():
     assert weights("none") == [1, 1, 1, 1]
     assert weights("tis") == pytest.approx([0.5, 2, 1.2, 1e-6])
     assert weights("mis") == pytest.approx([0.5, 0, 1.2, 1e-6])
+    assert weights("icepop", cap=2.5, low=1e-3) == pytest.approx([0.5, 0, 1.2, 0])
+    assert weights("icepop", cap=2.5, low=1e-7, veto=1e-4) == pytest.approx([0.5, 0, 0, 0])
+    assert weights("icepop", cap=3.5, low=0.7) == pytest.approx([0, 3, 1.2, 0])
+    assert (CORRECTIONS["icepop"].low, CORRECTIONS["icepop"].cap) == (0.5, 5.0)
     assert weights("seq-tis", cap=1.4) == pytest.approx([1.4, 1.4, 1.2e-6, 1.2e-6])
     assert weights("seq-mis", cap=1.4) == pytest.approx([0, 0, 1.2e-6, 1.2e-6])
     assert weights("geo-mis") == pytest.approx([1.5 ** 0.5, 1.5 ** 0.5, 0, 0])
     assert weights("none", veto=1e-4) == [1, 1, 0, 0]
     assert weights("tis", veto=1e-4) == pytest.approx([0.5, 2, 0, 0])
+
+
+def test_the_sequence_mask_drops_bad_tokens_of_unlikely_completions():
+    documents, mask = torch.tensor([[0, 0, 0, 1, 1, 2, -1]]), torch.tensor([[0, 1, 1, 1, 1, 1, 0]], dtype=D)
+    apart = torch.tensor([[9, 0.2, 1.0, 0.3, 0.5, -2.0, 9]], dtype=D)         # log pi_sampler - log pi: means 0.6, 0.4, -2
+    sampler = torch.full_like(apart, -1.0)
+
+    def kept(A, most):
+        return sequence_mask(sampler - apart, sampler, torch.tensor([A], dtype=D), mask, documents, most)[0, 1:6].tolist()
+    bad = [-1.0] * 7
+    assert kept(bad, 0.5) == [0, 0, 1, 1, 1] and kept(bad, 0.3) == [0, 0, 0, 0, 1] and kept(bad, 0.7) == [1] * 5
+    assert kept([1.0] * 7, 0.1) == [1] * 5                                    # good ones stay, however unlikely
+    assert kept([0, -1.0, 1.0, -1.0, 1.0, -1.0, 0], 0.3) == [0, 1, 0, 1, 1]   # with A of each token it is each token's

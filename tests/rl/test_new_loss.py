@@ -22,7 +22,7 @@ def masked(ratio, logprobs, advantages, clip):
     return torch.where(inside, -ratio * advantages, 0.0)
 
 
-def outside(ratio, advantages, clip):
+def outside(ratio, logprobs, advantages, clip):
     return {"masked_share": (ratio < 1 - clip.low) | (ratio > 1 + clip.high)}
 
 
@@ -74,7 +74,7 @@ def test_what_it_has_no_use_for_is_refused(entry, folder, tmp_path, flags, messa
 
 
 def test_a_misspelt_entry_is_refused_at_once():
-    for wrong in ({"ratio": "tokens"}, {"mean": "group"}, {"scale": None}, {"advantages": losses.GAE}):
+    for wrong in ({"ratio": "tokens"}, {"mean": "group"}, {"scale": None}, {"advantages": losses.GAE}, {"old": "old"}):
         with pytest.raises(ValueError, match="policy loss"):
             PolicyLoss(**wrong)
 

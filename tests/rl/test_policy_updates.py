@@ -32,9 +32,14 @@ D = torch.float64
 P, G, STEPS = 2, 4, 2
 PAPERS = {                     # clip below and above, and by what A is divided: the settings of each paper
     "grpo": (0.2, 0.2, "group"), "dr_grpo": (0.2, 0.2, "none"), "dapo": (0.2, 0.28, "group"), "gspo": (3e-4, 4e-4, "group"),
-    "cispo": (math.inf, 4.0, "group"), "rloo": (math.inf, math.inf, "none"), "reinforce++": (0.2, 0.2, None),
-    "ppo": (0.2, 0.2, None), "rlp": (0.2, 0.2, "none")}
-OVER_TOKENS, WHOLE, RETURNS = ("dapo", "cispo", "reinforce++", "ppo"), ("gspo", "rloo"), ("reinforce++", "ppo")
+    "cispo": (math.inf, 4.0, "group"), "dppo_tv": (0.15, 0.15, "none"), "dppo_kl": (0.05, 0.05, "none"),
+    "sapo": (math.inf, math.inf, "group"), "maxrl": (0.2, 0.2, "mean"), "rloo": (math.inf, math.inf, "none"),
+    "reinforce++": (0.2, 0.2, None), "reinforce++-baseline": (0.2, 0.2, None), "ppo": (0.2, 0.2, None),
+    "rlp": (0.2, 0.2, "none")}
+OVER_TOKENS = ("dapo", "cispo", "maxrl", "reinforce++", "reinforce++-baseline", "ppo")
+WHOLE, RETURNS = ("gspo", "rloo"), ("reinforce++", "reinforce++-baseline", "ppo")
+CONSTANT, FROM_SAMPLER = ("dr_grpo", "dppo_tv", "dppo_kl"), ("dppo_tv", "dppo_kl")
+CORRECTIONS = {"icepop": (5.0, 0.5)}                      # the largest and the smallest weight, if not 2 and none
 
 
 @pytest.fixture(scope="module")
@@ -98,10 +103,11 @@ class Reference:
         low, high, scale = PAPERS[o["loss"]]
         self.o = argparse.Namespace(**{
             "updates": 1, "minibatches": 1, "dual_clip": 0.0, "kl": 0.0, "kl_in": "loss", "kl_kind": None, "entropy": 0.0,
-            "correction": "none", "cap": 2.0, "veto": 0.0, "old": "trainer", "mask_truncated": False, "overlong_buffer": 0,
+            "correction": "none", "veto": 0.0, "sequence_mask": 0.0, "tau_pos": 1.0, "tau_neg": 1.05,
+            "old": "sampler" if o["loss"] in FROM_SAMPLER else "trainer", "mask_truncated": False, "overlong_buffer": 0,
             "gamma": 1.0, "lam": 1.0, "value_weight": 0.5, "temperature": 1.0, "clip": 1.0, "lr": 0.01, "reward": "paid",
             "rates": [1.0] * 9, "weight_decay": 0.0, "replace": 0, "caps": {0: 10}, "clip_low": low, "clip_high": high,
-            "scale": scale} | o)
+            "scale": scale} | dict(zip(("cap", "cap_low"), CORRECTIONS.get(o.get("correction"), (2.0, 0.0)))) | o)
         if self.o.kl_kind is None:
             self.o.kl_kind = {"loss": "k2", "reward": "k1"}[self.o.kl_in]
         self.model, self.init = (load(folder, dtype=D)[0] for _ in range(2))
@@ -154,7 +160,11 @@ class Reference:
         self.advantages(flat)
         order = np.random.default_rng(0 * 7919 + step).permutation(P * G)     # the parts, for --seed 0
         parts = [[flat[i] for i in order[m::o.minibatches] if flat[i].teaches] for m in range(o.minibatches)]
-        seen = dict.fromkeys(("tokens", "entropy", "clip_low", "clip_high", "kl"), 0.0)
+        seen = dict.fromkeys(("tokens", "entropy", "clip_low", "clip_high", "gate", "dropped", "kl"), 0.0)
+        for name in ("clip_low", "clip_high") if o.loss == "sapo" else ("gate",):
+            del seen[name]
+        if o.correction == "none" and not (o.veto or o.sequence_mask):
+            del seen["dropped"]
         for update in range(o.updates * o.minibatches):
             loss = self.loss(parts[update % o.minibatches], seen)
             if loss.requires_grad:                                            # else the part is empty: only momentum moves
@@ -202,16 +212,20 @@ class Reference:
             for i, r in enumerate(group):
                 others = rewards[:i] + rewards[i + 1:]
                 r.A = rewards[i] - statistics.mean(others if o.loss in ("rloo", "rlp") else rewards)
-                if o.scale != "none":
+                if o.scale in ("group", "batch"):
                     r.A /= (statistics.stdev(rewards) if o.scale == "group" else statistics.pstdev(everyone)) + 1e-6
+                elif o.scale == "mean" and sum(rewards):
+                    r.A /= statistics.mean(rewards)
                 r.advantages = [r.A] * r.n
 
     def token_advantages(self, flat):
         """Returns with a discount, or GAE; whitened over all tokens that teach."""
         o = self.o
-        for r in flat:
+        for i, r in enumerate(flat):
             pay = [-x for x in r.paid_kl]
             pay[-1] += r.earned
+            if o.loss == "reinforce++-baseline":
+                pay[-1] -= statistics.mean(other.earned for other in flat[i // G * G:i // G * G + G])
             values = [*(r.values if o.loss == "ppo" else [0.0] * r.n), 0.0]
             lam = o.lam if o.loss == "ppo" else 1.0
             deltas = [pay[t] + o.gamma * values[t + 1] - values[t] for t in range(r.n)]
@@ -230,16 +244,31 @@ class Reference:
             new, entropies, values = self.look(self.model, r.c)
             old = r.sampler if o.old == "sampler" else r.old
             weights = self.corrections(r)
+            if o.sequence_mask and statistics.mean(a - b.item() for a, b in zip(r.sampler, new, strict=True)) > o.sequence_mask:
+                weights = [0.0 if a < 0 else w for a, w in zip(r.advantages, weights, strict=True)]
             log_ratios = [a - b for a, b in zip(new, old, strict=True)]
             if o.loss in WHOLE:
                 whole = torch.stack(log_ratios).sum()
                 log_ratios = [whole / r.n if o.loss == "gspo" else whole] * r.n
-            divisor = tokens if o.loss in OVER_TOKENS else len(part) * (longest if o.loss == "dr_grpo" else r.n)
+            divisor = tokens if o.loss in OVER_TOKENS else len(part) * (longest if o.loss in CONSTANT else r.n)
             for t in range(r.n):
                 ratio, A = log_ratios[t].exp(), r.advantages[t]
                 clipped = ratio.clamp(1 - o.clip_low, 1 + o.clip_high)
+                p, q = new[t].exp(), math.exp(old[t])
+                below, above = ratio.item() < 1 - o.clip_low and A < 0, ratio.item() > 1 + o.clip_high and A > 0
                 if o.loss == "cispo":
                     gain = clipped.detach() * A * new[t]
+                elif o.loss in FROM_SAMPLER:
+                    moved = p.item() - q
+                    apart = {"dppo_tv": abs(moved),
+                             "dppo_kl": q * math.log(q / (q + moved)) + (1 - q) * math.log((1 - q) / (1 - q - moved))}
+                    below = A < 0 and moved < 0 and apart[o.loss] > o.clip_low
+                    above = A > 0 and moved > 0 and apart[o.loss] > o.clip_high
+                    gain = 0 * p if below or above else p / q * A
+                elif o.loss == "sapo":
+                    tau = o.tau_pos if A > 0 else o.tau_neg
+                    gate = 1 / (1 + (-tau * (ratio - 1)).exp())
+                    gain = 4 / tau * gate * A
                 else:
                     gain = torch.min(ratio * A, clipped * A)
                     if o.dual_clip and A < 0:
@@ -255,8 +284,10 @@ class Reference:
                     seen["tokens"] += 1
                     seen["entropy"] += float(entropies[t].detach())
                     seen["kl"] += float(kl.detach())
-                    seen["clip_low"] += float(ratio.detach()) < 1 - o.clip_low and A < 0
-                    seen["clip_high"] += float(ratio.detach()) > 1 + o.clip_high and A > 0
+                    now = {"clip_low": below, "clip_high": above, "dropped": weights[t] == 0}
+                    now |= {"gate": 4 * (gate * (1 - gate)).item()} if o.loss == "sapo" else {}
+                    for name in seen.keys() & now.keys():
+                        seen[name] += now[name]
         return total
 
     def corrections(self, r):
@@ -274,6 +305,8 @@ class Reference:
         rhos = [math.exp(x) for x in log_rhos]
         if o.correction.endswith("tis"):
             return [min(x, o.cap) for x in rhos]
+        if o.correction == "icepop":
+            return [x if o.cap_low <= x <= o.cap else 0.0 for x in rhos]
         if o.correction == "geo-mis":
             return [x if 1 / o.cap <= x <= o.cap else 0.0 for x in rhos]
         return [x if x <= o.cap else 0.0 for x in rhos] if o.correction.endswith("mis") else [1.0] * r.n
@@ -321,11 +354,14 @@ def test_each_loss_with_the_settings_of_its_paper(monkeypatch, folder, tmp_path,
                     SEVERAL_OPTIONS | {"loss": loss, "entropy": 0.03, "kl": 0.05, "temperature": 0.8})
     said = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[0])["flags"]  # and the log says so
     assert said["clip_low"] == min(1, low) and said["scale"] == scale and said["kl_kind"] == "k2"
+    assert said["old"] == ("sampler" if loss in FROM_SAMPLER else "trainer")
     assert said["clip_high"] == high if high < math.inf else said["clip_high"] > math.exp(20)
     assert found[1][1]["kl"] > 1e-6
-    if loss not in ("cispo", "rloo"):
+    if loss == "sapo":
+        assert all(n["gate"] < 1 for _, n in found) and said["tau_pos"] == 1 and said["tau_neg"] == 1.05
+    elif loss not in ("cispo", "rloo", *FROM_SAMPLER):    # these have a case with closer bounds below
         assert sum(n["clip_low"] + n["clip_high"] for _, n in found) > 0      # the clip did act
-    else:
+    elif loss not in FROM_SAMPLER:
         assert all(n["clip_low"] == 0 for _, n in found)
 
 
@@ -340,6 +376,9 @@ CASES = [                                                # loss, flags, noise; t
     ("dapo", "--dual-clip 1.05 --clip-high 0.02", 0.0),
     ("cispo", "--clip-low 0.05 --clip-high 0.02", 0.0), ("gspo", "--clip-low 0.01 --clip-high 0.02", 0.0),
     ("rloo", "--clip-low 0.1 --clip-high 0.2", 0.0),
+    ("dppo_tv", "--clip-low 0.001 --clip-high 0.002", 0.0), ("dppo_kl", "--clip-low 0.001 --clip-high 0.002", 0.0),
+    ("sapo", "--tau-pos 3 --tau-neg 9 --lr 0.03", 0.0),
+    ("grpo", "--scale mean", 0.0), ("maxrl", "--scale none", 0.0),
     ("grpo", "--scale batch", 0.0), ("grpo", "--scale none", 0.0), ("dr_grpo", "--scale group", 0.0),
     ("rloo", "--scale batch", 0.0), ("gspo", "--scale none", 0.0),
     ("grpo", "--kl 0.3 --kl-kind k3", 0.0), ("dapo", "--kl 0.3 --kl-kind k2 --kl-in loss", 0.0),
@@ -347,15 +386,21 @@ CASES = [                                                # loss, flags, noise; t
     ("reinforce++", "--kl 0.3 --kl-in reward", 0.0), ("ppo", "--kl 0.3 --kl-in reward --gamma 0.9 --lam 0.8", 0.0),
     ("ppo", "--kl 0.3 --kl-kind k3", 0.0),
     ("grpo", "--entropy 0.2", 0.0), ("ppo", "--entropy 0.2 --value-weight 1.5", 0.0), ("ppo", "--value-weight 0.0", 0.0),
+    ("reinforce++-baseline", "--kl 0.3 --kl-in reward --gamma 0.9", 0.0), ("reinforce++-baseline", "--overlong-buffer 8", 0.0),
     ("reinforce++", "--gamma 0.8", 0.0), ("ppo", "--gamma 0.9 --lam 0.7", 0.0), ("ppo", "--lam 0.5", 0.0),
     *[("grpo", f"--correction {kind} --cap {cap}", 0.4) for kind, cap in (
         ("tis", 1.2), ("mis", 1.2), ("seq-tis", 1.5), ("seq-mis", 1.5), ("geo-mis", 1.1))],
+    ("grpo", "--correction icepop --cap 1.2 --cap-low 0.8", 0.4), ("dapo", "--correction icepop", 1.5),
+    ("dppo_tv", "--correction tis --cap 1.2 --old trainer", 0.4), ("sapo", "--correction icepop --cap 1.2", 0.4),
+    ("grpo", "--sequence-mask 0.05", 0.4), ("ppo", "--sequence-mask 0.05 --correction mis", 0.4),
+    ("gspo", "--sequence-mask 0.1 --old sampler", 0.4), ("dapo", "--sequence-mask 0.05 --lr 0.03 --exact", 0.0),
     ("gspo", "--correction seq-tis --cap 1.5", 0.4), ("rloo", "--correction seq-mis --cap 1.5", 0.4),
     ("gspo", "--correction geo-mis --cap 1.1", 0.4), ("cispo", "--correction mis --cap 1.2", 0.4),
     ("ppo", "--correction tis --cap 1.2", 0.4), ("reinforce++", "--correction geo-mis --cap 1.1", 0.4),
     ("grpo", "--veto 0.5", 0.4), ("dapo", "--veto 0.5 --correction tis", 0.4), ("ppo", "--veto 0.5", 0.4),
     ("grpo", "--old sampler", 0.4), ("gspo", "--old sampler", 0.02), ("ppo", "--old sampler", 0.4),
-    ("cispo", "--old sampler", 0.4), ("rloo", "--old sampler", 0.1),
+    ("cispo", "--old sampler", 0.4), ("rloo", "--old sampler", 0.1), ("dppo_tv", "", 0.4), ("dppo_kl", "", 0.4),
+    ("dppo_kl", "--exact", 0.0),
     *[(loss, "--mask-truncated", 0.0) for loss in ("grpo", "dapo", "dr_grpo", "rloo", "ppo", "reinforce++")],
     ("grpo", "--mask-truncated --kl 0.5 --kl-in reward", 0.0), ("ppo", "--mask-truncated --kl 0.5 --kl-in reward", 0.0),
     ("rloo", "--mask-truncated --kl 0.5 --entropy 0.1", 0.0), ("dapo", "--mask-truncated --scale batch", 0.0),
@@ -381,10 +426,10 @@ def test_each_flag(monkeypatch, folder, tmp_path, loss, flags, noise):
         assert any(r.cut for r in flat) and not all(r.cut for r in flat)
     if "overlong_buffer" in options:
         assert min(r.overlong for r in flat) == -1 and any(-1 < r.overlong < 0 for r in flat)
-    if noise and "old" not in options:                                        # weights of several sizes, some of them zero
-        weights = [w for r in flat for w in Reference.corrections(argparse.Namespace(o=argparse.Namespace(
-            **{"veto": 0.0, "correction": "none", "cap": 2.0, "old": "trainer"} | options)), r)]
-        assert len(set(weights)) > 1 and (0.0 in weights or "tis" in options.get("correction", ""))
+    if "correction" in options or "veto" in options or "sequence_mask" in options:            # some tokens are dropped, not all
+        assert any(0 < n["dropped"] < 1 for _, n in found) or "tis" in flags
+    if "clip_low" in options or "clip_high" in options:
+        assert sum(n["clip_low"] + n["clip_high"] for _, n in found) > 0
 
 
 @pytest.mark.parametrize("flags, options", [
@@ -463,7 +508,7 @@ def test_the_difficulty_filter_measures_and_keeps(monkeypatch, folder, tmp_path)
 
 # what is said, and what is saved
 
-@pytest.mark.parametrize("loss", RETURNS)
+@pytest.mark.parametrize("loss", ["reinforce++", "ppo"])
 def test_one_completion_of_a_prompt_is_enough_for_returns(monkeypatch, folder, tmp_path, loss):
     monkeypatch.setattr("test_policy_updates.G", 1)
     monkeypatch.setattr("test_policy_updates.P", 6)
