@@ -41,7 +41,7 @@ AUGMENT = "data task count out resume max-new-tokens temperature rows chunk seed
 ALWAYS = {
     "pretrain": f"{TRAINING} until-loss", "sft": f"{TRAINING} until-loss loss", "dpo": f"{TRAINING} loss beta exact",
     "grpo": f"""{TRAINING} task loss group mode reward max-new-tokens temperature rows updates minibatches kl entropy exact
-        async-steps rollout-ranks replace mask-truncated overlong-buffer keep-rate show-every""",
+        async-steps rollout-ranks replace mask-truncated overlong-buffer keep-rate show-every mismatch""",
     "distill": f"""{TRAINING.replace(" batch-tokens", "")} task teacher hint loss on-policy mode max-new-tokens temperature
         exact""",
     "sampler": "init prompt chat max-new-tokens temperature colors device dtype",
@@ -110,8 +110,13 @@ CASES = {
         "--gamma 0.9": [("--loss grpo", "--loss reinforce++"), ("--loss rloo", "--loss ppo")],
         "--lam 0.9": [("--loss reinforce++", "--loss ppo")], "--value-weight 1": [("--loss grpo", "--loss ppo")],
         "--kl-kind k2": [("", "--kl 0.1")], "--kl-in loss": [("--kl 0", "--kl 0.1")],
-        "--correction tis": [("--exact", "")], "--veto 1e-4": [("--exact", "")], "--old trainer": [("--exact", "")],
-        "--cap 3": [("--correction none", "--correction tis")],
+        "--tau-pos 2": [("--loss grpo --updates 2", "--loss sapo --updates 2"), ("--loss sapo", "--loss sapo --old sampler")],
+        "--tau-neg 2": [("--loss dapo --updates 2", "--loss sapo --updates 2"), ("--loss sapo", "--loss sapo --minibatches 2")],
+        "--correction tis": [("--exact", ""), ("--exact", "--exact --mismatch noise=0.1")],
+        "--veto 1e-4": [("--exact", ""), ("--exact", "--exact --mismatch truncated=0.9")],
+        "--old trainer": [("--exact", ""), ("--exact", "--exact --mismatch rounding")],
+        "--sequence-mask 0.5": [("--exact", ""), ("--exact", "--exact --updates 2")],
+        "--cap 3": [("--correction none", "--correction tis")], "--cap-low 0.3": [("--correction mis", "--correction icepop")],
         "--recompute": [("", "--async-steps 1"), ("--async-steps 0", "--rollout-ranks 1")],
         "--tau 0.9": [("--data text:c.txt,kind=rlpt", "--data text:c.txt,kind=rlp@2"), ("", "--data text:kind=rlp,c.txt")],
         "--candidates 8": [("", "--keep-rate 0 1")], "--curriculum": [("", "--keep-rate 0 1")]}),
@@ -258,7 +263,7 @@ def test_a_flag_without_effect_is_refused(script, tmp_path, monkeypatch):
 
 def test_what_is_not_given_is_not_refused_and_defaults_stay():
     a = parse("grpo", f"--init i {A_RUN} --exact")
-    assert (a.cap, a.lr, a.steps, a.keep_rate, a.max_new_tokens) == (2.0, 2e-4, 100, None, ["128"])
+    assert (a.veto, a.lr, a.steps, a.keep_rate, a.max_new_tokens) == (0.0, 2e-4, 100, None, ["128"])
     assert vars(a).keys() == {dest for dest in PARSERS["grpo"].names}
     assert parse("pretrain", f"--init i {A_RUN}").layers == 4
     assert "--layers --width have no effect with --init" in parse("pretrain", f"--init i {A_RUN} --width 8 --layers 2")

@@ -40,10 +40,11 @@ def test_every_loss_runs_and_logs_all_that_a_step_is_judged_by(able, tmp_path, l
     out = tmp_path / "run"
     result, _ = in_process("--init", able, "--out", out, "--steps", 2, "--loss", loss, *TOY, "--updates", 2, "--kl", 0.01,
                            "--minibatches", 2, "--correction", "seq-tis" if LOSSES[loss].ratio != "token" else "tis",
-                           "--entropy", 0.01, "--show-every", 1)
+                           "--old", "trainer", "--entropy", 0.01, "--show-every", 1)
     assert result["steps"] == 2
     step = [r for r in records(out) if "reward" in r][-1]
-    for name in ("reward reward_std answer process length_mean length_max cut_off entropy zero_spread clip_low clip_high kl "
+    bounded = "gate" if loss == "sapo" else "clip_low clip_high"
+    for name in (f"reward reward_std answer process length_mean length_max cut_off entropy zero_spread {bounded} kl dropped "
                  "logprob_diff_mean logprob_diff_max grad_norm rollout_tokens_per_second train_tokens_per_second "
                  "rollout_share wasted_slots lr loss seconds").split():
         assert math.isfinite(step[name]), name
@@ -145,7 +146,23 @@ def test_the_difficulty_filter_keeps_the_edge(able, tmp_path):
     (["--overlong-buffer", 13], "--overlong-buffer 13 is longer than"), (["--overlong-buffer", -1], "--overlong-buffer"),
     (["--updates", 0], "--updates: 0: use"), (["--temperature", "nan"], "--temperature: nan: use"),
     *[(["--loss", loss, "--correction", kind], f"--correction {kind} weighs each token, and --loss {loss} has one ratio for the "
-       "whole completion; use seq-tis, seq-mis or geo-mis") for loss in ("gspo", "rloo") for kind in ("tis", "mis")],
+       "whole completion; use seq-tis, seq-mis or geo-mis") for loss in ("gspo", "rloo") for kind in ("tis", "mis", "icepop")],
+    (["--loss", "dppo_tv", "--correction", "tis"], "--old sampler has the mismatch in its ratio already"),
+    (["--loss", "reinforce++-baseline", "--group", 1], "--group must be at least 2"),
+    (["--loss", "maxrl", "--overlong-buffer", 3], "--scale mean divides by the mean reward of a group"),
+    (["--scale", "mean", "--kl", 0.1, "--kl-in", "reward"], "--scale mean divides by the mean reward of a group"),
+    (["--loss", "maxrl", "--reward", "random:-1"], "--scale mean divides by the mean reward of the group, and a reward is -1"),
+    (["--loss", "sapo", "--updates", 2, "--tau-neg", 0], "--tau-neg: 0: use a number above 0"),
+    (["--loss", "sapo", "--updates", 2, "--clip-low", 0.1], "--clip-low has no effect with --loss sapo"),
+    (["--correction", "icepop", "--cap-low", 1.5], "--cap-low: 1.5: use"), (["--sequence-mask", -1], "--sequence-mask: -1: use"),
+    (["--mismatch", "fog=1"], "--mismatch fog=1: use noise=0.2, rounding, truncated=0.9, stale=2, report=0.2"),
+    (["--mismatch", "noise"], "--mismatch noise: write it as noise=0.2"),
+    (["--mismatch", "rounding=1"], "--mismatch rounding=1: write it as rounding"),
+    (["--mismatch", "noise=0"], "--mismatch noise=0: 0: use a number above 0"),
+    (["--mismatch", "truncated=1"], "--mismatch truncated=1: 1: use a number above 0 and below 1"),
+    (["--mismatch", "stale=1.5"], "--mismatch stale=1.5: 1.5: use a whole number"),
+    (["--mismatch", "noise=1", "noise=2"], "--mismatch noise=2: noise is given twice"),
+    (["--mismatch", "stale=1", "--async-steps", 1], "--mismatch stale has weights of one age"),
     (["--keep-rate", 0.3, 0.4, "--candidates", 4, "--group", 2], "none of 4 prompts"),
     (["--keep-rate", 0.5, 0.4], "LOW must not be above HIGH")])
 def test_bad_flags_are_one_line(able, tmp_path, flags, message):

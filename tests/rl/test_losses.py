@@ -50,7 +50,7 @@ def reference(loss, logprobs, old, places, A):
 
         def clip(r, a=a):
             return torch.min(r * a, r.clamp(1 - LOW, 1 + HIGH) * a)
-        if loss == "grpo":
+        if loss in ("grpo", "rlp"):
             total = total - clip((new - was).exp()).mean() / len(places)
         elif loss in ("dppo_tv", "dppo_kl"):
             p, q = new.exp(), was.exp()
