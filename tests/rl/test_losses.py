@@ -301,7 +301,7 @@ def test_token_weights_truncate_mask_and_veto():
     assert weights("tis") == pytest.approx([0.5, 2, 1.2, 1e-6])
     assert weights("mis") == pytest.approx([0.5, 0, 1.2, 1e-6])
     assert weights("icepop", cap=2.5, low=1e-3) == pytest.approx([0.5, 0, 1.2, 0])
-    assert weights("icepop", cap=2.5, low=1e-7, veto=1e-4) == pytest.approx([0.5, 0, 0, 0])
+    assert weights("icepop", cap=3.5, low=0.7, veto=1e-4) == pytest.approx([0, 3, 0, 0])
     assert weights("icepop", cap=3.5, low=0.7) == pytest.approx([0, 3, 1.2, 0])
     assert (CORRECTIONS["icepop"].low, CORRECTIONS["icepop"].cap) == (0.5, 5.0)
     assert weights("seq-tis", cap=1.4) == pytest.approx([1.4, 1.4, 1.2e-6, 1.2e-6])
