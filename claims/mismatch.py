@@ -1,0 +1,48 @@
+"""Claim 12: a correction keeps what a mismatch between sampler and trainer would cost reinforcement.
+
+Sampler and trainer agree to the last bit (--exact), and --mismatch makes them differ by a known amount. So there is nothing else
+that a correction could be good for, and an arm without a mismatch says what can be reached at all.
+"""
+
+from claims import tiny
+from claims.runner.claim import Claim, Setting, positive
+from claims.runner.commands import Command
+from claims.runner.measures import Result
+
+KINDS = {"noise 0.2": "noise=0.2", "noise 1": "noise=1", "truncated": "truncated=0.9"}
+CORRECTIONS = ("none", "tis", "icepop", "seq-mis")
+EFFECT = "noise 1, corrected - not"
+
+
+def after(s: Setting, *mismatch: str, **flags) -> Command:
+    """Measured after reinforcement of the same base."""
+    flags |= {"mismatch": mismatch} if mismatch else {}
+    return tiny.evaluate(s, tiny.grpo(s, tiny.base(s, tiny.tokenizer()), exact=True, **flags))
+
+
+def arms(s: Setting) -> dict[str, Command]:
+    found = {"base": tiny.evaluate(s, tiny.base(s, tiny.tokenizer())), "no mismatch": after(s),
+             "no mismatch again": after(s, seed=s.seed + 100)}
+    for kind, spec in KINDS.items():
+        found |= {f"{kind}, {c}": after(s, spec, **({} if c == "none" else {"correction": c})) for c in CORRECTIONS}
+    return found
+
+
+def statistic(r: dict[str, Result]) -> dict[str, float]:
+    """What is lost by each correction under each mismatch; and what corrections keep, the mean of the three."""
+    rates, found = {arm: result.rate() for arm, result in r.items()}, {}
+    for kind in KINDS:
+        corrected = [rates[f"{kind}, {c}"] for c in CORRECTIONS[1:]]
+        found[f"{kind}, corrected - not"] = sum(corrected) / len(corrected) - rates[f"{kind}, none"]
+        found |= {f"{kind}, {c} - no mismatch": rates[f"{kind}, {c}"] - rates["no mismatch"] for c in CORRECTIONS}
+    return found | {"RL with other draws": rates["no mismatch again"] - rates["no mismatch"],
+                    "no mismatch - before RL": rates["no mismatch"] - rates["base"]}
+
+
+CLAIM = Claim(
+    number="12", says="A correction keeps what a mismatch between sampler and trainer costs reinforcement.",
+    source="truncated importance sampling (Yao et al., 2025); IcePop, arXiv 2510.18855; masks on sequences (Liu et al., 2025)",
+    theirs="training that is not corrected collapses, and training that is does not (findings in words, on MoE models)",
+    would_show="Above 0: under the large noise corrected reinforcement reaches more than reinforcement that is not corrected",
+    arms=arms, statistic=statistic, headline=EFFECT, verdict=lambda n: positive(n[EFFECT]),
+    null="RL with other draws", oracle="no mismatch - before RL")
