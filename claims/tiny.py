@@ -26,9 +26,10 @@ def world(s: Setting, ops: str, split: str, share: float = 1.0, **options) -> st
     return f"world:tiny,ops={ops},split={split},seed={s.seed}{more}" + (f"@{share:g}" if share != 1 else "")
 
 
-def tokenizer(*styles: str) -> Command:
-    """One for all seeds and arms, trained on problems in each of these styles."""
-    specs = [f"world:tiny,ops=1-6{style and ',style='}{style}" for style in styles or ("",)]
+def tokenizer(*styles: str, **options) -> Command:
+    """One for all seeds and arms, trained on problems in each of these styles. options: of the world."""
+    more = "".join(f",{name}={value}" for name, value in options.items())
+    specs = [f"world:tiny,ops=1-6{style and ',style='}{style}{more}" for style in styles or ("",)]
     return make("tokenizer.py", "train", "--data", *specs, "--vocab-size", 512)
 
 

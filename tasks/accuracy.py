@@ -66,7 +66,7 @@ def parse_band(flag: str, text: str) -> range:
 
 def without_problems(table: list[dict]) -> list[dict]:
     """The table without the results of single problems."""
-    return [{key: value for key, value in row.items() if key not in ("right", "answered")} for row in table]
+    return [{key: value for key, value in row.items() if key not in ("right", "answered", "needless")} for row in table]
 
 
 def print_world(table: list[dict], ks: Sequence[int]) -> None:

@@ -51,6 +51,7 @@ def world_table(graded: list[Graded], ks: Sequence[int] = (1,)) -> list[dict]:
     why              the most common first error
     right            rows by operations: [samples with every step right, samples] of each problem, in order
     answered         the same of samples with the right answer
+    needless_calls   of tools, in a reply; needless: the same as [calls, samples] of each problem
     and what `reply_style` finds
     """
     table = []
@@ -72,6 +73,8 @@ def world_table(graded: list[Graded], ks: Sequence[int] = (1,)) -> list[dict]:
             if "calls" in row:
                 needless = [[needless_calls(r.calls, a.problem.task.useful_calls(a.problem)) for r in a.replies] for a in part]
                 row["needless_calls"] = round(float(np.mean(needless)), 4)
+                if field == "ops":
+                    row["needless"] = [[sum(counts), len(counts)] for counts in needless]
             table.append(row)
     return table
 

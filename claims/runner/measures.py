@@ -29,6 +29,7 @@ class Result:
     line      the JSON of its last line; for training scripts as well as for evaluate.py
     right     {stratum: [(samples with every step right, samples) of each problem]}, of evaluate.py
     answered  the same of samples with the right answer
+    needless  {stratum: [(needless calls of tools, samples) of each problem]}, where replies may call tools
     thoughts  {stratum: [what the thinking of each document was judged as, "" where it was dropped]}, of augment.py think
     others    {file: what evaluate.py found}, of question files and texts
     records   the records of a training script's log
@@ -39,6 +40,7 @@ class Result:
     line: dict
     right: dict[Stratum, list] = field(default_factory=dict)
     answered: dict[Stratum, list] = field(default_factory=dict)
+    needless: dict[Stratum, list] = field(default_factory=dict)
     thoughts: dict[Stratum, list] = field(default_factory=dict)
     others: dict[str, dict] = field(default_factory=dict)
     records: list[dict] = field(default_factory=list)
@@ -60,6 +62,14 @@ class Result:
         """The numbers of the mixtures of this draw (n,), with repetition; outside of a draw each once."""
         n = len(self.mixtures)
         return np.repeat(np.arange(n), self.weights.get(self.of_mixtures(), np.ones(n, int)))
+
+    def mean(self, of: str) -> float:
+        """The mean over problems of a count for each sample, such as needless calls. of: the field with (count, samples)."""
+        total = weight = 0.0
+        for stratum, counts in getattr(self, of).items():
+            w = self.weights.get(stratum, np.ones(len(counts)))
+            total, weight = total + float(w @ [count / n for count, n in counts]), weight + float(w.sum())
+        return total / weight
 
     def rate(self, k: int = 1, ops: str | int = "", data: str = "", of: str = "right") -> float:
         """Mean pass@k over problems: of these operations ("2-3"; all where it is ""), of worlds whose SPEC has `data` in it.
@@ -117,6 +127,8 @@ def read_result(out: Path, line: dict) -> Result:
                 if "right" in row:
                     stratum = (name, row["ops"], len(row["right"]))
                     result.right[stratum], result.answered[stratum] = row["right"], row["answered"]
+                    if "needless" in row:
+                        result.needless[stratum] = row["needless"]
             if "rows" not in found:
                 result.others[name] = found
     elif out.suffix == ".jsonl" and "documents" in line:
