@@ -299,14 +299,15 @@ class Sampler:
         """Prefills the next prompts for which there are rows, or a piece of the next prompt; returns the number of tokens."""
         budget, p = self.prefill_chunk or PREFILL_TOKENS, self.waiting[0].prefill
         # new weights make finished pieces useless; after three starts a prompt is prefilled at once, or it might never finish
-        if self.prefill_chunk and len(p.ids) > budget and (p.begun < 3 or p.version == self.version):
+        if self.prefill_chunk and len(p.ids) - p.kept(self.version) > budget and (p.begun < 3 or p.version == self.version):
             tokens = self.runner.prefill_piece(p, self.version, budget)
             self.prefills += p.ready(self.version)
             return tokens
         prompts = self.scheduler.prompts(self.version, budget)
+        computed = sum(len(p.ids) - p.kept(self.version) for p in prompts)
         self.runner.prefill(prompts, self.version)
         self.prefills += len(prompts)
-        return sum(len(p.ids) for p in prompts)
+        return computed
 
     def _read(self, late):
         """Gives the tokens of all steps except the last `late` ones to their requests; returns the requests that finished."""
@@ -339,8 +340,16 @@ class Sampler:
                     c.finish = "stop" if ends else "length"
                     done.append(r)
             if any(r.drawn < r.limit for r in done + called):                 # requests at their limit have left already
-                self.scheduler.leave([row for row, r in enumerate(self.running) if r.completion.finish or r.call])
+                self._let_go([row for row, r in enumerate(self.running) if r.completion.finish or r.call])
         return done
+
+    def _let_go(self, rows):
+        """Frees the rows of requests that are finished, or have called a tool; the keys of the latter are kept."""
+        for row in rows:
+            r = self.running[row]
+            if r.call and not self.outdated:              # the last token is not decoded yet
+                r.prefill = self.runner.keep(row, r.completion.prompt + r.completion.tokens[:-1], self.version)
+        self.scheduler.leave(rows)
 
     def _says_stop(self, r):
         """Whether the newest token completes one of the request's stop texts."""

@@ -32,7 +32,8 @@ class Completion:
 
 @dataclass
 class Prefill:
-    """A prompt and the model's results for it, computed once for all of its requests. Letters as in model.py."""
+    """A prompt and the model's results for it, computed once for all of its requests. Letters as in model.py. Of a request that
+    called a tool, k and v are at first those of the tokens before the call (hidden is None then)."""
     ids: list[int]
     version: int = -1                                            # of the weights that computed it; -1: none yet
     hidden: torch.Tensor | None = None                           # (D,) of the last id
@@ -44,6 +45,10 @@ class Prefill:
     def ready(self, version: int) -> bool:
         """Whether it has been computed with these weights."""
         return self.hidden is not None and self.version == version
+
+    def kept(self, version: int) -> int:
+        """How many of the first ids have k and v already, with these weights, while the others still have to be computed."""
+        return self.k.shape[1] if self.k is not None and self.hidden is None and self.version == version else 0
 
 
 @dataclass(eq=False)

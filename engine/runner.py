@@ -132,7 +132,10 @@ class Runner:
     # prompts
 
     def prefill(self, prompts: list[Prefill], version: int) -> None:
-        """Computes prompts, packed into rows of documents."""
+        """Computes prompts, packed into rows of documents; those whose first tokens are kept go on from there."""
+        if continued := [p for p in prompts if p.kept(version)]:
+            self._continue(continued, version)
+            prompts = [p for p in prompts if not p.ready(version)]
         at = 0
         while at < len(prompts):
             end, total = at + 1, len(prompts[at].ids)
@@ -152,19 +155,48 @@ class Runner:
             p.k, p.v = (torch.stack([layer[i][0, here] for layer in kv]) for i in (0, 1))                     # (L, T, K, hd)
             p.hidden, p.version, p.scratch, first = hidden[0, here.stop - 1], version, None, here.stop
 
+    def keep(self, row: int, ids: list[int], version: int) -> Prefill | None:
+        """The keys and values of a row that will go on later, for these first ids of it. None if memory is short: then they are
+        computed again. What is left must do for prompts (the pool takes four fifths at most)."""
+        pool = self.cache.k.nbytes + self.cache.v.nbytes
+        free = free_bytes(self.device)
+        if free is not None and free - pool // self.cache.size * pages_of(len(ids)) < 0.15 * pool:
+            return None
+        k, v = self._copied(self.cache, row, len(ids))
+        return Prefill(ids, version, k=k, v=v)
+
+    @staticmethod
+    def _copied(cache, row, T):
+        """k and v (L, T, K, hd) of the first T tokens of a row."""
+        pages = cache.pages[row][:pages_of(T)]
+        return (x[:, pages].transpose(2, 3).flatten(1, 2)[:, :T] for x in (cache.k, cache.v))
+
+    def _continue(self, prompts, version):
+        """Computes the ids behind those that are kept, all prompts together, with a small separate cache."""
+        new = [p.ids[p.kept(version):] for p in prompts]
+        R = max(map(len, new))                            # shorter ones are padded at the end, which no token before it sees
+        ends = [p.kept(version) + R for p in prompts]
+        cache = KVCache(self.model.config, len(prompts), sum(map(pages_of, ends)), max(ends), self.device, self.dtype)
+        for row, (p, end) in enumerate(zip(prompts, ends, strict=True)):
+            cache.reserve(row, end)
+            cache.fill(row, p.k, p.v)
+        hidden = self.copy.decode(upload([i for ids in new for i in ids + [0] * (R - len(ids))], self.device).view(-1, R), cache)
+        for row, (p, ids) in enumerate(zip(prompts, new, strict=True)):
+            p.k, p.v = self._copied(cache, row, len(p.ids))
+            p.hidden = hidden[row, len(ids) - 1]          # p.version is that of what was kept
+
     def prefill_piece(self, p: Prefill, version: int, tokens: int) -> int:
         """Computes the next piece of a long prompt, with a small separate cache for the pieces before it. Returns the number of
         tokens."""
         if p.scratch is None or p.version != version:
-            p.version, p.hidden, p.begun = version, None, p.begun + 1
+            p.version, p.hidden, p.begun, p.k, p.v = version, None, p.begun + 1, None, None
             p.scratch = KVCache(self.model.config, 1, pages_of(len(p.ids)), len(p.ids), self.device, self.dtype)
             p.scratch.reserve(0, len(p.ids))
         done = int(p.scratch.lengths[0])
         piece = torch.tensor(p.ids[done:done + tokens], device=self.device)[None]                             # (1, R)
         hidden = self.copy.decode(piece, p.scratch)
         if done + piece.shape[1] == len(p.ids):
-            pages = p.scratch.pages[0]
-            p.k, p.v = (x[:, pages].transpose(2, 3).flatten(1, 2)[:, :len(p.ids)] for x in (p.scratch.k, p.scratch.v))
+            p.k, p.v = self._copied(p.scratch, 0, len(p.ids))
             p.hidden, p.scratch = hidden[0, -1], None
         return piece.shape[1]
 

@@ -2,6 +2,7 @@
 
 import itertools
 from collections import deque
+from dataclasses import replace
 
 from engine.cache import KVCache
 from engine.requests import Prefill, Request
@@ -42,7 +43,7 @@ class Scheduler:
     def put_back(self, requests: list[Request]) -> None:
         """Requests that have tokens wait at the front of the queue, the oldest of them first."""
         for r in sorted(requests, key=lambda r: -r.number):
-            r.prefill = Prefill(r.completion.prompt + r.completion.tokens)
+            r.prefill = replace(r.prefill or Prefill([]), ids=r.completion.prompt + r.completion.tokens)
             self.waiting.appendleft(r)
 
     def _oldest_first(self):
@@ -73,10 +74,11 @@ class Scheduler:
         chosen, total = [], 0
         for p in [r.prefill for r in itertools.islice(self.waiting, self.free_rows())]:
             if not p.ready(version) and not any(p is c for c in chosen):
-                if chosen and total + len(p.ids) > budget:
+                size = len(p.ids) - p.kept(version)
+                if chosen and total + size > budget:
                     break
                 chosen.append(p)
-                total += len(p.ids)
+                total += size
         return chosen
 
     def leave(self, rows: list[int]) -> None:

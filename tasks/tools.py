@@ -29,6 +29,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from formats import plugins
@@ -118,7 +119,7 @@ def open_tools(specs: Sequence[str], most: int = 4, seconds: float = 5.0) -> Too
             raise ValueError(f"--tool {spec}: two tools have the name {name}")
         if spec != CALCULATOR and not callable(plugins.load(spec)):
             raise plugins.PluginError(f"{spec}: is no function; write one, {name}(text) -> text")
-        found[name] = spec
+        found[name] = spec if spec == CALCULATOR else f"{Path(plugins.file_of(spec)).resolve()}:{name}"
     return Toolbox(found, most, seconds) if found else None
 
 
