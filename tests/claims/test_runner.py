@@ -71,7 +71,7 @@ def test_a_claim_of_forty_lines(tmp_path):
 
 
 SCRIPTS = {"pretrain.py": "pretrain", "sft.py": "sft", "grpo.py": "grpo", "dpo.py": "dpo", "augment.py": "augment",
-           "mix.py": "mix"}
+           "mix.py": "mix", "distill.py": "distill"}
 
 
 @pytest.mark.parametrize("name", run.all_claims())
