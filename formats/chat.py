@@ -6,11 +6,13 @@ saved checkpoint has the template of exactly this format.
 """
 
 import itertools
+import re
 from typing import Any
 
 from formats import templates
 
 IM_START, IM_END, THINK, END_THINK = "<|im_start|>", "<|im_end|>", "<think>", "</think>"
+CALL, END_CALL = "<tool_call>", "</tool_call>"            # around a call at the end of an assistant's turn (tasks/tools.py)
 
 
 class ChatFormat:
@@ -74,10 +76,10 @@ class ChatFormat:
             if reasoning:
                 put(0.0 if think else 1.0, opening, "\n")
                 inside = unfinished and not content        # cut off while it thinks
-                put(1.0, *([reasoning] if inside else [f"{reasoning}\n", closing, f"\n\n{content}"]))
+                put(1.0, *([reasoning] if inside else [f"{reasoning}\n", closing, "\n\n", *self._with_marks(content)]))
             else:
                 put(0.0, *(() if reasoning is None else empty_block))
-                put(1.0, content)
+                put(1.0, *self._with_marks(content))
             if not unfinished:
                 put(1.0, end)
                 put(0.0, "\n")
@@ -85,6 +87,13 @@ class ChatFormat:
             put(0.0, start, "assistant\n")
             put(0.0, *{None: (), True: (opening, "\n"), False: empty_block}[think])
         return ids, mask
+
+    def _with_marks(self, content: str) -> list[int | str]:
+        """What an assistant says, in parts: the marks of calls are tokens of their own where the checkpoint has them (as Qwen's
+        has), and text where it does not."""
+        special = {mark: self.tokenizer.special[mark] for mark in (CALL, END_CALL) if mark in self.tokenizer.special}
+        cut = re.split(f"({'|'.join(special)})", content) if special else [content]
+        return [special.get(part, part) for part in cut]
 
     def tool_turn(self, text: str) -> list[int]:
         """As Tokenizer.tool_turn."""

@@ -17,6 +17,7 @@ PANELS = [
      "Difference of a token's log-probability, nats. At 0 training is truly on-policy."),
     ("Entropy, nats per token", {"entropy": "entropy"}, ""),
     ("Groups without spread", {"zero_spread": "share of groups"}, "All rewards alike: nothing to learn from."),
+    ("Calls of tools in a reply", {"calls": "all", "needless_calls": "needless", "failed_calls": "failed"}, ""),
     ("Cut off at the cap", {"cut_off": "share of completions"}, ""),
     ("Clipped", {"clip_low": "below", "clip_high": "above", "clipped": "at the bound"}, "Shares of tokens."),
     ("Open gate", {"gate": "share of the gradient"}, "SAPO's, in place of a clip: 1 while the policy has not moved."),

@@ -72,12 +72,15 @@ def without_problems(table: list[dict]) -> list[dict]:
 def print_world(table: list[dict], ks: Sequence[int]) -> None:
     """Prints the table of one checkpoint, first by operations and then by context."""
     head = "".join(f" {f'answer pass@{k}':>24} {f'process pass@{k}':>24}" for k in ks)
+    tools = any("calls" in row for row in table)
+    of_tools = f" {'calls':>6} {'failed':>6} {'needless':>8}" if tools else ""
     for field, title in (("ops", "operations"), ("context", "context")):
-        print(f"{title:<12}{'problems':>9}{head} {'steps':>7} {'tokens':>7} {'thinking':>8} {'empty':>6}  common error")
+        print(f"{title:<12}{'problems':>9}{head} {'steps':>7} {'tokens':>7} {'thinking':>8} {'empty':>6}{of_tools}  common error")
         for row in (r for r in table if field in r):
             cells = "".join(f" {rate_text(row[part][f'pass@{k}']):>24}" for k in ks for part in ("answer", "process"))
+            calls = f" {row['calls']:>6.3f} {row['failed_calls']:>6.3f} {row['needless_calls']:>8.3f}" if tools else ""
             print(f"{row[field]!s:<12}{row['problems']:>9}{cells} {row['steps']:>7.3f} {row['tokens']:>7.1f} "
-                  f"{row['thinking']:>8.3f} {row['empty']:>6.3f}  {row['why']}")
+                  f"{row['thinking']:>8.3f} {row['empty']:>6.3f}{calls}  {row['why']}")
 
 
 def rate_text(rate: Rate | Sequence[float] | None, form: str = ".3f") -> str:
@@ -107,7 +110,8 @@ def file_line(name: str, result: dict) -> str:
     first = next(iter(result["accuracy"]))
     rates += "".join(f"; {kind} {found[first][0]:.3f}" for kind, found in result.get("kinds", {}).items())
     return (f"{name}: {result['problems']} questions, {rates}; {result['tokens']} tokens, thinking {result['thinking']:.3f}, "
-            f"empty {result['empty']:.3f}, cut off {result['cut_off']:.3f}")
+            f"empty {result['empty']:.3f}, cut off {result['cut_off']:.3f}"
+            + (f", calls {result['calls']:.3f}, failed {result['failed_calls']:.3f}" if "calls" in result else ""))
 
 
 def print_comparison(measured: dict, ks: Sequence[int], found_gains: Sequence[dict] = ()) -> None:

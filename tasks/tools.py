@@ -33,10 +33,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from formats import plugins
+from formats.chat import CALL, END_CALL
 from tasks.expression import Steps, evaluate
 from training import cli
 
-OPEN, CLOSE = "<tool_call>", "</tool_call>"
 ERROR = "error: "                     # how the answer of a call that failed begins
 LONGEST = 1000                        # characters of an answer; a longer one is an error
 CALCULATOR = "calculator"
@@ -55,17 +55,17 @@ class Call(NamedTuple):
 
 def written(name: str, argument: str) -> str:
     """A call as the end of a turn."""
-    return f"{OPEN}{name} {argument}{CLOSE}"
+    return f"{CALL}{name} {argument}{END_CALL}"
 
 
 def call_in(said: str) -> tuple[str, str] | None:
     """(name, argument) of the call with which a turn ends, or None if it does not end with one. Of a call that cannot be read:
     ("", the reason)."""
-    _, found, rest = said.partition(OPEN)
-    if not found or not rest.rstrip().endswith(CLOSE):
+    _, found, rest = said.partition(CALL)
+    if not found or not rest.rstrip().endswith(END_CALL):
         return None
-    inside = rest.rstrip().removesuffix(CLOSE).strip()
-    if OPEN in inside or CLOSE in inside:
+    inside = rest.rstrip().removesuffix(END_CALL).strip()
+    if CALL in inside or END_CALL in inside:
         return "", "use one call in a turn"
     if not inside.startswith("{"):
         name, _, argument = inside.partition(" ")

@@ -1,5 +1,6 @@
 """Tools: how calls are read, the calculator, solutions with calls, what counts as needless, and functions of a user's file."""
 
+import copy
 import json
 from dataclasses import asdict
 
@@ -19,6 +20,7 @@ from tasks.problems import open_task
 from tasks.rewards import parse_rewards, score_group
 from tasks.task import Reply
 from tasks.tools import Call, Toolbox, calculate, call_in, needless_calls, open_tools
+from tokenizer import Tokenizer
 
 LARGE = "world:tiny,ops=1-3,given=99,max_value=999,calls=4"
 
@@ -190,6 +192,23 @@ def test_conversations_of_files_with_tools(tokenizer, tmp_path):
         write_rows(tmp_path / "wrong.jsonl", [{"messages": [messages[0], wrong, {"role": "assistant", "content": "4"}]}])
         with pytest.raises(ValueError, match=message):
             open_conversations(str(tmp_path / "wrong.jsonl"), tokenizer, 512)
+
+
+def test_marks_of_calls_are_tokens_where_a_checkpoint_has_them(tokenizer):
+    """And only in what an assistant says: in a user's text they stay text."""
+    spec, n = copy.deepcopy(tokenizer._spec), len(tokenizer)
+    spec["added_tokens"] += [spec["added_tokens"][-1] | {"id": n + i, "content": mark, "special": False}
+                             for i, mark in enumerate(("<tool_call>", "</tool_call>"))]
+    theirs = Tokenizer(spec, tokenizer._config)
+    said = "lions 3 + 4 = owls 7\n<tool_call>f 1</tool_call>"
+    messages = [{"role": "user", "content": said}, {"role": "assistant", "content": said}]
+    ids, mask = theirs.encode_chat(messages)
+    assert [i for i in ids if i >= n] == [n, n + 1] and all(mask[at] == 1 for at, i in enumerate(ids) if i >= n)
+    assert theirs.decode(ids) == tokenizer.decode(tokenizer.encode_chat(messages)[0])
+    begin = ids.index(n)
+    assert ids[begin + 1:begin + 1 + len(tokenizer.encode("f 1"))] == tokenizer.encode("f 1")
+    completion = Completion(theirs.chat_prompt(messages[:1]), ids[len(theirs.chat_prompt(messages[:1])):-1])
+    assert call_in(Reply.of(completion, theirs, 100).text) == ("f", "1")
 
 
 # completions
