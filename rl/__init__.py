@@ -1,1 +1,1 @@
-"""The parts of grpo.py: prompts, rollouts and batches, policy losses and advantages, the update, the log of a step."""
+"""The parts of grpo.py and distill.py: prompts, rollouts and batches, losses and advantages, the update, the log of a step."""

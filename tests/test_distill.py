@@ -97,9 +97,10 @@ def ends_of(tokenizer, tokens):
     return [len(tokenizer.decode_bytes(tokens[:n + 1])) for n in range(len(tokens))]
 
 
-def recomputed(folder, tokenizer, teacher, rollouts, loss, temperature=1.0, beta=0.5, hint="", mode="plain"):
+def recomputed(folder, tokenizer, teacher, rollouts, loss, temperature=1.0, beta=0.5, hint="", mode="plain",
+               learner="student"):
     """The mean loss over the drawn tokens and its gradient {name: gradient}, one completion after the other."""
-    student, _ = load(folder / "student", dtype=torch.float64)
+    student, _ = load(folder / learner, dtype=torch.float64)
     master, own = load(teacher, dtype=torch.float64)
     rows, total, count, shapes, mixed = len(tokenizer), 0.0, 0, set(), 0
     for r in rollouts:
@@ -177,6 +178,15 @@ def test_a_step_is_what_plain_logits_give(folder, drawn, tmp_path, tokenizer, te
     for name in "entropy nll answer process length_mean length_max cut_off logprob_diff_max grad_norm seconds".split():
         assert math.isfinite(step[name]), name
     assert step["logprob_diff_max"] < 1e-9 and 0 < step["entropy"] < math.log(512) and "note" not in step
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_rows_of_a_head_that_no_token_has_are_left_out(folder, drawn, tmp_path, tokenizer, loss):
+    """Here the student has five more, and the teacher has none."""
+    ran(tmp_path / "run", "--init", folder / "teacher", "--teacher", folder / "student", *FEW, "--dtype", "float64", "--loss",
+        loss)
+    _, wanted = recomputed(folder, tokenizer, folder / "student", drawn, loss, learner="teacher")
+    assert_gradients(gradients(tmp_path / "run"), wanted)
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -21,7 +21,7 @@ def training_flags(text: str, needs: tuple = (), data_required: bool = True) -> 
     p.add_argument("--steps", type=cli.positive_int, default=1000, help="optimiser steps")
     p.add_argument("--batch-tokens", type=cli.non_negative_int, default=4096, help="tokens in a global batch")
     p.add_argument("--micro-tokens", type=cli.non_negative_int, default=0,
-                   help="tokens in a micro-batch of one rank; 0: all of its tokens (grpo: 4096, or 16384 on a GPU)")
+                   help="tokens in a micro-batch of one rank; 0: all of its tokens (grpo, distill: 4096, or 16384 on a GPU)")
     p.add_argument("--lr", type=cli.not_negative, default=0.02, help="peak learning rate (of Muon, or of AdamW without it)")
     p.add_argument("--adam-lr", type=cli.not_negative, default=0.003, help="peak learning rate of AdamW, used with Muon")
     p.add_argument("--optimizer", default="muon", choices=list(optim.OPTIMIZERS),

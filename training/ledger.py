@@ -16,7 +16,7 @@ What is counted:
   their loss weight is 0, and a token of the second epoch counts again.
 - rollouts, teacher, judge: what is sampled to be trained on, to be written down, to be a verdict. Tokens are those drawn. The
   samples of one prompt share its prefill.
-- scoring: log-probabilities under a reference, a critic's values, and other forward passes over whole documents.
+- scoring: log-probabilities under a reference or a teacher, a critic's values, and other forward passes over whole documents.
 
 This is what the method needs, whatever the code wastes on top: padding, rows that wait, passes that are repeated to save memory,
 and steps that were lost to a kill do not count. Evaluation does not count either. What is inherited by two ways counts once.
