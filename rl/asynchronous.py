@@ -31,7 +31,6 @@ import time
 
 import torch
 import torch.distributed as dist
-from torch.distributed.tensor import DTensor
 
 from model import Transformer
 from rl.groups import Collected, Group, has_spread
@@ -41,6 +40,7 @@ from sampler import Completion, Sampler
 from tasks.task import Problem, prompt_ids
 from training.ledger import Costs
 from training.ranks import Ranks
+from training.weights import complete
 
 FIELDS = ("prompt", "tokens", "logprobs", "finish", "versions", "forced")
 PATIENCE = 20.0                       # seconds that a rank waits for the others when it must stop
@@ -316,8 +316,7 @@ def take(run: Ranks, key: str, keep: bool = False) -> dict | None:
 
 def whole(weight: torch.Tensor) -> torch.Tensor:
     """A copy of a weight on its device; gathered if it is sharded (then all training ranks must call this together)."""
-    weight = weight.full_tensor() if isinstance(weight, DTensor) else weight
-    return weight.detach().clone()
+    return complete(weight).detach().clone()
 
 
 def check(args: argparse.Namespace, ranks: int) -> None:

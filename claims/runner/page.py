@@ -14,8 +14,8 @@ COLOURS = {HOLDS: "good", FAILS: "bad"}
 
 
 def dots(rows: dict[str, tuple], colours: list[str], low: float, high: float, zero: bool) -> str:
-    """An SVG: under each name a line from `low` to `high`, with a dot at its value and a whisker over its interval, and the number
-    beside it. rows: {name: (mean, low, high)}. zero: a line at 0 through all."""
+    """An SVG: under each name a line from `low` to `high`, with a dot at its value and a whisker over its interval, and the
+    number beside it. rows: {name: (mean, low, high)}. zero: a line at 0 through all."""
     width, step, left, right = 360, 44, 6, 206
 
     def x(value):
