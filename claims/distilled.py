@@ -22,7 +22,7 @@ def taught(s: Setting, teacher: str | Command, *flags, questions: int = QUESTION
 
 def student(s: Setting, rows: Command, style: str = "short", **flags) -> Command:
     """Fine-tuned on the answers, from the base that has met that style."""
-    return tiny.sft(s, midtraining.pretrained(s, style), rows, **{"steps": 150} | flags)
+    return tiny.sft(s, midtraining.pretrained(s, style), rows, **{"steps": 300, "lr": 0.02, "adam_lr": 0.004} | flags)
 
 
 def solves(s: Setting, start: Command, style: str = "short") -> Command:

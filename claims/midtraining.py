@@ -18,6 +18,7 @@ from claims.runner.commands import Command
 STYLES = ("short", "long", "hybrid")
 STEPS = {"short": 240, "hybrid": 360}                      # of pre-training, by the styles that the base has met
 BRANCH = {"short": 120, "hybrid": 240}                     # of mid-training: a long solution takes three times the tokens
+LONG = 300                                                 # of mid-training where it shall decide: more than pre-training had
 CAP = {"short": 48, "hybrid": 160}                         # tokens of an answer: three operations take about 35, or 110
 
 

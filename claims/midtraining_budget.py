@@ -5,7 +5,7 @@ from claims.runner.claim import Claim, Setting, positive
 from claims.runner.commands import Command
 from claims.runner.measures import Result
 
-STEPS = {"1x": 60, "3x": 180, "5x": 300}
+STEPS = {"1x": 60, "3x": 180, "5x": midtraining.LONG}
 AFTER = "after RL, 5x - 1x"
 
 

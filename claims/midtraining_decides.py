@@ -10,8 +10,8 @@ AFTER, GAIN = "after RL, mid-trained - more of the same", "gain by RL, mid-train
 
 def arms(s: Setting) -> dict[str, Command]:
     """From one base: nothing, more of the same, and a branch with as many tokens on the edge; the same RL after each."""
-    starts = {"base": midtraining.pretrained(s), "more of the same": midtraining.branch(s, "more"),
-              "mid-trained": midtraining.branch(s, "short")}
+    starts = {"base": midtraining.pretrained(s), "more of the same": midtraining.branch(s, "more", midtraining.LONG),
+              "mid-trained": midtraining.branch(s, "short", midtraining.LONG)}
     found = midtraining.before_and_after(s, starts)
     return found | {"mid-trained, RL again": midtraining.other_draws(s, starts["mid-trained"])}
 

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from engine.cache import PAGE, KVCache, free_bytes, pages_of, upload
 from engine.draws import SamplingParams, draw, uniform
@@ -19,6 +18,7 @@ from engine.rows import Rows
 from engine.weights import SamplingCopy
 from kernels import HAS_TRITON, exclude
 from model import Transformer
+from training.weights import is_sharded
 
 PREFILL_TOKENS = 8192                 # the most tokens in a row of packed prompts; a longer prompt gets its own row
 
@@ -44,7 +44,7 @@ class Runner:
         """Takes the current weights of the model; later changes have an effect after the next call."""
         self.copy = self.copies.refresh()
         self._choose_form()
-        addresses = [w.data_ptr() for w in self.copy.parameters() if not isinstance(w, DTensor)]
+        addresses = [w.data_ptr() for w in self.copy.parameters() if not is_sharded(w)]
         if addresses != self.addresses:                   # the graphs read tensors at other addresses
             self.graphs.clear()
         self.addresses = addresses

@@ -7,10 +7,10 @@ a matrix of the copy is the same tensor as in the model, and takes no memory.
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
 
 from kernels import reorder
 from model import Linear, Transformer
+from training.weights import is_sharded
 
 
 class SamplingCopy:
@@ -25,7 +25,7 @@ class SamplingCopy:
         """The copy, with the current weights. Tensors that were cast before stay in place, since CUDA graphs read them."""
         copy, head = self._copy(self.model), self.model.head
         copy = _shallow(copy) if copy is self.model else copy                 # so that its `exact` can differ from the model's
-        if copy.lm_head is None and not isinstance(head, DTensor):            # tied: the embedding keeps its dtype
+        if copy.lm_head is None and not is_sharded(head):                     # tied: the embedding keeps its dtype
             copy.lm_head = self._with_weight(Linear(1, 1, bias=False, device="meta"), self.model, head)
         return copy
 
@@ -33,7 +33,7 @@ class SamplingCopy:
         """The module with a copy of each Linear in it; the module itself if it has none."""
         if isinstance(module, Linear):
             # a shard stays as it is: the layer gathers it when it runs
-            return module if isinstance(module.weight, DTensor) else self._with_weight(_shallow(module), module, module.weight)
+            return module if is_sharded(module.weight) else self._with_weight(_shallow(module), module, module.weight)
         children = {name: child and self._copy(child) for name, child in module._modules.items()}
         if all(child is module._modules[name] for name, child in children.items()):
             return module

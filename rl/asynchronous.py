@@ -31,7 +31,6 @@ import time
 
 import torch
 import torch.distributed as dist
-from torch.distributed.tensor import DTensor
 
 from engine.thinking import ThinkBudget
 from model import Transformer
@@ -47,7 +46,7 @@ from tokenizer import Tokenizer
 from training.ledger import Costs
 from training.ranks import Ranks
 from training.run import Run
-from training.weights import restore_weights
+from training.weights import complete, restore_weights
 
 FIELDS = ("prompt", "tokens", "logprobs", "finish", "versions", "forced", "calls")
 PATIENCE = 20.0                       # seconds that a rank waits for the others when it must stop
@@ -323,8 +322,7 @@ def take(run: Ranks, key: str, keep: bool = False) -> dict | None:
 
 def whole(weight: torch.Tensor) -> torch.Tensor:
     """A copy of a weight on its device; gathered if it is sharded (then all training ranks must call this together)."""
-    weight = weight.full_tensor() if isinstance(weight, DTensor) else weight
-    return weight.detach().clone()
+    return complete(weight).detach().clone()
 
 
 def check(args: argparse.Namespace, ranks: int) -> None:

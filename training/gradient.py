@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
 
 from training import metrics
 from training.ranks import Ranks
+from training.weights import complete
 
 
 def accumulate(ranks: Ranks, wrapped: nn.Module, batches: list, loss_of: Callable, weight: float, found: dict) -> float:
@@ -38,4 +38,4 @@ def accumulate(ranks: Ranks, wrapped: nn.Module, batches: list, loss_of: Callabl
 def clip_gradients(model: nn.Module, largest: float) -> float:
     """Scales the gradient down to norm `largest` if it is larger; returns its norm before."""
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), largest)
-    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+    return float(complete(norm))

@@ -10,7 +10,8 @@ import math
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor, distribute_tensor
+
+from training.weights import complete, sharded_like
 
 BETAS = (0.9, 0.95)                                       # AdamW's
 
@@ -50,12 +51,11 @@ class Muon(torch.optim.Optimizer):
                     state["momentum"] = torch.zeros_like(w)
                 state["momentum"].lerp_(w.grad, 1 - group["momentum"])
                 g = w.grad.lerp(state["momentum"], group["momentum"])         # Nesterov: look one step ahead
-                by_shape.setdefault(tuple(w.shape), []).append((w, g.full_tensor() if isinstance(g, DTensor) else g))
+                by_shape.setdefault(tuple(w.shape), []).append((w, complete(g)))
             for (rows, columns), pairs in by_shape.items():
                 updates = orthogonalise(torch.stack([g for _, g in pairs]))   # (matrices, rows, columns)
                 for (w, _), u in zip(pairs, updates):
-                    if isinstance(w, DTensor):
-                        u = distribute_tensor(u, w.device_mesh, w.placements)
+                    u = sharded_like(u, w)
                     w.mul_(1 - group["lr"] * group["weight_decay"])
                     w.add_(u, alpha=-group["lr"] * max(1, rows / columns) ** 0.5)
 

@@ -1,6 +1,8 @@
 """Gathers complete weights from shards, and shards them again: with FSDP2 (--shard) each rank holds a part of every parameter.
 
 Simpler than big trainers: to save, the complete weights are gathered on every rank.
+
+A shard is a DTensor. Its module is imported only where one is made, because that takes a quarter of the start of a command.
 """
 
 import contextlib
@@ -8,13 +10,29 @@ from collections.abc import Iterator
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor, distribute_tensor
+
+
+def is_sharded(tensor: torch.Tensor) -> bool:
+    """Whether it is a DTensor, which holds a part."""
+    return hasattr(tensor, "full_tensor")
+
+
+def complete(tensor: torch.Tensor) -> torch.Tensor:
+    """The complete tensor, on its device; the tensor itself if it is no shard. Of a shard, all ranks must call this together."""
+    return tensor.full_tensor() if is_sharded(tensor) else tensor
+
+
+def sharded_like(tensor: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    """A complete tensor, on the device of the parameter: sharded if that is."""
+    if not is_sharded(parameter):
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+    return distribute_tensor(tensor, parameter.device_mesh, parameter.placements)
 
 
 def full(tensor: torch.Tensor) -> torch.Tensor:
     """A copy on the CPU. A sharded tensor is gathered; then all ranks must call this together."""
-    tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-    return tensor.detach().cpu().clone()
+    return complete(tensor).detach().cpu().clone()
 
 
 def full_weights(model: nn.Module) -> dict:
@@ -24,9 +42,7 @@ def full_weights(model: nn.Module) -> dict:
 
 def like(tensor: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     """A complete tensor, moved to the device of the parameter and sharded like it."""
-    tensor = tensor.to(parameter.device)
-    sharded = isinstance(parameter, DTensor)
-    return distribute_tensor(tensor, parameter.device_mesh, parameter.placements) if sharded else tensor
+    return sharded_like(tensor.to(parameter.device), parameter)
 
 
 @torch.no_grad()

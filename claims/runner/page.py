@@ -14,20 +14,21 @@ COLOURS = {HOLDS: "good", FAILS: "bad"}
 
 
 def dots(rows: dict[str, tuple], colours: list[str], low: float, high: float, zero: bool) -> str:
-    """An SVG: under each name a line from `low` to `high`, with a dot at its value and a whisker over its interval. rows:
-    {name: (mean, low, high)}. zero: a line at 0 through all."""
-    width, step, left, right = 360, 40, 6, 354
+    """An SVG: under each name a line from `low` to `high`, with a dot at its value and a whisker over its interval, and the
+    number beside it. rows: {name: (mean, low, high)}. zero: a line at 0 through all."""
+    width, step, left, right = 360, 44, 6, 206
 
     def x(value):
         return round(left + (min(max(value, low), high) - low) / (high - low) * (right - left), 1)
-    parts = [f'<line class="grid" x1="{x(0)}" x2="{x(0)}" y1="0" y2="{step * len(rows) + 6}" style="stroke-width:2"/>'] * zero
+    parts = []
     for i, (name, rate) in enumerate(rows.items()):
-        y, text = step * i + 28, signed(rate) if zero else rate_text(list(rate), ".3f")
+        y, text = step * i + 32, signed(rate) if zero else rate_text(list(rate), ".3f")
         parts.append(
-            f'<g style="--c:var(--{colours[i % len(colours)]})"><text x="{left}" y="{y - 11}">{escape(name)}</text>'
-            f'<text class="soft" x="{right}" y="{y - 11}" text-anchor="end">{text}</text>'
+            f'<g style="--c:var(--{colours[i % len(colours)]})"><text x="{left}" y="{y - 13}">{escape(name)}</text>'
+            f'<text class="soft" x="{width - left}" y="{y + 4}" text-anchor="end">{text}</text>'
             f'<line class="grid" x1="{left}" x2="{right}" y1="{y}" y2="{y}"/>'
-            f'<path class="whisker" d="M{x(rate[1])} {y}H{x(rate[2])}"/>'
+            + f'<line class="grid" x1="{x(0)}" x2="{x(0)}" y1="{y - 7}" y2="{y + 7}" style="stroke-width:2"/>' * zero
+            + f'<path class="whisker" d="M{x(rate[1])} {y}H{x(rate[2])}"/>'
             f'<circle cx="{x(rate[0])}" cy="{y}" r="4" fill="var(--c)"/></g>')
     label = "; ".join(f"{name} {rate_text(list(rate), '.3f')}" for name, rate in rows.items())
     return (f'<svg class="plot" viewBox="0 0 {width} {step * len(rows) + 8}" role="img" aria-label="{escape(label)}">'
@@ -74,11 +75,11 @@ def write_page(path: str, claims: dict[str, Claim], folder: str | Path) -> dict:
     verdicts = [together(claim, records)["verdict"] for _, claim, records in measured]
     counts = ", ".join(f"{verdicts.count(v)} {v}" for v in dict.fromkeys(verdicts))
     title = f"{len(measured)} contested claims, measured again: {counts}"
-    rows = [[claim.number, claim.says, claim.theirs, signed(together(claim, records)["numbers"][claim.headline]), verdict]
+    rows = [[claim.number, claim.says, verdict, signed(together(claim, records)["numbers"][claim.headline]), claim.theirs]
             for (_, claim, records), verdict in zip(measured, verdicts)]
     body = (f"<header><h1>{escape(title)}</h1><p class=lead>Each with the source's figure, ours with its 95% interval, "
             f"control arms, and the command that measures it again.</p></header>"
-            + table(["", "claim", "their figure", "ours", "verdict"], rows) + "".join(card(*one) for one in measured))
+            + table(["", "claim", "verdict", "ours", "their figure"], rows) + "".join(card(*one) for one in measured))
     text = TEMPLATE.read_text(encoding="utf-8").replace("BODY", body, 1).replace("TITLE", escape(title), 1)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_text(text, encoding="utf-8")

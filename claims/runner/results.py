@@ -98,6 +98,11 @@ def together(claim: Claim, records: list[dict]) -> dict:
         return over_seeds([r[part][name] for r in records])
     numbers = {name: pooled("numbers", name) for name in records[-1]["numbers"] if all(name in r["numbers"] for r in records)}
     verdict, why = judge(claim, numbers)
-    arms = {arm: {k: over_seeds([r["arms"][arm][k] for r in records]) for k in rates}
+    arms = {arm: {k: as_share(over_seeds([r["arms"][arm][k] for r in records])) for k in rates}
             for arm, rates in records[-1]["arms"].items() if all(rates.keys() <= r["arms"].get(arm, {}).keys() for r in records)}
     return {"numbers": numbers, "verdict": verdict, "why": why, "arms": arms}
+
+
+def as_share(rate: tuple) -> tuple:
+    """Student's t knows no bounds, but a share lies from 0 to 1."""
+    return tuple(min(1.0, max(0.0, value)) for value in rate)
