@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from torch.distributed.tensor import DTensor
 
 from engine.requests import Completion
 from formats.chat import END_THINK
@@ -25,7 +24,7 @@ from tasks.task import Problem, Reply
 from tokenizer import Tokenizer
 from training.ledger import Costs, Ledger
 from training.likelihood import continuation_logprobs
-from training.weights import restore_weights
+from training.weights import complete, restore_weights
 
 
 class InformationGain:
@@ -67,7 +66,7 @@ class InformationGain:
     @torch.no_grad()
     def follow(self, policy: Transformer) -> None:
         """Moves q towards the policy: q <- tau q + (1 - tau) p. With --shard all ranks must call this together."""
-        new = {name: w.full_tensor() if isinstance(w, DTensor) else w for name, w in policy.state_dict().items()}
+        new = {name: complete(w) for name, w in policy.state_dict().items()}
         for name, w in self.average.state_dict().items():
             w.lerp_(new[name].to(w), 1 - self.tau)
 
