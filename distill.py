@@ -31,8 +31,9 @@ The losses (--loss), with p of the student and q of the teacher. All are means o
 
 In an on-policy step (a share --on-policy of the steps) the student answers --prompts x --group times, and the teacher reads the
 answers. In the other steps both read given documents: the sources of --data that are conversations or text, or with --on-policy 0
-all of them. (Fine-tuning on a teacher's answers is sft.py, and augment.py distill makes them.) The strong-to-weak recipe of Qwen3
-(arXiv 2505.09388) is that fine-tuning first, then on-policy steps, in both modes.
+all of them, --batch-tokens in rows of --seq-len (512 if it is not given). (Fine-tuning on a teacher's answers is sft.py, and
+augment.py distill makes them.) The strong-to-weak recipe of Qwen3 (arXiv 2505.09388) is that fine-tuning first, then on-policy
+steps, in both modes.
 
 Simpler than the papers:
 - No gradient goes through what is sampled: a token answers for its own divergence, and not for those of later tokens (MiniLLM
@@ -56,7 +57,7 @@ from rl.flags import ROLLOUT_NEEDS, rollout_flags
 from rl.lengths import longest_cap, parse_caps
 from rl.prompts import Prompts
 from rl.record import Records
-from rl.teacher import Teacher
+from rl.teacher import Teacher, with_hint
 from sources.conversations import open_conversations
 from sources.fingerprint import fingerprint
 from sources.kinds import kind_of
@@ -198,9 +199,12 @@ def main() -> None:
         if documents:
             given = open_given(args, documents, tokenizer)
             run.plan_micro_batches(given)
-        if not run.learns:
-            return asynchronous.only_sample(run, rollouts, model)
+    if not run.learns:
+        return asynchronous.only_sample(run, rollouts, model)
+    with cli.bad_input():
         teacher = Teacher(run, args, *load_both(args.teacher, dtype=run.weight_dtype), tokenizer)
+        for source in range(len(rollouts.prompts.sources) if args.hint else 0):
+            with_hint(rollouts.prompts.problem(source, 0), teacher.hint)      # refuses problems without what it needs
         if run.state is None:
             run.ledger.inherit(args.teacher, checkpoint=True)
 

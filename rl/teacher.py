@@ -23,6 +23,7 @@ from rl.groups import Rollout
 from sampler import Completion
 from tasks.task import Problem, prompt_ids
 from tokenizer import Tokenizer
+from training import cli
 from training.batch import Batch
 from training.ledger import Costs
 from training.run import Run
@@ -46,7 +47,11 @@ def read_hint(name: str) -> str:
 
 
 def with_hint(problem: Problem, hint: str) -> Problem:
-    """The problem with the hint in its question."""
+    """The problem with the hint in its question. ValueError for one that has nothing to put at a place."""
+    for place in re.findall(r"\{(\w+)\}", hint):
+        if not getattr(problem, place):
+            raise ValueError(f"--hint: a problem of {problem.source} has no {place}: {problem.question:.60}; leave {{{place}}} "
+                             "out, or use other data")
     return dataclasses.replace(problem, question=re.sub(r"\{(\w+)\}", lambda place: getattr(problem, place[1]), hint))
 
 
@@ -57,7 +62,7 @@ class Teacher:
 
     def __init__(self, run: Run, args: Namespace, model: Transformer, own: Tokenizer, tokenizer: Tokenizer):
         self.run, self.mode, self.temperature = run, args.mode, args.temperature
-        self.model, self.own, self.tokenizer = model.requires_grad_(False), own, tokenizer
+        self.model, self.own, self.tokenizer = model.to(run.device).requires_grad_(False), own, tokenizer
         self.hint = read_hint(args.hint) if args.hint else ""
         self.model.exact, self.costs = args.exact, Costs.of(model)
         self.same = same_ids(own, tokenizer)
@@ -103,7 +108,8 @@ class Teacher:
 
     def _tell(self, r: Rollout) -> tuple[Rollout, list[Piece]]:
         """A copy of the rollout with the teacher's prompt and the teacher's ids, and the pieces that both have."""
-        problem = with_hint(r.problem, self.hint) if self.hint else r.problem
+        with cli.bad_input():                             # of a file in which some problems have no solution
+            problem = with_hint(r.problem, self.hint) if self.hint else r.problem
         prompt, tokens, pieces = prompt_ids(self.own, problem, self.mode), list(r.completion.tokens), []
         if not self.same:
             tokens, pieces = translate(tokens, self.tokenizer, self.own)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from claims import choice_of_teacher, more_answers, truncated_traces
+from claims import choice_of_teacher, more_answers, on_policy_distillation, truncated_traces
 from claims.runner.claim import FAILS, HOLDS, OPEN, Setting, judge, no_worse
 from claims.runner.commands import in_order
 from claims.runner.measures import Result, numbers_of
@@ -60,3 +60,28 @@ def test_arms_differ_in_the_answers_alone():
         assert len({c.words[c.words.index("--data") + 1] for c in arms.values()}) == 1
     teachers = {c.words[3] for c in in_order(arms.values()) if c.script == "augment.py" and not isinstance(c.words[3], str)}
     assert len(teachers) == 2 and not teachers & {c.words[2] for c in students}
+
+
+def on_policy(flops=9, **rates):
+    """The verdict on on-policy distillation where RL takes 100 FLOPs of its own, beside 1,000 of what came before."""
+    arms = planted(**{"teacher": 0.8, "student": 0.3, "RL": 0.6, "on-policy": 0.7, "4x": 0.7, "again": 0.7, "forward": 0.6,
+                      "reverse": 0.7, "reverse, top 4": 0.6, "more answers": 0.5} | rates)
+    for name, own in (("RL", 100), ("on-policy", flops)):
+        arms[f"cost of {name}"] = Result({"flops": {"total": 1000 + own, "inherited": 1000}})
+    numbers = numbers_of(on_policy_distillation.CLAIM.statistic, arms, draws=200)
+    assert numbers["FLOPs, on-policy / RL"] == (flops / 100,) * 3
+    return judge(on_policy_distillation.CLAIM, numbers)[0]
+
+
+def test_on_policy_distillation_must_be_as_good_and_cheap():
+    assert on_policy() == HOLDS and on_policy(**{"on-policy": 0.5, "again": 0.5}) == FAILS
+    assert on_policy(flops=20) == OPEN and on_policy(teacher=0.3) == OPEN and on_policy(again=0.4) == OPEN
+    small, full = (on_policy_distillation.arms(Setting(budget=budget)) for budget in ("small", "full"))
+    for arms in (small, full):                            # one student, and as many answers as there are completions
+        trained = [c for arm in arms.values() for c in [arm, *arm.needs] if c.script == "distill.py"]
+        assert len({c.words[2] for c in trained}) == 1
+        [more] = [c for c in in_order([arms["more answers"]]) if c.script == "augment.py"
+                  and "split=rl" in c.words[c.words.index("--data") + 1]]
+        steps, prompts, group = (int(arms["cost of on-policy"].words[arms["cost of on-policy"].words.index(flag) + 1])
+                                 for flag in ("--steps", "--prompts", "--group"))
+        assert int(more.words[more.words.index("--count") + 1]) == steps * prompts * group
