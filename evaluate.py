@@ -120,7 +120,7 @@ def open_graded(spec: str, tokenizer: Tokenizer, device: torch.device | str = "c
 
 def file_accuracy(model: Transformer, tokenizer: Tokenizer, spec: str, limit: int = 0, shots: int | None = 0, chat: bool = False,
                   ks: Sequence[int] = (1,), max_new_tokens: int = 400, seed: int = 0, progress: bool = False,
-                  on_answer: Callable | None = None, tools: Toolbox | None = None, **how) -> dict:
+                  on_answer: Callable | None = None, by_problem: bool = False, tools: Toolbox | None = None, **how) -> dict:
     """Accuracy of the answers to a file of questions, or to another task: {"problems", "accuracy": rates, and the fields of
     `reply_style`}. If the task's problems are of several kinds, "kinds" has the rates of each.
 
@@ -128,6 +128,7 @@ def file_accuracy(model: Transformer, tokenizer: Tokenizer, spec: str, limit: in
     shots      for a file, without chat: the number of solved questions of the file before each question. They are not asked
                themselves. None: only the question, on its own line, as in pre-training
     on_answer  called with (problem, text of the first reply, whether it is right)
+    by_problem also {"right": [right samples, samples] of each question, in order}
     how        the other options of `replies_to`
     """
     task = open_graded(str(spec), tokenizer, model.head.device)
@@ -156,7 +157,8 @@ def file_accuracy(model: Transformer, tokenizer: Tokenizer, spec: str, limit: in
     for problem, each in zip(todo, right):
         kinds.setdefault(getattr(problem, "kind", ""), []).append(each)
     by_kind = {"kinds": {kind: rates(kinds[kind], ks) for kind in sorted(kinds)}} if set(kinds) != {""} else {}
-    return {"data": str(spec), "problems": len(todo), "accuracy": rates(right, ks), **by_kind, **reply_style(drawn)}
+    return {"data": str(spec), "problems": len(todo), "accuracy": rates(right, ks), **by_kind, **reply_style(drawn),
+            **({"right": [[sum(each), len(each)] for each in right]} if by_problem else {})}
 
 
 @torch.no_grad()
@@ -365,7 +367,7 @@ def main() -> None:
     if len(args.init) > 1:
         print_comparison(measured, args.k, found)
     cli.finish({"k": args.k, "gain": found} | {
-        folder: {name: without_problems(value["rows"]) if name.startswith("world:") else value
+        folder: {name: without_problems(value["rows"]) if name.startswith("world:") else without_problems([value])[0]
                  for name, value in results.items()} for folder, results in measured.items()})
 
 
@@ -417,7 +419,7 @@ def measure(folder: str, args: Namespace, tools: Toolbox | None = None) -> dict:
                 print(f"--- {'right' if ok else 'wrong'}, gold {problem.answer}\n{problem.question}\n> {text.strip()}")
                 left[0] -= 1
         found[spec] = file_accuracy(model, tokenizer, spec, args.limit, args.shots, max_new_tokens=args.max_new_tokens,
-                                    on_answer=show, **how)
+                                    on_answer=show, by_problem=True, **how)
         print(file_line(spec, found[spec]))
     for path in args.text:
         check_text(path, tokenizer)

@@ -18,6 +18,10 @@ The answer key is ordinary text, so there is as much of it as there is text. Thr
         --steps 2
     python evaluate.py --init runs/cold --data text:held_out.txt,kind=rlpt --chat --limit 20 --k 1 8 --max-new-tokens 60
 
+What all of this must be compared with is next-token training on the same file, which is far cheaper (arXiv 2608.23256):
+
+    python pretrain.py --init runs/base --data corpus.txt --out runs/plain --steps 20 --seq-len 256 --batch-tokens 2048
+
 A SPEC is text:CORPUS,option=value,... The corpus is a .txt file (one document), a file of rows with "text", a file of questions
 with answers (the answer is predicted, the question is given), or world:..., knowledge:... whose documents are taken; options that
 are not those of class Text are then the world's.
@@ -252,7 +256,7 @@ class Text(Task):
 
     def reply(self, problem: Excerpt) -> tuple[str, str]:
         """The form of a reply, for a cold start: a thought that only repeats the last words, and the true answer."""
-        return f"It ends: {' '.join(problem.before.split()[-6:])}", problem.solution
+        return " ".join(problem.before.split()[-6:]), problem.solution
 
     # grades
 

@@ -27,7 +27,8 @@ class Result:
     """What the last command of an arm found.
 
     line      the JSON of its last line; for training scripts as well as for evaluate.py
-    right     {stratum: [(samples with every step right, samples) of each problem]}, of evaluate.py
+    right     {stratum: [(samples with every step right, samples) of each problem]}, of evaluate.py; tasks other than the world
+              have 0 in the place of the number of operations
     answered  the same of samples with the right answer
     needless  {stratum: [(needless calls of tools, samples) of each problem]}, where replies may call tools
     thoughts  {stratum: [what the thinking of each document was judged as, "" where it was dropped]}, of augment.py think
@@ -131,6 +132,9 @@ def read_result(out: Path, line: dict) -> Result:
                         result.needless[stratum] = row["needless"]
             if "rows" not in found:
                 result.others[name] = found
+            if "right" in found:                          # questions of another task
+                stratum = (name, 0, len(found["right"]))
+                result.right[stratum] = result.answered[stratum] = found["right"]
     elif out.suffix == ".jsonl" and "documents" in line:
         result.thoughts = thoughts_in(out, line["documents"])
     elif (out / "plan.json").exists():

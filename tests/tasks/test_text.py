@@ -364,6 +364,7 @@ def test_each_kind_trains_and_is_measured(folder, tmp_path):
     spec = f"text:{wiki},kind=rpt,proxy={folder / 'init'}"
     code, found, err = run_main(evaluate, "--init", folder / "init", "--data", spec, "--chat", "--limit", 6, "--k", 1, 8,
                                 "--max-new-tokens", 4)
+    assert "right" not in found[str(folder / "init")][spec]                   # it is in the file of --out
     assert code == 0 and set(found[str(folder / "init")][spec]["kinds"]) <= {"easy", "medium", "hard"}, err
     assert {"pass@1", "pass@8"} == set(map(str, found[str(folder / "init")][spec]["accuracy"]))
 
