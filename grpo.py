@@ -7,8 +7,8 @@ On a laptop:
 In exact mode, where sampler and trainer agree to the last bit (logprob_diff_max in the log is 0):
     python grpo.py --init runs/sft --data world:ops=4-6,split=rl --out runs/exact --mode think --reward strict --exact
 With a calculator, after SFT on solutions that call it (tasks/tools.py; --tool my_tools.py:NAME gives a function of your own):
-    python sft.py --init runs/mid --data world:ops=1-3,modulus=0,given=99,split=sft,calls=4 --out runs/calls
-    python grpo.py --init runs/calls --data world:ops=1-3,modulus=0,given=99,split=rl,calls=4 --out runs/tools \
+    python sft.py --init runs/mid --data world:ops=1-3,modulus=0,given=99,max_value=999,split=sft,calls=4 --out runs/calls
+    python grpo.py --init runs/calls --data world:ops=1-3,modulus=0,given=99,max_value=999,split=rl,calls=4 --out runs/tools \
         --reward strict+needless:-0.1
 A real model on real questions:
     python grpo.py --init smollm2/ --data gsm8k/train.jsonl --out runs/gsm8k --steps 2 --prompts 4 --group 4 \

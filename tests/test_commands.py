@@ -101,7 +101,7 @@ def sandbox(tmp_path_factory, toy_run):
                           "conversations.jsonl": chats, "pairs.jsonl": pairs, "pivots.jsonl": pairs}.items():
         (here / name).parent.mkdir(exist_ok=True)
         (here / name).write_text(content)
-    for name in ("base", "text", "mix", "mid", "sft", "cold", "dpo", "grpo"):
+    for name in ("base", "text", "mix", "mid", "sft", "cold", "calls", "dpo", "grpo"):
         shutil.copytree(toy_run, here / "runs" / name, ignore=shutil.ignore_patterns("train_state.pt"))
         shutil.copytree(here / "runs" / name, here / "runs" / "laptop" / name)
     tiny_checkpoint(here / "qwen3", Tokenizer.train([text], 300))
