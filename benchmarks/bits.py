@@ -64,7 +64,8 @@ def _bits(model, versions, dtype, exact, temperature, wanted, rows, longest=128,
         if step % every == 0:
             engine.update_weights(versions[(engine.version + 1) % 2], engine.version + 1, recompute=True)
     seconds, apart = time.perf_counter() - start, []
-    done, was, model.exact = [SimpleNamespace(completion=r.completion, reward=0.0) for r in requests], model.exact, exact
+    done = [SimpleNamespace(completion=r.completion, reward=0.0, baseline=0.0) for r in requests]
+    was, model.exact = model.exact, exact
     for v, weights in enumerate(versions):
         model.load_state_dict(weights)
         for i, b in enumerate(pack(done)):
