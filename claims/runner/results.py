@@ -25,7 +25,7 @@ def record_of(claim: Claim, name: str, setting: Setting, arms: dict[str, Command
     verdict     of these numbers, and why where control arms failed
     arms        {arm: {"pass@1": [mean, low, high], ...}} of those that were measured on worlds
     costs       {arm: tokens and FLOPs until there}, from the ledgers
-    minutes     what all commands take on as many cores as there were, were nothing shared with other claims
+    minutes     what all commands take on as many idle cores as there were, were nothing shared with other claims
     commands    how many;  resumed: how many were interrupted, whose time before a kill is not known
     commit      of the runner;  commits: of the code that made the commands' folders
     """
@@ -36,7 +36,9 @@ def record_of(claim: Claim, name: str, setting: Setting, arms: dict[str, Command
         if named not in numbers:
             raise ValueError(f"the claim names {named!r}, which is no number of its statistic ({', '.join(numbers)})")
     verdict, why = judge(claim, numbers)
-    minutes = makespan(list(whole), {c: w["seconds"] for c, w in whole.items()}, len(schedule.slots)) / 60
+    took = {c: w["seconds"] if setting.device == "cuda" or w["resumed"] else w.get("cpu_seconds", w["seconds"])
+            for c, w in whole.items()}
+    minutes = makespan(list(whole), took, len(schedule.slots)) / 60
     return {"claim": name, "number": claim.number, "seed": setting.seed, "budget": setting.budget, "device": setting.device,
             "numbers": numbers, "verdict": verdict, "why": why,
             "arms": {arm: rates_of(r) for arm, r in results.items() if r.right},

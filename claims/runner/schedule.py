@@ -6,7 +6,8 @@ A command's folder holds
     stdout stderr  what it said
     lock           locked as long as the command runs, by the command itself: another runner waits for it and uses what it made,
                    and so does the next one where this one was killed and its commands live on
-    whole.json     written at the end: the last line, seconds, commit. What has this file is not run again
+    whole.json     written at the end: the last line, seconds, commit. What has this file is not run again. cpu_seconds are those
+                   of computing, which other work on the machine does not lengthen
 
 A script that can resume goes on where it was killed; whatever another one has left is removed, and it begins again. Ctrl-C or
 SIGTERM ends the commands (those that train save first), and the same call goes on later.
@@ -42,6 +43,14 @@ class Running:
     lock: TextIO
     slot: dict
     began: float
+    cpu: float = 0.0                 # seconds of computing, once it has ended
+
+    def has_ended(self) -> bool:
+        """Whether the process has ended. (Popen.poll would do, but for the computing time.)"""
+        pid, status, used = os.wait4(self.process.pid, os.WNOHANG)
+        if pid:
+            self.process.returncode, self.cpu = os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime
+        return bool(pid)
 
 
 @dataclass
@@ -85,7 +94,7 @@ class Schedule:
             while self.running or (self.waiting and not self.stopping):
                 if not self.stopping:
                     self.start_some()
-                if ended := [r for r in self.running if r.process.poll() is not None]:
+                if ended := [r for r in self.running if r.has_ended()]:
                     for running in ended:
                         self.end(running)
                     after_each()
@@ -155,6 +164,7 @@ class Schedule:
         before = spent(folder)
         if line is not None and command.out(self.runs).exists():
             write_json(folder / "whole.json", {"line": line, "seconds": round(before + seconds, 2), "resumed": bool(before),
+                                               "cpu_seconds": round(running.cpu, 2),
                                                "words": command.line(self.runs), "shape": shape(command),
                                                "commit": commit(), "date": time.strftime("%Y-%m-%d")})
             self.seconds[command] = before + seconds
