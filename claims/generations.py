@@ -19,7 +19,7 @@ from claims.runner.commands import Command, make
 from claims.runner.measures import Result
 from tasks.accuracy import Rate
 
-LAST, STEPS = 3, 450                 # generations; steps of training of each: names are copied right from 300 to 400 on
+LAST, STEPS = 3, 450                 # generations; steps of training of each, enough to copy names right
 OPS = "1-2"
 COUNT, TOKENS, WORDS = 5000, 275_000, 150_000     # documents that a generation writes, tokens of real ones, words to measure
 

@@ -8,7 +8,7 @@ Every branch has as many tokens. A branch is named by what it is made of:
     hybrid    half of the documents of either kind
 
 Where styles are compared, the base has met both on easy problems (style="hybrid"), as a web corpus has them; else it has met the
-short one alone, which is cheaper: in 240 steps it solves four of five problems of two operations, and one in seventy of three.
+short one alone, which is cheaper: it then solves most problems of two operations, and hardly any of three.
 """
 
 from claims import tiny
@@ -19,7 +19,7 @@ STYLES = ("short", "long", "hybrid")
 STEPS = {"short": 240, "hybrid": 360}                      # of pre-training, by the styles that the base has met
 BRANCH = {"short": 120, "hybrid": 240}                     # of mid-training: a long solution takes three times the tokens
 LONG = 300                                                 # of mid-training where it shall decide: more than pre-training had
-CAP = {"short": 48, "hybrid": 160}                         # tokens of an answer: three operations take about 35, or 110
+CAP = {"short": 48, "hybrid": 160}                         # tokens of an answer: room for three operations
 
 
 def words() -> Command:

@@ -9,7 +9,7 @@ MORE = "16x - 1x"
 
 
 def arms(s: Setting) -> dict[str, Command]:
-    """200, 800 and 3,200 questions; the steps are the same, so few answers are seen 20 times or more."""
+    """200, 800 and 3,200 questions; the steps are the same, so few answers are seen many times."""
     once = distilled.QUESTIONS // 16
     rows = {f"{times}x": distilled.taught(s, distilled.KNOWS, questions=times * once) for times in (1, 4, 16)}
     return distilled.measured(s, rows, again="16x")

@@ -9,8 +9,7 @@ CUT, LIMIT, TEACHER = "60% cut - whole", 30, "oracle:style=long"
 
 
 def arms(s: Setting) -> dict[str, Command]:
-    """Long solutions take about 65 tokens with two operations and 105 with three, so all are longer than the limit. What is cut
-    is learned without an end, and without its answer."""
+    """All long solutions are longer than the limit. What is cut is learned without an end, and without its answer."""
     cut = ("--truncate", LIMIT)
     rows = {"whole": distilled.taught(s, TEACHER), "60% cut": distilled.taught(s, TEACHER, *cut, "--truncate-share", 0.6),
             "all cut": distilled.taught(s, TEACHER, *cut),

@@ -2,7 +2,7 @@
 
 Simpler than big trainers: to save, the complete weights are gathered on every rank.
 
-A shard is a DTensor. Its module is imported only where one is made, because that takes a quarter of the start of a command.
+A shard is a DTensor. Its module is imported only where one is made, because that makes commands start slowly.
 """
 
 import contextlib
