@@ -180,6 +180,7 @@ class Shared:
     cache: Any = None                        # engine.cache.KVCache: keys and values of past tokens
     plan: Any = None                         # from kernels.plan_attention or kernels.plan_decoding
     keys_values: list | None = None          # if it is a list, each layer appends its keys and values (k, v)
+    watch: Callable | None = None            # called by each layer: watch(its Attention, q, k), as attention gets q and k
 
 
 class RMSNorm(nn.Module):
@@ -233,6 +234,8 @@ class Attention(nn.Module):
         k = kernels.norm_rotate(k, k_weight, cos, sin, self.eps, exact)       # (B, T, K, hd)
         if shared.keys_values is not None:
             shared.keys_values.append((k, v))
+        if shared.watch is not None:
+            shared.watch(self, q, k)
         if cache is None:
             y = kernels.attend(q, k, v, shared.packing, self.window, exact, shared.plan)                  # (B, T, H, hd)
         else:
@@ -344,13 +347,15 @@ class Transformer(nn.Module):
                 made[kind] = made[kind][0].double(), made[kind][1].double()
         return made
 
-    def hidden(self, tokens: Tensor, documents: Tensor | None = None, keys_values: list | None = None) -> Tensor:
-        """The last hidden states, after the final norm: tokens (B, T) -> (B, T, D). Each layer appends (k, v) to
-        `keys_values`."""
+    def hidden(self, tokens: Tensor, documents: Tensor | None = None, keys_values: list | None = None,
+               watch: Callable | None = None) -> Tensor:
+        """The last hidden states, after the final norm: tokens (B, T) -> (B, T, D). Each layer appends (k, v) to `keys_values`,
+        and calls watch(attention, q, k), for measurements such as engine/attention_mass.py."""
         packing = Packing(*tokens.shape, tokens.device, documents)
         x = self.embed_tokens(tokens)                                         # (B, T, D)
         plan = kernels.plan_attention(packing, x, self.config, self.exact)
-        shared = Shared(self.exact, self.angles(packing.positions), packing, plan=plan, keys_values=keys_values)
+        shared = Shared(self.exact, self.angles(packing.positions), packing, plan=plan, keys_values=keys_values,
+                        watch=watch)
         for layer in self.layers:
             if self.checkpointing and torch.is_grad_enabled():
                 x = checkpoint(layer, x, shared, use_reentrant=False)

@@ -1,1 +1,2 @@
-"""The parts of the sampler: requests, cache pages, sampling a token, thinking budgets, and a conversation in a terminal."""
+"""The parts of the sampler: requests, cache pages, sampling a token, thinking budgets, a conversation in a terminal; and what a
+model's attention looks at."""
