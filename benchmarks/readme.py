@@ -20,6 +20,7 @@ TABLES = {"pipeline": tables.pipeline_table, "sampler": tables.sampler_table, "s
           "exact": tables.exact_table, "bits": tables.bits_table, "learn": tables.learn_table, "kernels": tables.kernels_table,
           "probe": tables.probe_table, "async": tables.async_table, "plan": tables.plan_table, "large": tables.large_table,
           "spurious": tables.spurious_table, "real": tables.real_table, "answers": tables.answers_table}
+VERDICT = 5                          # the column of the verdict in the table of claims/README.md
 
 
 def files() -> dict:
@@ -60,7 +61,17 @@ def summary() -> str:
     """The list in Markdown."""
     found = {"pipeline": pipeline_line(), "rollouts": sampler_line(), "exact-mode": exact_line(), "training-speed": speed_line(),
              "single-blocks": gpu_line()}
-    return "\n".join(f"- {line} ([tables](results/README.md#{anchor}))" for anchor, line in found.items() if line)
+    lines = [f"- {line} ([tables](results/README.md#{anchor}))" for anchor, line in found.items() if line]
+    return "\n".join([*lines, f"- {claims_line()} ([table](claims/README.md))"])
+
+
+def claims_line() -> str:
+    """How many contested claims hold, as the table of claims/README.md has them (python claims/run.py --table writes it)."""
+    rows = [row.split(" | ") for row in re.findall(r"^\| \d.*$", (HERE / "claims" / "README.md").read_text(), re.M)]
+    said = {"holds": "hold here", "does not hold here": "do not", "undecided": "are undecided", "": "are not measured yet"}
+    counts = {words: sum(re.match(r"[a-z ]*", row[VERDICT])[0].strip() == verdict for row in rows) for verdict, words in said.items()}
+    return (f"**Claims.** {len(rows)} contested claims of papers, measured again on a small world: "
+            + ", ".join(f"{count} {words}" for words, count in counts.items() if count) + ".")
 
 
 def pipeline_line() -> str:

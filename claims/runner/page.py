@@ -3,14 +3,17 @@
 from html import escape
 from pathlib import Path
 
-from claims.runner.claim import FAILS, HOLDS, Claim
+from claims.runner.claim import FAILS, HOLDS, OPEN, Claim
 from claims.runner.results import COSTS, records_of, together
 from claims.runner.table import command, place, signed
+from claims.runner.undecided import to_decide
 from page.plots import rate_text, short
 from page.sections import table
 
 TEMPLATE = Path(__file__).parent.parent.parent / "page" / "template.html"
 COLOURS = {HOLDS: "good", FAILS: "bad"}
+UNMEASURED = "not measured yet"
+SAID = {HOLDS: "hold here", FAILS: "do not", OPEN: "are undecided", UNMEASURED: "are not measured yet"}   # of several claims
 
 
 def dots(rows: dict[str, tuple], colours: list[str], low: float, high: float, zero: bool) -> str:
@@ -56,31 +59,49 @@ def card(name: str, claim: Claim, records: list[dict]) -> str:
                   [[arm, *(short(costs[k]) if costs[k] else "–" for k in kinds)] for arm, costs in last["costs"].items()])
     minutes = sum(r["minutes"] for r in records) / len(records)
     verdict, why = found["verdict"], f": {found['why']}" if found["why"] else ""
+    missing = to_decide(claim, records)
     facts = {"who": claim.source, "their figure": claim.theirs, "ours": f"{claim.headline} {signed(numbers[claim.headline])}",
              "would show it": claim.would_show, "minutes": f"{minutes:.1f} for a seed, budget {last['budget']}"}
+    facts = ({"to decide it": missing} if missing else {}) | facts
     return (f'<section id="{escape(name)}"><h2>{escape(claim.number)}. {escape(claim.says)}</h2>'
-            f'<p><b style="color:var(--{COLOURS.get(verdict, "soft")})">{escape(verdict)}</b>{escape(why)}</p>'
+            f"<p>{verdict_text(verdict)}{escape(why)}</p>"
             + "".join(f"<p><b>{k}</b> {escape(v)}</p>" for k, v in facts.items())
             + f"<div class=charts>{figures}</div>"
             + (f"<p class=lead>What each arm took until it was measured (seed {last['seed']}).</p>{money}" if kinds else "")
             + f"<p class=same><code>{escape(command(name, records))}</code></p></section>")
 
 
+def summary(rows: list[tuple[str, Claim, dict | None]]) -> str:
+    """The table at the top: a row for each claim, which links to its card. rows: (name, claim, what its records say together;
+    None: it was not measured). Its columns are few, so that it fits on a phone; the sources' figures are on the cards."""
+    def cells(name, claim, found):
+        if found is None:
+            return escape(claim.number), escape(claim.says), UNMEASURED
+        return (escape(claim.number), f'<a href="#{escape(name)}" style="color:inherit">{escape(claim.says)}</a>',
+                f"{verdict_text(found['verdict'])}<br>{signed(found['numbers'][claim.headline])}")
+    body = "".join(f"<tr>{''.join(f'<td style=min-width:0>{cell}</td>' for cell in cells(*row))}</tr>" for row in rows)
+    head = "".join(f"<th scope=col>{text}</th>" for text in ("", "claim", "verdict, and ours"))
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def verdict_text(verdict: str) -> str:
+    return f'<b style="color:var(--{COLOURS.get(verdict, "soft")})">{escape(verdict)}</b>'
+
+
 def write_page(path: str, claims: dict[str, Claim], folder: str | Path) -> dict:
-    """Writes the page of all claims that were measured; returns {"out", "cards"}. ValueError where there is none."""
-    found = [(name, claim, records_of(name, folder)) for name, claim in sorted(claims.items(), key=place)]
-    measured = [one for one in found if one[2]]
-    if not measured:
+    """Writes the page: a row for each claim, and a card for each that was measured; returns {"out", "cards"}. ValueError where
+    none was measured."""
+    every = [(name, claim, records_of(name, folder)) for name, claim in sorted(claims.items(), key=place)]
+    found = [(name, claim, together(claim, records) if records else None) for name, claim, records in every]
+    verdicts = [one["verdict"] if one else UNMEASURED for *_, one in found]
+    cards = [card(*one) for one in every if one[2]]
+    if not cards:
         raise ValueError(f"--page: {folder}/claims.jsonl has no result of a claim; measure one first")
-    verdicts = [together(claim, records)["verdict"] for _, claim, records in measured]
-    counts = ", ".join(f"{verdicts.count(v)} {v}" for v in dict.fromkeys(verdicts))
-    title = f"{len(measured)} contested claims, measured again: {counts}"
-    rows = [[claim.number, claim.says, verdict, signed(together(claim, records)["numbers"][claim.headline]), claim.theirs]
-            for (_, claim, records), verdict in zip(measured, verdicts)]
+    counts = ", ".join(f"{verdicts.count(v)} {words}" for v, words in SAID.items() if v in verdicts)
+    title = f"{len(found)} contested claims, measured again: {counts}"
     body = (f"<header><h1>{escape(title)}</h1><p class=lead>Each with the source's figure, ours with its 95% interval, "
-            f"control arms, and the command that measures it again.</p></header>"
-            + table(["", "claim", "verdict", "ours", "their figure"], rows) + "".join(card(*one) for one in measured))
+            f"control arms, and the command that measures it again.</p></header>{summary(found)}{''.join(cards)}")
     text = TEMPLATE.read_text(encoding="utf-8").replace("BODY", body, 1).replace("TITLE", escape(title), 1)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_text(text, encoding="utf-8")
-    return {"out": path, "cards": len(measured)}
+    return {"out": path, "cards": len(cards)}

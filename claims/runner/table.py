@@ -6,6 +6,7 @@ from pathlib import Path
 from benchmarks.readme import with_parts
 from claims.runner.claim import Claim
 from claims.runner.results import records_of, together
+from claims.runner.undecided import to_decide
 from tasks.accuracy import Rate
 
 
@@ -42,8 +43,10 @@ def row(name: str, claim: Claim, records: list[dict]) -> list[str]:
     found = together(claim, records)
     seeds = f"{len(records)} seed{'s' * (len(records) > 1)}"
     minutes = sum(r["minutes"] for r in records) / len(records)
-    return [*cells, f"{claim.headline}: {signed(found['numbers'][claim.headline])}, {seeds}",
-            found["verdict"] + (f" ({found['why']})" if found["why"] else ""), f"`{command(name, records)}`", f"{minutes:.1f}"]
+    missing = to_decide(claim, records)
+    verdict = found["verdict"] + (f" ({found['why']})" if found["why"] else "") + (f"; to decide it: {missing}" if missing else "")
+    return [*cells, f"{claim.headline}: {signed(found['numbers'][claim.headline])}, {seeds}", verdict,
+            f"`{command(name, records)}`", f"{minutes:.1f}"]
 
 
 def table(claims: dict[str, Claim], folder: str | Path) -> str:

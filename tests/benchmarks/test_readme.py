@@ -107,6 +107,21 @@ def test_readme_says_of_dpo_what_its_table_shows(gains, verdict, monkeypatch):
     assert all(f"{g[0]:+.3f}" in readme.pipeline_line() for g in gains)
 
 
+def test_claims_are_counted_by_their_verdicts(tmp_path, monkeypatch):
+    rows = [f"| {i} | claim {i}, a \\| b, holds | paper | 1 | +0.1 [0, 1] | {verdict} | `python` | 2 |" for i, verdict in enumerate((
+        "holds", "does not hold here", "undecided (the null arm shows +0.1); to decide it: 5 seeds", "undecided; to ...", "", ""))]
+    (tmp_path / "claims").mkdir()
+    (tmp_path / "claims" / "README.md").write_text("\n".join(["# Claims", "", "|  | claim |", "| --- | --- |", *rows, ""]))
+    monkeypatch.setattr(readme, "HERE", tmp_path)
+    assert readme.claims_line().endswith(": 1 hold here, 1 do not, 2 are undecided, 2 are not measured yet.")
+    assert "6 contested claims" in readme.claims_line()
+
+
+def test_the_column_of_the_verdict_is_where_the_table_has_it():
+    head = next(line for line in (ROOT / "claims" / "README.md").read_text().splitlines() if line.startswith("| "))
+    assert head.split(" | ")[readme.VERDICT] == "verdict"
+
+
 def test_exact_mode_stands_beside_both_fast_arms(monkeypatch):
     rows = [{"block": "GRPO step", "case": "", "ours": "exact", "ms": {f"fast, {arm} recomputation": ms, "exact": 1000.0}}
             for arm, ms in (("with", 1000.0), ("without", 800.0))]

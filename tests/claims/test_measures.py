@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from html.parser import HTMLParser
 
 import numpy as np
@@ -14,6 +15,7 @@ from claims.runner.claim import FAILS, HOLDS, OPEN, Claim, about_zero, both, jud
 from claims.runner.commands import make
 from claims.runner.measures import Result, numbers_of, over_seeds, read_result
 from claims.runner.page import write_page
+from claims.runner.undecided import to_decide
 from tasks.accuracy import interval
 
 
@@ -188,6 +190,8 @@ def test_the_page_has_a_card_for_each_claim_that_was_measured(tmp_path):
     assert write_page(str(page), {"mine": a_claim(), "yours": a_claim()}, tmp_path) == {"out": str(page), "cards": 1}
     text, tags = page.read_text(), Tags()
     tags.feed(text)
+    assert '<a href="#mine"' in text and 'id="mine"' in text and "#yours" not in text
+    assert "2 contested claims, measured again: 1 hold here, 1 are not measured yet" in text
     assert tags.seen.count("section") == 1 and tags.seen.count("figure") == 3 and "script" not in tags.seen
     for shown in ("A | B &amp; C", "1 &lt; 2", "holds", "nothing (must show nothing)", "surely (must show an effect)", "+0.200 [",
                   "a &amp; b", "3T", "5M", "python claims/run.py mine --seed 0 1"):
@@ -195,6 +199,57 @@ def test_the_page_has_a_card_for_each_claim_that_was_measured(tmp_path):
     assert "http" not in text.split("</style>")[1]
     with pytest.raises(ValueError, match="no result"):
         write_page(str(page), {"yours": a_claim()}, tmp_path)
+
+
+def gains(*values, half=0.03, null=0.0, oracle=0.5):
+    """A record for each seed, with this gain and an interval of that half-width."""
+    return [record(seed, [v, v - half, v + half]) | {"numbers": {
+        "gain": [v, v - half, v + half], "nothing": [null, null - .01, null + .01],
+        "surely": [oracle, oracle - .1, oracle + .1]}} for seed, v in enumerate(values)]
+
+
+def repeated(values, times):
+    """The gains of so many seeds more, with the same mean and the same standard deviation (n - 1)."""
+    values = np.array(values, float)
+    many = np.tile(values, times)
+    return list(many.mean() + (many - many.mean()) * values.std(ddof=1) / many.std(ddof=1))
+
+
+def test_an_undecided_claim_says_how_many_seeds_would_decide_it():
+    """Checked on seeds that are really like those there are: so many decide, and fewer do not."""
+    claim, few = a_claim(), [0.0, 0.12]                                   # 0.06 on average
+    said = to_decide(claim, gains(*few))
+    assert results.together(claim, gains(*few))["verdict"] == OPEN
+    seeds = int(re.fullmatch(r"about (\d+) seeds in all, if the means stay where they are", said)[1])
+    t95 = {5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262, 11: 2.228, 12: 2.201}           # Student's t of a table
+    by_hand = next(S for S in t95 if t95[S] * np.std(few, ddof=1) / S ** 0.5 < 0.06)
+    assert seeds == by_hand
+    for times in range(2, 8):
+        verdict = results.together(claim, gains(*repeated(few, times)))["verdict"]
+        assert (verdict == HOLDS) == (2 * times >= seeds)
+    assert to_decide(claim, gains(0.2, 0.21, 0.19)) == ""
+
+
+def test_of_one_seed_the_null_arm_says_how_large_the_chance_of_training_is():
+    quiet, loud = (to_decide(a_claim(), gains(0.04, half=0.05, null=null)) for null in (0.0, 0.1))
+    quiet, loud = (int(re.fullmatch(r"at least (\d+) seeds in all, .*", said)[1]) for said in (quiet, loud))
+    assert 4 <= quiet <= 6 and 25 <= loud <= 28                           # 0.04 > t 0.0255 / root S, and t 0.1 / root S
+
+
+def test_an_undecided_claim_says_which_control_arm_more_seeds_do_not_repair():
+    assert "a null arm (nothing) of at most 0.050" in to_decide(a_claim(), gains(0.1, 0.1, null=0.2))
+    assert "an oracle arm that shows its effect (surely)" in to_decide(a_claim(), gains(0.1, 0.1, oracle=-0.3))
+    never = a_claim(verdict=lambda n: OPEN)
+    assert "more than 100 seeds" in to_decide(never, gains(0.1, 0.1))
+
+
+def test_the_table_and_the_page_say_what_would_decide(tmp_path):
+    kept(tmp_path, *gains(0.0, 0.12))
+    claims = {"mine": a_claim()}
+    said = f"to decide it: {to_decide(claims['mine'], gains(0.0, 0.12))}"
+    assert f"undecided; {said} |" in table.table(claims, tmp_path)
+    write_page(str(tmp_path / "page.html"), claims, tmp_path)
+    assert said.replace("to decide it:", "<b>to decide it</b>") in (tmp_path / "page.html").read_text()
 
 
 def test_the_table_of_the_readme_is_as_generated():
