@@ -69,7 +69,8 @@ def claims_line() -> str:
     """How many contested claims hold, as the table of claims/README.md has them (python claims/run.py --table writes it)."""
     rows = [row.split(" | ") for row in re.findall(r"^\| \d.*$", (HERE / "claims" / "README.md").read_text(), re.M)]
     said = {"holds": "hold here", "does not hold here": "do not", "undecided": "are undecided", "": "are not measured yet"}
-    counts = {words: sum(re.match(r"[a-z ]*", row[VERDICT])[0].strip() == verdict for row in rows) for verdict, words in said.items()}
+    verdicts = [re.match(r"[a-z ]*", row[VERDICT])[0].strip() for row in rows]           # without the words behind it
+    counts = {words: verdicts.count(verdict) for verdict, words in said.items()}
     return (f"**Claims.** {len(rows)} contested claims of papers, measured again on a small world: "
             + ", ".join(f"{count} {words}" for words, count in counts.items() if count) + ".")
 

@@ -64,9 +64,12 @@ def parse_band(flag: str, text: str) -> range:
 
 # tables as text
 
+BY_PROBLEM = ("right", "answered", "lengths", "needless")          # fields that have an entry for each problem
+
+
 def without_problems(table: list[dict]) -> list[dict]:
     """The table without the results of single problems."""
-    return [{key: value for key, value in row.items() if key not in ("right", "answered", "needless")} for row in table]
+    return [{key: value for key, value in row.items() if key not in BY_PROBLEM} for row in table]
 
 
 def print_world(table: list[dict], ks: Sequence[int]) -> None:

@@ -12,6 +12,8 @@ rewards as from true ones, then the gain does not come from the reward. They dif
 - majority: in the paper the most common answer of 64 samples of the initial model, fixed before training; here that of the group.
 - incorrect: in the paper a reward for that most common answer, on the prompts where it is wrong; here for any wrong answer to any
   prompt.
+
+augment.py vote makes the paper's labels, for either of the two: a file of questions, on which the reward is `answer`.
 """
 
 import hashlib

@@ -51,6 +51,7 @@ def world_table(graded: list[Graded], ks: Sequence[int] = (1,)) -> list[dict]:
     why              the most common first error
     right            rows by operations: [samples with every step right, samples] of each problem, in order
     answered         the same of samples with the right answer
+    lengths          the same of tokens: [tokens of all samples, samples]
     needless_calls   of tools, in a reply; needless: the same as [calls, samples] of each problem
     and what `reply_style` finds
     """
@@ -70,6 +71,7 @@ def world_table(graded: list[Graded], ks: Sequence[int] = (1,)) -> list[dict]:
             if field == "ops":
                 row["right"] = [[sum(v.ok for v in a.verdicts), len(a.verdicts)] for a in part]
                 row["answered"] = [[sum(v.answer_ok for v in a.verdicts), len(a.verdicts)] for a in part]
+                row["lengths"] = [[sum(r.tokens for r in a.replies), len(a.replies)] for a in part]
             if "calls" in row:
                 needless = [[needless_calls(r.calls, a.problem.task.useful_calls(a.problem)) for r in a.replies] for a in part]
                 row["needless_calls"] = round(float(np.mean(needless)), 4)

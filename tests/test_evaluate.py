@@ -14,7 +14,7 @@ from conftest import script
 from evaluate import bits_per_byte, evaluate_all, file_accuracy, grade_world, world_accuracy
 from formats.files import write_json
 from sampler import Completion, Sampler
-from tasks.accuracy import gain, gains, interval, parse_band, pass_at_k, rates
+from tasks.accuracy import BY_PROBLEM, gain, gains, interval, parse_band, pass_at_k, rates
 from tasks.tables import world_samples
 from tasks.verify import mark_lines
 from tasks.world import World
@@ -142,6 +142,8 @@ def test_manner_of_replies(tiny, tokenizer, monkeypatch):
     answer_with(monkeypatch, tokenizer, reply)
     row = world_accuracy(tiny, tokenizer, "world:ops=3,split=test", 12, ks=(1, 4), chat=True)[0]
     assert row["thinking"] == 0.5 and row["empty"] == 0.75 and row["cut_off"] == 0
+    assert len(row["lengths"]) == 12 and sum(n for _, n in row["lengths"]) == 48
+    assert sum(tokens for tokens, _ in row["lengths"]) / 48 == pytest.approx(row["tokens"], abs=0.05)
     assert row["right"] == row["answered"] == [[1, 4]] * 12 and row["answer"]["pass@1"][0] == 0.25 and row["steps"] == 0.75
     found = evaluate_all(tiny, tokenizer, ["world:ops=3,split=test"], {"": dict(chat=True)}, problems=12)
     assert "right" not in found["world:ops=3,split=test"][0] and found["world:ops=3,split=test"][0]["problems"] == 12
@@ -271,7 +273,7 @@ def test_a_chat_with_a_budget_kept_in_a_file(toy_run, tmp_path):
     assert [row["right"] for row in rows if "ops" in row] == [[[0, 4]] * 3] * 3
     assert all(row["thinking"] == 1.0 and row["empty"] == 0 for row in rows)   # handed over, and something was said
     assert [s["ops"] for s in samples] == [1, 1, 2, 2, 3, 3] and "Time to answer.\n</think>\n\n" in samples[0]["text"]
-    assert done.json[str(toy_run)][spec] == [{k: v for k, v in row.items() if k not in ("right", "answered")} for row in rows]
+    assert done.json[str(toy_run)][spec] == [{k: v for k, v in row.items() if k not in BY_PROBLEM} for row in rows]
     assert done.json["gain"] == kept["gain"] and [g["gain"] for g in kept["gain"]] == [[0, 0, 0]] * 2
     assert "gain in pass@1 on 2-3 operations (band), " in done.stdout
     written = out.read_bytes()

@@ -20,6 +20,7 @@ from tasks.accuracy import Rate, parse_band, pass_at_k
 
 # What one list is drawn from. Of problems: world, number of operations, number of problems. Of mixtures: which, 0, how many.
 Stratum = tuple[str, int, int]
+COUNTED = ("lengths", "needless")    # what evaluate.py counts for each problem, beside right answers
 
 
 @dataclass
@@ -30,6 +31,7 @@ class Result:
     right     {stratum: [(samples with every step right, samples) of each problem]}, of evaluate.py; tasks other than the world
               have 0 in the place of the number of operations
     answered  the same of samples with the right answer
+    lengths   {stratum: [(tokens of all samples, samples) of each problem]}, of worlds
     needless  {stratum: [(needless calls of tools, samples) of each problem]}, where replies may call tools
     thoughts  {stratum: [what the thinking of each document was judged as, "" where it was dropped]}, of augment.py think
     others    {file: what evaluate.py found}, of question files and texts
@@ -41,6 +43,7 @@ class Result:
     line: dict
     right: dict[Stratum, list] = field(default_factory=dict)
     answered: dict[Stratum, list] = field(default_factory=dict)
+    lengths: dict[Stratum, list] = field(default_factory=dict)
     needless: dict[Stratum, list] = field(default_factory=dict)
     thoughts: dict[Stratum, list] = field(default_factory=dict)
     others: dict[str, dict] = field(default_factory=dict)
@@ -65,7 +68,8 @@ class Result:
         return np.repeat(np.arange(n), self.weights.get(self.of_mixtures(), np.ones(n, int)))
 
     def mean(self, of: str) -> float:
-        """The mean over problems of a count for each sample, such as needless calls. of: the field with (count, samples)."""
+        """The mean over problems of a count for each sample, such as tokens or needless calls. of: the field with (count,
+        samples)."""
         total = weight = 0.0
         for stratum, counts in getattr(self, of).items():
             w = self.weights.get(stratum, np.ones(len(counts)))
@@ -128,8 +132,9 @@ def read_result(out: Path, line: dict) -> Result:
                 if "right" in row:
                     stratum = (name, row["ops"], len(row["right"]))
                     result.right[stratum], result.answered[stratum] = row["right"], row["answered"]
-                    if "needless" in row:
-                        result.needless[stratum] = row["needless"]
+                    for counted in COUNTED:
+                        if counted in row:
+                            getattr(result, counted)[stratum] = row[counted]
             if "rows" not in found:
                 result.others[name] = found
             if "right" in found:                          # questions of another task

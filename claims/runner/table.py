@@ -43,8 +43,8 @@ def row(name: str, claim: Claim, records: list[dict]) -> list[str]:
     found = together(claim, records)
     seeds = f"{len(records)} seed{'s' * (len(records) > 1)}"
     minutes = sum(r["minutes"] for r in records) / len(records)
-    missing = to_decide(claim, records)
-    verdict = found["verdict"] + (f" ({found['why']})" if found["why"] else "") + (f"; to decide it: {missing}" if missing else "")
+    verdict, missing = found["verdict"] + (f" ({found['why']})" if found["why"] else ""), to_decide(claim, records)
+    verdict += f"; to decide it: {missing}" if missing else ""
     return [*cells, f"{claim.headline}: {signed(found['numbers'][claim.headline])}, {seeds}", verdict,
             f"`{command(name, records)}`", f"{minutes:.1f}"]
 

@@ -108,8 +108,9 @@ def test_readme_says_of_dpo_what_its_table_shows(gains, verdict, monkeypatch):
 
 
 def test_claims_are_counted_by_their_verdicts(tmp_path, monkeypatch):
-    rows = [f"| {i} | claim {i}, a \\| b, holds | paper | 1 | +0.1 [0, 1] | {verdict} | `python` | 2 |" for i, verdict in enumerate((
-        "holds", "does not hold here", "undecided (the null arm shows +0.1); to decide it: 5 seeds", "undecided; to ...", "", ""))]
+    verdicts = ("holds", "does not hold here", "undecided (the null arm); to decide it: 5 seeds", "undecided; x", "", "")
+    rows = [f"| {i} | claim {i}, a \\| b, holds | paper | 1 | +0.1 [0, 1] | {verdict} | `python` | 2 |"
+            for i, verdict in enumerate(verdicts)]
     (tmp_path / "claims").mkdir()
     (tmp_path / "claims" / "README.md").write_text("\n".join(["# Claims", "", "|  | claim |", "| --- | --- |", *rows, ""]))
     monkeypatch.setattr(readme, "HERE", tmp_path)

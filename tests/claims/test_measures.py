@@ -103,11 +103,12 @@ def test_control_arms_decide_whether_anything_is_decided():
 
 def test_results_are_read_from_what_scripts_write(tmp_path):
     file = tmp_path / "evaluation.json"
-    rows = [{"ops": 2, "right": [[1, 8]], "answered": [[3, 8]], "needless": [[12, 8]]}, {"context": "zoo"}]
+    rows = [{"ops": 2, "right": [[1, 8]], "answered": [[3, 8]], "needless": [[12, 8]],
+             "lengths": [[80, 8]]}, {"context": "zoo"}]
     file.write_text(json.dumps({"results": {"run": {"world:x": {"rows": rows, "samples": []}, "t.txt": {"bits_per_byte": 2.0}}}}))
     found = read_result(file, {"k": [1, 8]})
     assert found.right == {("world:x", 2, 1): [[1, 8]]} and found.answered == {("world:x", 2, 1): [[3, 8]]}
-    assert found.bits() == 2.0 and found.mean("needless") == 1.5
+    assert found.bits() == 2.0 and found.mean("needless") == 1.5 and found.mean("lengths") == 10
     (tmp_path / "log.jsonl").write_text('{"flags": {}}\n{"step": 1, "reward": 0.5}\n')
     run = read_result(tmp_path, {"loss": 1.0, "eval": {"world:y": [], "loss:world:x": {"loss": 2.5, "tokens": 9}}})
     assert run.records[1]["reward"] == 0.5 and run.heldout_loss() == 2.5
