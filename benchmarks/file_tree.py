@@ -13,8 +13,8 @@ from benchmarks.records import HERE
 # The order in README.md. A file or a folder that is not named here comes after the others.
 ROOT = ("model.py", "tokenizer.py", "data.py", "sampler.py", "pretrain.py", "sft.py", "dpo.py", "grpo.py", "distill.py",
         "augment.py", "mix.py", "evaluate.py", "chat.py", "report.py", "bench.py")
-FOLDERS = ("kernels", "engine", "tasks", "sources", "formats", "transforms", "mixing", "training", "rl", "page", "benchmarks",
-           "claims", "recipes", "results", "tests")
+FOLDERS = ("kernels", "engine", "tasks", "sources", "formats", "transforms", "mixing", "scaling", "training", "rl", "page",
+           "benchmarks", "claims", "recipes", "results", "tests")
 WITHOUT_CODE = {"recipes": "Shell scripts that run complete pipelines, and the smallest GRPO.",
                 "results": "What was measured, as lines of JSON, and the tables made of them.",
                 "tests": "The tests, in the same folders as the code; faults.json lists faults that the tests must notice."}

@@ -15,7 +15,7 @@ LAYERS = (
     {"engine", "data"},
     {"sampler"},
     {"evaluate"},
-    {"rl", "transforms", "page", "mixing"},
+    {"rl", "transforms", "page", "mixing", "scaling"},
     {"benchmarks", "claims"},
     {"pretrain", "sft", "dpo", "grpo", "distill", "augment", "mix", "chat", "report", "bench", "recipes"},
 )

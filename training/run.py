@@ -230,7 +230,8 @@ class Run(Ranks):
             self.log({"step": self.step} | known | own)
         if args.eval_every and self.step % args.eval_every == 0 and not last:
             found = self.measure()
-            self.log({"step": self.step, "eval": found})
+            spent = sum(self.ledger.found(self)["own"].values())              # FLOPs of this run until now
+            self.log({"step": self.step, "eval": found, "flops": spent})
             self.ended = self.ended or self.until.accurate(found)
         if args.save_every and self.step % args.save_every == 0 and not last:
             self.save()
