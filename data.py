@@ -65,10 +65,12 @@ def split_spec(spec: str) -> tuple[str, float]:
 
 
 def fingerprints(args: argparse.Namespace) -> dict[str, str]:
-    """{name: fingerprint} of the files that decide what a run learns: the sources of --data, the checkpoints and the tokenizer
-    that it starts from, and a user's file with a reward. A resumed run compares them (training/resume.py)."""
+    """{name: fingerprint} of the files that decide what a run learns: the sources of --data (and --sft-data), the checkpoints and
+    the tokenizer that it starts from, and a user's file with a reward. A resumed run compares them (training/resume.py)."""
     folders = [getattr(args, name, "") for name in ("init", "reference", "teacher", "tokenizer")]
-    found = {f"--data {name}": fingerprint(name) for spec, _ in map(split_spec, args.data) for name in parts_of(spec)}
+    given = {"--data": args.data, "--sft-data": getattr(args, "sft_data", [])}
+    found = {f"{flag} {name}": fingerprint(name) for flag, specs in given.items() for spec, _ in map(split_spec, specs)
+             for name in parts_of(spec)}
     rewards = (part.partition(".py:")[0] + ".py" for part in getattr(args, "reward", "").split("+") if ".py:" in part)
     found |= {f"--reward {file}": fingerprint(file) for file in rewards}
     return found | {folder: fingerprint(folder) for folder in folders if folder and folder != args.out}

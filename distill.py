@@ -48,25 +48,22 @@ import copy
 import functools
 import os
 
-from data import Stream, fingerprints, split_spec
+from data import fingerprints, split_spec
 from evaluate import CHAT, EVAL_NEEDS, PLAIN, check_specs, evaluate_all, print_results
 from model import load_both
 from rl import asynchronous
 from rl.distillation import LOSSES, Lessons
 from rl.flags import ROLLOUT_NEEDS, rollout_flags
+from rl.given import ROW, Sources, is_text, open_given
 from rl.lengths import longest_cap, parse_caps
-from rl.prompts import Prompts
 from rl.record import Records
 from rl.teacher import Teacher, with_hint
-from sources.conversations import open_conversations
 from sources.fingerprint import fingerprint
 from sources.kinds import kind_of
-from sources.open import open_source
 from sources.shares import in_share
 from tasks.problems import join_tasks
 from tasks.rewards import parse_rewards
 from tasks.task import SWITCHES
-from tokenizer import Tokenizer
 from training import cli, machine
 from training.flags import loss_needs, training_flags
 from training.guard import Guard
@@ -124,31 +121,7 @@ def resolve(args: argparse.Namespace) -> None:
     if args.rollout_ranks and args.async_steps is None:
         args.async_steps = 1
     if args.on_policy < 1 and not args.seq_len:
-        args.seq_len = 512
-
-
-class Sources:
-    """Where a run is in its data: prompts to answer, and a Stream of given documents; either may be None."""
-
-    def __init__(self, prompts: Prompts | None, given: Stream | None):
-        self.parts = {"prompts": prompts, "documents": given}
-        self.next = given and given.next
-
-    def state(self) -> dict:
-        return {name: part.state() for name, part in self.parts.items() if part}
-
-    def restore(self, state: dict) -> None:
-        for name, saved in state.items():
-            self.parts[name].restore(saved)
-
-    def report(self) -> dict:
-        """Fields for the last line of the run."""
-        return self.parts["documents"].report() if self.parts["documents"] else {}
-
-
-def is_text(name: str) -> bool:
-    """Whether a source is text: a file of it, shards, or a data set of the hub."""
-    return os.path.isdir(name) or name.startswith("hf:") or kind_of(name) == "text"
+        args.seq_len = ROW
 
 
 def split_sources(args: argparse.Namespace) -> tuple[list[str], list[str]]:
@@ -163,17 +136,6 @@ def split_sources(args: argparse.Namespace) -> tuple[list[str], list[str]]:
         raise ValueError(f"--on-policy {args.on_policy:g}: --data has no {missing}; add a source, or use --on-policy "
                          f"{1 if questions else 0}")
     return questions, documents
-
-
-def open_given(args: argparse.Namespace, specs: list[str], tokenizer: Tokenizer) -> Stream:
-    """Given documents: text; conversations; and questions with their solutions, in the form of --mode."""
-    no_think = {"think": 1e-9, "no_think": 1.0}.get(args.mode, 0.0)           # 1e-9: none, but each question has its flag
-
-    def opener(name, tokenizer):
-        if is_text(name) or (args.mode == "plain" and kind_of(name) != "conversations"):
-            return open_source(name, tokenizer)
-        return open_conversations(name, tokenizer, args.seq_len, no_think)
-    return Stream(specs, tokenizer, args.seq_len, args.batch_tokens, args.seed, opener=opener)
 
 
 def main() -> None:
@@ -197,7 +159,7 @@ def main() -> None:
                 if task.own_reward:
                     raise ValueError(f"{task.source}: is learned from {task.own_reward}, which is for grpo.py; give questions")
         if documents:
-            given = open_given(args, documents, tokenizer)
+            given = open_given(documents, tokenizer, args.mode, args.seq_len, args.batch_tokens, args.seed)
             run.plan_micro_batches(given)
     if not run.learns:
         return asynchronous.only_sample(run, rollouts, model)

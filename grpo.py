@@ -46,6 +46,10 @@ trainer. Where sampler and trainer differ, --correction weighs what was sampled 
     python grpo.py --init runs/sft --data world:ops=4-6,split=rl --out runs/noisy --mode think --reward strict --exact \
         --mismatch noise=0.2 --correction icepop
 
+Fine-tuning and reinforcement at once (arXiv 2606.04272): each update adds the gradient of a batch of conversations, weighted:
+    python grpo.py --init runs/sft --data world:ops=4-6,split=rl --out runs/both --mode think --reward strict \
+        --sft-data world:ops=4-6,split=sft --sft-weight 0.3
+
 On text, where the answer key is what the text goes on with: --data text:corpus.txt,kind=rlpt (or rpt, or rlp), tasks/text.py.
 
 Sampling and training take turns. With --async-steps or --rollout-ranks they overlap (rl/asynchronous.py).
@@ -67,12 +71,13 @@ from collections.abc import Callable
 from data import fingerprints, split_spec
 from evaluate import CHAT, EVAL_NEEDS, PLAIN, check_specs, evaluate_all, print_results
 from model import Transformer, load_both
-from rl import asynchronous
+from rl import asynchronous, supervised
 from rl.advantages import SCALES
 from rl.correction import CORRECTIONS
 from rl.critic import ActorCritic
 from rl.divergence import KL_KINDS, USUAL_KINDS
 from rl.flags import ROLLOUT_NEEDS, rollout_flags, runs_ahead
+from rl.given import Sources
 from rl.lengths import longest_cap, parse_caps, shortest_cap
 from rl.losses import LOSSES, NO_CLIP
 from rl.mismatch import KINDS, Older, parse_mismatch
@@ -172,6 +177,11 @@ def flags() -> cli.Parser:
     p.add_argument("--lam", type=cli.fraction, default=1.0, help="lambda of GAE")
     p.add_argument("--value-weight", type=cli.not_negative, default=0.5, help="weight of the value loss of "
                    f"{losses_where(lambda loss: loss.advantages.value_head)}")
+    p.add_argument("--sft-data", metavar="SPEC", nargs="+", default=[], help="conversations to learn from in each update too, "
+                   "SOURCE[@WEIGHT]; questions take the form of --mode (rl/supervised.py)")
+    p.add_argument("--sft-weight", type=cli.above_zero, default=None, help="W of their mean loss (default: 1)")
+    p.add_argument("--sft-tokens", type=cli.positive_int, default=None, help="tokens of them in an update, over all ranks, in "
+                   "rows of --seq-len tokens, or 512 (default: 8 rows)")
     p.add_argument("--tau", type=cli.fraction, default=None, help="text:...,kind=rlp: how much of the slow copy of the policy, "
                    "with which thoughts are compared, stays at an update (default: 0.999)")
     return p
@@ -204,6 +214,7 @@ NEEDS = (
     ("--cap", lambda a: a.correction != "none", "without a --correction"),
     ("--cap-low", lambda a: CORRECTIONS[a.correction].low, "with --correction {correction}"),
     ("--tau", lambda a: any(re.search(r"[:,]kind=rlp(?=[,@]|$)", spec) for spec in a.data), "without text:...,kind=rlp"),
+    ("--sft-weight --sft-tokens", lambda a: a.sft_data, "without --sft-data"),
     ("--candidates --curriculum", lambda a: a.keep_rate, "without --keep-rate"),
 )
 
@@ -247,6 +258,7 @@ def resolve(args: argparse.Namespace) -> None:
         args.kl_kind = USUAL_KINDS[args.kl_in]
     if args.rollout_ranks and args.async_steps is None:
         args.async_steps = 1
+    supervised.resolve(args)
     if args.batch_tokens:                                 # as many prompts as their longest completions allow
         args.prompts = max(1, args.batch_tokens // (args.group * longest_cap(parse_caps(args.max_new_tokens))))
     if agree(args):
@@ -302,6 +314,7 @@ def main() -> None:
             rollouts.gain.restore(run.extra_state["average"])
         run.extra_state["average"] = rollouts.gain.state()
     with cli.bad_input():
+        lessons = supervised.open_lessons(run, args, tokenizer)
         keep_prompts(run, args, rollouts, model)
 
     loss = LOSSES[args.loss]
@@ -317,13 +330,15 @@ def main() -> None:
     measure = functools.partial(evaluate_all, model, tokenizer, args.eval_data, PLAIN if args.mode == "plain" else {"": chat},
                                 args.eval_problems, max_new_tokens=longest_cap(rollouts.caps))
     # the loss of a policy may jump, so the guard only skips steps whose loss is not a number
-    run.begin(policy, tokenizer, rollouts.prompts, measure, Guard(sigmas=float("inf")), pool=len(rollouts.prompts.pool),
+    data = Sources(rollouts.prompts, lessons) if lessons else rollouts.prompts
+    run.begin(policy, tokenizer, data, measure, Guard(sigmas=float("inf")), pool=len(rollouts.prompts.pool),
               parameters=sum(w.numel() for w in model.parameters()), config=vars(model.config))
     older = Older(stale, run.extra_state)
     if sampling is not model:
         restore_weights(sampling, older.start(full_weights(model)))
     rollouts.begin(sampling, run.step)
     update, records = PolicyUpdate(run, args, wrapped, reference), Records(run, rollouts, not loss.advantages.in_group)
+    beside = supervised.Supervised(run, args, wrapped, lessons)
 
     while run.going():
         found = rollouts.collect(sampling, run.step)                          # P x G completions, scored
@@ -333,17 +348,18 @@ def main() -> None:
         places = rollouts.places(len(found.groups))
         minibatches = update.prepare(found.groups, places, run.step)          # packed (B, T); pi_old, reference, values, A
         for minibatch, policy_loss in update.passes(minibatches):
-            mean = run.backward(wrapped, minibatch.micro, policy_loss, minibatch.divisor)
+            mean = beside.backward()                                          # of --sft-data, if there is any
+            mean += run.backward(wrapped, minibatch.micro, policy_loss, minibatch.divisor)
             run.update(mean)                                                  # clip, guard, step
             if rollouts.gain:
                 rollouts.gain.follow(model)                                   # the slow copy that thoughts are compared with
         if sampling is not model:
             restore_weights(sampling, older.after(full_weights(model)))
         rollouts.publish(sampling, run.step + 1)
-        run.end_of_step(records.of_step(found, minibatches, args.updates), show=("reward", "process"))
+        run.end_of_step(records.of_step(found, minibatches, args.updates, beside.take_slots()), show=("reward", "process"))
         if run.step % 10 == 0:
             machine.give_back_memory()
-    run.finish(records.result(), show=print_results)
+    run.finish(records.result() | (lessons.report() if lessons else {}), show=print_results)
     rollouts.finish()
     run.close()
 

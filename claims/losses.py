@@ -1,4 +1,4 @@
-"""Claim 13: of the policy losses, those that bound a divergence learn more at the edge than GRPO's clip of the ratio.
+"""Claim 12b: of the policy losses, those that bound a divergence learn more at the edge than GRPO's clip of the ratio.
 
 Every batch is trained on in four parts, so that the policy moves away from the one that sampled: with one update for a batch the
 ratio is 1, no bound acts, and most losses are the same. The curve of a run is that of the reward in its log; each arm "LOSS, run"
@@ -48,7 +48,7 @@ def statistic(r: dict[str, Result]) -> dict[str, float]:
 
 
 CLAIM = Claim(
-    number="13", says="A bound on the divergence of the policy learns more at the edge than a clip of the ratio.",
+    number="12b", says="A bound on the divergence of the policy learns more at the edge than a clip of the ratio.",
     source="DPPO, arXiv 2602.04879; the other losses of grpo.py beside it",
     theirs="Qwen3-30B-A3B, AIME24: DPPO is stabler than GRPO and ends higher (a curve, findings in words)",
     would_show="Above 0: at equal steps DPPO's two losses reach more, in the mean, than GRPO's",

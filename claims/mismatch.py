@@ -1,4 +1,4 @@
-"""Claim 12: a correction keeps what a mismatch between sampler and trainer would cost reinforcement.
+"""Claim 12a: a correction keeps what a mismatch between sampler and trainer would cost reinforcement.
 
 Sampler and trainer agree to the last bit (--exact), and --mismatch makes them differ by a known amount. So there is nothing else
 that a correction could be good for, and an arm without a mismatch says what can be reached at all.
@@ -40,7 +40,7 @@ def statistic(r: dict[str, Result]) -> dict[str, float]:
 
 
 CLAIM = Claim(
-    number="12", says="A correction keeps what a mismatch between sampler and trainer costs reinforcement.",
+    number="12a", says="A correction keeps what a mismatch between sampler and trainer costs reinforcement.",
     source="truncated importance sampling (Yao et al., 2025); IcePop, arXiv 2510.18855; masks on sequences (Liu et al., 2025)",
     theirs="training that is not corrected collapses, and training that is does not (findings in words, on MoE models)",
     would_show="Above 0: under the large noise corrected reinforcement reaches more than reinforcement that is not corrected",

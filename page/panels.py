@@ -10,6 +10,7 @@ A stage that did not log the metric does not get the plot. A plot can show up to
 PANELS = [
     ("Loss", {"loss": "loss"}, ""),
     ("Plain negative log-likelihood", {"nll": "nats per token"}, "Unweighted, so comparable across kinds of loss."),
+    ("Given conversations", {"sft_loss": "nats per token"}, "Learned beside reinforcement, by likelihood."),
     ("Reward", {"reward": "mean", "reward_std": "standard deviation"}, ""),
     ("Accuracy of rollouts", {"answer": "answer", "process": "every step"}, "The gap: right answers, wrong steps."),
     ("Response length, tokens", {"length_mean": "mean", "length_max": "longest"}, ""),

@@ -68,11 +68,12 @@ class Records:
         self.run, self.args, self.rollouts, self.over_batch = run, run.args, rollouts, over_batch
         self.diagnosis, self.rollout_seconds = Diagnosis(run.args.steps), 0.0
 
-    def of_step(self, found: Collected, minibatches: list[Minibatch], updates: int = 1) -> dict:
+    def of_step(self, found: Collected, minibatches: list[Minibatch], updates: int = 1, more: int = 0) -> dict:
         """Adds the metrics of this step, in which so many passes were made over the minibatches, to run.metrics; returns more
-        fields for its record. All ranks must call this together."""
+        fields for its record. All ranks must call this together. more: slots that were trained on beside the minibatches."""
         run, args, step = self.run, self.args, self.run.step + 1
-        seconds, trained = time.perf_counter() - found.began, updates * sum(minibatch.slots for minibatch in minibatches)
+        seconds = time.perf_counter() - found.began
+        trained = updates * sum(minibatch.slots for minibatch in minibatches) + more
         self.rollout_seconds += found.seconds
         run.progress.tokens += int(run.sum(trained)[0])
         add(run.metrics, of_completions(found, self.rollouts.use_tools) | of_time(found, trained, seconds, run.ranks))

@@ -41,7 +41,7 @@ AUGMENT = "data task count out resume max-new-tokens temperature rows chunk seed
 ALWAYS = {
     "pretrain": f"{TRAINING} until-loss", "sft": f"{TRAINING} until-loss loss", "dpo": f"{TRAINING} loss beta exact",
     "grpo": f"""{TRAINING} task loss group mode reward max-new-tokens temperature rows updates minibatches kl entropy exact
-        async-steps rollout-ranks replace mask-truncated overlong-buffer keep-rate show-every mismatch""",
+        async-steps rollout-ranks replace mask-truncated overlong-buffer keep-rate show-every mismatch sft-data""",
     "distill": f"""{TRAINING.replace(" batch-tokens", "")} task teacher hint loss on-policy mode max-new-tokens temperature
         exact""",
     "sampler": "init prompt chat max-new-tokens temperature colors device dtype",
@@ -119,6 +119,7 @@ CASES = {
         "--cap 3": [("--correction none", "--correction tis")], "--cap-low 0.3": [("--correction mis", "--correction icepop")],
         "--recompute": [("", "--async-steps 1"), ("--async-steps 0", "--rollout-ranks 1")],
         "--tau 0.9": [("--data text:c.txt,kind=rlpt", "--data text:c.txt,kind=rlp@2"), ("", "--data text:kind=rlp,c.txt")],
+        "--sft-weight 2": [("", "--sft-data chats.jsonl@2 text.txt")], "--sft-tokens 512": [("", "--sft-data world:ops=1")],
         "--candidates 8": [("", "--keep-rate 0 1")], "--curriculum": [("", "--keep-rate 0 1")]}),
     "distill": (f"{FROM} {A_RUN} --teacher t", OPTIMISER | TOOLS | {
         "--tool calculator": [("--mode plain", "")],

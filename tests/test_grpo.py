@@ -164,6 +164,9 @@ def test_the_difficulty_filter_keeps_the_edge(able, tmp_path):
     (["--mismatch", "noise=1", "noise=2"], "--mismatch noise=2: noise is given twice"),
     (["--mismatch", "stale=1", "--async-steps", 1], "--mismatch stale has weights of one age"),
     (["--keep-rate", 0.3, 0.4, "--candidates", 4, "--group", 2], "none of 4 prompts"),
+    (["--sft-data", "nowhere.jsonl"], "nowhere.jsonl"), (["--sft-data", "world:ops=1", "--sft-weight", 0], "--sft-weight: 0: "),
+    (["--sft-data", "world:ops=1", "--sft-tokens", 700], "must be a multiple of the tokens in a row x ranks (= 512)"),
+    (["--sft-data", "world:ops=9", "--mode", "chat", "--seq-len", 90], "raise --seq-len"),
     (["--keep-rate", 0.5, 0.4], "LOW must not be above HIGH")])
 def test_bad_flags_are_one_line(able, tmp_path, flags, message):
     code, _, err = run_main(grpo, "--init", able, "--out", tmp_path / "run", "--steps", 1, *TOY, *flags)

@@ -78,15 +78,16 @@ class Run(Ranks):
         self.weight, self.micro_rows, self.evaluate = 0.0, None, None
 
     def open_ledger(self) -> Ledger:
-        """The ledger of the saved state; or a new one, with the cost of --init and of every file of --data that was made."""
+        """The ledger of the saved state; or a new one, with the cost of --init and of every file of data that was made."""
         ledger = Ledger(self.folder, {"flags": self.flags, "inputs": self.inputs})
         if self.state and "ledger" in self.state:
             ledger.restore(self.state["ledger"], sums=self.main)
             return ledger
         if init := self.flags.get("init"):
             ledger.inherit(init, checkpoint=True)
-        for name in (what.removeprefix("--data ") for what in self.inputs if what.startswith("--data ")):
-            ledger.inherit(name)
+        for flag, _, name in (what.partition(" ") for what in self.inputs):
+            if flag in ("--data", "--sft-data"):
+                ledger.inherit(name)
         return ledger
 
     def count(self, kind: str, batches: list, passes: int = 1) -> None:

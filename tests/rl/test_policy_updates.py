@@ -16,9 +16,10 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from helpers import run_main, state_of, tiny_checkpoint
+from helpers import run_main, state_of, tiny_checkpoint, write_rows
 
 import grpo
+from data import Stream
 from model import load
 from rl.asynchronous import AsyncRollouts
 from rl.critic import ActorCritic
@@ -107,7 +108,7 @@ class Reference:
             "old": "sampler" if o["loss"] in FROM_SAMPLER else "trainer", "mask_truncated": False, "overlong_buffer": 0,
             "gamma": 1.0, "lam": 1.0, "value_weight": 0.5, "temperature": 1.0, "clip": 1.0, "lr": 0.01, "reward": "paid",
             "rates": [1.0] * 9, "weight_decay": 0.0, "replace": 0, "caps": {0: 10}, "clip_low": low, "clip_high": high,
-            "scale": scale} | dict(zip(("cap", "cap_low"), CORRECTIONS.get(o.get("correction"), (2.0, 0.0)))) | o)
+            "scale": scale, "lessons": []} | dict(zip(("cap", "cap_low"), CORRECTIONS.get(o.get("correction"), (2.0, 0.0)))) | o)
         if self.o.kl_kind is None:
             self.o.kl_kind = {"loss": "k2", "reward": "k1"}[self.o.kl_in]
         self.model, self.init = (load(folder, dtype=D)[0] for _ in range(2))
@@ -135,7 +136,7 @@ class Reference:
         return [list(x) for x in zip(*found, strict=True)]
 
     def step(self, step, calls, record):
-        o, numbers = self.o, {}
+        o, numbers, told = self.o, {}, []
         cap = [tokens for first, tokens in sorted(o.caps.items()) if first <= step][-1]
         kept, sampled = [], []
         for attempt, groups in sorted(calls.items()):                         # dynamic sampling: flat groups make way
@@ -167,11 +168,17 @@ class Reference:
             del seen["dropped"]
         for update in range(o.updates * o.minibatches):
             loss = self.loss(parts[update % o.minibatches], seen)
+            if o.lessons:                                                     # one batch of given documents for each update
+                lesson, tokens = self.likelihood(o.lessons.pop(0))
+                told.append((float(lesson.detach()), tokens))
+                loss = loss + o.sft_weight * lesson / tokens
             if loss.requires_grad:                                            # else the part is empty: only momentum moves
                 loss.backward()
             norm = self.adamw(o.lr * o.rates[step])
         numbers = {"loss": float(loss.detach()), "grad_norm": norm}
         numbers |= {k: v / max(1, seen["tokens"]) for k, v in seen.items() if k != "tokens"}
+        if told:
+            numbers["sft_loss"] = sum(total for total, _ in told) / sum(tokens for _, tokens in told)
         everyone = [(c, self.earned(c, i, cap)) for g in sampled for i, c in enumerate(g)]
         numbers |= {"reward": statistics.mean(e[0] for _, e in everyone),
                     "overlong_penalty": statistics.mean(e[1] for _, e in everyone),
@@ -289,6 +296,15 @@ class Reference:
                     for name in seen.keys() & now.keys():
                         seen[name] += now[name]
         return total
+
+    def likelihood(self, documents):
+        """The sum of -log pi over the tokens of (ids, their weights), each document alone, at temperature 1; and of weights."""
+        total, divisor = torch.zeros((), dtype=D), 0.0
+        for ids, weights in documents:
+            logprobs = self.model(ids[None, :-1])[0].log_softmax(-1)
+            for t in range(1, len(ids)):
+                total, divisor = total - weights[t] * logprobs[t - 1, ids[t]], divisor + weights[t]
+        return total, divisor
 
     def corrections(self, r):
         """The weight of each token, from the sampler to pi_old."""
@@ -430,6 +446,35 @@ def test_each_flag(monkeypatch, folder, tmp_path, loss, flags, noise):
         assert any(0 < n["dropped"] < 1 for _, n in found) or "tis" in flags
     if "clip_low" in options or "clip_high" in options:
         assert sum(n["clip_low"] + n["clip_high"] for _, n in found) > 0
+
+
+@pytest.mark.parametrize("loss, flags, options", [
+    ("grpo", "--temperature 0.7 --micro-tokens 128", {"temperature": 0.7}),
+    ("ppo", SEVERAL, SEVERAL_OPTIONS), ("dr_grpo", "--async-steps 0 --exact --mask-truncated", {"mask_truncated": True})])
+def test_fine_tuning_beside_it(monkeypatch, folder, tmp_path, loss, flags, options):
+    """Each update has the gradient of its own batch of conversations beside that of the completions, weighted and clipped with
+    it. What was packed is taken apart here; the conversations have turns without a loss, some of them of the assistant."""
+    def turns(i):
+        return [("user", f"{i} lions?"), ("assistant", f"no, {i}"), ("user", "why?"), ("assistant", "lions " * (i % 7 + 1))]
+    chats = [{"messages": [{"role": role, "content": said} | ({"weight": i % 2} if said[:2] == "no" else {})
+                           for role, said in turns(i)]} for i in range(60)]
+    drawn, packed = [], Stream.next
+
+    def noted(stream, *args):
+        found = packed(stream, *args)
+        rows = [(b, row) for b in found for row in range(len(b.tokens))]
+        documents = [(b.tokens[row, here], b.targets[row, here], b.loss_mask[row, here]) for b, row in rows
+                     for here in (b.documents[row] == d for d in range(int(b.documents[row].max()) + 1))]
+        drawn.append([(torch.cat([tokens, targets[-1:]]), [0.0, *mask.tolist()]) for tokens, targets, mask in documents])
+        return found
+    monkeypatch.setattr(Stream, "next", noted)
+    data = write_rows(tmp_path / "chats.jsonl", chats)
+    found = compare(monkeypatch, folder, tmp_path / "run", [
+        "--loss", loss, *flags.split(), "--sft-data", data, "--sft-weight", 0.3, "--sft-tokens", 320],
+        {"loss": loss, "sft_weight": 0.3, "lessons": drawn} | options)
+    assert not drawn and all(n["sft_loss"] > 1 for _, n in found)             # each batch was used once
+    result = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])["result"]
+    assert [row["source"] for row in result["mixture"]] == [str(data)]
 
 
 @pytest.mark.parametrize("flags, options", [

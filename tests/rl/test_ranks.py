@@ -99,9 +99,11 @@ OTHERS += [["distill", *TAUGHT, *more] for more in (
     ["--loss", "forward", "--top-k", 5, "--on-policy", 0.5, "--data", "world:ops=1-2", "chats.jsonl", "--seq-len", 256,
      "--batch-tokens", 1024], ["--teacher", "STRANGER"])]
 MORE = [["--loss", loss, "--minibatches", 2, "--reward", "random", *flags] for loss, flags in ALIKE.items()]
+BESIDE = ["--sft-data", "chats.jsonl", "world:ops=1", "--sft-weight", 0.5, "--sft-tokens", 512, "--reward", "random"]
 SHARDED = [["--shard", "--loss", "reinforce++", "--minibatches", 2, "--reward", "random", "--replace", 1],
            ["--mode", "think", "--think-budget", 2, "--max-new-tokens", 20, "--minibatches", 2, "--reward", "random"],
-           ["--data", "text:text.jsonl,kind=rlp,next=2", "--reward", "score", "--loss", "rlp", "--tau", 0.5, "--shard"]]
+           ["--data", "text:text.jsonl,kind=rlp,next=2", "--reward", "score", "--loss", "rlp", "--tau", 0.5, "--shard"],
+           [*BESIDE, "--shard", "--loss", "dapo"], [*BESIDE, "--loss", "ppo", "--micro-tokens", 128]]
 
 
 @pytest.fixture(scope="module")

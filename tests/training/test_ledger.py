@@ -156,11 +156,12 @@ GRPO = ["--mode", "plain", "--reward", "random", "--prompts", 4, "--group", 2, "
     ([], 0, 1),
     (["--kl", 0.1], 2, 1),                                # under the policy and under the reference
     (["--updates", 2, "--replace", 1], 1, 2),
-    (["--async-steps", 1, "--correction", "tis"], 0, 1)])
+    (["--async-steps", 1, "--correction", "tis"], 0, 1),
+    (["--sft-data", "world:ops=1", "--sft-tokens", 256, "--seq-len", 128], 0, 1)])
 def test_reinforcement_counts_what_it_draws_scores_and_trains(base, tmp_path, monkeypatch, more, looks, updates):
     """What was drawn is read from the engine's requests, what was trained from the batches that the policy saw."""
     requests, trained = [], []
-    submit, policy_loss = Sampler.submit, grpo.PolicyUpdate.policy_loss
+    submit, policy_loss, read = Sampler.submit, grpo.PolicyUpdate.policy_loss, Stream.next
 
     def submitted(sampler, *args, **options):
         made = submit(sampler, *args, **options)
@@ -170,8 +171,14 @@ def test_reinforcement_counts_what_it_draws_scores_and_trains(base, tmp_path, mo
     def seen(update, batch, same_weights):
         trained.extend([row.count(d) for row in batch.documents.tolist() for d in set(row) - {-1}])
         return policy_loss(update, batch, same_weights)
+
+    def given(stream, *args):
+        found = read(stream, *args)
+        trained.extend([row.count(d) for batch in found for row in batch.documents.tolist() for d in set(row) - {-1}])
+        return found
     monkeypatch.setattr(Sampler, "submit", submitted)
     monkeypatch.setattr(grpo.PolicyUpdate, "policy_loss", seen)
+    monkeypatch.setattr(Stream, "next", given)
     code, result, err = run_main(grpo, "--init", base, "--data", "world:ops=1-2", "--out", tmp_path / "rl", *GRPO, *more)
     assert code == 0, err
     costs, found = Costs.of(load(base)[0]), read_ledger(tmp_path / "rl")

@@ -73,6 +73,8 @@ RUNS += [(dpo, ["--data", "pairs.jsonl", *TEXT, "--lr", 1e-4, "--loss", loss]) f
 RUNS += [(grpo, ["--data", WORLD, *GRPO, *more]) for more in (
     ["--exact", "--dtype", "float32"], ["--async-steps", 0, "--replace", 2], ["--loss", "ppo"],
     ["--keep-rate", 0, 1, "--candidates", 7, "--replace", 2], ["--max-new-tokens", "4", "8@3", "--schedule", "wsd"])]
+BESIDE = ["--sft-data", "chats.jsonl@0.5", WORLD, "--sft-weight", 0.5, "--sft-tokens", 256, "--seq-len", 128]
+RUNS += [(grpo, ["--data", WORLD, *GRPO, *BESIDE, *more]) for more in ([], ["--updates", 2, "--async-steps", 0])]
 RUNS += [(grpo, ["--data", f"text:{WORLD},documents=20,kind={kind}", *GRPO, "--reward", "score+random", *more])
          for kind, more in (
     ("rlp", ["--loss", "rlp", "--tau", 0.5]), ("rlpt,judge_errors=0.5", ["--mode", "think"]))]
@@ -80,6 +82,7 @@ RUNS += [(distill, ["--data", WORLD, *TAUGHT, *more]) for more in (
     ["--exact", "--dtype", "float32"], ["--loss", "reverse", "--top-k", 4, "--async-steps", 0],
     ["--hint", "{question} {answer}", "--loss", "jsd"],
     ["--loss", "forward", "--on-policy", 0.5, "--data", WORLD, "chats.jsonl", "--batch-tokens", 256, "--seq-len", 128])]
+RUNS += [(distill, ["--data", "chats.jsonl", "--teacher", "TEACHER", "--loss", "jsd", "--on-policy", 0, *TEXT])]
 RUNS += [(grpo, ["--data", "questions.jsonl", WORLD, *GRPO]), (grpo, ["--data", WORLD, *NO_PROMPTS, "--batch-tokens", 48])]
 
 
@@ -157,6 +160,7 @@ FILES = [(pretrain, ["--data", "text.jsonl", WORLD, *NEW, *TEXT], "text.jsonl"),
          (dpo, ["--data", "pairs.jsonl", *TEXT, "--reference", "other"], "other"),
          (grpo, ["--data", WORLD, "questions.jsonl", *GRPO], "questions.jsonl"),
          (grpo, ["--data", WORLD, *GRPO, "--kl", 0.1], "init"),
+         (grpo, ["--data", WORLD, *GRPO, *BESIDE], "chats.jsonl"),
          (distill, ["--data", WORLD, *TAUGHT], "teacher"),
          (distill, ["--data", WORLD, *TAUGHT, "--hint", "hint.txt"], "hint.txt")]
 

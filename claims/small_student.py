@@ -1,0 +1,70 @@
+"""Claim 11b: on-policy distillation lifts a small student at the edge more than fine-tuning on as many tokens of the teacher.
+
+The teacher has three times the weights of the student (2.7M and 0.9M), and is fine-tuned on the edge. Its tokens are those that
+it judges in on-policy distillation, and those that it has written in fine-tuning, which reads them once, or several times. What
+they are is read from the logs: the tokens with a loss.
+"""
+
+from claims import chats, tiny
+from claims.runner.claim import Claim, Setting, both, positive
+from claims.runner.commands import Command, make
+from claims.runner.measures import Result
+
+TEACHER, STUDENT = {"width": 320, "ff": 1024}, {"width": 192}
+STEPS, PROMPTS, GROUP = 24, 16, 4                          # of on-policy distillation
+ONCE, PASSES = 56, 3                                       # steps of fine-tuning that read all answers once; and how often else
+LIFTS = "on-policy - student"
+ARMS = {"SFT": "on-policy - SFT", f"SFT, {PASSES} passes": f"on-policy - SFT, {PASSES} passes"}
+
+
+def teacher(s: Setting) -> Command:
+    return tiny.sft(s, chats.base(s, **TEACHER), chats.lessons(s))
+
+
+def student(s: Setting) -> Command:
+    return chats.base(s, **STUDENT)
+
+
+def on_policy(s: Setting, **flags) -> Command:
+    """Distillation of the student on its own answers."""
+    usual = chats.CHAT | {"prompts": PROMPTS, "group": GROUP, "lr": 1e-3, "schedule": "wsd", "decay": 0.5, "show_every": 0}
+    return make("distill.py", "--init", student(s), "--teacher", teacher(s), "--data", tiny.world(s, tiny.EDGE, "rl"), "--steps",
+                s.steps(STEPS), *tiny.common(s), *tiny.as_flags(usual | flags))
+
+
+def fine_tuned(s: Setting, steps: int) -> Command:
+    """The student fine-tuned on as many answers of the teacher as it judges there."""
+    answers = make("augment.py", "distill", "--init", teacher(s), "--data", tiny.world(s, tiny.EDGE, "rl"), "--count",
+                   s.steps(STEPS) * PROMPTS * GROUP, "--seed", s.seed, "--device", s.device)
+    return tiny.sft(s, student(s), answers, steps=steps, log_every=1)
+
+
+def arms(s: Setting) -> dict[str, Command]:
+    """"NAME, run" is the run that the arm NAME measures."""
+    runs = {"on-policy": on_policy(s), "SFT": fine_tuned(s, ONCE), f"SFT, {PASSES} passes": fine_tuned(s, PASSES * ONCE)}
+    found = {"teacher": teacher(s), "student": student(s), "on-policy again": on_policy(s, seed=s.seed + 100)} | runs
+    return {name: chats.solves(s, run) for name, run in found.items()} | {f"{name}, run": run for name, run in runs.items()}
+
+
+def tokens(run: Result) -> float:
+    """The tokens with a loss, in all steps."""
+    return sum(record["weight"] for record in run.records if "weight" in record)
+
+
+def statistic(r: dict[str, Result]) -> dict[str, float]:
+    found = {name: r["on-policy"].rate() - r[other].rate() for other, name in ARMS.items()}
+    found |= {f"pass@8, {name}": r["on-policy"].rate(8) - r[other].rate(8) for other, name in ARMS.items()}
+    return found | {LIFTS: r["on-policy"].rate() - r["student"].rate(), "SFT - student": r["SFT"].rate() - r["student"].rate(),
+                    "teacher tokens, SFT / on-policy": tokens(r["SFT, run"]) / tokens(r["on-policy, run"]),
+                    "other draws": r["on-policy again"].rate() - r["on-policy"].rate(),
+                    "teacher - student": r["teacher"].rate() - r["student"].rate()}
+
+
+CLAIM = Claim(
+    number="11b", says="On-policy distillation lifts a small student at the edge more than SFT on as many teacher tokens.",
+    source="Thinking Machines, On-Policy Distillation (2025); Qwen3, arXiv 2505.09388",
+    theirs="Qwen3-8B, AIME24: 55.0 after SFT on a teacher's answers, 74.4 after on-policy distillation on top",
+    would_show="All above 0: distillation lifts the student, and is ahead of SFT on as many tokens, read once or several times",
+    arms=arms, statistic=statistic, headline=ARMS["SFT"],
+    verdict=lambda n: both(positive(n[LIFTS]), *(positive(n[name]) for name in ARMS.values())),
+    null="other draws", oracle="teacher - student")
