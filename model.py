@@ -2,7 +2,8 @@
 
 It has pre-norm RMSNorm, grouped-query attention, SwiGLU and rotary embedding. The differences between well-known families are
 plain options: QK-norm, q/k/v bias, tied head, norm after the block (OLMo 2), layers without positions (NoPE) or with a sliding
-window, Llama 3 and YaRN scaling. Weights have their Hugging Face names, and a checkpoint is a Hugging Face folder:
+window, attention sinks, a gate for each head, Llama 3 and YaRN scaling. Weights have their Hugging Face names, and a checkpoint
+is a Hugging Face folder:
 
     model, tokenizer = load("some/folder")          # Llama 3.x, Qwen2/2.5, Qwen3, SmolLM 1-3, OLMo 2/3, or our own
     logits = model(tokens)                          # (B, T) -> (B, T, V)
@@ -69,6 +70,11 @@ class Config:
     window: int = option(0, "tokens that a window layer sees")                # itself included
     # "head": each head by itself (Qwen3); "full": all heads together (OLMo 2)
     qk_norm: str = option("", "norm of queries and keys", choices=["", "head", "full"])
+    # A norm bounds the scores q k. With a learnable factor for each head they can be as large as without one
+    qk_scale: bool = option(False, "a learnable factor for each query head, behind the norm of --qk-norm")
+    head_gate: bool = option(False, "a sigmoid gate for each head, after attention")                 # arXiv 2505.06708
+    # A sink is a learnable score that takes part in the softmax of a head, with a value of 0 (gpt-oss)
+    sinks: bool = option(False, "an attention sink for each head")
     qkv_bias: bool = option(False, "bias on q, k and v")                      # Qwen2
     # the output of attention and feed-forward is normed, not their input (OLMo 2)
     norm_after: bool = option(False, "OLMo's placement of the norms")
@@ -106,6 +112,7 @@ class Config:
             (self.heads % self.kv_heads, f"heads={self.heads} must be a multiple of kv_heads={self.kv_heads}"),
             (self.head_size % 2, f"head size {self.head_size} must be even (width / heads)"),
             (self.qk_norm not in ("", "head", "full"), f"qk_norm={self.qk_norm}: use head, full or nothing"),
+            (self.qk_scale and not self.qk_norm, "qk_scale is a factor behind a norm, so it needs qk_norm=head or qk_norm=full"),
         ):
             if wrong:
                 raise ValueError(message)
@@ -218,6 +225,11 @@ class Attention(nn.Module):
             full = c.qk_norm == "full"
             self.q_norm = RMSNorm(c.head_size * (c.heads if full else 1), c.eps)
             self.k_norm = RMSNorm(c.head_size * (c.kv_heads if full else 1), c.eps)
+        self.qk_scale = nn.Parameter(torch.ones(c.heads)) if c.qk_scale else None
+        self.sinks = nn.Parameter(torch.zeros(c.heads)) if c.sinks else None
+        self.gate_proj = Linear(c.width, c.heads, bias=False) if c.head_gate else None
+        if c.head_gate:
+            self.gate_proj.role = "gate"
 
     def forward(self, x: Tensor, shared: Shared) -> Tensor:                   # (B, T, D) -> (B, T, D)
         B, T, _ = x.shape
@@ -232,15 +244,23 @@ class Attention(nn.Module):
         cos, sin = shared.angles[self.kind]
         q = kernels.norm_rotate(q, q_weight, cos, sin, self.eps, exact)       # (B, T, H, hd)
         k = kernels.norm_rotate(k, k_weight, cos, sin, self.eps, exact)       # (B, T, K, hd)
+        if self.qk_scale is not None:                                         # a rotation and a factor may change places
+            q = (q * self.qk_scale[:, None]).to(q.dtype)
         if shared.keys_values is not None:
             shared.keys_values.append((k, v))
         if shared.watch is not None:
             shared.watch(self, q, k)
+        how = dict(window=self.window, exact=exact, plan=shared.plan, lse=self.sinks is not None)
         if cache is None:
-            y = kernels.attend(q, k, v, shared.packing, self.window, exact, shared.plan)                  # (B, T, H, hd)
+            y = kernels.attend(q, k, v, shared.packing, **how)                # (B, T, H, hd)
         else:
             cache.write(self.layer, k, v)
-            y = kernels.attend_cached(q, cache, self.layer, self.window, exact, shared.plan)              # (B, T, H, hd)
+            y = kernels.attend_cached(q, cache, self.layer, **how)            # (B, T, H, hd)
+        if self.sinks is not None:
+            y, lse = y                                                        # lse (B, T, H)
+            y = kernels.gate(y, lse - self.sinks, exact)
+        if self.gate_proj is not None:
+            y = kernels.gate(y, self.gate_proj(x, exact), exact)
         return self.o_proj(y.reshape(B, T, self.heads * self.head_size), exact)
 
 

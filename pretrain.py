@@ -57,6 +57,7 @@ NEEDS = (
      "with --init, which brings its model and its tokenizer"),
     ("--vocab-size", lambda a: not a.tokenizer, "with --tokenizer, which has a size of its own"),
     ("--window", lambda a: any(kind.window for kind in kinds_of(a)), "without window layers, as in --attention window+rope"),
+    ("--qk-scale", lambda a: a.qk_norm, "without --qk-norm, behind which the factor stands"),
     ("--rope-theta", lambda a: any(kind.rope for kind in kinds_of(a)), "with --attention {attention}"),
     ("--peak-tflops", uses_gpu, "on a CPU"),
 )

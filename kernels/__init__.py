@@ -10,13 +10,14 @@ together, or on whether its past comes from a cache. So sampler and trainer agre
 
 If you change attention, this is what you have to edit, from the smallest change to the largest:
 
-- Something before or after attention, such as a gate for each head (recipes/README.md shows it step by step): model.Attention and
-  a field of Config. It works in training, sampling and exact mode if it uses only the functions below, or follows the two rules
+- Something before or after attention, such as a gate (recipes/README.md shows one step by step): model.Attention and a field of
+  Config. It works in training, sampling and exact mode if it uses only the functions below, or follows the two rules
   at the top of exact.py.
 - The positions, or a window: an entry of model.LAYER_KINDS; for other rotations also model.Transformer.angles.
-- Which keys a token sees, or how a score is computed (a soft cap, a sink): each function that computes scores. A new setting is
-  an argument of attend, attend_cached and the two plans below, as `window` is. The functions are
-  - in training: fast_attention.attend, with its two forms _sdpa and _Blocks (forward and backward);
+- One more score in the softmax, such as a sink: after attention, from the log-sum-exp of the other scores (`lse` below).
+- Which keys a token sees, or how a score is computed (a soft cap): each function that computes scores. A new setting is an
+  argument of attend, attend_cached and the two plans below, as `window` is. The functions are
+  - in training: fast_attention.attend, with its forms _sdpa, _Blocks (forward and backward) and _formula;
   - in sampling: fast_attention.attend_cached and _attend_gathered, with the masks of find_pages;
   - in exact mode: exact.attend_tiles and exact._attend_pages; the gradient is that of fast.attend;
   - on a GPU, for all of these: the three kernels of gpu/attention.py.
@@ -47,7 +48,7 @@ if TYPE_CHECKING:                     # Triton is imported where it computes
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 
-__all__ = ["HAS_TRITON", "NOWHERE", "PAGE", "Packing", "attend", "attend_cached", "exclude", "head_logits", "norm_rotate",
+__all__ = ["HAS_TRITON", "NOWHERE", "PAGE", "Packing", "attend", "attend_cached", "exclude", "gate", "head_logits", "norm_rotate",
            "plan_attention", "plan_decoding", "project", "rms_norm", "reorder", "row_logprobs", "swiglu", "token_logprobs"]
 
 
@@ -107,6 +108,14 @@ def swiglu(gate: Tensor, up: Tensor, exact: bool = False) -> Tensor:
     return (exact_form if exact else fast).swiglu(gate, up)
 
 
+def gate(y: Tensor, score: Tensor, exact: bool = False) -> Tensor:
+    """sigmoid(score) * y, for a gate of each head: y (B, T, H, hd), score (B, T, H) -> like y.
+
+    With score = lse - sink it is an attention sink, where lse is the log-sum-exp of the scores of a query: then sigmoid(score) is
+    the share of the softmax that the keys have, and the sink has the rest."""
+    return (exact_form if exact else fast).gate(y, score)
+
+
 def _spans(packing, device):
     """The positions of the documents, in the form for Triton's attention."""
     from .gpu.attention import Spans
@@ -124,7 +133,7 @@ def plan_attention(packing: Packing, x: Tensor, config: Any, exact: bool = False
 
     It is made outside of the layers, because its shapes depend on the documents. A compiled layer gets it as an input, and stays
     one graph."""
-    if _form(x, exact) != "triton" or not exact and packing.documents is None:
+    if _form(x, exact) != "triton" or not (exact or config.sinks or packing.documents is not None):
         return None
     from .gpu.attention import make_tiles
     return make_tiles(_spans(packing, x.device), _type_of_queries(x), config.head_size, config.heads // config.kv_heads, exact,
@@ -145,27 +154,36 @@ def plan_decoding(cache: Any, x: Tensor, config: Any, exact: bool = False) -> Ti
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, packing: Packing, window: int = 0, exact: bool = False,
-           plan: Tiles | None = None) -> Tensor:
-    """Causal attention inside each document: q (B, T, H, hd), k and v (B, T, K, hd) -> (B, T, H, hd). plan: from plan_attention;
-    None: it is made here."""
+           plan: Tiles | None = None, lse: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+    """Causal attention inside each document: q (B, T, H, hd), k and v (B, T, K, hd) -> (B, T, H, hd).
+
+    - plan: from plan_attention; None: it is made here.
+    - lse: also returns log(sum(exp(scores))) of each query, (B, T, H) of float32 or better. It has a gradient as well."""
     form = _form(q, exact)
-    if form == "triton" and (exact or packing.documents is not None):
+    if form == "triton" and (exact or lse or packing.documents is not None):
         from .gpu.attention import attention
         plan = _spans(packing, q.device) if plan is None else plan
-        return attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), plan, window, exact).view(q.shape)
-    return (fast if form == "triton" else form).attend(q, k, v, packing, window)
+        found = attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), plan, window, exact, lse=lse)
+        return _as_rows(found, q)
+    return (fast if form == "triton" else form).attend(q, k, v, packing, window, lse)
 
 
 def attend_cached(q: Tensor, cache: Any, layer: int, window: int = 0, exact: bool = False,
-                  plan: Tiles | dict | None = None) -> Tensor:
+                  plan: Tiles | dict | None = None, lse: bool = False) -> Tensor | tuple[Tensor, Tensor]:
     """Attention of new tokens to the pages of their row (engine/cache.py), in which their keys are written already: q (B, R, H,
-    hd) -> like q. Before them row b had cache.lengths[b] tokens. plan: from plan_decoding; None: it is made here."""
+    hd) -> like q. Before them row b had cache.lengths[b] tokens. plan: from plan_decoding; None: it is made here. lse: as for
+    `attend`, (B, R, H)."""
     form = _form(q, exact)
     if form == "triton":
         from .gpu.attention import Spans, attention
         plan = Spans.of_cache(cache.lengths[:q.shape[0]], q.shape[1]) if plan is None else plan
-        return attention(q.flatten(0, 1), cache.k[layer], cache.v[layer], plan, window, exact, cache.table).view(q.shape)
-    return form.attend_cached(q, cache, layer, window, (plan or {}).get(window))
+        return _as_rows(attention(q.flatten(0, 1), cache.k[layer], cache.v[layer], plan, window, exact, cache.table, lse), q)
+    return form.attend_cached(q, cache, layer, window, (plan or {}).get(window), lse)
+
+
+def _as_rows(found, q):
+    """Triton's output (B T, H, hd), or the pair with lse (B T, H), in the shape of q (B, T, H, hd)."""
+    return found.view(q.shape) if isinstance(found, Tensor) else (found[0].view(q.shape), found[1].view(q.shape[:3]))
 
 
 def head_logits(hidden: Tensor, weight: Tensor, exact: bool = False, reordered: Tensor | None = None) -> Tensor:

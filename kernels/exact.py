@@ -168,6 +168,25 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     return _Swiglu.apply(gate, up)
 
 
+class _Gate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, y, score):
+        ctx.save_for_backward(y, score)
+        below = (-score.to(torch.promote_types(score.dtype, torch.float32))).exp().add_(1)
+        return (y / below[..., None]).to(y.dtype)
+
+    @staticmethod
+    def backward(ctx, g):
+        y, score = ctx.saved_tensors
+        s = score.sigmoid()
+        return (g * s[..., None]).to(y.dtype), ((g * y).sum(dim=-1) * s * (1 - s)).to(score.dtype)
+
+
+def gate(y: Tensor, score: Tensor) -> Tensor:
+    """sigmoid(score) * y, a factor for each head: y (B, T, H, hd), score (B, T, H) -> like y."""
+    return _Gate.apply(y, score)
+
+
 @functools.cache
 def _query_tiles(hd, dtype, threads):
     """How attention multiplies at this head size: (padded head size, tile sizes, multiply).
@@ -200,8 +219,9 @@ def _bmm_in_order(x, y):
     return out.to(x.dtype)
 
 
-def attend_tiles(q: Tensor, K: int, blocks: Callable, first: Tensor, window: int = 0) -> Tensor:
-    """q (n, R, H, hd) against blocks of PAGE keys: blocks(j) -> k and v of block j, each (n, K, PAGE, hd) -> (n, R, H, hd).
+def attend_tiles(q: Tensor, K: int, blocks: Callable, first: Tensor, window: int = 0) -> tuple[Tensor, Tensor]:
+    """q (n, R, H, hd) against blocks of PAGE keys: blocks(j) -> k and v of block j, each (n, K, PAGE, hd) -> (n, R, H, hd), and
+    the log-sum-exp of the scores of each query (n, R, H).
 
     Query r of row i is at position first[i] + r of its document (first (n,) of int) and sees the keys up to its own position;
     window > 0: the last `window` of them. Slots that no query sees may hold any finite numbers.
@@ -241,8 +261,9 @@ def attend_tiles(q: Tensor, K: int, blocks: Callable, first: Tensor, window: int
         more = multiply(p.flatten(0, 1), vb).view(n * K, some, size, padded)  # (n K, some, size, padded)
         out[:, part] = out[:, part].mul(shrink).add_(more)
         best[:, part] = higher
-    out = (out / total).flatten(1, 2)[:, :R * G, :hd]                         # (n K, R G, hd)
-    return out.reshape(n, K, R, G, hd).transpose(1, 2).reshape(n, R, H, hd)
+    out, lse = (x.flatten(1, 2)[:, :R * G, :hd].reshape(n, K, R, G, -1).transpose(1, 2)           # (n, R, K, G, hd or 1)
+                for x in (out / total, best + total.log()))
+    return out.reshape(n, R, H, hd), lse.reshape(n, R, H)
 
 
 def _pad_heads(x, padded):
@@ -251,7 +272,7 @@ def _pad_heads(x, padded):
 
 
 def _attend_rows(q, k, v, window):
-    """Rows of one document each: q (n, L, H, hd), k and v (n, L, K, hd) -> (n, L, H, hd)."""
+    """Rows of one document each: q (n, L, H, hd), k and v (n, L, K, hd) -> (n, L, H, hd), and the log-sum-exp (n, L, H)."""
     k, v = (F.pad(x.transpose(1, 2), (0, 0, 0, -x.shape[1] % PAGE)).contiguous() for x in (k, v))       # (n, K, S, hd)
 
     def blocks(j):
@@ -261,46 +282,54 @@ def _attend_rows(q, k, v, window):
 
 class _Attend(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, q, k, v, packing, window):
+    def forward(ctx, q, k, v, packing, window, lse):
         ctx.save_for_backward(q, k, v)
-        ctx.packing, ctx.window = packing, window
+        ctx.packing, ctx.window, ctx.lse = packing, window, lse
         if packing.buckets is None:
-            return _attend_rows(q, k, v, window)
-        B, T = q.shape[:2]
-        q, k, v = (x.flatten(0, 1)[packing.gather] for x in (q, k, v))        # (slots, heads, hd), see Packing
-        out, at = [], 0
-        for n, L in packing.buckets:
-            part = slice(at, at + n * L)
-            out.append(_attend_rows(*(x[part].view(n, L, *x.shape[1:]) for x in (q, k, v)), window).flatten(0, 1))
-            at += n * L
-        return torch.cat(out)[packing.scatter].view(B, T, *q.shape[1:])
+            found = _attend_rows(q, k, v, window)
+        else:
+            B, T = q.shape[:2]
+            q, k, v = (x.flatten(0, 1)[packing.gather] for x in (q, k, v))    # (slots, heads, hd), see Packing
+            parts, at = [], 0
+            for n, L in packing.buckets:
+                part = slice(at, at + n * L)
+                parts.append(_attend_rows(*(x[part].view(n, L, *x.shape[1:]) for x in (q, k, v)), window))
+                at += n * L
+            found = (torch.cat([x.flatten(0, 1) for x in xs])[packing.scatter].unflatten(0, (B, T)) for xs in zip(*parts))
+        out, sums = found
+        return out, sums if lse else None
 
     @staticmethod
-    def backward(ctx, g):
+    def backward(ctx, *g):
         with torch.enable_grad():
             inputs = [x.detach().requires_grad_() for x in ctx.saved_tensors]
-            out = fast.attend(*inputs, ctx.packing, ctx.window)
-        return (*torch.autograd.grad(out, inputs, g), None, None)
+            out = fast.attend(*inputs, ctx.packing, ctx.window, ctx.lse)
+        return (*torch.autograd.grad(out, inputs, g if ctx.lse else g[0]), None, None, None)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, packing: Packing, window: int = 0) -> Tensor:
-    """Causal attention inside each document: q (B, T, H, hd), k and v (B, T, K, hd) -> (B, T, H, hd)."""
-    return _Attend.apply(q, k, v, packing, window)
+def attend(q: Tensor, k: Tensor, v: Tensor, packing: Packing, window: int = 0,
+           lse: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+    """Causal attention inside each document: q (B, T, H, hd), k and v (B, T, K, hd) -> (B, T, H, hd). lse: also returns the
+    log-sum-exp of the scores of each query (B, T, H)."""
+    found = _Attend.apply(q, k, v, packing, window, lse)
+    return found if lse else found[0]
 
 
-def attend_cached(q: Tensor, cache: Any, layer: int, window: int = 0, pages: Pages | None = None) -> Tensor:
+def attend_cached(q: Tensor, cache: Any, layer: int, window: int = 0, pages: Pages | None = None,
+                  lse: bool = False) -> Tensor | tuple[Tensor, Tensor]:
     """Attention of new tokens to the pages of their row (engine/cache.py); a page is a block of keys: q (B, R, H, hd) -> like q.
-    pages: the result of find_pages, if it is known already."""
+    pages: the result of find_pages, if it is known already. lse: also returns the log-sum-exp (B, R, H)."""
     B, R, H, hd = q.shape
     K = cache.k.shape[2]
     padded, sizes, multiply = _query_tiles(hd, q.dtype, torch.get_num_threads())
     tile = next((size for size in sizes if size >= H // K), None)
-    if R == 1 and tile:
-        return _attend_pages(q, cache, layer, pages or find_pages(cache, B, q.dtype, window), tile, padded, multiply)
-
     def blocks(j):
         return (x[layer][cache.table[:B, j]] for x in (cache.k, cache.v))
-    return attend_tiles(q, K, blocks, cache.lengths[:B], window)
+    if R == 1 and tile:
+        found = _attend_pages(q, cache, layer, pages or find_pages(cache, B, q.dtype, window), tile, padded, multiply)
+    else:
+        found = attend_tiles(q, K, blocks, cache.lengths[:B], window)
+    return found if lse else found[0]
 
 
 def _attend_pages(q, cache, layer, pages, tile, padded, multiply):
@@ -323,11 +352,12 @@ def _attend_pages(q, cache, layer, pages, tile, padded, multiply):
     sums, rows = p.sum(dim=-1, keepdim=True), p.new_zeros(P, K, tile, PAGE)
     rows[order, :, :G] = p
     more = multiply(rows.flatten(0, 1), v).view(P, K, tile, padded)[order, :, :G, :hd]
-    total, out = q.new_zeros(B, K, G, 1), q.new_zeros(B, K, G, hd)
-    for part, n in parts:
+    total, out, best = q.new_zeros(B, K, G, 1), q.new_zeros(B, K, G, hd), q.new_empty(B, K, G, 1)
+    for (part, n), higher in zip(parts, highest):
         total[:n].mul_(shrink[part]).add_(sums[part])
         out[:n].mul_(shrink[part]).add_(more[part])
-    return (out / total)[rank].view(B, 1, H, hd)
+        best[:n] = higher
+    return (out / total)[rank].view(B, 1, H, hd), (best + total.log())[rank].view(B, 1, H)
 
 
 class Pages(NamedTuple):

@@ -153,6 +153,11 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     return F.silu(gate) * up
 
 
+def gate(y: Tensor, score: Tensor) -> Tensor:
+    """sigmoid(score) * y, a factor for each head: y (B, T, H, hd), score (B, T, H) -> like y."""
+    return (y * score.sigmoid()[..., None]).to(y.dtype)
+
+
 NEVER = -1e20                            # a logit with probability 0; -inf would give NaN in 0 * inf and inf - inf
 
 

@@ -253,11 +253,12 @@ def _attend_forward(q, k, v, out, lse, tiles, table, q_token, q_head, k_row, k_h
 
 
 @triton.jit
-def _attend_backward_q(q, k, v, out, do, lse, delta, dq, tiles, q_token, q_head, k_token, k_head, v_token, v_head, window,
+def _attend_backward_q(q, k, v, out, do, lse, d_lse, delta, dq, tiles, q_token, q_head, k_token, k_head, v_token, v_head, window,
                 scale, K: tl.constexpr, G: tl.constexpr, HD: tl.constexpr, BLOCK_M: tl.constexpr,
                 BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, WINDOWED: tl.constexpr):
     """dq = sum of p * (do v' - delta) k for one tile of queries of one key head, with the same loop over the keys as the forward
-    pass. It runs before the other kernel, and writes delta = sum(out * do), which the other one reads."""
+    pass. It runs before the other kernel, and writes delta = sum(out * do), which the other one reads. d_lse: the gradient of
+    the log-sum-exp, or None. The log-sum-exp changes with a score by p, so d_lse is subtracted from delta."""
     tile, kv_head = tl.program_id(0) // K, (tl.program_id(0) % K).to(tl.int64)
     first, count = tl.load(tiles + tile * 4).to(tl.int64), tl.load(tiles + tile * 4 + 1)
     start, base = tl.load(tiles + tile * 4 + 2), tl.load(tiles + tile * 4 + 3).to(tl.int64)
@@ -274,6 +275,8 @@ def _attend_backward_q(q, k, v, out, do, lse, delta, dq, tiles, q_token, q_head,
     do_tile = tl.load(do + out_at, mask=there, other=0.0)
     out_tile = tl.load(out + out_at, mask=there, other=0.0)
     delta_row = tl.sum(out_tile.to(tl.float32) * do_tile.to(tl.float32), 1)
+    if d_lse is not None:
+        delta_row -= tl.load(d_lse + out_row, mask=row_there, other=0.0)
     tl.store(delta + out_row, delta_row, mask=row_there)
     lse_row = tl.load(lse + out_row, mask=row_there, other=float("inf"))      # p = 0 in rows that are not there
 
@@ -364,10 +367,10 @@ def _scale(q):
 def _attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, tiles: torch.Tensor,
                query_tiles: torch.Tensor | None, key_tiles: torch.Tensor | None, window: int, kind: str,
                whole: bool, table: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """-> out like q, and lse (N, H) of float32. query_tiles and key_tiles are only kept for the backward pass."""
+    """-> out like q, and lse (N, H) of float32, in base 2. query_tiles and key_tiles are only kept for the backward pass."""
     K, G = k.shape[1], q.shape[1] // k.shape[1]
     out = (q.new_empty if whole else q.new_zeros)(q.shape)
-    lse = q.new_empty(q.shape[:2], dtype=torch.float32)
+    lse = (q.new_empty if whole else q.new_zeros)(q.shape[:2], dtype=torch.float32)
     key_axis = 0 if k.ndim == 3 else 2                    # packed keys lie one after the other: base counts keys
     if tiles.shape[0]:
         page, table = (0, tiles) if table is None else (k.shape[2], table)    # without pages the table is not read
@@ -385,16 +388,16 @@ def _(q, k, v, tiles, query_tiles, key_tiles, window, kind, whole, table):
 
 @torch.library.custom_op("nanothink::attention_backward", mutates_args=())
 def _attention_backward(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor, do: torch.Tensor,
-                        lse: torch.Tensor, query_tiles: torch.Tensor, key_tiles: torch.Tensor, window: int,
-                        whole: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """-> dq, dk, dv."""
+                        lse: torch.Tensor, d_lse: torch.Tensor | None, query_tiles: torch.Tensor, key_tiles: torch.Tensor,
+                        window: int, whole: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """-> dq, dk, dv. d_lse (N, H): the gradient of the log-sum-exp in base e."""
     K, G = k.shape[1], q.shape[1] // k.shape[1]
     dq, dk, dv = ((x.new_empty if whole else x.new_zeros)(x.shape) for x in (q, k, v))
     do, delta = do.contiguous(), torch.empty_like(lse)
     strides = q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1)
     if query_tiles.shape[0]:
         _attend_backward_q[(query_tiles.shape[0] * K,)](
-            q, k, v, out, do, lse, delta, dq, query_tiles, *strides, window, _scale(q),
+            q, k, v, out, do, lse, d_lse, delta, dq, query_tiles, *strides, window, _scale(q),
             **_sizes(q, k, window, _config("backward_q", q.shape[2], q.dtype, G, q.device)))
         _attend_backward_kv[(key_tiles.shape[0] * K,)](
             q, k, v, do, lse, delta, dk, dv, key_tiles, *strides, window, _scale(q),
@@ -403,25 +406,28 @@ def _attention_backward(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: 
 
 
 @_attention_backward.register_fake
-def _(q, k, v, out, do, lse, query_tiles, key_tiles, window, whole):
+def _(q, k, v, out, do, lse, d_lse, query_tiles, key_tiles, window, whole):
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
 
 
 def _keep(ctx, inputs, output):
     q, k, v, _, query_tiles, key_tiles, ctx.window, _, ctx.whole, _ = inputs
     ctx.save_for_backward(q, k, v, *output, query_tiles, key_tiles)
+    ctx.set_materialize_grads(False)                      # d_lse is None if lse is not used
 
 
-def _gradients(ctx, do, _):
+def _gradients(ctx, do, d_lse):
     q, k, v, out, lse, query_tiles, key_tiles = ctx.saved_tensors
-    return *_attention_backward(q, k, v, out, do, lse, query_tiles, key_tiles, ctx.window, ctx.whole), *[None] * 7
+    do = torch.zeros_like(out) if do is None else do
+    d_lse = None if d_lse is None else (d_lse / math.log(2)).contiguous()     # from base 2 to base e
+    return *_attention_backward(q, k, v, out, do, lse, d_lse, query_tiles, key_tiles, ctx.window, ctx.whole), *[None] * 7
 
 
 _attention.register_autograd(_gradients, setup_context=_keep)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, spans: Spans | Tiles, window: int = 0, exact: bool = False,
-              table: Tensor | None = None) -> Tensor:
+              table: Tensor | None = None, lse: bool = False) -> Tensor | tuple[Tensor, Tensor]:
     """Causal attention inside each document -> (N, H, hd), with zeros for query tokens that are in no span.
 
     - q (N, H, hd); k and v: packed (N, K, hd), or pages (P, K, PAGE, hd). The last dimension must be contiguous.
@@ -429,6 +435,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, spans: Spans | Tiles, window: int
     - window > 0: a token sees itself and the window - 1 tokens before it
     - exact: the bits of a row do not depend on whether it is computed in training, prefill or decoding
     - table (B, most): the pages of each row, where k and v are pages
+    - lse: also returns the log-sum-exp of the scores of each query, (N, H) of float32; it has a gradient too
 
     There is a gradient only with packed keys, and with spans that start at the start of their documents."""
     if torch.is_autocast_enabled(q.device.type):
@@ -447,4 +454,5 @@ def attention(q: Tensor, k: Tensor, v: Tensor, spans: Spans | Tiles, window: int
     if tiles.dtype != q.dtype or gradient and tiles.backward_q is None:
         raise ValueError(f"these tiles are for {tiles.dtype} with{'out' * (tiles.backward_q is None)} a gradient, not for "
                          f"{q.dtype} with{'out' * (not gradient)} one")
-    return _attention(q, k, v, tiles.forward, tiles.backward_q, tiles.backward_kv, window, tiles.kind, tiles.whole, table)[0]
+    out, sums = _attention(q, k, v, tiles.forward, tiles.backward_q, tiles.backward_kv, window, tiles.kind, tiles.whole, table)
+    return (out, sums * math.log(2)) if lse else out

@@ -83,7 +83,7 @@ def agrees_and_saves(**fields):
         loaded.exact = True
         assert vars(loaded.config) == vars(model.config) and differ(loaded) == 0
         for name, w in loaded.named_parameters():         # and what the change adds does something
-            if any(part in name for part in ("self_attn.gate_proj", "router")):
+            if any(part in name for part in ("self_attn.wide_gate", "router")):
                 w.zero_()
         assert differ(loaded) > len(found) / 2
     return model
@@ -108,9 +108,9 @@ def a_reward(commands):
 
 def a_variant_of_attention(commands):
     from training.optim import split_by_role
-    model = agrees_and_saves(head_gate=True)
-    assert all(any(w is o for o in split_by_role(model)[1]) for n, w in model.named_parameters() if "self_attn.gate" in n)
-    trained(commands, "runs/gate", "head_gate", True)
+    model = agrees_and_saves(wide_gate=True)
+    assert all(any(w is o for o in split_by_role(model)[1]) for n, w in model.named_parameters() if "wide_gate" in n)
+    trained(commands, "runs/gate", "wide_gate", True)
 
 
 def a_mixture_of_experts(commands):

@@ -74,19 +74,19 @@ def shared_of(model, tokens):
 class Gated(Config):
     """As a user would add them: two lines in Config."""
     gate: bool = option(False, "a gate for each head")
-    sinks: int = option(0, "tokens that every window sees")
+    anchors: int = option(0, "tokens that every window sees")
 
 
 def test_a_new_option_has_a_flag_a_check_and_a_key_in_config_json(tmp_path):
-    assert parsed(Gated, "--gate", "--sinks", "2") | {"gate": False, "sinks": 0} == parsed(Gated)
-    for wrong in ({"gate": 1}, {"sinks": -1}, {"sinks": True}):
+    assert parsed(Gated, "--gate", "--anchors", "2") | {"gate": False, "anchors": 0} == parsed(Gated)
+    for wrong in ({"gate": 1}, {"anchors": -1}, {"anchors": True}):
         with pytest.raises(ValueError, match=f"{next(iter(wrong))}="):
             Gated(**wrong)
     assert hf.config_for(Gated()) == hf.config_for(Config())                  # not set: the kind that it was before
-    config = hf.config_for(Gated(gate=True, sinks=2))
+    config = hf.config_for(Gated(gate=True, anchors=2))
     assert config["model_type"] == "nanothink"                                # else config.json would lose it
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert Gated(**hf.fields_from(hf.read_config(tmp_path))) == Gated(gate=True, sinks=2)
+    assert Gated(**hf.fields_from(hf.read_config(tmp_path))) == Gated(gate=True, anchors=2)
 
 
 def test_an_older_config_json_of_our_own_kind_has_the_defaults_of_later_options(tmp_path):
