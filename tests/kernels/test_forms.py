@@ -35,8 +35,8 @@ def a_model(**options):
 
 
 OPTIONS = [dict(qk_norm="head", attention="rope+nope", width=32, heads=4, kv_heads=2),
-           dict(qk_norm="full", norm_after=True, attention="window", window=5), dict(qkv_bias=True),
-           dict(qk_norm="head", qk_scale=True, head_gate=True, sinks=True, heads=2, kv_heads=1)]
+           dict(qk_norm="full", norm_after=True, attention="window", window=5),
+           dict(qkv_bias=True, qk_norm="head", qk_scale=True, head_gate=True, sinks=True)]
 
 
 def loss_and_gradients(model, tokens, documents):
@@ -59,7 +59,7 @@ def test_a_model_of_triton_kernels_computes_the_same(options, monkeypatch):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=2e-5 * float(b.abs().max()))
 
 
-@pytest.mark.parametrize("options, temperature", [*zip(OPTIONS, (0.7, 1.0, 0.7, 1.0), strict=True)])
+@pytest.mark.parametrize("options, temperature", [*zip(OPTIONS, (0.7, 1.0, 0.7), strict=True)])
 def test_sampler_and_trainer_agree_to_the_last_bit(options, temperature, by_triton):
     model = a_model(**options)
     model.exact = True
