@@ -81,8 +81,9 @@ class Config:
     # tied: the head is the embedding. Its flag is --untied, and the help is the flag's
     tied: bool = option(True, "a head apart from the embedding", flag="untied")
     eps: float = 1e-6
-    rope_theta: float = option(10_000.0, "base of the rotary embedding")
+    rope_theta: float = option(10_000.0, "base of the rotary embedding; none: 10000, or that of --init")
     rope_scaling: dict | None = None     # {"rope_type": "llama3" or "yarn", "factor": ..., ...} as in config.json
+    scale_windows: bool = True           # does rope_scaling hold for window layers as well? Not in OLMo 3
     context: int = 2048                  # the length that the model is made for; not enforced
 
     def __post_init__(self):
@@ -105,6 +106,7 @@ class Config:
         if not self.attention:
             raise ValueError(f"attention is empty: use {', '.join(LAYER_KINDS)}")
         self.attention = tuple(self.attention[i % len(self.attention)] for i in range(self.layers))
+        self.scale_windows = self.scale_windows or not (self.rope_scaling and self.window)    # one value where it says nothing
         for wrong, message in (
             (set(self.attention) - set(LAYER_KINDS), f"attention={','.join(self.attention)}: use {', '.join(LAYER_KINDS)}"),
             (any(LAYER_KINDS[kind].window for kind in self.attention if kind in LAYER_KINDS) != (self.window > 0),
@@ -349,14 +351,14 @@ class Transformer(nn.Module):
         """positions (B, T) -> {kind of layer: (cos, sin)}, each (B, T, 1, hd/2) of float32, shared by all layers of this kind;
         (None, None) for a kind without RoPE.
 
-        Frequencies are no buffers, so that no cast of the model can round them. OLMo 3 scales only its full-attention layers.
+        Frequencies are no buffers, so that no cast of the model can round them.
         """
         made = {}
         for kind in dict.fromkeys(self.config.attention):
             if not LAYER_KINDS[kind].rope:
                 made[kind] = None, None
                 continue
-            scaled = not (LAYER_KINDS[kind].window and self.config.norm_after)                 # norm_after: OLMo 3
+            scaled = self.config.scale_windows or not LAYER_KINDS[kind].window
             if (scaled, positions.device) not in self._frequencies:
                 frequencies, growth = rope_frequencies(self.config, scaled)
                 self._frequencies[scaled, positions.device] = frequencies.to(positions.device), growth

@@ -11,11 +11,14 @@ One GPU, and eight:
     torchrun --nproc_per_node=8 pretrain.py --data shards/ --out runs/node --tokenizer tokenizer/ \
         --layers 24 --width 2048 --heads 16 --kv-heads 8 --seq-len 4096 --batch-tokens 2097152 --micro-tokens 16384 \
         --compile --shard
+A longer context: a larger base of the rotary embedding (--rope-theta) or YaRN (arXiv 2309.00071), and training at the new length:
+    python pretrain.py --init runs/text --data corpus.txt --out runs/long --seq-len 8192 --batch-tokens 65536 --yarn-factor 4
 
 Simpler than the papers: a run has one sequence length. Mid-training first with a constant and then with a falling learning rate
 (OctoThinker, arXiv 2506.20512) takes two commands: one with --schedule constant, and one from its end with --schedule cosine.
 """
 
+import dataclasses
 import functools
 import itertools
 from argparse import Namespace
@@ -41,6 +44,16 @@ def flags() -> cli.Parser:
     p.add_argument("--vocab-size", type=cli.positive_int, default=4096, help="of a tokenizer trained here")
     row_flags(p, 256)
     option_flags(p, Config)
+    p.set_defaults(rope_theta=None)                       # with --init: as the checkpoint has it
+    p.add_argument("--yarn-factor", type=cli.not_negative, default=0.0,
+                   help="makes the context of --init so many times as long, by YaRN; 0: no")
+    p.add_argument("--yarn-context", type=cli.non_negative_int, default=0,
+                   help="tokens in the context before YaRN; 0: max_position_embeddings in config.json")
+    p.add_argument("--yarn-beta-fast", type=cli.above_zero, default=32.0,
+                   help="turns within this context from which a pair of a head keeps its speed")
+    p.add_argument("--yarn-beta-slow", type=cli.above_zero, default=1.0,
+                   help="turns up to which a pair becomes slower by the factor; those between become slower by less")
+    p.add_argument("--yarn-full-only", action="store_true", help="YaRN not in layers with a window, as in OLMo 3")
     p.add_argument("--peak-tflops", type=cli.above_zero, default=989.0,
                    help="of one GPU, for utilisation (H100, H200: 989 in bf16)")
     return p
@@ -53,12 +66,14 @@ def kinds_of(args: Namespace) -> list[LayerKind]:
 
 # when a flag has an effect (see cli.Parser)
 NEEDS = (
-    (f"--tokenizer --vocab-size {option_names(Config)}", lambda a: not a.init,
+    (f"--tokenizer --vocab-size {option_names(Config).replace('--rope-theta', '')}", lambda a: not a.init,
      "with --init, which brings its model and its tokenizer"),
     ("--vocab-size", lambda a: not a.tokenizer, "with --tokenizer, which has a size of its own"),
     ("--window", lambda a: any(kind.window for kind in kinds_of(a)), "without window layers, as in --attention window+rope"),
     ("--qk-scale", lambda a: a.qk_norm, "without --qk-norm, behind which the factor stands"),
-    ("--rope-theta", lambda a: any(kind.rope for kind in kinds_of(a)), "with --attention {attention}"),
+    ("--rope-theta", lambda a: a.init or any(kind.rope for kind in kinds_of(a)), "with --attention {attention}"),
+    ("--yarn-factor", lambda a: a.init, "without --init: a new model learns the positions that it is trained with"),
+    ("--yarn-context --yarn-beta-fast --yarn-beta-slow --yarn-full-only", lambda a: a.yarn_factor, "without --yarn-factor"),
     ("--peak-tflops", uses_gpu, "on a CPU"),
 )
 
@@ -75,7 +90,38 @@ def new_tokenizer(args: Namespace) -> Tokenizer:
 
 
 def new_model(args: Namespace, vocab_size: int) -> Transformer:
-    return Transformer(Config(vocab_size=vocab_size, context=max(2048, args.seq_len), **options_from(args, Config)))
+    options = {name: value for name, value in options_from(args, Config).items() if value is not None}
+    return Transformer(Config(vocab_size=vocab_size, context=max(2048, args.seq_len), **options))
+
+
+def with_positions(c: Config, args: Namespace) -> Config:
+    """The Config of a checkpoint with the positions of --rope-theta and --yarn-factor. ValueError if they change nothing.
+
+    No weight changes: the model has to be trained at the new length."""
+    if args.rope_theta is None and not args.yarn_factor:
+        return c
+    turning = [LAYER_KINDS[name] for name in c.attention if LAYER_KINDS[name].rope]
+    if not turning:
+        raise ValueError(f"{args.init}: no layer has RoPE, so --rope-theta and --yarn-factor change nothing; leave them out")
+    c = dataclasses.replace(c, rope_theta=args.rope_theta or c.rope_theta, context=max(c.context, args.seq_len))
+    if not args.yarn_factor:
+        return c
+    old = c.rope_scaling or {}
+    if args.yarn_factor <= 1:
+        raise ValueError(f"--yarn-factor {args.yarn_factor:g}: use a number above 1")
+    if args.yarn_beta_fast <= args.yarn_beta_slow:
+        raise ValueError("--yarn-beta-fast must be above --yarn-beta-slow")
+    if old.get("rope_type", "yarn") != "yarn":
+        raise ValueError(f"{args.init}: its positions are scaled by {old['rope_type']} already; use --rope-theta")
+    windows = {kind.window for kind in turning}
+    if args.yarn_full_only and windows != {True, False}:
+        raise ValueError(f"{args.init}: {'all' if windows == {True} else 'no'} layers with RoPE have a window; leave "
+                         "--yarn-full-only out")
+    before = args.yarn_context or old.get("original_max_position_embeddings", c.context)
+    scaling = {"rope_type": "yarn", "factor": args.yarn_factor, "original_max_position_embeddings": before,
+               "beta_fast": args.yarn_beta_fast, "beta_slow": args.yarn_beta_slow}
+    return dataclasses.replace(c, rope_scaling=scaling, scale_windows=not args.yarn_full_only,
+                               context=max(args.seq_len, round(before * args.yarn_factor)))
 
 
 def speed(run: Run, model: Transformer, batches: list[Batch]) -> dict:
@@ -94,7 +140,9 @@ def speed(run: Run, model: Transformer, batches: list[Batch]) -> dict:
 def load_or_make(args: Namespace, run: Run) -> tuple[Transformer, Tokenizer]:
     """(model, tokenizer): those of --init, or new ones. A resumed run takes the tokenizer that it has saved."""
     if args.init:
-        return load_both(args.init, dtype=run.weight_dtype)
+        model, tokenizer = load_both(args.init, dtype=run.weight_dtype)
+        model.config = with_positions(model.config, args)
+        return model, tokenizer
     folder = args.tokenizer or (args.out if run.state else "")
     tokenizer = Tokenizer.load(folder) if folder else new_tokenizer(args)
     model = new_model(args, len(tokenizer)).to(run.weight_dtype)

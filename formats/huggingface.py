@@ -45,7 +45,7 @@ SWITCHES = ("tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_wi
 # Fields of our Config that Hugging Face's architectures can express. If any other field is set, model_type is "nanothink", which
 # keeps every field.
 EXPRESSED = {"vocab_size", "layers", "width", "heads", "kv_heads", "head_size", "ff", "attention", "window", "qk_norm",
-             "qkv_bias", "tied", "norm_after", "eps", "rope_theta", "rope_scaling", "context"}
+             "qkv_bias", "tied", "norm_after", "eps", "rope_theta", "rope_scaling", "scale_windows", "context"}
 
 
 def fields_from(hf: dict, where: str | Path = "config.json") -> dict:
@@ -86,7 +86,7 @@ def fields_from(hf: dict, where: str | Path = "config.json") -> dict:
         "kv_heads": hf["num_key_value_heads"] or heads, "head_size": hf["head_dim"] or width // heads,
         "ff": hf["intermediate_size"], "tied": hf["tie_word_embeddings"], "eps": hf["rms_norm_eps"], "context": context,
         "qkv_bias": kind == "qwen2", "qk_norm": {"qwen3": "head", "olmo2": "full", "olmo3": "full"}.get(kind, ""),
-        "norm_after": kind in ("olmo2", "olmo3"),
+        "norm_after": kind in ("olmo2", "olmo3"), "scale_windows": kind != "olmo3",
     }
     fields["attention"], fields["window"] = _attention(hf, kind, layers, where)
     fields["rope_theta"], fields["rope_scaling"] = _rope(hf, kind, context, "window" in fields["attention"], where)
@@ -197,6 +197,8 @@ def kind_of(c: Any) -> str:
     plain_heads = c.head_size * c.heads == c.width         # some classes do not support other head sizes
     kinds = set(c.attention)
     if kinds - {"rope", "nope", "window"}:                # a kind of layer that a user added
+        return "nanothink"
+    if c.rope_scaling and c.window and c.scale_windows == c.norm_after:       # only OLMo 3 has other positions in windows
         return "nanothink"
     if c.norm_after:
         if c.qk_norm == "full" and plain_heads and not c.qkv_bias and "nope" not in kinds:

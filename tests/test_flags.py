@@ -86,10 +86,14 @@ ON_A_FILE = [("--data world:ops=1 --k 2", "--data world:ops=1 f.jsonl")]
 CASES = {
     "pretrain": (A_RUN, OPTIMISER | ENDING | EPOCHS | {
         f"--{name.replace('_', '-')} {value or ''}".strip(): [(FROM, NEW)] for name, value in given_options(Config).items()
-        if name not in ("window", "rope_theta")} | {
+        if name not in ("window", "rope_theta", "qk_scale")} | {
+        "--qk-scale": [(FROM, "--qk-norm head"), ("", "--qk-norm full")],
         "--tokenizer t": [(FROM, NEW)], "--vocab-size 300": [(FROM, NEW), ("--tokenizer t", NEW)],
         "--window 8": [(FROM, "--attention window+rope"), ("", "--attention window")],
-        "--rope-theta 9": [(FROM, NEW), ("--attention nope", "--attention nope+window")],
+        "--rope-theta 9": [("--attention nope", "--attention nope+window"), ("--attention nope", FROM)],
+        "--yarn-factor 4": [(NEW, FROM)]} | {
+        f"--yarn-{flag}": [(FROM, f"{FROM} --yarn-factor 4"), (NEW, f"{FROM} --yarn-factor 4")]
+        for flag in ("context 64", "beta-fast 16", "beta-slow 2", "full-only")} | {
         "--peak-tflops 9": [("--device cpu", "--device cuda")]}),
     "sft": (f"{FROM} {A_RUN}", OPTIMISER | ENDING | EPOCHS | {
         "--iw-form token": [("--loss sft", "--loss iw")], "--refresh 3": [("--loss iw", "--loss psft")],
