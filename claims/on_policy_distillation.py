@@ -50,15 +50,10 @@ def arms(s: Setting) -> dict[str, Command]:
     return found | {"cost of RL": rl, "cost of on-policy": made["on-policy"]}
 
 
-def own_flops(r: Result) -> int:
-    """What a run has taken, without what came before it."""
-    return r.line["flops"]["total"] - r.line["flops"]["inherited"]
-
-
 def statistic(r: dict[str, Result]) -> dict[str, float]:
     rate = {name: result.rate() for name, result in r.items() if result.right}
     return {REACHES: rate["on-policy"] - rate["RL"], PASS_8: r["on-policy"].rate(8) - r["RL"].rate(8),
-            COST: own_flops(r["cost of on-policy"]) / own_flops(r["cost of RL"]), "4x - RL": rate["4x"] - rate["RL"],
+            COST: r["cost of on-policy"].own_flops() / r["cost of RL"].own_flops(), "4x - RL": rate["4x"] - rate["RL"],
             "pass@8, RL - student": r["RL"].rate(8) - r["student"].rate(8),
             "forward - reverse": rate["forward"] - rate["reverse"],
             "pass@8, forward - reverse": r["forward"].rate(8) - r["reverse"].rate(8),

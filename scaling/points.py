@@ -73,7 +73,7 @@ def curve_of(records: list[dict], by: str = "flops", name: str = "") -> Curve:
     if "group" not in flags or "parameters" not in about:
         raise ValueError(f"{name or 'the records'}: is no log of grpo.py")
     X, loss = [], []
-    for record in measured(records):
+    for record in evaluations(records):
         count, score = accuracy_of(record["eval"], name)
         X.append(record["flops"] if by == "flops" else record["step"] * flags["prompts"] * flags["group"])
         loss.append((count * (1 - score) + 0.5) / (count + 1))
@@ -84,7 +84,7 @@ def curve_of(records: list[dict], by: str = "flops", name: str = "") -> Curve:
                  float(np.mean([r["length_mean"] for r in steps])) if steps else 0.0, about.get("config", {}))
 
 
-def measured(records: list[dict]) -> list[dict]:
+def evaluations(records: list[dict]) -> list[dict]:
     """[{"step", "eval", "flops"}] of the measurements on the way, and of the one at the end."""
     found = [r for r in records if "eval" in r and "flops" in r]
     for record in records:

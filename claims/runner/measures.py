@@ -2,7 +2,8 @@
 
 A statistic is a plain function of all arms' results. Its interval within a seed comes from a bootstrap over test problems: each
 draw takes the same problems in every arm, so differences are paired, whatever the statistic is (a difference, a ratio, a rank
-correlation). Where an arm is a command of mix.py, a draw takes its mixtures instead, the same ones at every size of the proxies.
+correlation). Where an arm is a command of mix.py, a draw takes its mixtures instead, the same ones at every size of the proxies;
+where it is a run that measured itself on its way, these measurements.
 Over seeds it is Student's t interval (`over_seeds`).
 """
 
@@ -16,9 +17,11 @@ from scipy.stats import t
 
 from claims.runner.commands import FILES
 from mixing.proxies import results as proxies_of
+from scaling.points import evaluations
 from tasks.accuracy import Rate, parse_band, pass_at_k
 
-# What one list is drawn from. Of problems: world, number of operations, number of problems. Of mixtures: which, 0, how many.
+# What one list is drawn from. Of problems: world, number of operations, number of problems. Of mixtures, and of measurements on
+# the way: which, 0, how many.
 Stratum = tuple[str, int, int]
 COUNTED = ("lengths", "needless")    # what evaluate.py counts for each problem, beside right answers
 
@@ -56,7 +59,8 @@ class Result:
 
     def strata(self) -> list[Stratum]:
         """What is drawn from in this arm."""
-        return [*self.right, *self.thoughts, *([self.of_mixtures()] if len(self.mixtures) else [])]
+        return [*self.right, *self.thoughts, *([self.of_mixtures()] if len(self.mixtures) else []),
+                *([self.of_evaluations()] if self.of_evaluations()[2] > 1 else [])]
 
     def of_mixtures(self) -> Stratum:
         """Two arms with the same mixtures are paired."""
@@ -64,8 +68,18 @@ class Result:
 
     def drawn_mixtures(self) -> np.ndarray:
         """The numbers of the mixtures of this draw (n,), with repetition; outside of a draw each once."""
-        n = len(self.mixtures)
-        return np.repeat(np.arange(n), self.weights.get(self.of_mixtures(), np.ones(n, int)))
+        return self._drawn(self.of_mixtures())
+
+    def of_evaluations(self) -> Stratum:
+        """What a run has measured on its way (--eval-every) is drawn by itself: no other arm has the same measurements."""
+        return f"evaluations of {self.line.get('out')}", 0, len(evaluations(self.records))
+
+    def drawn_evaluations(self) -> np.ndarray:
+        """The numbers of the measurements of this draw (n,), in order, with repetition; outside of a draw each once."""
+        return self._drawn(self.of_evaluations())
+
+    def _drawn(self, stratum):
+        return np.repeat(np.arange(stratum[2]), self.weights.get(stratum, np.ones(stratum[2], int)))
 
     def mean(self, of: str) -> float:
         """The mean over problems of a count for each sample, such as tokens or needless calls. of: the field with (count,
@@ -112,6 +126,10 @@ class Result:
         """The share of runs of n words that differ from all others, of the file that augment.py measure was given."""
         (measured,) = self.line.values()
         return measured["diversity"]["distinct"][str(n)]
+
+    def own_flops(self) -> int:
+        """What a run has taken, without what came before it."""
+        return self.line["flops"]["total"] - self.line["flops"]["inherited"]
 
     def bits(self, data: str = "") -> float:
         """Bits per byte of the text whose name has `data` in it."""
