@@ -1,8 +1,10 @@
-r"""Predicts how long a step of reinforcement learning takes, what memory it needs, and how many ranks should learn.
+r"""Predicts how long a step of reinforcement learning takes, what memory it needs, and how to spend a budget.
 
     python bench.py plan --params 7e9 --gpus 64 --response 4000 --longest 16000
     python bench.py plan --init runs/sft --gpus 8 --prompts 64 --group 16
     python bench.py plan --check                          compares predictions with runs of grpo.py on this machine
+    python bench.py plan --fit runs/sweep/* --budget 1e13                     how to spend 1e13 FLOPs, by runs that were measured
+    python bench.py plan --fit runs/sweep/* --hours 24 --gpus 8 --law sigmoid
 
 N is the number of weights, L of layers; the other letters are as in model.py. A step trains on P x G completions. "In turns":
 all ranks sample, then all train. "Apart": some ranks train while the others sample.
@@ -19,6 +21,12 @@ all ranks sample, then all train. "Apart": some ranks train while the others sam
 - Memory of a rank that samples: 4 N bytes, 2 N more for half-precision copies, and the pages of its rows.
 
 Simpler than reality: scoring takes no time, and all ranks are equally fast.
+
+With --fit runs of grpo.py that measured themselves on their way (--eval-data, --eval-every) say what a budget buys: which size of
+model, how many prompts and rollouts, how many steps, and the score to expect with its 95% interval (scaling/). Their steps take
+as long as is predicted here for --gpus ranks. Runs of one size cannot tell the law with size: --steepness gives its K and N0, as
+0.135 1.3e10 for GRPO of Qwen2.5 (arXiv 2509.25300). A size of which nothing was measured cannot be predicted; a few early
+measurements of it suffice.
 """
 
 import json
@@ -27,16 +35,20 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from benchmarks.budget import spend
 from benchmarks.records import keep, newest
 from benchmarks.timing import clock, copy_rate, training_step
 from model import Config, Transformer, read_config
 from sampler import Sampler
+from scaling.allocation import LAWS
+from scaling.points import Curve
 from tasks.world import World
 from tokenizer import Tokenizer
 from training import cli
@@ -157,6 +169,20 @@ def rates_of(device: str) -> tuple[Rates, str]:
         "assumed: 40% of an H200's 790 TFLOP/s, 60% of its 4.3 TB/s, 50 GB/s between GPUs; run make gpu to measure them")
 
 
+def nearest(params: float) -> Config:
+    """The shape of the Qwen2.5 that is nearest in size."""
+    return min(SHAPES, key=lambda c: abs(weights_of(c) / params - 1))
+
+
+def time_of(curve: Curve, rates: Rates, args: Namespace) -> tuple[float, bool]:
+    """(seconds of a step like those of a run, by the fastest split of the ranks; whether it fits into memory)."""
+    c = Config(**curve.config) if curve.config else nearest(curve.N)
+    load = Load(curve.prompts, curve.group, args.prompt_tokens, curve.response, 4 * curve.response, args.rows, args.micro_tokens,
+                shard=args.gpus > 1)
+    best = splits(c, curve.N, load, rates, args.gpus, args.memory_gb * 1e9, args.async_steps)[0]
+    return best["step"], best["fits"]
+
+
 # the check: predictions compared with measurements
 
 CASES = ((dict(layers=4, width=128, heads=4, kv_heads=2), 32), (dict(layers=4, width=128, heads=4, kv_heads=2), 96),
@@ -231,7 +257,10 @@ def check(steps: int = 6, cases: Sequence[tuple[dict, int]] = CASES) -> list[dic
 NEEDS = (
     ("--params", lambda a: not a.init, "with --init, whose weights are counted"),
     ("--params --init --gpus --prompts --group --prompt-tokens --response --longest --async-steps --rows --micro-tokens "
-     "--memory-gb --flops --bandwidth --link --device", lambda a: not a.check, "with --check, which has its own cases"),
+     "--memory-gb --flops --bandwidth --link --device --fit", lambda a: not a.check, "with --check, which has its own cases"),
+    ("--params --init --prompts --group --response --longest", lambda a: not a.fit, "with --fit, whose runs say it"),
+    ("--budget --hours --law --steepness", lambda a: a.fit, "without --fit, the runs that it is about"),
+    ("--steepness", lambda a: a.law == "size", "with --law {law}"),
     ("--toy --rounds --out", lambda a: a.check, "without --check"),
 )
 
@@ -255,6 +284,14 @@ def main(argv: list[str] | None = None) -> None:
     p.add_argument("--bandwidth", type=cli.not_negative, default=0, help="bytes per second in decoding; 0: measured, or assumed")
     p.add_argument("--link", type=cli.not_negative, default=0, help="bytes per second between ranks; 0: as above")
     p.add_argument("--device", default="cuda", choices=["cuda", "cpu"], help="whose measured rates to take")
+    p.add_argument("--fit", nargs="+", metavar="RUN", default=[],
+                   help="run folders of grpo.py that measured themselves on their way; says how to spend a budget")
+    p.add_argument("--budget", type=cli.not_negative, default=0, metavar="FLOPS", help="to spend, on rollouts and training")
+    p.add_argument("--hours", type=cli.not_negative, default=0, help="or hours, on --gpus ranks")
+    p.add_argument("--law", default="size", choices=LAWS, help="by which scores are predicted: a power law that knows the size "
+                   "(scaling/rl_law.py), or a sigmoid of each run, which has a ceiling (scaling/sigmoid.py)")
+    p.add_argument("--steepness", type=cli.above_zero, nargs=2, default=None, metavar=("K", "N0"),
+                   help="of the law with size, if they are known; none: fitted")
     p.add_argument("--check", action="store_true", help="compare predictions with runs of small models here; --out keeps them")
     p.add_argument("--toy", action="store_true", help="a small check, only to test that it works")
     p.add_argument("--rounds", type=cli.positive_int, default=8, help="steps of each run of the check")
@@ -264,14 +301,16 @@ def main(argv: list[str] | None = None) -> None:
         if args.check:
             found = check(max(4, args.rounds), CASES[:1] if args.toy else CASES)
             return cli.finish(keep("plan", {"rows": found}, torch.device("cpu"), "float32", args.out))
-        c = min(SHAPES, key=lambda c: abs(weights_of(c) / args.params - 1))
-        N = args.params
-        if args.init:
-            c = read_config(args.init)
-            N = weights_of(c)
         rates, whence = rates_of(args.device)
         for name in ("flops", "bandwidth", "link"):
             setattr(rates, name, getattr(args, name) or getattr(rates, name))
+        if args.fit:
+            found = spend(args.fit, args.budget, args.hours, args.law, args.steepness, lambda c: time_of(c, rates, args))
+            return cli.finish(found | {"rates": whence})
+        c, N = nearest(args.params), args.params
+        if args.init:
+            c = read_config(args.init)
+            N = weights_of(c)
         load = Load(args.prompts, args.group, args.prompt_tokens, args.response, args.longest or 4 * args.response, args.rows,
                     args.micro_tokens, shard=args.gpus > 1)
         found = splits(c, N, load, rates, args.gpus, args.memory_gb * 1e9, args.async_steps)

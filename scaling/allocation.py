@@ -7,7 +7,7 @@ Every run stands for what it did: a size N, and P prompts with G rollouts each i
 score after the whole budget is predicted from its measurements,
 
 - by the law with size (rl_law.py), fitted over all sizes that spend their steps in the same way (the same P and G); where these
-  are all of one size, by the line of each run alone;
+  are all of one size, by the line of each run alone; where K and N0 are known, with these;
 - or by the sigmoid of the run (sigmoid.py), which has a ceiling.
 
 Each way of spending has its own steepness, so the best one may change with the budget: in IsoCompute (arXiv 2603.12151) the best
@@ -42,8 +42,10 @@ class Option:
     beyond: float
 
 
-def scores_by(law: str, curves: Sequence[Curve]) -> dict[str, Callable[[float], Rate]]:
-    """{name of the run: the score that the law predicts for it after X}. ValueError where its measurements do not suffice."""
+def scores_by(law: str, curves: Sequence[Curve],
+              steepness: tuple[float, float] | None = None) -> dict[str, Callable[[float], Rate]]:
+    """{name of the run: the score that the law predicts for it after X}. ValueError where its measurements do not suffice.
+    steepness: (K, N0) of the law with size, where they are known."""
     if law == "sigmoid":
         found = {}
         for c in curves:
@@ -55,8 +57,8 @@ def scores_by(law: str, curves: Sequence[Curve]) -> dict[str, Callable[[float], 
     found = {}
     for setting in dict.fromkeys(c.setting for c in curves):
         alike = [c for c in curves if c.setting == setting]
-        if len({c.N for c in alike if np.ptp(c.X) > 0}) > 1:
-            fitted = rl_law.fit(alike)
+        if steepness or len({c.N for c in alike if np.ptp(c.X) > 0}) > 1:
+            fitted = rl_law.fit_known(alike, *steepness) if steepness else rl_law.fit(alike)
             found |= {c.name: lambda X, fitted=fitted, name=c.name: fitted.score(name, X) for c in alike}
         else:
             lines = {c.name: rl_law.fit_line(c) for c in alike}
@@ -65,12 +67,13 @@ def scores_by(law: str, curves: Sequence[Curve]) -> dict[str, Callable[[float], 
 
 
 def options(curves: Sequence[Curve], budget: float, law: str = "size",
-            steps_of: Callable[[Curve, float], float] | None = None) -> list[Option]:
+            steps_of: Callable[[Curve, float], float] | None = None,
+            steepness: tuple[float, float] | None = None) -> list[Option]:
     """All ways to spend a budget, the best expected score first.
 
     budget    in the unit of the curves; or in the unit of steps_of(curve, budget), which says how many steps it buys
     """
-    scores, found = scores_by(law, curves), []
+    scores, found = scores_by(law, curves, steepness), []
     for c in curves:
         steps = steps_of(c, budget) if steps_of else budget / c.per_step()
         if steps >= 1:

@@ -9,12 +9,13 @@ A run with --eval-data and --eval-every writes them into its log.jsonl:
     read_curve("runs/grpo", "flops")                      the same of a run folder, or of a log.jsonl
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+
+from formats.rows import read_rows
 
 Rate = tuple[float, float, float]                         # value, low, high: with its 95% interval
 UNITS = ("samples", "flops")                              # what X may count: completions, or FLOPs of rollouts and training
@@ -113,10 +114,8 @@ def accuracy_of(found: dict, name: str = "") -> tuple[int, float]:
 def read_curve(path: str | Path, by: str = "flops") -> Curve:
     """The Curve of a run folder, or of its log.jsonl. ValueError, in one line, where it cannot be read."""
     file = Path(path) / "log.jsonl" if Path(path).is_dir() else Path(path)
+    records = [row for _, row in read_rows(file)]
     try:
-        records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    except OSError as error:
-        raise ValueError(f"{file}: {error.strerror or error}; give a run folder of grpo.py") from None
-    except ValueError:
-        raise ValueError(f"{file}: is no log.jsonl; give a run folder of grpo.py") from None
-    return curve_of([r for r in records if isinstance(r, dict)], by, str(path))
+        return curve_of(records, by, str(path))
+    except (AttributeError, KeyError, TypeError):         # its records are not as training scripts write them
+        raise ValueError(f"{file}: is no log of grpo.py; give a run folder of it") from None

@@ -39,7 +39,7 @@ class Law:
 
     N0s, Ks     (M,) N0, and the best K for each
     rss, most   (M,) the sum of squares with them, and the largest that is not too bad
-    weight      (M,) how much the sum of squares grows with (K - its best)^2
+    weight      (M,) how much the sum of squares grows with (K - its best)^2; infinite where K is known
     means       {name: (number of points, mean of ln X, mean of ln L)} of the curves
     """
     curves: tuple[Curve, ...]
@@ -52,6 +52,8 @@ class Law:
 
     @property
     def N0(self) -> Rate:
+        if len(self.N0s) == 1:
+            return (float(self.N0s[0]),) * 3              # it was given
         fits = np.flatnonzero(self.rss <= self.most)
         low = 0.0 if fits[0] == 0 else self.N0s[fits[0]]
         high = np.inf if fits[-1] == len(self.N0s) - 1 else self.N0s[fits[-1]]
@@ -79,8 +81,9 @@ class Law:
         return tuple(float(v) for v in np.exp(found))
 
     def score(self, name: str, X: float) -> Rate:
-        value, low, high = self.loss(name, X)
-        return 1 - value, 1 - high, 1 - low
+        """1 - loss; 0 where the law, below what was measured, comes to a loss above 1."""
+        value, low, high = (max(0.0, 1 - loss) for loss in self.loss(name, X))
+        return value, high, low
 
     def _range(self, values, spread):
         """(best, low, high) of a number with these values (M,): with N0 given it may be off by the root of what the sum of
@@ -107,7 +110,12 @@ def fit_line(curve: Curve, level: float = 0.95) -> Law:
     return _fit([curve], np.zeros(1), 2, level)
 
 
-def _fit(curves, N0s, parameters, level):
+def fit_known(curves: Sequence[Curve], K: float, N0: float, level: float = 0.95) -> Law:
+    """K and N0 are known, from a paper or from other runs: only the E are fitted, for which a few measurements suffice."""
+    return _fit(curves, np.array([float(N0)]), len(curves), level, K)
+
+
+def _fit(curves, N0s, parameters, level, K=None):
     if len({c.name for c in curves}) < len(curves):
         raise ValueError("two runs have one name; E is a number of each run")
     if wrong := next((c for c in curves if (c.X <= 0).any() or (c.loss <= 0).any()), None):
@@ -123,8 +131,9 @@ def _fit(curves, N0s, parameters, level):
         x, y = x - x.mean(), y - y.mean()                 # which takes E out
         xx, xy, yy = [*xx, x @ x], [*xy, x @ y], yy + y @ y
     shares = np.array([[c.N] for c in curves]) / (np.array([[c.N] for c in curves]) + N0s)         # (J, M): k(N) / K
-    weight = np.array(xx) @ shares ** 2
-    Ks = -(np.array(xy) @ shares) / weight
-    rss = np.maximum(yy - weight * Ks ** 2, 1e-12 * (1 + yy))                                       # rounding may go below 0
+    weight, both = np.array(xx) @ shares ** 2, np.array(xy) @ shares                                # (M,)
+    Ks = -both / weight if K is None else np.full(len(N0s), float(K))
+    rss = np.maximum(yy + 2 * Ks * both + weight * Ks ** 2, 1e-12 * (1 + yy))                       # rounding may go below 0
+    weight = weight if K is None else np.full(len(N0s), np.inf)
     most = rss.min() * (1 + t.ppf((1 + level) / 2, left) ** 2 / left)
     return Law(tuple(curves), N0s, Ks, rss, float(most), weight, means)

@@ -373,6 +373,16 @@ for log, words in ((None, "has no log.jsonl"), ("{\n{}\n", "line 1 is not a JSON
 for found in ("{", "[]", "3", "[" * 100_000, '{"results": {"run": 3}}', '{"results": [1]}'):
     case("report.py --runs run --out out --evaluation e.json", {"run/log.jsonl": rows({"flags": {}}), "e.json": found},
          "is not the JSON object that evaluate.py")
+MEASURED = {"step": 2, "eval": {"world:x": [{"ops": 1, "problems": 9, "process": {"pass@1": [0.5, 0, 1]}}]}, "flops": 1e9}
+for log, more, words in (
+    ("{", "--budget 1", "log.jsonl, line 1: not valid JSON"), ("[1]\n", "--budget 1", "is no log of grpo.py"),
+    (rows({"flags": {"group": 2, "prompts": 2}, "parameters": 9}), "--budget 1", "--eval-data and --eval-every"),
+    (rows({"flags": {"group": 2, "prompts": 2}, "parameters": 9}, MEASURED), "", "--budget FLOPS or --hours H"),
+    (rows({"flags": {"group": 2, "prompts": 2}, "parameters": 9}, MEASURED), "--budget 1 --hours 1", "one of them"),
+    (rows({"flags": {"group": 2, "prompts": 2}, "parameters": 9}, MEASURED), "--budget 1", "after the same X"),
+    (rows({"flags": {"group": 2, "prompts": 2}, "parameters": 9}, MEASURED), "--budget 1 --law sigmoid", "at least five")):
+    case(f"bench.py plan --fit run {more}", {"run/log.jsonl": log}, words)
+case("bench.py plan --fit nowhere --budget 1", {}, "nowhere: no such file")
 case("train --vocab-size 3", {"a.jsonl": rows(TEXT)}, "a vocabulary of 3 is too small")
 case("train --data hf:a/b", {}, "needs --tokenizer")
 case("tokenizer.py show --init nowhere --text x", {}, "nowhere has no tokenizer.json")

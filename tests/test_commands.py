@@ -19,7 +19,7 @@ from unittest import mock
 import pytest
 import torch
 from conftest import HANG, ROOT, script
-from helpers import refusal, tiny_checkpoint
+from helpers import measured_run, refusal, tiny_checkpoint
 
 import bench
 from benchmarks import peers as bench_peers
@@ -43,8 +43,8 @@ TOY = (  # flags added to the commands that match (the last one wins), so that t
     (r"mix\.py.*--confirm", "--confirm 1"), (r"mix\.py(?!.*--init)", "--sizes 1x16"),
     (r"mix\.py(?!.*--(init|tokenizer))", "--vocab-size 400"),
     (r"recipes\.grpo_small", "--start-steps 2 --steps 1 --prompts 2 --group 2 --max-new-tokens 4"),
-    (r"bench\.py(?! plan --params| plan --init)", "--out results"),
-    (r"bench\.py (?!real|plan --params|plan --init)", "--toy"),
+    (r"bench\.py(?! plan --(params|init|fit))", "--out results"),
+    (r"bench\.py (?!real|plan --(params|init|fit))", "--toy"),
     (r"bench\.py (train|sampler|kernels|exact|pretrain|async|all|plan --check)", "--rounds 1"),
     (r"bench\.py (?!real|learn|launches|async|answers|plan --check)", "--device cpu"),
 )
@@ -104,6 +104,8 @@ def sandbox(tmp_path_factory, toy_run):
     for name in ("base", "text", "mix", "mid", "sft", "cold", "calls", "dpo", "grpo"):
         shutil.copytree(toy_run, here / "runs" / name, ignore=shutil.ignore_patterns("train_state.pt"))
         shutil.copytree(here / "runs" / name, here / "runs" / "laptop" / name)
+    for N in (1_000_000, 2_000_000):                      # runs that measured themselves
+        measured_run(here / "runs" / "sweep" / str(N), N)
     tiny_checkpoint(here / "qwen3", Tokenizer.train([text], 300))
     shutil.copytree(toy_run, here / "smollm2", ignore=shutil.ignore_patterns("log.jsonl", "train_state.pt"))
     call("python evaluate.py --init runs/laptop/dpo runs/laptop/grpo --data world:ops=1,split=test --problems 2 --k 1 2 "

@@ -186,11 +186,15 @@ CASES = {
         "--seed 3": [("train", "pipeline")], "--keep k": [("learn", "async")], "--runs r": [("real", "spurious")],
         "--init i": [("train", "real")], "--data d": [("learn", "real")], "--toy": [("largest", "kernels")],
         "--out o": [("readme", "rl")], "--cases c": [("train", "answers")]}),
-    "plan": ("", {"--params 9": [("--init i", ""), ("--check", "")]} | {
+    "plan": ("", {"--params 9": [("--init i", ""), ("--check", ""), ("--fit r", "")]} | {
         flag: [("--check", "")] for flag in (
-            "--init i", "--gpus 2", "--prompts 2", "--group 2", "--prompt-tokens 2", "--response 2", "--longest 2",
-            "--async-steps 2", "--rows 2", "--micro-tokens 2", "--memory-gb 2", "--flops 2", "--bandwidth 2", "--link 2",
-            "--device cpu")} | {flag: [("", "--check")] for flag in ("--toy", "--rounds 3", "--out o")}),
+            "--gpus 2", "--prompt-tokens 2", "--async-steps 2", "--rows 2", "--micro-tokens 2", "--memory-gb 2", "--flops 2",
+            "--bandwidth 2", "--link 2", "--device cpu", "--fit r")} | {
+        flag: [("--check", ""), ("--fit r", "")] for flag in (
+            "--init i", "--prompts 2", "--group 2", "--response 2", "--longest 2")} | {
+        flag: [("", "--fit r")] for flag in ("--budget 9", "--hours 9", "--law sigmoid")} | {
+        "--steepness 1 2": [("", "--fit r"), ("--fit r --law sigmoid", "--fit r")]} | {
+        flag: [("", "--check")] for flag in ("--toy", "--rounds 3", "--out o")}),
 }
 
 

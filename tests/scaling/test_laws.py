@@ -21,8 +21,8 @@ def steepness(N):
 
 
 def truth(N, X):
-    """The loss: in this world the intercept of a size is 2 + ln(N) / 20, of which the fit knows nothing."""
-    return np.exp(-steepness(N) * np.log(X) + 2 + np.log(N) / 20)
+    """The loss. Here a larger model has a lower one at first, of which the fit knows nothing."""
+    return 0.9 * (N / 5e8) ** -0.05 * (X / 1e19) ** -steepness(N)
 
 
 def curves(noise=0.0, seed=0, n=12, sizes=SIZES):
@@ -41,6 +41,7 @@ def test_planted_parameters_come_back():
     assert law.k(7e10)[0] == pytest.approx(steepness(7e10), rel=0.005)
     assert law.loss("7e+09", 1e23)[0] == pytest.approx(truth(7e9, 1e23), rel=0.001)
     assert law.score("7e+09", 1e23) == tuple(1 - law.loss("7e+09", 1e23)[i] for i in (0, 2, 1))
+    assert law.score("7e+09", 1e10)[0] == 0               # far below what was measured the loss would be above 1
     C = np.geomspace(1e18, 1e21, 16)
     found = sigmoid.fit(C, 0.2 + 0.45 / (1 + (3e19 / C) ** 1.2))
     assert (found.R0[0], found.A[0]) == pytest.approx((0.2, 0.65), abs=0.005)
@@ -103,6 +104,10 @@ def test_what_cannot_be_told_is_said():
         rl_law.fit([Curve("a", 1e9, np.array([1.0, 2]), np.array([0.5, 0])), *one])
     small = rl_law.fit(curves(0.03, sizes=(1e6, 2e6, 4e6)))                   # far below N0: only K / N0 is known
     assert small.N0[2] == small.K[2] == np.inf
+    known = rl_law.fit_known([one[0].part(0, 3)], K, N0)  # a few measurements suffice where K and N0 are known
+    assert known.K == (K, K, K) and known.N0 == (N0, N0, N0) and known.loss("7e+09", 1e23)[0] == pytest.approx(truth(7e9, 1e23))
+    early = [rl_law.fit_known([curves(0.03, seed, sizes=(7e9,))[0].part(0, 4)], K, N0) for seed in range(60)]
+    assert 50 <= sum(holds(law.loss("7e+09", 1e23), truth(7e9, 1e23)) for law in early) < 60
     line = rl_law.fit_line(one[0])
     assert line.k(7e9)[0] == pytest.approx(steepness(7e9)) and line.loss("7e+09", 1e23)[0] == pytest.approx(truth(7e9, 1e23))
     with pytest.raises(ValueError, match="same X"):
@@ -184,11 +189,13 @@ def test_points_are_read_from_a_log(tmp_path):
             curve_of(bad)
     with pytest.raises(ValueError, match="has no problems"):
         accuracy_of({"b.txt": {"bits_per_byte": 1.0}})
-    with pytest.raises(ValueError, match="No such file"):
-        read_curve(tmp_path / "nothing")
-    (tmp_path / "log.jsonl").write_text("{")
-    with pytest.raises(ValueError, match="is no log.jsonl"):
-        read_curve(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        read_curve(tmp_path / "nothing.jsonl")
+    no_log = "is no log of grpo.py"
+    for text, why in (("{", "line 1: not valid JSON"), ("3\n", no_log), ('{"flags": 3}\n', no_log)):
+        (tmp_path / "log.jsonl").write_text(text)
+        with pytest.raises(ValueError, match=why):
+            read_curve(tmp_path)
 
 
 def test_a_run_writes_what_it_had_spent(tmp_path, tokenizer):
