@@ -4,12 +4,12 @@ A source is given by a SPEC, `SOURCE[@WEIGHT]`. The weight is its share of the t
 folder with the full name, such as me@home.txt, then the SPEC means this file, with weight 1.)
 
     notes.txt  chat.jsonl  web.jsonl.gz  web.parquet  shards/  hf:org/name
-    world:ops=1-4,contexts=zoo+school@0.9  knowledge:people=200  instructions:ops=1-2
+    world:ops=1-4,contexts=zoo+school@0.9  knowledge:people=200  instructions:ops=1-2  needle:length=1k-4k
 
 A .txt is one document. The other files have one document per row: in a field "text" (other fields are metadata), or in the fields
 "question" and "answer". Empty documents are left out. hf: streams with the `datasets` library.
 
-The tasks that write documents (world:, knowledge:, instructions:; see tasks/) have two more options:
+The tasks that write documents (world:, knowledge:, instructions:, needle:; see tasks/) have two more options:
 
 - q_weight: the loss weight of question tokens, 0.1 by default. Questions are random, so with full weight they would dominate the
   loss.

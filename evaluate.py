@@ -3,6 +3,7 @@
     python evaluate.py --init runs/base runs/mid --data world:ops=1-6,split=test --k 1 8
     python evaluate.py --init runs/base runs/mid --data world:ops=1-6,split=test --band 4-6 --solved 1-3 --out gain.json
     python evaluate.py --init runs/mid --data world:ops=1-6,split=test --chat --user-suffix " /no_think"
+    python evaluate.py --init runs/mid --needle 256-2k 256-2k,kind=chain --problems 10 --attention 4
     python evaluate.py --init runs/text --text held_out.txt
     python evaluate.py --init smollm2/ --data gsm8k/test.jsonl --limit 40 --chat --max-new-tokens 400
 
@@ -10,6 +11,10 @@ With --k 1 alone, decoding is greedy. With a larger k, n >= k samples are taken 
 estimate 1 - C(n-c, k) / C(n, k), where c samples are right (arXiv 2107.03374, equation 1). On the world there are two accuracies:
 of the answer alone, and with every step right. Intervals are 95% bootstrap intervals over problems. The gain from one checkpoint
 to the next is a mean over the same problems, with a paired interval.
+
+--needle asks for a fact that stands far back (tasks/needle.py): accuracy by length and depth, and with --attention what share of
+the attention falls on the first tokens, on the needle, on the rest and on the question (engine/attention_mass.py). Lengths beyond
+the rows that the checkpoint was trained on are marked.
 """
 
 import contextlib
@@ -24,6 +29,7 @@ import numpy as np
 import torch
 
 from data import Mixture, Packer, print_table
+from engine.attention_mass import attention_mass, by_kind, by_layer
 from engine.draws import sampling_flags
 from engine.thinking import parse_think
 from formats.files import write_text
@@ -42,16 +48,18 @@ from tasks.accuracy import (
     rates,
     without_problems,
 )
+from tasks.needle_tables import PARTS, check_grid, needle_table, print_needles, prompt_parts, sweep, without_details
 from tasks.options import is_generated
 from tasks.problems import add_task_flag, open_task, problems_of
 from tasks.questions import Questions, format_question
 from tasks.tables import Graded, reply_style, world_samples, world_table
-from tasks.task import Reply, Task
+from tasks.task import Problem, Reply, Task, prompt_ids
 from tasks.tools import TOOL_NEEDS, Toolbox, add_tool_flags, open_tools
 from tasks.world import World
 from tokenizer import Tokenizer
 from training import cli
 from training.batch import batch_from
+from training.lineage import longest_rows
 
 
 def replies_to(model: Transformer, tokenizer: Tokenizer, prompts: list[str | list[dict]], limits: list[int],
@@ -159,6 +167,46 @@ def file_accuracy(model: Transformer, tokenizer: Tokenizer, spec: str, limit: in
     by_kind = {"kinds": {kind: rates(kinds[kind], ks) for kind in sorted(kinds)}} if set(kinds) != {""} else {}
     return {"data": str(spec), "problems": len(todo), "accuracy": rates(right, ks), **by_kind, **reply_style(drawn),
             **({"right": [[sum(each), len(each)] for each in right]} if by_problem else {})}
+
+
+def needle_accuracy(model: Transformer, tokenizer: Tokenizer, spec: str, count: int = 100, chat: bool = False,
+                    ks: Sequence[int] = (1,), attention: int = 0, window: int = 0, progress: bool = False,
+                    tools: Toolbox | None = None, **how) -> dict:
+    """Accuracy on needles by length and depth: {"lengths", "cells", "window"} of `needle_table`, and what `file_accuracy` finds.
+
+    count      problems for each length and depth
+    attention  problems of each length whose attention is measured: {"attention": [{"length", "beyond", "problems", "layers",
+               "kinds"}]}, the last two being lists of `by_layer` and `by_kind` (engine/attention_mass.py)
+    window     the longest rows that the model was trained on; 0: what its config says
+    how        the other options of `replies_to`
+    """
+    task, mode = open_graded(spec, tokenizer, model.head.device), "chat" if chat else "plain"
+    check_grid(task)
+    todo, graded, masses = [task.problem(i) for i in range(count * task.cells)], [], []
+    window = window or model.config.context
+    for length in dict.fromkeys(p.length for p in todo):
+        part = [p for p in todo if p.length == length]
+        limits = [2 * len(tokenizer.encode(p.solution)) + (40 if chat else 8) for p in part]
+        drawn = replies_to(model, tokenizer, [task.prompt(p, mode) for p in part], limits, ks=ks,
+                           progress=f"{length:,} tokens" if progress else "", tools=tools, **how)
+        graded += [Graded(p, replies, [task.grade(p, r) for r in replies]) for p, replies in zip(part, drawn)]
+        if measured := part[:attention]:
+            layers = by_layer([needle_attention(model, tokenizer, p, mode) for p in measured], PARTS)
+            masses.append({"length": length, "beyond": length > window, "problems": len(measured), "layers": layers,
+                           "kinds": by_kind(layers)})
+    right = [[verdict.right for verdict in a.verdicts] for a in graded]
+    return {"data": spec, "problems": len(graded), "accuracy": rates(right, ks), **needle_table(graded, ks, window),
+            **({"attention": masses} if masses else {}), **reply_style([a.replies for a in graded]),
+            "right": [[sum(each), len(each)] for each in right]}
+
+
+def needle_attention(model: Transformer, tokenizer: Tokenizer, problem: Problem, mode: str) -> list:
+    """What the question of a needle looks at, layer by layer: the LayerMass of its tokens, up to that which predicts the first
+    token of the reply."""
+    ids = prompt_ids(tokenizer, problem, mode)
+    parts = torch.tensor([prompt_parts(tokenizer, ids, problem)], device=model.head.device)
+    return attention_mass(model, torch.tensor([ids], device=model.head.device), parts, parts == PARTS.index("question"),
+                          len(PARTS))
 
 
 @torch.no_grad()
@@ -302,25 +350,28 @@ def print_results(result: dict) -> None:
     print_evaluation(result.get("eval", {}))
 
 
-def has(args: Namespace, world: bool) -> bool:
-    """Whether --data names a world, or another task."""
-    return any(spec.startswith("world:") == world for spec in [*args.data, *args.task])
+def has(args: Namespace, kind: str) -> bool:
+    """Whether --data names a world, needles ("needle"), or another task ("file")."""
+    kinds = {spec.partition(":")[0] for spec in [*args.data, *args.task]} | {"needle" for _ in args.needle}
+    return kind in kinds if kind != "file" else bool(kinds - {"world", "needle"})
 
 
 # when a flag has an effect (see cli.Parser)
 NEEDS = (
-    ("--problems --band --solved", lambda a: has(a, world=True), "without a world in --data"),
-    ("--limit --shots --max-new-tokens --show", lambda a: has(a, world=False), "without a file in --data"),
-    ("--k --chat --rows", lambda a: a.data or a.task, "without --data or --task"),
+    ("--problems", lambda a: has(a, "world") or has(a, "needle"), "without a world or needles in --data"),
+    ("--band --solved", lambda a: has(a, "world"), "without a world in --data"),
+    ("--attention", lambda a: has(a, "needle"), "without --needle"),
+    ("--limit --shots --max-new-tokens --show", lambda a: has(a, "file"), "without a file in --data"),
+    ("--k --chat --rows", lambda a: a.data or a.task or a.needle, "without --data, --task or --needle"),
     ("--samples --temperature --top-p --top-k", lambda a: a.k != [1], "with --k 1 alone, which decodes greedily"),
     ("--top-p --top-k", lambda a: a.temperature, "without --temperature above 0"),
-    ("--seed", lambda a: a.k != [1] or (a.limit and has(a, world=False)), "without draws: --k above 1, or --limit on a file"),
+    ("--seed", lambda a: a.k != [1] or (a.limit and has(a, "file")), "without draws: --k above 1, or --limit on a file"),
     ("--shots", lambda a: not a.chat or a.plain, "with --chat, where a question stands alone"),
     ("--plain --think --user-suffix", lambda a: a.chat, "without --chat"),
     ("--seq-len", lambda a: a.text, "without --text"),
     ("--tool", lambda a: a.chat, "without --chat: a call of a tool is a turn"),
     *TOOL_NEEDS,
-    ("--keep", lambda a: a.out and has(a, world=True), "without --out and a world in --data"),
+    ("--keep", lambda a: a.out and has(a, "world"), "without --out and a world in --data"),
     ("--band --solved", lambda a: a.out or len(set(a.init)) > 1, "with one checkpoint and no --out"),
 )
 
@@ -332,8 +383,13 @@ def main() -> None:
     p.add_argument("--data", metavar="SPEC", nargs="*", default=[], help="questions: world:... or a .jsonl file")
     add_task_flag(p)
     add_tool_flags(p)
+    p.add_argument("--needle", metavar="LENGTHS[,OPTION=VALUE...]", nargs="*", default=[],
+                   help="needles in texts of so many tokens (1k-16k: 1k, 2k, ... 16k), with options of tasks/needle.py")
     p.add_argument("--text", metavar="FILE", nargs="*", default=[], help="text, for bits per byte")
-    p.add_argument("--problems", type=cli.positive_int, default=100, help="world problems for each number of operations")
+    p.add_argument("--problems", type=cli.positive_int, default=100,
+                   help="problems for each number of operations of a world, and for each length and depth of needles")
+    p.add_argument("--attention", type=cli.non_negative_int, default=0, metavar="N",
+                   help="needles of each length whose attention is measured")
     p.add_argument("--limit", type=cli.non_negative_int, default=0, help="questions to take from a file or a task; 0: all")
     p.add_argument("--k", type=cli.positive_int, nargs="+", default=[1], help="the k of pass@k; 1 alone decodes greedily")
     p.add_argument("--samples", type=cli.non_negative_int, default=0, help="samples per problem; 0: the largest k")
@@ -358,7 +414,7 @@ def main() -> None:
     p.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of weights and cache")
     args = p.parse_args()
     with cli.bad_input():
-        args.data = [*args.data, *args.task]
+        args.data = [*args.data, *args.task, *map(sweep, args.needle)]
         bands, tools = check(args), open_tools(args.tool, args.max_calls, args.tool_seconds)
         measured = {folder: measure(folder, args, tools) for folder in dict.fromkeys(args.init)}
         found = gains(measured, bands)
@@ -367,14 +423,20 @@ def main() -> None:
     if len(args.init) > 1:
         print_comparison(measured, args.k, found)
     cli.finish({"k": args.k, "gain": found} | {
-        folder: {name: without_problems(value["rows"]) if name.startswith("world:") else without_problems([value])[0]
-                 for name, value in results.items()} for folder, results in measured.items()})
+        folder: {name: last_line(value) for name, value in results.items()} for folder, results in measured.items()})
+
+
+def last_line(found: dict) -> dict | list[dict]:
+    """A result without the replies to single problems."""
+    if "cells" in found:
+        return without_details(found)
+    return without_problems(found["rows"]) if "rows" in found else without_problems([found])[0]
 
 
 def check(args: Namespace) -> dict[str, range]:
     """ValueError for flags that do not go together, before anything is measured; returns {name: numbers of operations}."""
     if not (args.data or args.text):
-        raise ValueError("give --data, --task or --text: what to measure on")
+        raise ValueError("give --data, --task, --needle or --text: what to measure on")
     if unknown := [f for f in args.plain if f not in args.init]:
         raise ValueError(f"--plain {unknown[0]}: not among the checkpoints of --init")
     if 0 < args.samples < max(args.k):
@@ -384,6 +446,8 @@ def check(args: Namespace) -> dict[str, range]:
         raise ValueError(f"--out {args.out}: exists already; remove it or choose another file")
     worlds = [World.from_spec(spec) for spec in args.data if spec.startswith("world:")]
     for spec in args.data:
+        if spec.startswith("needle:"):
+            check_grid(open_task(spec))
         if is_generated(spec) and open_task(spec).tools and args.tool:
             raise ValueError(f"{spec} has a tool of its own; leave --tool or calls=N out")
     bands = {flag: parse_band(f"--{flag}", getattr(args, flag)) for flag in ("band", "solved") if getattr(args, flag)}
@@ -411,6 +475,12 @@ def measure(folder: str, args: Namespace, tools: Toolbox | None = None) -> dict:
             graded = grade_world(model, tokenizer, spec, args.problems, **how)
             found[spec] = {"rows": world_table(graded, args.k), "samples": world_samples(graded, args.keep)}
             print_world(found[spec]["rows"], args.k)
+            continue
+        if spec.startswith("needle:"):
+            found[spec] = needle_accuracy(model, tokenizer, spec, args.problems, attention=args.attention,
+                                          window=longest_rows(folder), **how)
+            print(file_line(spec, found[spec]))
+            print_needles(found[spec])
             continue
         left = [args.show]
 

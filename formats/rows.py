@@ -45,7 +45,7 @@ def file_at(path: str | Path) -> Path:
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"{path}: is a folder; give a file (a folder of shards is for pre-training, with --tokenizer)")
-    if str(path).startswith(("hf:", "world:", "knowledge:", "instructions:", "text:")):
+    if str(path).startswith(("hf:", "world:", "knowledge:", "instructions:", "needle:", "long:", "text:")):
         raise ValueError(f"{path}: only a file can be read here")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")

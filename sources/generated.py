@@ -1,4 +1,4 @@
-"""What tasks write as documents: world:ops=1-4,...  knowledge:people=100,...  instructions:..."""
+"""What tasks write as documents: world:ops=1-4,...  knowledge:people=100,...  instructions:...  needle:..."""
 
 from collections.abc import Iterator
 from functools import cached_property

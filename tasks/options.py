@@ -8,7 +8,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import fields
 
 # Generated tasks: {the name before the colon of a SPEC, which is also the file in tasks/: its class}. They also write documents.
-GENERATED = {"world": "World", "knowledge": "Knowledge", "instructions": "Instructions", "text": "Text"}
+GENERATED = {"world": "World", "knowledge": "Knowledge", "instructions": "Instructions", "needle": "Needle",
+             "text": "Text"}
 
 
 def is_generated(spec: str) -> bool:

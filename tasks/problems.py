@@ -3,6 +3,7 @@
     open_task("world:ops=1-4,split=test")                   the reasoning world (tasks/world.py)
     open_task("knowledge:people=100")                       facts about people who do not exist (tasks/knowledge.py)
     open_task("instructions:ops=1-2")                       how an answer is to be given (tasks/instructions.py)
+    open_task("needle:length=1k-4k")                        a fact told once in a long text (tasks/needle.py)
     open_task("text:corpus.txt,kind=rlpt")                  what a text goes on with (tasks/text.py)
     open_task("gsm8k/test.jsonl")                           a file of questions with answers (tasks/questions.py)
     open_task("my_task.py:MyTask")                          a class in a file of your own (tasks/user_task.py)

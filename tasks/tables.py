@@ -8,11 +8,10 @@ import numpy as np
 
 from formats.chat import split_thinking
 from tasks.accuracy import rates
-from tasks.task import Reply
+from tasks.task import Problem, Reply
 from tasks.tools import needless_calls
 from tasks.verdict import Verdict
 from tasks.verify import mark_lines
-from tasks.world import WorldProblem
 
 
 def reply_style(groups: list[list[Reply]]) -> dict:
@@ -35,8 +34,8 @@ def reply_style(groups: list[list[Reply]]) -> dict:
 
 @dataclass
 class Graded:
-    """A problem of the world, its replies, and the verdict on each reply."""
-    problem: WorldProblem
+    """A problem, its replies, and the verdict on each reply."""
+    problem: Problem
     replies: list[Reply]
     verdicts: list[Verdict]
 

@@ -133,6 +133,6 @@ NEEDS = (
     ("--eval-every --eval-problems", lambda a: a.eval_data, "without --eval-data"),
     ("--until-accuracy", lambda a: a.eval_every and any(spec.startswith("world:") for spec in a.eval_data),
      "without --eval-every and a world in --eval-data"),
-    ("--max-epochs", lambda a: not all(spec.startswith(("world:", "instructions:")) for spec in a.data),
+    ("--max-epochs", lambda a: not all(spec.startswith(("world:", "instructions:", "needle:")) for spec in a.data),
      "on worlds, which never end"),
 )
