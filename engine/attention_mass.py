@@ -8,7 +8,8 @@ needed), on the sentence that says it (the needle), on everything else, or on th
     found[0].mass                                                     # (H, 4): shares of the keys in part 0, 1, 2, 3
 
 The queries and keys are the model's own: `hidden(watch=...)` hands them over as attention gets them, behind QK-norm, rotation and
-scaling. So windows, grouped heads, layers without positions and packed documents are measured as they are.
+scaling. So windows, grouped heads, layers without positions and packed documents are measured as they are. Where the model has
+attention sinks (Config.sinks), they take part in the softmax: what goes there is a share of its own.
 
 A block of rows is computed at one time, so the memory is bounded however long the text is: there never is a T x T matrix for all
 heads.
@@ -35,11 +36,13 @@ class LayerMass:
     layer, kind    its number, and its kind in Config.attention
     mass           (H, parts): the share of each head's attention that falls on each part
     entropy        (H,): of a row of attention, in bits; log2(n) where n keys get the same
+    sink           (H,): the share of the learned sink; None where the model has none
     """
     layer: int
     kind: str
     mass: Tensor
     entropy: Tensor
+    sink: Tensor | None = None
 
 
 @torch.no_grad()
@@ -56,24 +59,25 @@ def attention_mass(model: Transformer, tokens: Tensor, parts: Tensor, rows: Tens
     positions, found = Packing(*tokens.shape, tokens.device, documents).positions, []
 
     def watch(attention: Attention, q: Tensor, k: Tensor) -> None:
-        mass, entropy = of_rows(q, k, positions, parts, rows, count, attention.window)
-        found.append(LayerMass(attention.layer, attention.kind, mass, entropy))
+        found.append(LayerMass(attention.layer, attention.kind,
+                               *of_rows(q, k, positions, parts, rows, count, attention.window, attention.sinks)))
     with model.uncompiled():
         model.hidden(tokens, documents, watch=watch)
     return found
 
 
 def of_rows(q: Tensor, k: Tensor, positions: Tensor, parts: Tensor, rows: Tensor, count: int,
-            window: int = 0) -> tuple[Tensor, Tensor]:
-    """(mass (H, count), entropy (H,)) of queries q (B, T, H, hd) and keys k (B, T, K, hd), as means over the chosen rows.
+            window: int = 0, sinks: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """(mass (H, count), entropy (H,), sink (H,) or None) of queries q (B, T, H, hd) and keys k (B, T, K, hd), as means over the
+    chosen rows.
 
     positions (B, T): of each token in its document. A row sees the tokens of its document up to itself, the last `window` of
-    them if that is not 0.
+    them if that is not 0. sinks (H,): one more score of each head, with no key.
     """
     B, T, H, hd = q.shape
     K = k.shape[2]
     dtype = torch.promote_types(q.dtype, torch.float32)
-    mass, entropy = q.new_zeros(H, count, dtype=dtype), q.new_zeros(H, dtype=dtype)
+    mass, entropy, sink = q.new_zeros(H, count, dtype=dtype), q.new_zeros(H, dtype=dtype), q.new_zeros(H, dtype=dtype)
     for b in range(B):
         inside = (parts[b] >= 0).to(dtype)                                    # (T,)
         for block in rows[b].nonzero().flatten().split(max(1, CELLS // (H * T))):
@@ -86,22 +90,30 @@ def of_rows(q: Tensor, k: Tensor, positions: Tensor, parts: Tensor, rows: Tensor
             scores = queries.flatten(1, 2) @ keys.transpose(1, 2) * hd ** -0.5               # (K, H/K n, S)
             at = torch.arange(low, high, device=q.device)
             hidden = (at < first[:, None]) | (at > block[:, None])                           # (n, S)
-            weights = scores.view(H, -1, high - low).masked_fill_(hidden, -torch.inf).softmax(dim=-1)
+            scores = scores.view(H, -1, high - low).masked_fill_(hidden, -torch.inf)         # (H, n, S)
+            if sinks is not None:
+                scores = torch.cat([scores, sinks.to(dtype)[:, None, None].expand(H, len(block), 1)], dim=2)
+            weights = scores.softmax(dim=-1)
             entropy += torch.special.entr(weights).sum(dim=(1, 2))
-            weights = weights.sum(dim=1) * inside[low:high]                                  # (H, S)
+            weights = weights.sum(dim=1)                                                     # (H, S), or (H, S + 1)
+            if sinks is not None:
+                sink += weights[:, -1]
+            weights = weights[:, :high - low] * inside[low:high]
             mass.index_add_(1, parts[b, low:high].clamp(min=0), weights)
     n = int(rows.sum())
-    return mass / n, entropy / (n * math.log(2))
+    return mass / n, entropy / (n * math.log(2)), None if sinks is None else sink / n
 
 
 def by_layer(texts: Sequence[list[LayerMass]], names: Sequence[str]) -> list[dict]:
-    """The means over texts and heads, one dict for each layer: {"layer", "kind", "entropy", and the share of each part}."""
+    """The means over texts and heads, one dict for each layer: {"layer", "kind", "entropy", and the share of each part}, with
+    "sink" where the model has sinks."""
     found = []
     for same in zip(*texts, strict=True):                                     # one layer, of every text
         mass = torch.stack([one.mass for one in same]).double().mean(dim=(0, 1))             # (parts,)
         found.append({"layer": same[0].layer, "kind": same[0].kind,
                       "entropy": round(mean(float(one.entropy.mean()) for one in same), 4),
-                      **{name: round(float(share), 5) for name, share in zip(names, mass, strict=True)}})
+                      **{name: round(float(share), 5) for name, share in zip(names, mass, strict=True)},
+                      **({"sink": round(mean(float(one.sink.mean()) for one in same), 5)} if same[0].sink is not None else {})})
     return found
 
 

@@ -98,10 +98,11 @@ def print_needles(found: dict) -> None:
                   + f"{rate_text(row['accuracy'][k]):>24}" + beyond(row))
     for length in found.get("attention", []):
         print(f"attention at {length['length']:,} tokens, from the question{beyond(length)}")
-        print(f"{'layer':<16}" + "".join(f"{name:>10}" for name in PARTS) + f"{'entropy':>10}")
+        columns = [*PARTS, *(["sink"] if "sink" in length["layers"][0] else [])]
+        print(f"{'layer':<16}" + "".join(f"{name:>10}" for name in columns) + f"{'entropy':>10}")
         several = [(f"all {row['kind']}", row) for row in length["kinds"] if row["layers"] > 1]
         for name, row in [*((f"{row['layer']}: {row['kind']}", row) for row in length["layers"]), *several]:
-            print(f"{name:<16}" + "".join(f"{row[part]:>10.4f}" for part in PARTS) + f"{row['entropy']:>10.3f}")
+            print(f"{name:<16}" + "".join(f"{row[part]:>10.4f}" for part in columns) + f"{row['entropy']:>10.3f}")
     if any(row["beyond"] for row in found["lengths"]):
         print(f"* longer than the rows of {found['window']:,} tokens that the model was trained on")
 

@@ -53,7 +53,8 @@ def numbers_of(task: Task, limit: int | None = None, seed: int = 0) -> Sequence[
     """The numbers of these problems in the task."""
     if task.count is None:
         if limit is None:
-            what = "a world is endless" if is_generated(task.source) else "the task never ends"
+            kind = task.source.partition(":")[0]
+            what = f"a {kind} is endless" if is_generated(task.source) else "the task never ends"
             raise ValueError(f"{task.source}: {what}; set a limit")
         return range(limit)
     if limit is not None and limit < task.count:

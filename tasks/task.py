@@ -15,9 +15,10 @@ Some tasks also write text to train on; such a task (tasks/options.py, GENERATED
 
 A task may have tools (task.tools, tasks/tools.py) that a reply in a chat may call.
 
-Reinforcement learning and augmentation only use these. Evaluation also has a table of the world by operations and context. Tasks
-are the reasoning world (tasks/world.py), knowledge (tasks/knowledge.py), instructions (tasks/instructions.py), needles (tasks/needle.py),
-what a text goes on with (tasks/text.py), files of questions (tasks/questions.py), and a class in a user's file (tasks/user_task.py).
+Reinforcement learning and augmentation only use these. Evaluation also has a table of the world by operations and context, and
+one of needles by length and depth. Tasks are the reasoning world (tasks/world.py), knowledge (tasks/knowledge.py), instructions
+(tasks/instructions.py), needles in long texts (tasks/needle.py), what a text goes on with (tasks/text.py), files of questions
+(tasks/questions.py), and a class in a user's file (tasks/user_task.py).
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ ALWAYS = {
         exact""",
     "sampler": "init prompt chat max-new-tokens temperature colors device dtype",
     "chat": "init prompt system think tool max-new-tokens temperature colors device dtype",
-    "evaluate": "init data task text exact out device dtype",
+    "evaluate": "init data task needle text exact out device dtype",
     "augment pairs": f"strong strong-plain weak weak-plain mode {AUGMENT}",
     "augment reject": f"init plain keep mode {AUGMENT}", "augment rft": f"init plain keep mode {AUGMENT}",
     "augment distill": f"init plain second third drop exclude truncate mode {AUGMENT}",
@@ -65,7 +65,7 @@ ALWAYS = {
     "data prepare": "data tokenizer tokens out workers shard-tokens shard-dtype",
     "data table": "data tokenizer tokens seq-len seed",
     "bench": "what", "plan": "check", "world": "data show time",
-    "knowledge": "data show time", "instructions": "data show time", "text": "data show time",
+    "knowledge": "data show time", "instructions": "data show time", "needle": "data show time", "text": "data show time",
     "judges": "data pairs seed",
 }
 
@@ -144,7 +144,9 @@ CASES = {
         "--tool-seconds 2": [("--data f.jsonl --chat --tool calculator", "--data f.jsonl --chat --tool calculator t.py:f")],
         "--top-p 0.5": [("--data world:", "--data world: --k 2"), ("--data world: --k 2 --temperature 0", "--data world: --k 2")],
         "--top-k 5": [("--data world:", "--data world: --k 2"), ("--data world: --k 2 --temperature 0", "--data world: --k 2")],
-        "--problems 3": [("--data f.jsonl", "--data world:ops=1")], "--limit 3": ON_A_FILE, "--max-new-tokens 3": ON_A_FILE,
+        "--problems 3": [("--data f.jsonl", "--data world:ops=1"), ("--data f.jsonl", "--needle 64")],
+        "--attention 2": [("--data world:", "--needle 64"), ("--data f.jsonl", "--data needle:length=64")],
+        "--limit 3": ON_A_FILE, "--max-new-tokens 3": ON_A_FILE,
         "--show 3": ON_A_FILE, "--shots 2": [*ON_A_FILE, ("--data f.jsonl --chat", "--data f.jsonl --chat --plain i")],
         "--k 2": [("--text t.txt", "--data f.jsonl")], "--chat": [("--text t.txt", "--data f.jsonl")],
         "--rows 2": [("--text t.txt", "--data f.jsonl")], "--samples 3": [("--data world:", "--data world: --k 2")],
@@ -199,7 +201,7 @@ CASES = {
 
 
 ROOMS = {"plan": "benchmarks", "world": "tasks", "knowledge": "tasks", "instructions": "tasks", "text": "tasks",
-         "judges": "tasks"}                               # of those not in the root
+         "needle": "tasks", "judges": "tasks"}                               # of those not in the root
 
 
 class Built(Exception):
@@ -210,7 +212,7 @@ def parsers():
     """{script, and subcommand: its parser}, without running more of the scripts than what builds them."""
     found = {}
     for module in ("pretrain sft dpo grpo distill sampler chat evaluate augment mix report tokenizer data bench plan world "
-                   "knowledge instructions text judges").split():
+                   "knowledge instructions needle text judges").split():
         made, init = [], cli.Parser.__init__
 
         def note(self, *args, made=made, init=init, **options):

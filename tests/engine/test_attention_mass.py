@@ -16,6 +16,8 @@ KINDS = {
     "one key head, biases": dict(kv_heads=1, qkv_bias=True, rope_theta=100.0),
     "olmo": dict(qk_norm="full", norm_after=True),
     "windowed hybrid": dict(attention="window+nope+rope", window=5, qk_norm="head"),
+    "scaled qk-norm": dict(qk_norm="head", qk_scale=True, head_gate=True),
+    "sinks": dict(attention="window+rope", window=5, sinks=True),
     "yarn": dict(rope_scaling={"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}),
 }
 
@@ -43,7 +45,7 @@ def turned(x, model, kind, position):
 
 
 def directly(model, tokens, documents, rows):
-    """{layer: (H, T, T) of weights, 0 where a row sees nothing}, from the inputs of each layer's attention; tokens (T,)."""
+    """{layer: (H, T, T + 1) of weights, 0 where a row sees nothing}, from the inputs of each layer's attention; tokens (T,)."""
     inputs, c, T = {}, model.config, len(tokens)
     hooks = [layer.self_attn.register_forward_pre_hook(lambda _, args, i=i: inputs.update({i: args[0][0]}))
              for i, layer in enumerate(model.layers)]
@@ -67,17 +69,22 @@ def directly(model, tokens, documents, rows):
         with torch.no_grad():
             q = heads(a.q_proj, getattr(a, "q_norm", None), c.heads)
             k = heads(a.k_proj, getattr(a, "k_norm", None), c.kv_heads)
-        weights = torch.zeros(c.heads, T, T, dtype=torch.float64)
+        if c.qk_scale:
+            q = q * a.qk_scale.detach()[:, None]
+        weights = torch.zeros(c.heads, T, T + 1, dtype=torch.float64)         # the last column is of the sink
         for h in range(c.heads):
             for t in range(T):
                 low = max(start[t], t - a.window + 1) if a.window else start[t]
                 scores = torch.tensor([float(q[t, h] @ k[s, h * c.kv_heads // c.heads]) for s in range(low, t + 1)]).double()
-                weights[h, t, low:t + 1] = (scores / math.sqrt(c.head_size)).softmax(0)
+                scores = scores / math.sqrt(c.head_size)
+                if c.sinks:
+                    scores = torch.cat([scores, a.sinks[h:h + 1].detach()])
+                weights[h, t, [*range(low, t + 1), *[T] * c.sinks]] = scores.softmax(0)
         found[i] = weights
     return found
 
 
-@pytest.mark.parametrize("cells", [1, 400, 2 ** 22])
+@pytest.mark.parametrize("cells", [400, 2 ** 22])
 @pytest.mark.parametrize("name", KINDS)
 def test_shares_and_entropies_are_those_of_a_direct_computation(name, cells, monkeypatch):
     """Of chosen rows of two packed rows of documents; a token of no part counts nowhere. Blocks of any size give the same."""
@@ -92,11 +99,14 @@ def test_shares_and_entropies_are_those_of_a_direct_computation(name, cells, mon
     wanted = [directly(model, tokens[b], documents[b], rows[b]) for b in range(2)]
     assert [(one.layer, one.kind) for one in found] == [*enumerate(model.config.attention)]
     for one in found:
-        chosen = torch.cat([wanted[b][one.layer][:, rows[b]] for b in range(2)], dim=1)       # (H, rows, T)
+        chosen = torch.cat([wanted[b][one.layer][:, rows[b]] for b in range(2)], dim=1)       # (H, rows, T + 1)
         of = torch.cat([parts[b].expand(int(rows[b].sum()), T) for b in range(2)])            # (rows, T)
         for part in range(S):
-            assert torch.allclose(one.mass[:, part], (chosen * (of == part)).sum(2).mean(1), atol=1e-9), (name, one.layer)
+            wanted_mass = (chosen[..., :T] * (of == part)).sum(2).mean(1)
+            assert torch.allclose(one.mass[:, part], wanted_mass, atol=1e-9), (name, one.layer)
         assert (one.mass.sum(1) < 1 - 1e-6).any()
+        assert (one.sink is None) == (name != "sinks")
+        assert one.sink is None or torch.allclose(one.sink, chosen[..., T].mean(1), atol=1e-9) and (one.sink > 0.01).all()
         entropy = -(chosen * chosen.clamp(min=1e-300).log2()).sum(2).mean(1)
         assert torch.allclose(one.entropy, entropy, atol=1e-9) and (one.entropy > 0.01).all()
 
@@ -110,7 +120,10 @@ def test_a_sharp_head_finds_its_needle_and_a_flat_one_looks_everywhere():
     parts[0, 5] = 0
     rows = torch.zeros(1, T, dtype=torch.bool)
     rows[0, -1] = True
-    mass, entropy = measured.of_rows(q, k, torch.arange(T)[None], parts, rows, 2)
+    mass, entropy, sink = measured.of_rows(q, k, torch.arange(T)[None], parts, rows, 2)
+    assert sink is None
+    half = measured.of_rows(0 * q, k, torch.arange(T)[None], parts, rows, 2, sinks=torch.tensor([math.log(16), -99.0]))[2]
+    assert torch.allclose(half, torch.tensor([0.5, 0.0]))
     assert torch.allclose(mass, torch.tensor([[1 / 16, 15 / 16], [1.0, 0.0]]), atol=1e-6)
     assert torch.allclose(entropy, torch.tensor([4.0, 0.0]), atol=1e-6)
     with pytest.raises(ValueError, match="at least one row"):
