@@ -87,6 +87,15 @@ def dot_in_order(monkeypatch):
     monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", create_dot)
 
 
+@pytest.fixture
+def one_thread():
+    """Sums have other bits where several threads share them, and a forked process has one (helpers.killed_in)."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     """A small tokenizer trained on problems of the world."""

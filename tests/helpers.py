@@ -145,6 +145,26 @@ def kill_after(step, module, *args, out):
     raise AssertionError(f"the run did not reach step {step}: {process.communicate()}")
 
 
+def killed_in(step, module, *args):
+    """Runs a script in a process of its own, which is killed (SIGKILL) in the middle of a step (from 0): the gradient is there,
+    and the weights have not moved. No clock decides when. The process is forked: nothing is imported again, and patches hold."""
+    child = os.fork()
+    if not child:
+        update = Run.update
+
+        def die(run, loss):
+            if run.step == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            update(run, loss)
+        try:
+            torch.set_num_threads(1)                      # a forked process has no other threads
+            with mock.patch.object(Run, "update", die):
+                print(run_main(module, *args), file=sys.stderr)
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+
+
 def calls_of(function, *args, **more):
     """What a function returns, and how many functions are called for that, Python's and C's: its time without a clock. A minute
     of the processor's time, a hundred times what any of the tests needs, ends a search that has no end inside of one call."""

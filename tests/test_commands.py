@@ -138,7 +138,7 @@ def test_command(where, command, fresh, sandbox):
         if shutil.which("make"):
             assert run(f"make --dry-run {command.split()[1]}", ROOT).returncode == 0
         return
-    if re.search(r"recipes/(laptop|spurious|midtraining|star|generations)\.sh", command):
+    if re.search(r"recipes/(laptop|spurious|midtraining|star|generations|text_rl)\.sh", command):
         return                                                                # has a test of its own, below
     if "one_gpu.sh" in command:
         command = f"bash {ROOT}/recipes/one_gpu.sh corpus/ held_out.txt"
@@ -281,6 +281,21 @@ def test_generations_of_self_made_data(tmp_path):
         measured = json.loads((tmp_path / "out" / arm / "measure.json").read_text())
         assert len(measured) == 2 and all(m["rows"] > 0 for m in measured.values())
         assert len(json.loads((tmp_path / "out" / arm / "evaluation.json").read_text())["results"]) == 2
+
+
+@pytest.mark.slow
+def test_reinforcement_on_text_beside_next_token_training(tmp_path):
+    """One kind, a few steps of each stage; next-token training takes as many FLOPs."""
+    few = dict(BASE="4", COLD="2", RL="2", RLVR="1", PROBLEMS="2", KINDS="rlpt", PYTHON=sys.executable)
+    done = run(f"bash {ROOT}/recipes/text_rl.sh", tmp_path, OUT=str(tmp_path / "out"), **few)
+    assert done.returncode == 0, done.stderr[-3000:]
+    spent, read, two = (sum(json.loads((tmp_path / "out" / name / "ledger.json").read_text())["own"].values())
+                        for name in ("rlpt", "rlpt-mixed", "probe"))
+    assert abs(read - spent) < two
+    evaluation = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert [f.rpartition("/")[2] for f in evaluation["results"]] == [
+        "cold", "cold-rlvr", "rlpt", "rlpt-rlvr", "rlpt-mixed", "rlpt-mixed-rlvr"]
+    assert "<svg" in (tmp_path / "out" / "rlpt.html").read_text()
 
 
 @pytest.mark.cuda

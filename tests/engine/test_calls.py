@@ -5,8 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from helpers import assert_same_state, joined_by_threads, run_main, state_of
+from helpers import assert_same_state, joined_by_threads, killed_in, run_main, state_of, tiny_checkpoint
 
+import distill
 import grpo
 from engine import runner
 from engine.draws import SamplingParams, draw, uniform
@@ -22,7 +23,6 @@ from tasks.rewards import Score, parse_rewards
 from tasks.tools import Toolbox, calculate, open_tools
 from tasks.world import World
 from tokenizer import Tokenizer
-from training.run import Run
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +214,7 @@ def test_a_request_that_waits_for_its_tool_can_be_aborted(model, words):
     assert len(called.completion.tokens) == size and all(r.completion.finish for r in requests)
 
 
-FLAGS = ["--data", "world:ops=1-2,calls=3", "--reward", "random", "--prompts", 3, "--group", 3, "--max-new-tokens", 60,
+FLAGS = ["--data", "world:ops=1-2,calls=3", "--prompts", 3, "--group", 3, "--max-new-tokens", 60,
          "--rows", 5, "--exact", "--dtype", "float32", "--device", "cpu", "--lr", 1e-3]
 
 
@@ -226,27 +226,36 @@ def start(model, words, tmp_path, monkeypatch):
     return ["--init", tmp_path / "init", *FLAGS]
 
 
+RANDOM = ["--reward", "random"]
+
+
 @pytest.mark.parametrize("more", [[], ["--async-steps", 1, "--recompute"]])
 def test_grpo_in_exact_mode(start, tmp_path, more):
-    code, result, err = run_main(grpo, *start, "--steps", 2, "--out", tmp_path / "run", *more)
+    code, result, err = run_main(grpo, *start, *RANDOM, "--steps", 2, "--out", tmp_path / "run", *more)
     assert code == 0, err
     assert result["calls"] > 0.3 and 0 < result["failed_calls"] < result["needless_calls"] <= result["calls"]
     if not more:                                          # with the other some tokens are of older weights
         assert result["logprob_diff_max"] == 0
 
 
-def test_a_run_with_calls_goes_on_bit_for_bit(start, tmp_path, monkeypatch):
-    flags, save = [*start, "--async-steps", 0, "--replace", 1, "--steps", 3, "--save-every", 1], Run.save
-    assert run_main(grpo, *flags, "--out", tmp_path / "whole")[0] == 0
+def test_a_teacher_reads_what_tools_have_said(start, tmp_path):
+    """And judges what was drawn alone: in exact mode one that is the student finds nothing to say, in any turn."""
+    code, result, err = run_main(distill, *start, "--teacher", tmp_path / "init", "--steps", 1, "--out", tmp_path / "run")
+    assert code == 0, err
+    assert result["calls"] > 0.3 and result["failed_calls"] > 0
+    assert (result["divergence"], result["loss"], result["logprob_diff_max"]) == (0, 0, 0)
 
-    def stop(run, *args, **options):
-        save(run, *args, **options)
-        if run.step == 1:
-            raise SystemExit(9)
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "save", stop)
-        assert run_main(grpo, *flags, "--out", tmp_path / "run")[0] == 9
-    code, result, err = run_main(grpo, *flags, "--out", tmp_path / "run", "--resume")
+
+@pytest.mark.parametrize("module, more", [(grpo, [*RANDOM, "--async-steps", 0, "--replace", 1]),
+                                          (grpo, [*RANDOM, "--sft-data", "world:ops=1-2,calls=3", "--sft-tokens", 512]),
+                                          (distill, ["--teacher", "TEACHER", "--async-steps", 0])])
+def test_a_run_with_calls_goes_on_bit_for_bit(start, words, tmp_path, one_thread, module, more):
+    tiny_checkpoint(tmp_path / "teacher", words, seed=1)
+    more = [tmp_path / "teacher" if word == "TEACHER" else word for word in more]
+    flags = [*start, *more, "--steps", 3, "--save-every", 1]
+    assert run_main(module, *flags, "--out", tmp_path / "whole")[0] == 0
+    killed_in(1, module, *flags, "--out", tmp_path / "run")
+    code, result, err = run_main(module, *flags, "--out", tmp_path / "run", "--resume")
     assert code == 0 and result["calls"] > 0, err
     whole, again = (state_of(tmp_path / name) for name in ("whole", "run"))
     for key in ("weights", "optimizers"):

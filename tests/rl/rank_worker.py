@@ -48,16 +48,21 @@ def results_of(script, flags, loaded):
     return found
 
 
+prefixed = dist.PrefixStore
+
+
 def work(job, ranks, rank):
     if ranks > 1:
         os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(ranks)}
         dist.init_process_group("gloo", init_method=f"file://{job['out']}/store{ranks}", rank=rank, world_size=ranks)
     loaded, results = functools.cache(lambda folder, dtype: model.load(folder, dtype=dtype)), {}
     for name, (script, *flags) in job["runs"].items():
-        if ranks == 1:                                    # where it would be refused
-            flags = [flag for flag in flags if flag != "--shard"]
+        if ranks == 1:                                    # where they would be refused
+            flags = [flag for flag in flags if flag not in ("--shard", "--rollout-ranks=1")]
         try:
-            results[name] = results_of(script, [*flags, "--out", f"{job['out']}/never"], loaded)
+            # each run has keys of its own in the store by which ranks that sample hear of news
+            with mock.patch.object(dist, "PrefixStore", lambda prefix, store, name=name: prefixed(f"{prefix} {name}", store)):
+                results[name] = results_of(script, [*flags, "--out", f"{job['out']}/never"], loaded)
         except (Exception, SystemExit):
             results[name] = {"error": traceback.format_exc()}
             if rank == 0:

@@ -180,6 +180,16 @@ def test_the_curve_does_not_depend_on_ranks(folder):
     assert sum(norm > 1e-6 for norm in norms) >= 0.8 * len(norms)             # all may be cut off and masked in a step
 
 
+def test_nor_on_whether_ranks_sample_apart(folder):
+    """On-policy, one rank that learns and one that samples do what one rank does."""
+    apart = ["--async-steps", 0, "--rollout-ranks=1"]
+    found = curves(folder, [["grpo", *BASE, *BESIDE, *apart], ["distill", *TAUGHT, *apart],
+                            ["distill", *TAUGHT, "--loss", "jsd", *apart]], (1, 2))
+    assert_one_curve(found)
+    logs = [[r for r in run["log"] if "reward" in r] for run in found[2].values()]
+    assert all(r["staleness_max"] == 0 and r["grad_norm"] > 1e-6 for log in logs for r in log)
+
+
 @pytest.mark.slow
 def test_nor_do_any_three_settings_make_it(folder):
     rows = covering(3)

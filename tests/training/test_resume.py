@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 from conftest import ROOT
-from helpers import assert_same_state, refusal, run_main, state_of, steps_of, tiny_checkpoint, write_rows
+from helpers import assert_same_state, killed_in, refusal, run_main, state_of, steps_of, tiny_checkpoint, write_rows
 
 import distill
 import dpo
@@ -87,10 +87,11 @@ RUNS += [(grpo, ["--data", "questions.jsonl", WORLD, *GRPO]), (grpo, ["--data", 
 
 
 @pytest.mark.parametrize("module, flags", RUNS, ids=lambda x: getattr(x, "__name__", None) or "_".join(map(str, x[-3:])))
-def test_the_same_command_goes_on_bit_for_bit(start, tmp_path, monkeypatch, module, flags):
+def test_the_same_command_goes_on_bit_for_bit(start, tmp_path, one_thread, module, flags):
+    """As if it had not been killed."""
     flags = [*begin(start, module, flags), "--steps", 4, "--save-every", 1]
     assert run_main(module, *flags, "--out", tmp_path / "whole")[0] == 0
-    stopped(monkeypatch, module, *flags, "--out", tmp_path / "run", at=3)
+    killed_in(3, module, *flags, "--out", tmp_path / "run")
     assert state_of(tmp_path / "run")["step"] == 3        # of psft after its second snapshot, which is not --init
     code, result, err = run_main(module, *flags, "--out", tmp_path / "run", "--resume")
     assert code == 0 and result["steps"] == 4, err[-2000:]
