@@ -3,11 +3,12 @@
 A source is given by a SPEC, `SOURCE[@WEIGHT]`. The weight is its share of the tokens, a number above 0. (If there is a file or a
 folder with the full name, such as me@home.txt, then the SPEC means this file, with weight 1.)
 
-    notes.txt  chat.jsonl  web.jsonl.gz  web.parquet  shards/  hf:org/name
+    notes.txt  chat.jsonl  web.jsonl.gz  web.parquet  shards/  hf:org/name  long:pages.jsonl,by=book,tokens=1k-8k
     world:ops=1-4,contexts=zoo+school@0.9  knowledge:people=200  instructions:ops=1-2  needle:length=1k-4k
 
 A .txt is one document. The other files have one document per row: in a field "text" (other fields are metadata), or in the fields
-"question" and "answer". Empty documents are left out. hf: streams with the `datasets` library.
+"question" and "answer". Empty documents are left out. hf: streams with the `datasets` library. long: keeps the documents of
+a length, and joins rows that belong together (sources/long.py).
 
 The tasks that write documents (world:, knowledge:, instructions:, needle:; see tasks/) have two more options:
 

@@ -10,8 +10,9 @@ from tasks.options import is_generated
 
 def parts_of(spec: str) -> tuple[str, ...]:
     """The SPECs and checkpoints that a SPEC is made of: of text:corpus.txt,proxy=runs/base two, of most the SPEC itself. A task
-    that is made of others says so in a function `parts_of` of its file."""
-    found = plugins.in_package("tasks", spec.partition(":")[0], "parts_of") if is_generated(spec) else None
+    or a kind of source that is made of others says so in a function `parts_of` of its file."""
+    kind, colon, _ = spec.partition(":")
+    found = plugins.in_package("tasks" if is_generated(spec) else "sources", kind, "parts_of") if colon else None
     return found(spec) if found else (spec,)
 
 

@@ -3,6 +3,7 @@
     open_source("notes.txt", tokenizer)       a file, tokenised into memory (formats/rows.py says which kinds)
     open_source("shards/", tokenizer)         a folder that data.py prepare wrote, mapped into memory (sources/shards.py)
     open_source("world:ops=1-4", tokenizer)   documents of a generated task, made when they are asked for (sources/generated.py)
+    open_source("long:pages.jsonl,by=book", tokenizer)     rows that belong together, documents of a length (sources/long.py)
     open_source("hf:org/name", tokenizer)     a data set of the Hugging Face hub, streamed (sources/hf.py)
 
 The name before the colon is the name of a generated task (tasks/problems.py), or of the file in sources/ that opens it. To read

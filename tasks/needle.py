@@ -33,7 +33,7 @@ from formats.texts import read_texts
 from tasks import show
 from tasks.answers import count_answers, extract_answer, same_answer
 from tasks.facts import Leaf
-from tasks.options import need, read_options
+from tasks.options import need, read_options, token_count
 from tasks.segments import WORD, spans
 from tasks.task import Problem as AnyProblem
 from tasks.task import Reply, Task
@@ -80,7 +80,7 @@ class Needle(Task):
 
     def __post_init__(self):
         need(self.kind in KINDS, f"kind={self.kind}: use one of {', '.join(KINDS)}")
-        self.lengths, self.depths = _choices("length", self.length, _tokens), _choices("depth", self.depth, float)
+        self.lengths, self.depths = _choices("length", self.length, token_count), _choices("depth", self.depth, float)
         need(all(0 <= low and high <= 1 for low, high in self.depths), f"depth={self.depth}: use 0 (beginning) to 1 (end)")
         unknown = [name for name in self.contexts.split("+") if name not in CONTEXTS]
         need(not unknown, f"context {''.join(unknown[:1])!r} is not known: use {'+'.join(CONTEXTS)}")
@@ -261,11 +261,6 @@ def _sentences(path: str) -> list[str]:
             break
     need(found, f"haystack={path}: holds no text")
     return found
-
-
-def _tokens(text: str) -> int:
-    """"512" -> 512; "4k" -> 4096."""
-    return int(text.removesuffix("k")) * (1024 if text.endswith("k") else 1)
 
 
 def _choices(name: str, text: str, read: type) -> list[tuple]:

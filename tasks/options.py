@@ -23,6 +23,13 @@ def need(condition: object, message: str) -> None:
         raise ValueError(message)
 
 
+def token_count(text: str) -> int:
+    """"512" -> 512; "4k" -> 4096. ValueError for anything else."""
+    number = text.removesuffix("k")
+    need(number.isdecimal() and len(number) < 10, f"{text}: use a number of tokens, such as 512 or 4k")
+    return int(number) * (1024 if text.endswith("k") else 1)
+
+
 def read_options(spec: str, kind: type, presets: Mapping[str, str]) -> dict:
     """The options of a SPEC as values for the fields of a dataclass. ValueError for those that are unknown or given twice.
 
