@@ -257,7 +257,7 @@ class Attention(nn.Module):
             y = kernels.attend(q, k, v, shared.packing, **how)                # (B, T, H, hd)
         else:
             cache.write(self.layer, k, v)
-            y = kernels.attend_cached(q, cache, self.layer, **how)            # (B, T, H, hd)
+            y = kernels.attend_cached(q, *cache.of_layer[self.layer], **how)  # (B, T, H, hd)
         if self.sinks is not None:
             y, lse = y                                                        # lse (B, T, H)
             y = kernels.gate(y, lse - self.sinks, exact)

@@ -178,7 +178,7 @@ def chunks_that_differ(device: torch.device, dtype: torch.dtype, hd: int, exact:
         for at in range(0, T, n):
             new = slice(at, min(T, at + n))
             cache.write(0, k[:, new], v[:, new])
-            parts.append(kernels.attend_cached(q[:, new], cache, 0, 0, exact))
+            parts.append(kernels.attend_cached(q[:, new], cache.pools[0], 0, 0, exact))
             cache.lengths += new.stop - new.start
         bad += [n] * (not torch.equal(torch.cat(parts, dim=1), whole))
     return bad

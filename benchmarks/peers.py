@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from benchmarks.timing import SMALL, both_sides, clock, copy_rate, in_turns, rows_of_one_document
-from engine.cache import KVCache
+from engine.cache import PAGE, KVCache
 from model import Config, Transformer
 from sampler import Sampler
 from tasks.world import World
@@ -214,7 +214,7 @@ def of_the_engine(engine: Sampler, device: torch.device, prompts: list[list[int]
     rows, engine.busy, engine.slots = min(engine.rows, len(prompts)), 0, 0
     weights = sum(w.numel() * w.element_size() for w in model.parameters())
     engine.start(max(len(p) + n for p, n in zip(prompts, limits)), stop=set(), rows=rows)
-    a_token = KVCache.page_bytes(model.config, engine.runner.dtype) / engine.runner.cache.k.shape[3]
+    a_token = KVCache.page_bytes(model.config, engine.runner.dtype) / PAGE
     moved, decoding, start = 0, 0.0, time.perf_counter()
     for prompt, limit in zip(prompts, limits, strict=True):
         [request] = engine.submit(prompt, limit)

@@ -4,11 +4,15 @@ A page holds PAGE tokens of one sequence. A row (a sequence that decodes) owns a
 full it gets another one, so no memory is reserved for a length that is never reached (PagedAttention, arXiv 2309.06180). The
 owners of pages are stored twice: as lists on the host, which makes the decisions, and as tensors on the device, for attention.
 
+Layers with a sliding window have a pool of their own. There a row gives back the pages that lie behind its window, so it never
+holds more than `row_pages` of them, however long it becomes.
+
 Simpler than vLLM: rows do not share pages. The keys of a prompt are computed once and copied to each of its samples.
 """
 
 import heapq
 import os
+import sys
 from typing import Any
 
 import torch
@@ -17,56 +21,54 @@ from torch import Tensor
 from kernels import NOWHERE, PAGE
 
 
-class KVCache:
-    """A pool of `pages` pages for up to `rows` rows of at most `longest` tokens each. Letters as in model.py.
+class Pool:
+    """The pages of the `layers` layers that have one window (0: they see everything). Letters as in model.py.
 
-    k, v      (L, pages + 1, K, PAGE, hd)
-    lengths   (rows,): how many tokens each row holds
-    table     (rows, most pages): the pages of each row, in order
+    k, v      (layers, pages + 1, K, PAGE, hd)
+    lengths   (rows,): how many tokens each row holds, a tensor that all pools of a cache share
+    table     (rows, most pages): the pages of each row, in order; `spare` for those that it has given back
     owner     (pages + 1,): the row of each page
-    start     (pages + 1,): the position in its row of the first token of each page
+    start     (pages + 1,): the position in its row of the first token of each page; NOWHERE for a free page
+    pages     for each row, on the host: the pages that it holds, in order
+    begun     for each row, on the host: how many pages come before these, given back or never taken
 
     The last page, `spare`, belongs to no row. The table of a free row points to it, so a row that is computed only to pad a batch
     writes there. config: a model.Config.
     """
 
-    def __init__(self, config: Any, rows: int, pages: int, longest: int, device: str | torch.device = "cpu",
-                 dtype: torch.dtype = torch.float32):
-        shape = (config.layers, pages + 1, config.kv_heads, PAGE, config.head_size)
-        self.size = self.spare = pages
+    def __init__(self, config: Any, layers: int, window: int, pages: int, longest: int, lengths: Tensor, dtype: torch.dtype):
+        rows, device = len(lengths), lengths.device
+        shape = (layers, pages + 1, config.kv_heads, PAGE, config.head_size)
+        self.window, self.size, self.spare, self.lengths = window, pages, pages, lengths
         self.k, self.v = torch.zeros(shape, device=device, dtype=dtype), torch.zeros(shape, device=device, dtype=dtype)
-        self.lengths = torch.zeros(rows, dtype=torch.long, device=device)
         self.table = torch.full((rows, pages_of(longest)), self.spare, dtype=torch.long, device=device)
         self.owner = torch.zeros(pages + 1, dtype=torch.long, device=device)
         self.start = torch.full((pages + 1,), NOWHERE, dtype=torch.long, device=device)
-        self.pages, self.free = [[] for _ in range(rows)], list(range(pages))
+        self.pages, self.begun, self.free = [[] for _ in range(rows)], [0] * rows, list(range(pages))
         self.used = 0                # pages in use lie below this number; low ones are given out first
 
-    def holds(self, rows: int, pages: int, longest: int) -> bool:
-        """Whether this cache is large enough for these numbers, and at most twice as large."""
-        return (self.lengths.shape[0] == rows and pages <= self.size <= 2 * pages
-                and pages_of(longest) <= self.table.shape[1])
+    def widen(self, more: int) -> None:
+        self.table = torch.nn.functional.pad(self.table, (0, more), value=self.spare)
 
-    def clear(self) -> None:
-        for row in range(len(self.pages)):
-            self.release(row)
+    def first(self, position: int) -> int:
+        """The first page that a token at this position sees."""
+        return max(0, position - self.window + 1) // PAGE if self.window else 0
 
-    @staticmethod
-    def page_bytes(config: Any, dtype: torch.dtype) -> int:
-        return 2 * config.layers * config.kv_heads * PAGE * config.head_size * torch.finfo(dtype).bits // 8
+    def fits(self, row: int, tokens: int, since: int) -> bool:
+        """Whether `reserve` finds enough free pages."""
+        held, first = self.begun[row] + len(self.pages[row]), self.first(since)
+        given_back = min(len(self.pages[row]), max(0, first - self.begun[row]))
+        return pages_of(tokens) - max(held, first) <= len(self.free) + given_back
 
-    def widen(self, longest: int) -> bool:
-        """Allows longer rows than before; returns whether a new table was made."""
-        more = pages_of(longest) - self.table.shape[1]
-        if more > 0:
-            self.table = torch.nn.functional.pad(self.table, (0, more), value=self.spare)
-        return more > 0
-
-    def reserve(self, row: int, tokens: int) -> bool:
-        """Gives a row the pages that it needs for this number of tokens. If too few are free: False, and nothing changes."""
-        have, need = len(self.pages[row]), pages_of(tokens)
-        if need - have > len(self.free):
-            return False
+    def reserve(self, row: int, tokens: int, since: int) -> None:
+        """See KVCache.reserve; there must be enough free pages."""
+        first = max(self.begun[row], self.first(since))
+        behind, self.pages[row] = self.pages[row][:first - self.begun[row]], self.pages[row][first - self.begun[row]:]
+        if behind:
+            self._give_back(behind)
+            self.table[row, self.begun[row]:first] = self.spare
+        self.begun[row] = first
+        have, need = first + len(self.pages[row]), pages_of(tokens)
         if need > have:
             new = [heapq.heappop(self.free) for _ in range(need - have)]
             self.pages[row] += new
@@ -75,21 +77,20 @@ class KVCache:
             self.owner[ids] = row
             self.start[ids] = torch.arange(have, need, device=self.k.device) * PAGE
             self.used = max(self.used, new[-1] + 1)
-        return True
+
+    def _give_back(self, pages):
+        for page in pages:
+            heapq.heappush(self.free, page)
+        self.start[upload(pages, self.k.device)] = NOWHERE
 
     def release(self, row: int) -> None:
         """Frees the pages of a row. On a CPU the pages in use are then moved together, because attention there computes over the
         pool up to the last used page."""
-        for page in self.pages[row]:
-            heapq.heappush(self.free, page)
-        self.start[self._ids(row)] = NOWHERE
-        self.pages[row] = []
-        self.lengths[row], self.table[row] = 0, self.spare
+        self._give_back(self.pages[row])
+        self.pages[row], self.begun[row] = [], 0
+        self.table[row] = self.spare
         if not self.k.is_cuda:
             self._close_gaps()
-
-    def _ids(self, row):
-        return upload(self.pages[row], self.k.device)
 
     def _close_gaps(self):
         held = sorted(((page, row, j) for row, pages in enumerate(self.pages) for j, page in enumerate(pages)), reverse=True)
@@ -99,32 +100,135 @@ class KVCache:
             hole = heapq.heapreplace(self.free, page)
             for pool in (self.k, self.v):
                 pool[:, hole] = pool[:, page]
-            self.pages[row][j] = self.table[row, j] = hole
+            self.pages[row][j] = self.table[row, self.begun[row] + j] = hole
             self.owner[hole], self.start[hole], self.start[page] = row, self.start[page].clone(), NOWHERE
         self.used = len(held)
 
     def move(self, source: int, target: int) -> None:
-        """Gives the pages of one row to another row, which has none."""
+        """See KVCache.move."""
         self.pages[target], self.pages[source] = self.pages[source], []
-        self.table[target], self.lengths[target] = self.table[source], self.lengths[source]
-        self.owner[self._ids(target)] = target
-        self.lengths[source], self.table[source] = 0, self.spare
+        self.begun[target], self.begun[source] = self.begun[source], 0
+        self.table[target], self.table[source] = self.table[source], self.spare
+        self.owner[upload(self.pages[target], self.k.device)] = target
+
+    def fill(self, row: int, k: Tensor, v: Tensor) -> None:
+        """Puts k and v (layers, T, K, hd) of a row's tokens into the pages that it holds."""
+        (layers, T, K, hd), first = k.shape, self.begun[row]
+        held = self.pages[row][:pages_of(T) - first]
+        ids = upload(held, self.k.device)
+        for pool, x in ((self.k, k), (self.v, v)):
+            x = torch.nn.functional.pad(x[:, first * PAGE:], (0, 0, 0, 0, 0, -T % PAGE))     # (layers, pages * PAGE, K, hd)
+            pool[:, ids] = x.view(layers, len(held), PAGE, K, hd).transpose(2, 3).to(pool.dtype)
+
+    def read(self, row: int, T: int) -> tuple[Tensor, Tensor]:
+        """k and v (layers, T, K, hd) of the first T tokens of a row; zeros for tokens whose page it does not hold."""
+        first, ids = self.begun[row], upload(self.pages[row][:pages_of(T) - self.begun[row]], self.k.device)
+        held = (x[:, ids].transpose(2, 3).flatten(1, 2) for x in (self.k, self.v))            # (layers, pages * PAGE, K, hd)
+        return tuple(torch.nn.functional.pad(x, (0, 0, 0, 0, first * PAGE, 0))[:, :T] for x in held)
+
+
+class KVCache:
+    """The keys and values of up to `rows` rows of at most `longest` tokens each, in one Pool for each window of the layers.
+
+    - pages: of a pool
+    - bounded: windowed layers get no more pages than `rows` rows can hold. Then a row must give back the pages behind its window,
+      by telling `reserve` since which position it goes on.
+
+    pools      {window: Pool}
+    of_layer   (pool, its index in the pool) of each layer
+    lengths    (rows,): how many tokens each row holds
+    """
+
+    def __init__(self, config: Any, rows: int, pages: int, longest: int, device: str | torch.device = "cpu",
+                 dtype: torch.dtype = torch.float32, bounded: bool = False):
+        self.size, self.longest = pages, longest
+        self.lengths = torch.zeros(rows, dtype=torch.long, device=device)
+        self.layers = {w: [i for i, window in enumerate(config.windows) if window == w] for w in dict.fromkeys(config.windows)}
+        self.pools = {w: Pool(config, len(layers), w, min(pages, rows * row_pages(w)) if bounded and w else pages, longest,
+                              self.lengths, dtype) for w, layers in self.layers.items()}
+        self.of_layer = [(self.pools[w], self.layers[w].index(i)) for i, w in enumerate(config.windows)]
+
+    def holds(self, rows: int, pages: int, longest: int) -> bool:
+        """Whether this cache is large enough for these numbers, and at most twice as large."""
+        return len(self.lengths) == rows and pages <= self.size <= 2 * pages and pages_of(longest) <= pages_of(self.longest)
+
+    def in_use(self) -> int:
+        """How many pages rows hold, of all pools."""
+        return sum(pool.size - len(pool.free) for pool in self.pools.values())
+
+    def nbytes(self) -> int:
+        return sum(pool.k.nbytes + pool.v.nbytes for pool in self.pools.values())
+
+    @staticmethod
+    def page_bytes(config: Any, dtype: torch.dtype) -> int:
+        """Bytes of a page of every layer."""
+        return 2 * config.layers * config.kv_heads * PAGE * config.head_size * torch.finfo(dtype).bits // 8
+
+    @staticmethod
+    def pages_within(config: Any, rows: int, size: int, dtype: torch.dtype) -> int:
+        """How many pages a bounded cache may have if it is to take at most `size` bytes."""
+        layer, windowed = KVCache.page_bytes(config, dtype) // config.layers, sum(w > 0 for w in config.windows)
+        pages, most = size // (layer * config.layers), rows * row_pages(config.window)
+        if not windowed or pages <= most:
+            return pages
+        full = config.layers - windowed                   # the windowed layers need no more than `most`
+        return (size - layer * windowed * most) // (layer * full) if full else sys.maxsize
+
+    def clear(self) -> None:
+        for row in range(len(self.lengths)):
+            self.release(row)
+
+    def widen(self, longest: int) -> bool:
+        """Allows longer rows than before; returns whether new tables were made."""
+        more = pages_of(longest) - pages_of(self.longest)
+        for pool in self.pools.values() if more > 0 else ():
+            pool.widen(more)
+        self.longest = max(longest, self.longest)
+        return more > 0
+
+    def reserve(self, row: int, tokens: int, since: int = 0) -> bool:
+        """Gives a row the pages that it needs for this number of tokens, and takes back those that no token from position `since`
+        on sees. If too few are free: False, and nothing changes."""
+        if not all(pool.fits(row, tokens, since) for pool in self.pools.values()):
+            return False
+        for pool in self.pools.values():
+            pool.reserve(row, tokens, since)
+        return True
+
+    def release(self, row: int) -> None:
+        """Frees the pages of a row."""
+        for pool in self.pools.values():
+            pool.release(row)
+        self.lengths[row] = 0
+
+    def move(self, source: int, target: int) -> None:
+        """Gives the pages of one row to another row, which has none."""
+        for pool in self.pools.values():
+            pool.move(source, target)
+        self.lengths[target], self.lengths[source] = self.lengths[source], 0
 
     def fill(self, row: int, k: Tensor, v: Tensor) -> None:
         """Starts a row, whose pages are reserved, with k and v (L, T, K, hd)."""
-        L, T, K, hd = k.shape
-        ids = self._ids(row)[:pages_of(T)]
-        for pool, x in ((self.k, k), (self.v, v)):
-            x = torch.nn.functional.pad(x, (0, 0, 0, 0, 0, -T % PAGE))   # (L, pages * PAGE, K, hd)
-            pool[:, ids] = x.view(L, -1, PAGE, K, hd).transpose(2, 3).to(pool.dtype)
-        self.lengths[row] = T
+        for window, pool in self.pools.items():
+            pool.fill(row, *(x if len(self.pools) == 1 else x[self.layers[window]] for x in (k, v)))
+        self.lengths[row] = k.shape[1]
+
+    def read(self, row: int, T: int) -> tuple[Tensor, Tensor]:
+        """k and v (L, T, K, hd) of the first T tokens of a row. What was given back, behind the window of a layer, is zero."""
+        found = {window: pool.read(row, T) for window, pool in self.pools.items()}
+        return tuple(torch.stack([found[pool.window][part][at] for pool, at in self.of_layer]) for part in (0, 1))
 
     def write(self, layer: int, k: Tensor, v: Tensor) -> None:
         """Appends k and v (B, R, K, hd) of R tokens to each of the first B rows, whose pages are reserved."""
-        B, R = k.shape[:2]
+        (B, R), (pool, index) = k.shape[:2], self.of_layer[layer]
         slots = self.lengths[:B, None] + torch.arange(R, device=k.device)     # (B, R)
-        at = self.table[:B].gather(1, slots // PAGE), slice(None), slots % PAGE
-        self.k[layer][at], self.v[layer][at] = k.to(self.k.dtype), v.to(self.v.dtype)
+        at = pool.table[:B].gather(1, slots // PAGE), slice(None), slots % PAGE
+        pool.k[index][at], pool.v[index][at] = k.to(pool.k.dtype), v.to(pool.v.dtype)
+
+
+def row_pages(window: int) -> int:
+    """The most pages that the last `window` tokens of a row lie on."""
+    return (window + PAGE - 2) // PAGE + 1
 
 
 def pages_of(tokens: int) -> int:

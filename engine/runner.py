@@ -53,12 +53,11 @@ class Runner:
         """Makes an empty cache for `rows` rows of at most `longest` tokens each, and their tensors. If graphs read the old ones
         and these are large enough, they are used again. pool_tokens: size of the cache; 0: enough for all rows at their longest,
         but at most four fifths of the free memory. ValueError if one row does not fit."""
-        pages, each = rows * pages_of(longest), KVCache.page_bytes(self.model.config, self.dtype)
-        free, held = free_bytes(self.device), self.cache.size * each if self.cache else 0
+        pages, free, held = rows * pages_of(longest), free_bytes(self.device), self.cache.nbytes() if self.cache else 0
         if pool_tokens:
             pages = min(pages, pages_of(pool_tokens))
         elif free is not None:
-            pages = min(pages, int(0.8 * (free + held)) // each)
+            pages = min(pages, KVCache.pages_within(self.model.config, rows, int(0.8 * (free + held)), self.dtype))
         if pages < pages_of(longest):
             raise ValueError(f"the cache has room for {pages * PAGE} tokens and one completion with its prompt may take "
                              f"{longest}; lower the number of new tokens, or raise pool_tokens")
@@ -69,7 +68,7 @@ class Runner:
         self.graphs.clear()
         self.cache = self.rows = self.logits = None       # first frees the old ones
         self.seed = torch.tensor(seed, device=self.device)
-        self.cache = KVCache(self.model.config, rows, pages, longest, self.device, self.dtype)
+        self.cache = KVCache(self.model.config, rows, pages, longest, self.device, self.dtype, bounded=True)
         self.rows = Rows(rows, self.model.config.width, self.device, self.model.head.dtype)
 
     def widen(self, longest: int) -> None:
@@ -158,18 +157,11 @@ class Runner:
     def keep(self, row: int, ids: list[int], version: int) -> Prefill | None:
         """The keys and values of a row that will go on later, for these first ids of it. None if memory is short: then they are
         computed again. What is left must do for prompts (the pool takes four fifths at most)."""
-        pool = self.cache.k.nbytes + self.cache.v.nbytes
-        free = free_bytes(self.device)
-        if free is not None and free - pool // self.cache.size * pages_of(len(ids)) < 0.15 * pool:
+        free, copy = free_bytes(self.device), KVCache.page_bytes(self.model.config, self.dtype) * pages_of(len(ids))
+        if free is not None and free - copy < 0.15 * self.cache.nbytes():
             return None
-        k, v = self._copied(self.cache, row, len(ids))
+        k, v = self.cache.read(row, len(ids))
         return Prefill(ids, version, k=k, v=v)
-
-    @staticmethod
-    def _copied(cache, row, T):
-        """k and v (L, T, K, hd) of the first T tokens of a row."""
-        pages = cache.pages[row][:pages_of(T)]
-        return (x[:, pages].transpose(2, 3).flatten(1, 2)[:, :T] for x in (cache.k, cache.v))
 
     def _continue(self, prompts, version):
         """Computes the ids behind those that are kept, all prompts together, with a small separate cache."""
@@ -182,7 +174,7 @@ class Runner:
             cache.fill(row, p.k, p.v)
         hidden = self.copy.decode(upload([i for ids in new for i in ids + [0] * (R - len(ids))], self.device).view(-1, R), cache)
         for row, (p, ids) in enumerate(zip(prompts, new, strict=True)):
-            p.k, p.v = self._copied(cache, row, len(p.ids))
+            p.k, p.v = cache.read(row, len(p.ids))
             p.hidden = hidden[row, len(ids) - 1]          # p.version is that of what was kept
 
     def prefill_piece(self, p: Prefill, version: int, tokens: int) -> int:
@@ -196,7 +188,7 @@ class Runner:
         piece = torch.tensor(p.ids[done:done + tokens], device=self.device)[None]                             # (1, R)
         hidden = self.copy.decode(piece, p.scratch)
         if done + piece.shape[1] == len(p.ids):
-            p.k, p.v = self._copied(p.scratch, 0, len(p.ids))
+            p.k, p.v = p.scratch.read(0, len(p.ids))
             p.hidden, p.scratch = hidden[0, -1], None
         return piece.shape[1]
 

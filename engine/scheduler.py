@@ -51,7 +51,8 @@ class Scheduler:
 
     def _reserve(self, row):
         r = self.running[row]
-        return self.cache.reserve(row, len(r.completion.prompt) + r.drawn)
+        tokens = len(r.completion.prompt) + r.drawn
+        return self.cache.reserve(row, tokens, since=tokens - 1)
 
     def free_rows(self) -> int:
         return self.rows.count - len(self.running)
@@ -64,7 +65,7 @@ class Scheduler:
         """Gives the next request a row, and pages for its prompt and one more token. Returns the row; None if too few pages are
         free."""
         r, row = self.waiting[0], len(self.running)
-        if not self.cache.reserve(row, len(r.prefill.ids) + 1):
+        if not self.cache.reserve(row, len(r.prefill.ids) + 1, since=len(r.prefill.ids)):
             return None
         self.running.append(self.waiting.popleft())
         return row

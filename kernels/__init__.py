@@ -21,8 +21,8 @@ If you change attention, this is what you have to edit, from the smallest change
   - in sampling: fast_attention.attend_cached and _attend_gathered, with the masks of find_pages;
   - in exact mode: exact.attend_tiles and exact._attend_pages; the gradient is that of fast.attend;
   - on a GPU, for all of these: the three kernels of gpu/attention.py.
-- What is kept of past tokens: engine/cache.py (KVCache, its write and fill), and the functions here that read cache.k and
-  cache.v.
+- What is kept of past tokens: engine/cache.py (KVCache and Pool, their write and fill), and the functions here that read
+  cache.k and cache.v.
 
 tests/kernels/test_attention.py and tests/engine/test_exact.py compare all forms with the formula and with each other.
 """
@@ -150,7 +150,7 @@ def plan_decoding(cache: Any, x: Tensor, config: Any, exact: bool = False) -> Ti
         return make_tiles(Spans.of_cache(cache.lengths[:B], R), _type_of_queries(x), config.head_size,
                           config.heads // config.kv_heads, exact)
     windows = set(config.windows) if R == 1 else ()
-    return {window: form.find_pages(cache, B, x.dtype, window) for window in windows}
+    return {window: form.find_pages(cache.pools[window], B, x.dtype, window) for window in windows}
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, packing: Packing, window: int = 0, exact: bool = False,
@@ -170,9 +170,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, packing: Packing, window: int = 0, e
 
 def attend_cached(q: Tensor, cache: Any, layer: int, window: int = 0, exact: bool = False,
                   plan: Tiles | dict | None = None, lse: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-    """Attention of new tokens to the pages of their row (engine/cache.py), in which their keys are written already: q (B, R, H,
-    hd) -> like q. Before them row b had cache.lengths[b] tokens. plan: from plan_decoding; None: it is made here. lse: as for
-    `attend`, (B, R, H)."""
+    """Attention of new tokens to the pages of their row, in which their keys are written already: q (B, R, H, hd) -> like q.
+
+    - cache, layer: an engine.cache.Pool, and which of its layers. Before the new tokens row b had cache.lengths[b] tokens.
+    - plan: from plan_decoding; None: it is made here.
+    - lse: as for `attend`, (B, R, H)."""
     form = _form(q, exact)
     if form == "triton":
         from .gpu.attention import Spans, attention

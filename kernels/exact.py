@@ -35,7 +35,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import fast, fast_attention, processor
-from .fast_attention import Packing
+from .fast_attention import NOWHERE, Packing
 
 TILE = 32                                 # rows of a matrix product
 SIZES = 16, 32, 48, 64, 128, 256, 512     # the same for oneDNN, if it gives a row the same bits in all of them
@@ -372,8 +372,9 @@ class Pages(NamedTuple):
 def find_pages(cache: Any, B: int, dtype: torch.dtype, window: int) -> Pages:
     """The Pages that B rows of a cache read for their next token, in a model of this type."""
     owner, _, mask = fast_attention.find_pages(cache, B, dtype, window)
-    mine = (cache.owner[:cache.used] < B).nonzero().flatten()
-    block = cache.start[mine] // PAGE
+    mine = ((cache.owner[:cache.used] < B) & (cache.start[:cache.used] < NOWHERE)).nonzero().flatten()
+    block = cache.start[mine] // PAGE                     # counted from the first page that the row still holds
+    block -= torch.full((B,), NOWHERE).scatter_reduce_(0, owner[mine], block, "amin")[owner[mine]]
     rank = torch.bincount(owner[mine], minlength=B).argsort(descending=True, stable=True).argsort()
     order = mine[(block * B + rank[owner[mine]]).argsort()]
     counts = torch.bincount(block).tolist()

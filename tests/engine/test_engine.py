@@ -68,7 +68,7 @@ def test_no_order_pool_chunk_or_preemption_changes_a_bit(model):
         engine = Sampler(model, exact=True, **how)
         assert same(run(engine, prompts, limits, n=2, **options), wanted), (how, options)
         assert (engine.preempted > 0) == ("pool_tokens" in how)
-        assert len(engine.cache.free) == engine.cache.size and engine.cache.used == 0 and not any(engine.cache.pages)
+        assert engine.cache.in_use() == engine.cache.pools[0].used == 0
 
 
 def test_busy_slots_on_a_long_tailed_load(model):
@@ -220,7 +220,7 @@ def test_abort_of_one_and_of_all(model, graphs):
         engine.step()
     left = {r.number for r in [*engine.running, *engine.waiting]}
     engine.abort()
-    assert not engine.running and not engine.waiting and len(engine.cache.free) == engine.cache.size
+    assert not engine.running and not engine.waiting and not engine.cache.in_use()
     for r, [c] in zip(requests, wanted):
         if r.number in left | {1, 15}:
             assert r.completion.finish == "aborted" and r.completion.tokens == c.tokens[:len(r.completion.tokens)]
@@ -289,7 +289,7 @@ def soak(model, count, **how):
         if submitted >= count * (len(sizes) + 1) // 10:
             sizes.append(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2 ** 20)
     assert all(ends[:submitted]) and not any(ends[submitted:])
-    assert len(engine.cache.free) == engine.cache.size
+    assert not engine.cache.in_use()
     assert sizes[-1] - sizes[2] < 20, sizes                                   # MiB, after it has warmed up
 
 

@@ -139,7 +139,7 @@ def cached(q, k, v, lengths, window=0, dtype=torch.float32):
         cache.reserve(row, n)
         cache.fill(row, k[None, :n], v[None, :n])
         cache.lengths[row] = n - 1
-    return reference.attend_cached(torch.stack([q[n - 1] for n in lengths])[:, None], cache, 0, window)[:, 0]
+    return reference.attend_cached(torch.stack([q[n - 1] for n in lengths])[:, None], cache.pools[0], 0, window)[:, 0]
 
 
 HEAD_SIZES = range(2, 129, 2)

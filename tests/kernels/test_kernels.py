@@ -116,12 +116,13 @@ def test_cached_attention_is_the_end_of_full_attention(attend_cached, window, ne
     for row in (1, 2, 0):
         assert cache.reserve(row, lengths[row])
     assert not cache.reserve(3, 500)
-    cache.k.normal_(), cache.v.normal_()                                      # whatever was there before
+    pool = cache.pools[0]
+    pool.k.normal_(), pool.v.normal_()                                      # whatever was there before
     for row, n in enumerate(lengths):
         cache.fill(row, *(x[row, None, :n].expand(2, -1, -1, -1) for x in (k, v)))
         cache.lengths[row] = n - new
     cache.release(3)
-    out = attend_cached(q, cache, 1, window)
+    out = attend_cached(q, pool, 1, window)
     for b, n in enumerate(lengths):
         full = torch.zeros(1, n, H, hd, dtype=torch.float64)
         full[0, -new:] = q[b]
