@@ -417,7 +417,7 @@ def main() -> None:
         args.data = [*args.data, *args.task, *map(sweep, args.needle)]
         bands, tools = check(args), open_tools(args.tool, args.max_calls, args.tool_seconds)
         measured = {folder: measure(folder, args, tools) for folder in dict.fromkeys(args.init)}
-        found = gains(measured, bands)
+        found = gains(measured, bands, max(args.k))
         if args.out:
             write_text(args.out, cli.to_json({"flags": vars(args), "results": measured, "gain": found}) + "\n")
     if len(args.init) > 1:

@@ -76,7 +76,7 @@ def claims_line() -> str:
 
 
 def pipeline_line() -> str:
-    """Accuracy after each stage, the mean over seeds, and what DPO gains."""
+    """Accuracy after each stage, the mean over seeds, and what the last stage gains."""
     records = tables.of_each_seed()
     if not records:
         return ""
@@ -86,11 +86,10 @@ def pipeline_line() -> str:
     steps = ", ".join(f"{x:.2f} after {stage}" for stage, x in mean.items())
     text = (f"**Pipeline.** {tables.pipeline_seconds()}. Share of answers with every step right on problems of {low} to {high} "
             f"operations, the mean of {len(records)} seeds: {steps}.")
-    if {"sft", "dpo"} <= mean.keys():
-        gains = [g["gain"] for r in records for g in r["gain"] if g["ops"] == [low, high] and g["after"] == "dpo"]
-        verdict = ("has no benefit here" if all(g[1] <= 0 for g in gains) else
-                   "has a benefit" if all(g[1] > 0 for g in gains) else "has a benefit with some seeds only")
-        text += f" DPO {verdict}: over SFT it gains " + ", ".join(f"{g[0]:+.3f}" for g in gains) + "."
+    gains = [f"{tables.with_interval(tables.pooled(found), '+.2f')} in {kind}"
+             for kind, what in (("pass@1", "gain"), ("pass@8", "gain_at_k"))
+             if (found := tables.last_gains(records, low, high, what))]
+    text += f" {list(mean)[-1].upper()} gains {' and '.join(gains)}."
     return text
 
 

@@ -15,7 +15,8 @@ HERE = Path(__file__).parent.parent
 
 
 def bench_pipeline(seed: int, keep: str = "") -> dict:
-    """recipes/laptop.sh from start to end: its seconds, those of each stage, and the verified accuracy after each stage."""
+    """recipes/laptop.sh from start to end: its seconds, those of each stage, the verified accuracy after each stage, and how many
+    of GRPO's groups had no spread."""
     with tempfile.TemporaryDirectory() as folder:
         out, start = Path(keep or folder) / "laptop", time.perf_counter()
         if subprocess.run(["bash", str(HERE / "recipes" / "laptop.sh")], stdout=sys.stderr,
@@ -23,13 +24,19 @@ def bench_pipeline(seed: int, keep: str = "") -> dict:
             raise ValueError("recipes/laptop.sh failed; its last lines say why")
         seconds = time.perf_counter() - start
         evaluation = json.loads((out / "evaluation.json").read_text())
-        stages = {f.parent.name: json.loads(f.read_text().splitlines()[-1])["result"]["seconds"]
-                  for f in sorted(out.glob("*/log.jsonl"))}
+        logs = {f.parent.name: [json.loads(line) for line in f.read_text().splitlines()] for f in sorted(out.glob("*/log.jsonl"))}
     if os.environ.get("RESUME"):                          # it continued older runs, so this is not the time of all stages
         seconds = 0
     return {"seconds": round(seconds), "seed": seed, "temperature": evaluation["flags"]["temperature"],
-            "stage_seconds": stages, "verified": verified(evaluation),
+            "stage_seconds": {stage: log[-1]["result"]["seconds"] for stage, log in logs.items()},
+            "verified": verified(evaluation), "rollouts": rollouts(logs["grpo"]),
             "gain": [g | {k: Path(g[k]).name for k in ("before", "after")} for g in evaluation["gain"]]}
+
+
+def rollouts(log: list[dict]) -> dict:
+    """The mean over a run of GRPO: the share of groups without spread, and the entropy in nats a token."""
+    steps = [record for record in log if "zero_spread" in record]
+    return {name: round(statistics.mean(record[name] for record in steps), 4) for name in ("zero_spread", "entropy")}
 
 
 def verified(evaluation: dict) -> dict:

@@ -1,6 +1,7 @@
 """The results of each bench as Markdown tables, from the newest records."""
 
 import itertools
+import math
 import statistics
 from collections.abc import Sequence
 
@@ -34,8 +35,10 @@ def fold(title: str, text: str) -> str:
 # the pipeline
 
 def of_each_seed() -> list[dict]:
-    """The newest record of the pipeline for each seed, in their order."""
+    """The newest record of the pipeline for each seed, in their order; only those of today's recipe, which has the stages of the
+    newest record."""
     found = [r for r in records_of("pipeline") if "stage_seconds" in r]
+    found = [r for r in found if list(r["verified"]) == list(found[-1]["verified"])]
     return sorted({r["seed"]: r for r in found}.values(), key=lambda r: r["seed"])
 
 
@@ -43,6 +46,20 @@ def accuracy_of(record: dict, low: int, high: int) -> dict[str, float]:
     """{stage: mean verified pass@1 over low to high operations}."""
     return {stage: statistics.mean(row["pass@1"][0] for row in rows if low <= row["ops"] <= high)
             for stage, rows in record["verified"].items()}
+
+
+def pooled(gains: Sequence[Sequence[float]]) -> tuple[float, float, float]:
+    """The mean over seeds of (mean, low, high), with the interval of that mean: the errors of the seeds are independent."""
+    mean = statistics.mean(g[0] for g in gains)
+    below, above = (math.sqrt(sum((g[0] - g[side]) ** 2 for g in gains)) / len(gains) for side in (1, 2))
+    return mean, mean - below, mean + above
+
+
+def last_gains(records: list[dict], low: int, high: int, what: str = "gain") -> list[Sequence[float]]:
+    """What the last stage gained over the one before it in a band: for each record a rate, in pass@1 or as "gain_at_k"."""
+    pair = list(records[0]["verified"])[-2:]
+    return [g[what] for r in records for g in r["gain"]
+            if what in g and g["ops"] == [low, high] and [g["before"], g["after"]] == pair]
 
 
 def pipeline_seconds() -> str:
@@ -70,11 +87,21 @@ def pipeline_table() -> str:
     for name, low, high in sorted({(g["band"], *g["ops"]) for g in first["gain"]}):
         rows = []
         for r in records:
-            gains = {(g["before"], g["after"]): g["gain"] for g in r["gain"] if g["band"] == name}
+            gains = {(g["before"], g["after"]): g for g in r["gain"] if g["band"] == name}
+            last = gains[stages[-2], stages[-1]]
             rows.append([f"{r['seed']} ({r['commit']})", *(f"{x:.2f}" for x in accuracy_of(r, low, high).values()),
-                         *(with_interval(gains[pair], "+.2f") for pair in itertools.pairwise(stages))])
+                         *(with_interval(gains[pair]["gain"], "+.2f") for pair in itertools.pairwise(stages)),
+                         with_interval(last["gain_at_k"], "+.2f") if "gain_at_k" in last else ""])
+        ends = f"{stages[-2]} to {stages[-1]}"
         parts += [f"{low} to {high} operations:",
-                  markdown(["seed (commit)", *stages, *(f"{a} to {b}" for a, b in itertools.pairwise(stages))], rows)]
+                  markdown(["seed (commit)", *stages, *(f"{a} to {b}" for a, b in itertools.pairwise(stages)), f"pass@8, {ends}"],
+                           rows)]
+        parts += [f"{kind}, {ends}, all seeds together: {with_interval(pooled(found), '+.3f')}."
+                  for kind, what in (("pass@1", "gain"), ("pass@8", "gain_at_k"))
+                  if (found := last_gains(records, low, high, what))]
+    if all("rollouts" in r for r in records):
+        parts.append("Groups without spread over the whole run of GRPO, and entropy in nats a token: " + "; ".join(
+            f"seed {r['seed']}: {r['rollouts']['zero_spread']:.2f}, {r['rollouts']['entropy']:.3f}" for r in records) + ".")
     return "\n\n".join(parts)
 
 

@@ -32,15 +32,15 @@ def rates(right: list[list[bool]], ks: Iterable[int]) -> dict[str, Rate]:
     return {f"pass@{k}": interval([pass_at_k(len(r), sum(r), k) for r in right]) for k in ks}
 
 
-def gain(before: Iterable[dict], after: Iterable[dict], ops: Collection[int]) -> Rate:
-    """The gain in pass@1 (every step right) from one table to another of the same problems, on these numbers of operations: the
+def gain(before: Iterable[dict], after: Iterable[dict], ops: Collection[int], k: int = 1) -> Rate:
+    """The gain in pass@k (every step right) from one table to another of the same problems, on these numbers of operations: the
     mean difference over problems, with its paired bootstrap interval."""
     pairs = [[pair for row in table if row.get("ops") in ops for pair in row["right"]] for table in (before, after)]
-    return interval([c / n - b / m for (b, m), (c, n) in zip(*pairs, strict=True)])
+    return interval([pass_at_k(n, c, k) - pass_at_k(m, b, k) for (b, m), (c, n) in zip(*pairs, strict=True)])
 
 
-def gains(measured: dict, bands: dict) -> list[dict]:
-    """The gain from each checkpoint to the next, in each band of each world.
+def gains(measured: dict, bands: dict, k: int = 1) -> list[dict]:
+    """The gain from each checkpoint to the next, in each band of each world: in pass@1, and as "gain_at_k" in pass@k.
 
     measured: {folder: {spec: {"rows"}}}; bands: {name: numbers of operations}."""
     found = []
@@ -50,7 +50,8 @@ def gains(measured: dict, bands: dict) -> list[dict]:
             for name, ops in bands.items():
                 if any(row.get("ops") in ops for row in tables[0]):
                     found.append({"data": spec, "band": name, "ops": [min(ops), max(ops)], "before": before,
-                                  "after": after, "gain": gain(*tables, ops)})
+                                  "after": after, "gain": gain(*tables, ops)}
+                                 | ({"k": k, "gain_at_k": gain(*tables, ops, k)} if k > 1 else {}))
     return found
 
 

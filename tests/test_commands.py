@@ -215,12 +215,12 @@ def test_recipe_for_two_nodes(sandbox, tmp_path):
 def test_laptop_recipe(tmp_path):
     """The whole pipeline, a few steps of each stage."""
     command = f"bash {ROOT}/recipes/laptop.sh"
-    few = dict(BASE="3", MID="2", SFT="2", DPO="2", GRPO="1", PROBLEMS="2", JUDGED="2", PYTHON=sys.executable)
+    few = dict(BASE="3", MID="2", SFT="2", GRPO="1", PROBLEMS="2", PYTHON=sys.executable)
     done = run(command, tmp_path, OUT=str(tmp_path / "out"), **few)
     assert done.returncode == 0, done.stderr[-3000:]
     evaluation = json.loads((tmp_path / "out" / "evaluation.json").read_text())
-    assert [f.rpartition("/")[2] for f in evaluation["results"]] == ["base", "mid", "sft", "dpo", "grpo"]
-    assert len(evaluation["gain"]) == 8 and "verified accuracy" in done.stdout
+    assert [f.rpartition("/")[2] for f in evaluation["results"]] == ["base", "mid", "sft", "grpo"]
+    assert len(evaluation["gain"]) == 6 and all(g["k"] == 8 for g in evaluation["gain"]) and "verified accuracy" in done.stdout
     assert "<svg" in (tmp_path / "out" / "report.html").read_text()
     again = run(command, tmp_path, OUT=str(tmp_path / "out"))
     assert again.returncode == 2 and "exists already" in again.stderr

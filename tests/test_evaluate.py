@@ -207,6 +207,9 @@ def test_gains_from_each_checkpoint_to_the_next():
     assert [(g["before"], g["after"], g["band"], g["ops"], g["gain"][0]) for g in done] == [
         ("a", "b", "band", [2, 4], 0.5), ("a", "b", "solved", [1, 1], 0), ("b", "c", "band", [2, 4], 0.5),
         ("b", "c", "solved", [1, 1], 0)]
+    of_two = {name: {"world:": {"rows": [{"ops": 2, "right": [[c, 2], [1, 2]]}]}} for name, c in (("a", 0), ("b", 1))}
+    at_2 = gains(of_two, {"band": range(2, 5)}, 2)[0]
+    assert (at_2["k"], at_2["gain_at_k"][0], at_2["gain"][0]) == (2, 0.5, 0.25) and "k" not in done[0]
     assert parse_band("--band", "4-6") == range(4, 7) and parse_band("--band", "3") == range(3, 4)
     for bad in ("6-4", "0-2", "a", "3-", "-3", ""):
         with pytest.raises(ValueError, match="--band .*a range such as 4-6"):
