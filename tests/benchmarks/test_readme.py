@@ -102,8 +102,8 @@ def test_readme_says_what_the_last_stage_gains_over_all_seeds(monkeypatch):
                 "gain": [{"band": "edge", "ops": [4, 8], "before": a, "after": b, "gain": gain if b == stages[-1] else [0, 0, 0],
                           "k": 8, "gain_at_k": [x + 0.1 for x in gain]} for a, b in pairs]} | more
     new = {"rollouts": {"zero_spread": 0.25, "entropy": 0.1}}
-    older = record(0, ("base", "sft", "dpo"), [-0.5, -0.6, -0.4]), record(7, ("base", "sft", "grpo"), [-0.5, -0.6, -0.4])
-    found = [*older, *(record(i, ("base", "sft", "grpo"), [mean, mean - e, mean + e], **new)
+    older = record(7, ("base", "sft", "dpo"), [-0.5, -0.6, -0.4])             # another recipe
+    found = [older, *(record(i, ("base", "sft", "grpo"), [mean, mean - e, mean + e], **new)
                        for i, (mean, e) in enumerate([(0.1, 0.03), (0.2, 0.04), (0.3, 0.0)]))]
     monkeypatch.setattr(tables, "records_of", lambda name: found)
     assert readme.pipeline_line().endswith("GRPO gains +0.20 [+0.18, +0.22] in pass@1 and +0.30 [+0.28, +0.32] in pass@8.")
