@@ -30,6 +30,6 @@ CLAIM = Claim(
     number="5a", says="Bases that learn from self-made documents alone collapse within three generations.",
     source="The curse of recursion, arXiv 2305.17493", theirs="texts of later generations lose their rare parts (in words)",
     would_show="Both above 0: the third generation solves less than the base of real documents, and the texts get less varied",
-    arms=arms, statistic=statistic, headline=SOLVED,
+    arms=arms, statistic=statistic, headline=SOLVED, also=(VARIED,),
     verdict=lambda n: both(positive(n[SOLVED]), generations.clearly(n[VARIED])),
     null=generations.NULL, oracle=generations.ORACLE)

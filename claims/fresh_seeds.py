@@ -27,6 +27,6 @@ CLAIM = Claim(
     number="5d", says="Fresh seeds keep self-made documents varied, and their readers able, over generations.",
     source="phi-4, arXiv 2412.08905, section 2 (seeds for diversity)", theirs="a principle of theirs, without a figure",
     would_show="Both above 0 in the third generation: more distinct runs of words, and more problems solved",
-    arms=arms, statistic=statistic, headline=GAIN,
+    arms=arms, statistic=statistic, headline=GAIN, also=(VARIED,),
     verdict=lambda n: both(positive(n[GAIN]), generations.clearly(n[VARIED])),
     null=generations.NULL, oracle=generations.ORACLE)

@@ -31,5 +31,6 @@ CLAIM = Claim(
     theirs="MATH500 after the same RL: 10.0 from Llama-3.2-3B, 65.2 from its mid-trained long branch",
     would_show="Both above 0: after RL the mid-trained base is ahead of one with as many more tokens of the old mixture, and RL "
                "itself gains more there",
-    arms=arms, statistic=statistic, headline=AFTER, verdict=lambda n: both(positive(n[AFTER]), positive(n[GAIN])),
+    arms=arms, statistic=statistic, headline=AFTER, also=(GAIN,),
+    verdict=lambda n: both(positive(n[AFTER]), positive(n[GAIN])),
     null="RL with other draws", oracle="mid-trained and RL - base")

@@ -69,6 +69,6 @@ CLAIM = Claim(
     theirs="Qwen3-8B, AIME24 (pass@64): off-policy 55.0 (90.0), then RL 67.6 (90.0) in 17,920 GPU hours, or on-policy "
     "distillation 74.4 (93.3) in 1,800",
     would_show="Not below 0, with a tenth of the FLOPs; pass@8 above 0",
-    arms=arms, statistic=statistic, headline=REACHES,
+    arms=arms, statistic=statistic, headline=REACHES, also=(COST,),
     verdict=lambda n: both(no_worse(n[REACHES]), HOLDS if n[COST][2] < 0.15 else OPEN),
     null="other draws", oracle="teacher - student")

@@ -51,6 +51,6 @@ CLAIM = Claim(
     number="14", says="Gradients of SFT and RL in parallel do more than SFT and then RL, and more than either alone.",
     source="RL Excursions, arXiv 2606.04272", theirs="of these, both in parallel are best (a finding in words)",
     would_show="All above 0: both in parallel are ahead of SFT and then RL, of RL alone, and of SFT alone, at as many FLOPs too",
-    arms=arms, statistic=statistic, headline=BEST,
+    arms=arms, statistic=statistic, headline=BEST, also=tuple(f"parallel - {other}" for other in OTHERS),
     verdict=lambda n: both(*(positive(n[f"parallel - {other}"]) for other in OTHERS)),
     null="parallel with other draws", oracle="SFT, then RL - base")

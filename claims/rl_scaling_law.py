@@ -45,5 +45,6 @@ CLAIM = Claim(
     theirs="Qwen2.5 0.5B to 72B: k(N) = K / (1 + N0 / N); over samples K 0.135 and N0 11.5B from all sizes, 0.163 and 17.0B "
     "from those up to 32B",
     would_show="k of the largest above that of the smallest, and its late score within 0.05 of what the law predicts",
-    arms=arms, statistic=statistic, headline=STEEPER, verdict=lambda n: both(positive(n[STEEPER]), about_zero(n[ERROR])),
+    arms=arms, statistic=statistic, headline=STEEPER, also=(ERROR,),
+    verdict=lambda n: both(positive(n[STEEPER]), about_zero(n[ERROR])),
     null="k, other draws", oracle="largest, after - before")

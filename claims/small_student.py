@@ -65,6 +65,6 @@ CLAIM = Claim(
     source="Thinking Machines, On-Policy Distillation (2025); Qwen3, arXiv 2505.09388",
     theirs="Qwen3-8B, AIME24: 55.0 after SFT on a teacher's answers, 74.4 after on-policy distillation on top",
     would_show="All above 0: distillation lifts the student, and is ahead of SFT on as many tokens, read once or several times",
-    arms=arms, statistic=statistic, headline=ARMS["SFT"],
+    arms=arms, statistic=statistic, headline=ARMS["SFT"], also=(LIFTS, *list(ARMS.values())[1:]),
     verdict=lambda n: both(positive(n[LIFTS]), *(positive(n[name]) for name in ARMS.values())),
     null="other draws", oracle="teacher - student")

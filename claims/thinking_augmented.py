@@ -35,5 +35,6 @@ CLAIM = Claim(
     source="Thinking augmented pre-training (TPT), arXiv 2509.20186",
     theirs="8B, 100B tokens: GSM8K 50.1 against 19.2; raw documents limited to 10B: 30.5 against 6.7",
     would_show="Both above 0 after the same small SFT; the loss on raw documents says what it costs",
-    arms=arms, statistic=statistic, headline=FRESH, verdict=lambda n: both(positive(n[FRESH]), positive(n[SCARCE])),
+    arms=arms, statistic=statistic, headline=FRESH, also=(SCARCE,),
+    verdict=lambda n: both(positive(n[FRESH]), positive(n[SCARCE])),
     null="another seed of training", oracle="after SFT, thinking")

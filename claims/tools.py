@@ -52,5 +52,5 @@ CLAIM = Claim(
     source="ToRL, arXiv 2503.23383; OTC, arXiv 2504.14870",
     theirs="ToRL, 7B: AIME24 43.3 after RL with code, 14 points above RL without; OTC: up to 73.1% fewer calls at equal accuracy",
     would_show="Both above 0: after RL more solutions are right than before, with fewer needless calls in a reply",
-    arms=arms, statistic=statistic, headline=GAIN, verdict=lambda n: both(positive(n[GAIN]), positive(n[FALL])),
+    arms=arms, statistic=statistic, headline=GAIN, also=(FALL,), verdict=lambda n: both(positive(n[GAIN]), positive(n[FALL])),
     null="RL with other draws", oracle="after RL, with - without")

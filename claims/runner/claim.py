@@ -48,6 +48,7 @@ class Claim:
     arms         Setting -> {name: Command}; the command is the last one of the arm, which measures
     statistic    {arm: Result} -> {name: number}; all arms hold the same test problems (runner/measures.py)
     headline     the name of the number that the table shows
+    also         names of other numbers without which the verdict cannot be understood; the table shows them, too
     verdict      {name: (mean, low, high)} -> "holds", "does not hold here" or "undecided"
     null         the name of a number that must show nothing (`judge` says what that means)
     oracle       the name of a number that must show the effect: its interval lies above 0
@@ -63,6 +64,11 @@ class Claim:
     verdict: Callable[[dict[str, Rate]], str]
     null: str
     oracle: str
+    also: tuple[str, ...] = ()
+
+    def shown(self, numbers: dict[str, Rate]) -> dict[str, Rate]:
+        """The numbers that a reader needs to see why the verdict is what it is."""
+        return {name: numbers[name] for name in (self.headline, *self.also)}
 
 
 def positive(rate: Rate, matters: float = 0.02) -> str:

@@ -60,7 +60,8 @@ def card(name: str, claim: Claim, records: list[dict]) -> str:
     minutes = sum(r["minutes"] for r in records) / len(records)
     verdict, why = found["verdict"], f": {found['why']}" if found["why"] else ""
     missing = to_decide(claim, records)
-    facts = {"who": claim.source, "their figure": claim.theirs, "ours": f"{claim.headline} {signed(numbers[claim.headline])}",
+    ours = "; ".join(f"{named} {signed(rate)}" for named, rate in claim.shown(numbers).items())
+    facts = {"who": claim.source, "their figure": claim.theirs, "ours": ours,
              "would show it": claim.would_show, "minutes": f"{minutes:.1f} for a seed, budget {last['budget']}"}
     facts = ({"to decide it": missing} if missing else {}) | facts
     return (f'<section id="{escape(name)}"><h2>{escape(claim.number)}. {escape(claim.says)}</h2>'

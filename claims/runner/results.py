@@ -32,7 +32,7 @@ def record_of(claim: Claim, name: str, setting: Setting, arms: dict[str, Command
     whole = {c: json.loads((c.folder(schedule.runs) / "whole.json").read_text()) for c in in_order(arms.values())}
     results = {arm: read_result(c.out(schedule.runs), whole[c]["line"]) for arm, c in arms.items()}
     numbers = numbers_of(claim.statistic, results)
-    for named in (claim.headline, claim.null, claim.oracle):
+    for named in (claim.headline, claim.null, claim.oracle, *claim.also):
         if named not in numbers:
             raise ValueError(f"the claim names {named!r}, which is no number of its statistic ({', '.join(numbers)})")
     verdict, why = judge(claim, numbers)

@@ -45,7 +45,8 @@ def row(name: str, claim: Claim, records: list[dict]) -> list[str]:
     minutes = sum(r["minutes"] for r in records) / len(records)
     verdict, missing = found["verdict"] + (f" ({found['why']})" if found["why"] else ""), to_decide(claim, records)
     verdict += f"; to decide it: {missing}" if missing else ""
-    return [*cells, f"{claim.headline}: {signed(found['numbers'][claim.headline])}, {seeds}", verdict,
+    ours = "; ".join(f"{name}: {signed(rate)}" for name, rate in claim.shown(found["numbers"]).items())
+    return [*cells, f"{ours}, {seeds}", verdict,
             f"`{command(name, records)}`", f"{minutes:.1f}"]
 
 
