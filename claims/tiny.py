@@ -61,12 +61,13 @@ def grpo(s: Setting, init: Command, ops: str = EDGE, steps: int = 60, **flags) -
 
 
 def evaluate(s: Setting, init: Command, ops: str = EDGE, problems: int = 200, samples: int = 8, chat: bool = False,
-             suffix: str = "", **options) -> Command:
-    """Eight samples at temperature 1 for each test problem. suffix: behind a question in a chat, as " /no_think". options: of the
-    world."""
+             suffix: str = "", think: str | int = "", draws: int | None = None, **options) -> Command:
+    """Eight samples at temperature 1 for each test problem. suffix: behind a question in a chat, as " /no_think". think: on, off,
+    or the most tokens of thinking. draws: their seed, if it is not that of the setting. options: of the world."""
     return make("evaluate.py", "--init", init, "--data", world(s, ops, "test", **options), "--problems", s.count(problems),
-                "--k", 1, samples, "--temperature", 1, "--rows", 256, "--seed", s.seed, "--device", s.device,
-                *(["--chat"] if chat else []), *(["--user-suffix", suffix] if suffix else []))
+                "--k", 1, samples, "--temperature", 1, "--rows", 256, "--seed", s.seed if draws is None else draws,
+                "--device", s.device, *(["--chat"] if chat else []), *(["--user-suffix", suffix] if suffix else []),
+                *(["--think", think] if think != "" else []))
 
 
 def common(s: Setting) -> list:

@@ -1,5 +1,6 @@
 """claims/run.py: a claim as a student writes it, run by the scripts themselves; every claim's commands; the refusals."""
 
+import functools
 import importlib
 import json
 import re
@@ -11,6 +12,8 @@ from conftest import ROOT, script
 from claims import run, tiny
 from claims.runner.claim import HOLDS, OPEN, Setting
 from claims.runner.commands import in_order
+from tasks.options import is_generated, set_apart
+from tasks.problems import open_task
 
 CLAIM = '''
 """Training helps: a planted effect. And a planted null: other draws from the same checkpoint."""
@@ -74,6 +77,13 @@ SCRIPTS = {"pretrain.py": "pretrain", "sft.py": "sft", "grpo.py": "grpo", "dpo.p
            "mix.py": "mix", "distill.py": "distill"}
 
 
+@functools.cache
+def opened(word):
+    """Opens the task of a word that is a SPEC; an option that is unknown or given twice is a ValueError."""
+    if isinstance(word, str) and is_generated(spec := word.removeprefix("loss:").partition("@")[0]):
+        open_task(set_apart(spec, ("q_weight", "chat"))[0])               # these two are of documents, not of the task
+
+
 @pytest.mark.parametrize("name", run.all_claims())
 def test_the_commands_of_every_claim_are_such_that_the_scripts_take(name):
     """Parsed by the scripts' own flags, at each budget; arms share what they can, and seeds do not."""
@@ -84,6 +94,8 @@ def test_the_commands_of_every_claim_are_such_that_the_scripts_take(name):
         lines[setting] = {c.name for c in commands}
         assert len(set(arms.values())) == len(arms), "two arms are the same command, so their difference is nothing"
         for command in commands:
+            for word in command.words:
+                opened(word)
             if command.script in SCRIPTS:
                 script_, *words = command.line(ROOT)
                 importlib.import_module(SCRIPTS[command.script]).flags().parse_args(words)
@@ -107,6 +119,8 @@ def test_the_example_of_the_readme_is_a_claim(tmp_path):
     assert len(lines) == 10 and not (tmp_path / "runs").exists()
     reinforced = [line for line in lines if shlex.split(line)[1] == "grpo.py"]
     assert len(reinforced) == 2 and all("--steps 2 " in line for line in reinforced)
+    for word in {word for line in lines for word in shlex.split(line)}:
+        opened(word)
     assert done.stdout.startswith("# ") and "(late, RL)" in done.stdout
 
 
