@@ -32,5 +32,6 @@ CLAIM = Claim(
     source="PSFT, arXiv 2508.17784 (GRPO behind it)",
     theirs="after GRPO, from SFT and from PSFT: in domain 52.4 and 53.3, out of domain 59.9 and 64.1",
     would_show="Out of domain above 0, in domain not below 0",
-    arms=arms, statistic=statistic, headline=OUTSIDE, verdict=lambda n: both(positive(n[OUTSIDE]), no_worse(n[INSIDE])),
+    arms=arms, statistic=statistic, headline=OUTSIDE, also=(INSIDE,),
+    verdict=lambda n: both(positive(n[OUTSIDE]), no_worse(n[INSIDE])),
     null="RL with other draws", oracle="in domain, SFT and RL - cold start")

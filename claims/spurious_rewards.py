@@ -35,5 +35,6 @@ CLAIM = Claim(
            "Llama and OLMo gain by the truth alone (in words)",
     would_show="Both above 0: the mean gain by format, random and incorrect rewards on the contaminated base, and how far it is "
                "ahead of that on the clean one",
-    arms=arms, statistic=statistic, headline=APART, verdict=lambda n: both(positive(n[APART]), positive(n[GAIN])),
+    arms=arms, statistic=statistic, headline=APART, also=(GAIN,),
+    verdict=lambda n: both(positive(n[APART]), positive(n[GAIN])),
     null="a coin with one update for a batch, clean", oracle="gain by truth, clean")

@@ -35,5 +35,6 @@ CLAIM = Claim(
     theirs="Qwen3, AIME25, read off a figure: about 24.7 without thinking, 30.6 with 1k tokens, 81.7 with 32k; SmolLM3-3B: 9.3 "
            "and 36.7",
     would_show="Both above 0: half of the thinking gives more right answers than none, and all of it more than half",
-    arms=arms, statistic=statistic, headline=SECOND, verdict=lambda n: both(positive(n[FIRST]), positive(n[SECOND])),
+    arms=arms, statistic=statistic, headline=SECOND, also=(FIRST,),
+    verdict=lambda n: both(positive(n[FIRST]), positive(n[SECOND])),
     null="other draws", oracle="taught - untaught")

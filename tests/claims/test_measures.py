@@ -15,7 +15,7 @@ from claims.runner.claim import FAILS, HOLDS, OPEN, Claim, about_zero, both, jud
 from claims.runner.commands import make
 from claims.runner.measures import Result, numbers_of, over_seeds, read_result
 from claims.runner.page import write_page
-from claims.runner.undecided import to_decide
+from claims.runner.undecided import expected, to_decide
 from tasks.accuracy import interval
 
 
@@ -225,6 +225,8 @@ def test_an_undecided_claim_says_how_many_seeds_would_decide_it():
     t95 = {5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262, 11: 2.228, 12: 2.201}           # Student's t of a table
     by_hand = next(S for S in t95 if t95[S] * np.std(few, ddof=1) / S ** 0.5 < 0.06)
     assert seeds == by_hand
+    mean, low, high = expected(claim, gains(*few), 5)["gain"]
+    assert mean == pytest.approx(0.06) and (high - low) / 2 == pytest.approx(t95[5] * np.std(few, ddof=1) / 5 ** 0.5, abs=2e-4)
     for times in range(2, 8):
         verdict = results.together(claim, gains(*repeated(few, times)))["verdict"]
         assert (verdict == HOLDS) == (2 * times >= seeds)
