@@ -32,6 +32,7 @@ Each loss can fall while both answers become less likely, if the rejected one do
 
 - chosen, rejected: their mean log-probabilities;
 - chosen_change, rejected_change: the change of these against the reference;
+- mass: the mean probability of the two answers of a pair together; what it loses went to answers outside of the data;
 - margin: the mean of h; accuracy: the share of pairs with h > 0.
 
 A line on standard error warns when chosen answers first become less likely than under the reference.
@@ -212,14 +213,14 @@ def kto_baseline(run: Run, model: nn.Module, batches: list[Batch]) -> float:
 
 def batch_loss(args: Namespace, wrapped: nn.Module, batch: Batch, z: float = 0.0) -> tuple[Tensor, dict]:
     """The chosen loss summed over the pairs of a batch, and the metrics: log-probs of chosen and rejected, their change against
-    the reference, h, and the share of pairs with h > 0."""
+    the reference, their mass, h, and the share of pairs with h > 0."""
     loss = LOSSES[args.loss]
     policy, lengths, reference = (x[:, :2] for x in answer_sums(wrapped, batch, 3 if loss.mismatched else 2))       # (N, 2)
     scale = lengths if loss.means else 1
     h = margins(policy / scale, reference / scale)                            # the reference is 0 if there is none
     losses = loss.compute(Scores(policy / scale, reference / scale, h, z), loss.beta if args.beta is None else args.beta, args)
     chosen, rejected = policy.sum(0)
-    sums = {"chosen": chosen, "rejected": rejected}
+    sums = {"chosen": chosen, "rejected": rejected, "mass": policy.exp().sum()}
     if loss.reference:
         sums["chosen_change"], sums["rejected_change"] = (policy - reference).sum(0)
     sums |= {"margin": h.sum(), "accuracy": (h > 0).sum()}

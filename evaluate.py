@@ -6,11 +6,13 @@
     python evaluate.py --init runs/mid --needle 256-2k 256-2k,kind=chain --problems 10 --attention 4
     python evaluate.py --init runs/text --text held_out.txt
     python evaluate.py --init smollm2/ --data gsm8k/test.jsonl --limit 40 --chat --max-new-tokens 400
+    python evaluate.py --init runs/mid runs/grpo --compared-with runs/base
 
 With --k 1 alone, decoding is greedy. With a larger k, n >= k samples are taken for each problem. Then pass@k is the unbiased
 estimate 1 - C(n-c, k) / C(n, k), where c samples are right (arXiv 2107.03374, equation 1). On the world there are two accuracies:
 of the answer alone, and with every step right. Intervals are 95% bootstrap intervals over problems. The gain from one checkpoint
-to the next is a mean over the same problems, with a paired interval.
+to the next is a mean over the same problems, with a paired interval. --compared-with says how many weights a stage has moved,
+and how far (training/weight_change.py).
 
 --needle asks for a fact that stands far back (tasks/needle.py): accuracy by length and depth, and with --attention what share of
 the attention falls on the first tokens, on the needle, on the rest and on the question (engine/attention_mass.py). Lengths beyond
@@ -34,7 +36,7 @@ from engine.draws import sampling_flags
 from engine.thinking import parse_think
 from formats.files import write_text
 from formats.texts import read_texts
-from model import Transformer, load_both
+from model import Transformer, load, load_both
 from sampler import Sampler
 from sources.kinds import kind_of
 from sources.open import open_source
@@ -60,6 +62,8 @@ from tokenizer import Tokenizer
 from training import cli
 from training.batch import batch_from
 from training.lineage import longest_rows
+from training.weight_change import lines as change_lines
+from training.weight_change import weight_change
 
 
 def replies_to(model: Transformer, tokenizer: Tokenizer, prompts: list[str | list[dict]], limits: list[int],
@@ -390,6 +394,8 @@ def main() -> None:
                    help="problems for each number of operations of a world, and for each length and depth of needles")
     p.add_argument("--attention", type=cli.non_negative_int, default=0, metavar="N",
                    help="needles of each length whose attention is measured")
+    p.add_argument("--compared-with", metavar="FOLDER", default="", help="checkpoint of the same shape: how many weights have "
+                   "moved since, and how far")
     p.add_argument("--limit", type=cli.non_negative_int, default=0, help="questions to take from a file or a task; 0: all")
     p.add_argument("--k", type=cli.positive_int, nargs="+", default=[1], help="the k of pass@k; 1 alone decodes greedily")
     p.add_argument("--samples", type=cli.non_negative_int, default=0, help="samples per problem; 0: the largest k")
@@ -435,8 +441,8 @@ def last_line(found: dict) -> dict | list[dict]:
 
 def check(args: Namespace) -> dict[str, range]:
     """ValueError for flags that do not go together, before anything is measured; returns {name: numbers of operations}."""
-    if not (args.data or args.text):
-        raise ValueError("give --data, --task, --needle or --text: what to measure on")
+    if not (args.data or args.text or args.compared_with):
+        raise ValueError("give --data, --task, --needle or --text: what to measure on; or --compared-with")
     if unknown := [f for f in args.plain if f not in args.init]:
         raise ValueError(f"--plain {unknown[0]}: not among the checkpoints of --init")
     if 0 < args.samples < max(args.k):
@@ -470,6 +476,9 @@ def measure(folder: str, args: Namespace, tools: Toolbox | None = None) -> dict:
     if not how["chat"]:
         how |= dict(think=None, think_budget=None)
     found = {}
+    if args.compared_with:
+        found[f"weights against {args.compared_with}"] = change = changed(model, folder, args)
+        print("\n".join(change_lines(change)))
     for spec in args.data:
         if spec.startswith("world:"):
             graded = grade_world(model, tokenizer, spec, args.problems, **how)
@@ -499,6 +508,15 @@ def measure(folder: str, args: Namespace, tools: Toolbox | None = None) -> dict:
                              "are damaged, or too large for --dtype")
         print(file_line(path, found[path]))
     return found
+
+
+def changed(model: Transformer, folder: str, args: Namespace) -> dict[str, dict]:
+    """How far the weights of a checkpoint are from those of --compared-with; tied weights count once."""
+    before, _ = load(args.compared_with, args.device, getattr(torch, args.dtype))
+    try:
+        return weight_change(dict(before.named_parameters()), dict(model.named_parameters()))
+    except ValueError as e:
+        raise ValueError(f"--compared-with {args.compared_with}: compared with {folder}, {e}") from None
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def parse_band(flag: str, text: str) -> range:
 
 # tables as text
 
-BY_PROBLEM = ("right", "answered", "lengths", "needless")          # fields that have an entry for each problem
+BY_PROBLEM = ("right", "answered", "formed", "lengths", "needless")          # fields that have an entry for each problem
 
 
 def without_problems(table: list[dict]) -> list[dict]:

@@ -95,7 +95,7 @@ def score_reward(problem: Problem, reply: Reply, group: ReplyGroup) -> float:
     return problem.task.score(problem, reply, group.replies)
 
 
-def format_reward(problem: Problem, reply: Reply, group: ReplyGroup) -> float:
+def format_reward(problem: Problem, reply: Reply, group: ReplyGroup | None = None) -> float:
     """1 for a finished text in the right form, whatever its content.
 
     - A reply that should think: one <think> at the very start, some reasoning, one </think>, and then exactly one final answer

@@ -8,6 +8,7 @@ import numpy as np
 
 from formats.chat import split_thinking
 from tasks.accuracy import rates
+from tasks.rewards import format_reward
 from tasks.task import Problem, Reply
 from tasks.tools import needless_calls
 from tasks.verdict import Verdict
@@ -51,6 +52,8 @@ def world_table(graded: list[Graded], ks: Sequence[int] = (1,)) -> list[dict]:
     right            rows by operations: [samples with every step right, samples] of each problem, in order
     answered         the same of samples with the right answer
     lengths          the same of tokens: [tokens of all samples, samples]
+    well_formed      the share of replies that ended by themselves, in the right form (the reward "format", tasks/rewards.py)
+    formed           the same as [such samples, samples] of each problem
     needless_calls   of tools, in a reply; needless: the same as [calls, samples] of each problem
     and what `reply_style` finds
     """
@@ -67,7 +70,10 @@ def world_table(graded: list[Graded], ks: Sequence[int] = (1,)) -> list[dict]:
                    "steps": round(float(np.mean([v.steps_ok for v in verdicts])), 4),
                    **reply_style([a.replies for a in part]),
                    "why": max(set(kinds), key=kinds.count) if kinds else ""}
+            formed = [[int(format_reward(a.problem, reply)) for reply in a.replies] for a in part]
+            row["well_formed"] = round(float(np.mean(formed)), 4)
             if field == "ops":
+                row["formed"] = [[sum(each), len(each)] for each in formed]
                 row["right"] = [[sum(v.ok for v in a.verdicts), len(a.verdicts)] for a in part]
                 row["answered"] = [[sum(v.answer_ok for v in a.verdicts), len(a.verdicts)] for a in part]
                 row["lengths"] = [[sum(r.tokens for r in a.replies), len(a.replies)] for a in part]

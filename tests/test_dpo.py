@@ -219,6 +219,17 @@ def test_reference_logprobs_are_in_their_places(folder, tokenizer, pairs, size):
     assert float(loss.detach()) == pytest.approx(0.5 if size == 3 else math.log(2), rel=1e-12) and abs(seen["margin"][0]) < 1e-10
 
 
+def test_mass_is_the_probability_of_both_answers(monkeypatch):
+    """The mean over pairs of what the two answers have together, whatever the loss does with their log-probabilities."""
+    likely = torch.tensor([[0.5, 0.25], [0.2, 0.1]], dtype=torch.float64)
+    for name in dpo.LOSSES:
+        size = 3 if name == "kto" else 2
+        policy = torch.cat([likely, torch.full((2, 1), 0.9, dtype=torch.float64)], 1)[:, :size].log()
+        monkeypatch.setattr(dpo, "answer_sums", lambda *_, p=policy: [p, torch.full_like(p, 7), p - 1])
+        total, pairs = dpo.batch_loss(dpo.flags().parse_args(f"--data x --out x --loss {name}".split()), None, None)[1]["mass"]
+        assert pairs == 2 and float(total) / pairs == pytest.approx((0.75 + 0.3) / 2)
+
+
 # one gradient
 
 def gradients(folder, pairs, micro=None, shard=False, losses=tuple(dpo.LOSSES)):

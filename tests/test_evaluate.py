@@ -125,7 +125,8 @@ def test_the_world_in_a_chat(tiny, tokenizer, monkeypatch):
             ({}, "assistant\n", 1), ({"think": True}, "<think>\n", 1), ({"think": False}, "</think>\n\n", 0),
             ({"user_suffix": " /think"}, "assistant\n", 1), ({"user_suffix": " /no_think"}, "</think>\n\n", 0)):
         table = world_accuracy(tiny, tokenizer, spec, 40, chat=True, **options)
-        assert all(r["process"]["pass@1"][0] == 1.0 and r["thinking"] == thinking and r["empty"] == 0 for r in table)
+        assert all(r["process"]["pass@1"][0] == 1.0 and r["thinking"] == thinking and r["empty"] == 0 and
+                   r["well_formed"] == 1 for r in table)
         suffix = options.get("user_suffix", "")
         assert prompts[-1].endswith(end) and f"{suffix}<|im_end|>\n<|im_start|>assistant\n" in prompts[-1]
     world_accuracy(tiny, tokenizer, spec, 40, chat=True, think=True, think_budget=17)
@@ -145,6 +146,7 @@ def test_manner_of_replies(tiny, tokenizer, monkeypatch):
     assert len(row["lengths"]) == 12 and sum(n for _, n in row["lengths"]) == 48
     assert sum(tokens for tokens, _ in row["lengths"]) / 48 == pytest.approx(row["tokens"], abs=0.05)
     assert row["right"] == row["answered"] == [[1, 4]] * 12 and row["answer"]["pass@1"][0] == 0.25 and row["steps"] == 0.75
+    assert row["formed"] == [[0, 4]] * 12 and row["well_formed"] == 0         # in a chat the steps belong into a think block
     found = evaluate_all(tiny, tokenizer, ["world:ops=3,split=test"], {"": dict(chat=True)}, problems=12)
     assert "right" not in found["world:ops=3,split=test"][0] and found["world:ops=3,split=test"][0]["problems"] == 12
 

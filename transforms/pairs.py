@@ -45,10 +45,7 @@ def keep(item: Item, answers: list[list[Reply]], args: Namespace) -> tuple[list[
         return [], Counter({turns.UNUSABLE: 1})
     if chosen[:2] == rejected[:2]:
         return [], Counter(equal=1)
-    before = turns.turns_before(item.problem, args.mode)
-    prompt = before[0]["content"] if len(before) == 1 else before             # dpo.py reads both forms
-    return [{"prompt": prompt, "chosen": turns.text_of(*chosen[:2]), "rejected": turns.text_of(*rejected[:2]),
-             "chosen_right": chosen[2], "rejected_right": rejected[2]}], Counter()
+    return [turns.pair(item, chosen, rejected, args.mode)], Counter()
 
 
 def tally(item: Item, answers: list[list[Reply]], args: Namespace) -> Counter:

@@ -23,7 +23,7 @@ from tasks.accuracy import Rate, parse_band, pass_at_k
 # What one list is drawn from. Of problems: world, number of operations, number of problems. Of mixtures, and of measurements on
 # the way: which, 0, how many.
 Stratum = tuple[str, int, int]
-COUNTED = ("lengths", "needless")    # what evaluate.py counts for each problem, beside right answers
+COUNTED = ("formed", "lengths", "needless")      # what evaluate.py counts for each problem, beside right answers
 
 
 @dataclass
@@ -34,6 +34,7 @@ class Result:
     right     {stratum: [(samples with every step right, samples) of each problem]}, of evaluate.py; tasks other than the world
               have 0 in the place of the number of operations
     answered  the same of samples with the right answer
+    formed    the same of samples that ended by themselves, in the right form
     lengths   {stratum: [(tokens of all samples, samples) of each problem]}, of worlds
     needless  {stratum: [(needless calls of tools, samples) of each problem]}, where replies may call tools
     thoughts  {stratum: [what the thinking of each document was judged as, "" where it was dropped]}, of augment.py think
@@ -49,6 +50,7 @@ class Result:
     lengths: dict[Stratum, list] = field(default_factory=dict)
     needless: dict[Stratum, list] = field(default_factory=dict)
     thoughts: dict[Stratum, list] = field(default_factory=dict)
+    formed: dict[Stratum, list] = field(default_factory=dict)
     others: dict[str, dict] = field(default_factory=dict)
     records: list[dict] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
@@ -92,7 +94,7 @@ class Result:
 
     def rate(self, k: int = 1, ops: str | int = "", data: str = "", of: str = "right") -> float:
         """Mean pass@k over problems: of these operations ("2-3"; all where it is ""), of worlds whose SPEC has `data` in it.
-        of: right, every step counts; answered, the answer alone."""
+        of: right, every step counts; answered, the answer alone; formed, the form alone."""
         band, total, weight = parse_band("ops", str(ops)) if ops else None, 0.0, 0.0
         for stratum, counts in getattr(self, of).items():
             if (band and stratum[1] not in band) or data not in stratum[0]:
@@ -134,6 +136,24 @@ class Result:
     def bits(self, data: str = "") -> float:
         """Bits per byte of the text whose name has `data` in it."""
         return next(found["bits_per_byte"] for name, found in self.others.items() if "bits_per_byte" in found and data in name)
+
+    def unverified(self, ops: str | int = "") -> float:
+        """The share of samples with the right answer that do not come to it by right steps."""
+        return self.rate(ops=ops, of="answered") - self.rate(ops=ops)
+
+    def moved(self, threshold: str, kind: str = "all") -> float:
+        """The share of weights that are not where they were in the checkpoint that evaluate.py --compared-with names, by a
+        threshold of training/weight_change.py. kind: such as q_proj."""
+        return self.weights_against()[kind]["moved"][threshold]
+
+    def weights_against(self) -> dict:
+        """What training/weight_change.py found."""
+        return next(found for name, found in self.others.items() if name.startswith("weights against "))
+
+    def late(self, metric: str) -> float:
+        """The mean of a metric of a training script's log over the last third of its steps."""
+        values = [record[metric] for record in self.records if metric in record]
+        return float(np.mean(values[-max(1, len(values) // 3):]))
 
     def heldout_loss(self) -> float:
         """The loss on the --eval-data loss:SPEC of a training command (of one, if there are several)."""

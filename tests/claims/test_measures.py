@@ -103,15 +103,23 @@ def test_control_arms_decide_whether_anything_is_decided():
 
 def test_results_are_read_from_what_scripts_write(tmp_path):
     file = tmp_path / "evaluation.json"
-    rows = [{"ops": 2, "right": [[1, 8]], "answered": [[3, 8]], "needless": [[12, 8]],
+    rows = [{"ops": 2, "right": [[1, 8]], "answered": [[3, 8]], "formed": [[6, 8]], "needless": [[12, 8]],
              "lengths": [[80, 8]]}, {"context": "zoo"}]
     file.write_text(json.dumps({"results": {"run": {"world:x": {"rows": rows, "samples": []}, "t.txt": {"bits_per_byte": 2.0}}}}))
     found = read_result(file, {"k": [1, 8]})
     assert found.right == {("world:x", 2, 1): [[1, 8]]} and found.answered == {("world:x", 2, 1): [[3, 8]]}
     assert found.bits() == 2.0 and found.mean("needless") == 1.5 and found.mean("lengths") == 10
+    assert found.rate(of="formed") == 0.75
+    assert found.unverified() == 0.25 and found.unverified(ops=2) == 0.25
+    moved = {kind: {"moved": {"bf16": share, "0.1": share / 2}} for kind, share in (("all", 0.5), ("q_proj", 0.25))}
+    file.write_text(json.dumps({"results": {"run": {"weights against runs/base": moved}}}))
+    found = read_result(file, {})
+    assert found.moved("bf16") == 0.5 and found.moved("0.1", "q_proj") == 0.125
     (tmp_path / "log.jsonl").write_text('{"flags": {}}\n{"step": 1, "reward": 0.5}\n')
     run = read_result(tmp_path, {"loss": 1.0, "eval": {"world:y": [], "loss:world:x": {"loss": 2.5, "tokens": 9}}})
     assert run.records[1]["reward"] == 0.5 and run.heldout_loss() == 2.5
+    run.records = [{"flags": {}}, *({"step": i, "reward": i} for i in range(1, 8)), {"result": {}}]
+    assert run.late("reward") == 6.5 and run.late("step") == 6.5               # of seven steps the last two
 
 
 def test_costs_count_what_two_arms_share_once(tmp_path):

@@ -74,6 +74,14 @@ def conversation(item: Item, reasoning: str | None, answer: str, mode: str = "")
     return {"messages": [*turns_before(item.problem, mode), turn]}
 
 
+def pair(item: Item, chosen: tuple, rejected: tuple, mode: str = "") -> dict:
+    """A row for dpo.py of two answers to a problem, each (reasoning or None, answer, right)."""
+    before = turns_before(item.problem, mode)
+    prompt = before[0]["content"] if len(before) == 1 else before             # dpo.py reads both forms
+    return {"prompt": prompt, "chosen": text_of(*chosen[:2]), "rejected": text_of(*rejected[:2]), "chosen_right": chosen[2],
+            "rejected_right": rejected[2]}
+
+
 def rate(count: int, of: int) -> Rate | None:
     """The share `count` of `of` with its 95% bootstrap interval, or None where there are none."""
     return interval([True] * count + [False] * (of - count)) if of else None
