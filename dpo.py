@@ -31,8 +31,8 @@ In the row of kto, c and r are the log-ratios of chosen and rejected, and z is t
 Each loss can fall while both answers become less likely, if the rejected one does so faster. To show this the log has
 
 - chosen, rejected: their mean log-probabilities;
-- chosen_change, rejected_change: the change of these against the reference;
-- mass: the mean probability of the two answers of a pair together; what it loses went to answers outside of the data;
+- mass: the mean probability of the two answers of a pair together; what it loses has gone to answers outside of the data;
+- chosen_change, rejected_change, mass_change: the change of these against the reference;
 - margin: the mean of h; accuracy: the share of pairs with h > 0.
 
 A line on standard error warns when chosen answers first become less likely than under the reference.
@@ -223,6 +223,7 @@ def batch_loss(args: Namespace, wrapped: nn.Module, batch: Batch, z: float = 0.0
     sums = {"chosen": chosen, "rejected": rejected, "mass": policy.exp().sum()}
     if loss.reference:
         sums["chosen_change"], sums["rejected_change"] = (policy - reference).sum(0)
+        sums["mass_change"] = (policy.exp() - reference.exp()).sum()
     sums |= {"margin": h.sum(), "accuracy": (h > 0).sum()}
     if loss.mismatched:
         sums["z"] = z * len(h)

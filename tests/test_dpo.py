@@ -226,8 +226,10 @@ def test_mass_is_the_probability_of_both_answers(monkeypatch):
         size = 3 if name == "kto" else 2
         policy = torch.cat([likely, torch.full((2, 1), 0.9, dtype=torch.float64)], 1)[:, :size].log()
         monkeypatch.setattr(dpo, "answer_sums", lambda *_, p=policy: [p, torch.full_like(p, 7), p - 1])
-        total, pairs = dpo.batch_loss(dpo.flags().parse_args(f"--data x --out x --loss {name}".split()), None, None)[1]["mass"]
-        assert pairs == 2 and float(total) / pairs == pytest.approx((0.75 + 0.3) / 2)
+        seen = dpo.batch_loss(dpo.flags().parse_args(f"--data x --out x --loss {name}".split()), None, None)[1]
+        assert seen["mass"][1] == 2 and float(seen["mass"][0]) / 2 == pytest.approx((0.75 + 0.3) / 2)
+        if dpo.LOSSES[name].reference:                    # it was 1 / e of this before
+            assert float(seen["mass_change"][0]) / 2 == pytest.approx((0.75 + 0.3) / 2 * (1 - math.exp(-1)))
 
 
 # one gradient

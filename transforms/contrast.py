@@ -1,6 +1,6 @@
-"""Preference pairs of a right and a wrong answer of one checkpoint: what it would say itself, and what it should not say.
+r"""Preference pairs of a right and a wrong answer of one checkpoint: what it would say itself, and what it should not say.
 
-    python augment.py contrast --init runs/sft --data world:ops=4-6,split=sft --count 400 --samples 8 --temperature 1 \\
+    python augment.py contrast --init runs/sft --data world:ops=4-6,split=sft --count 400 --samples 8 --temperature 1 \
         --out pairs.jsonl
 
 Several answers to each question are sampled and verified; a right one is chosen, a wrong one rejected (iterative reasoning

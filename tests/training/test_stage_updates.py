@@ -270,19 +270,20 @@ def test_dpo(folder, other, tmp_path, tokenizer, flags, name, beta, more):
             z = max(0.0, raw)
             same(record["z"], z, "z")
             signs.add(raw > 0)
-        losses, sums = [], torch.zeros(7, dtype=torch.float64)
+        losses, sums = [], torch.zeros(8, dtype=torch.float64)
         for g in groups:
             (a, n, ra), (b, m, rb) = g[:2]
             losses.append(pair_loss(name, beta, (a, b), (n, m), (ra, rb), z, **more))
             with torch.no_grad():
                 by = (n, m) if name in ("dpo_norm", "simpo", "orpo") else (1, 1)
                 h = (a - ra) / by[0] - (b - rb) / by[1]
-                sums += torch.stack([a, b, a.exp() + b.exp(), a - ra, b - rb, h, (h > 0).double()])
+                mass = a.exp() + b.exp()
+                sums += torch.stack([a, b, mass, a - ra, b - rb, mass - ra.exp() - rb.exp(), h, (h > 0).double()])
         loss = sum(losses) / len(groups)
         loss.backward()
         same(record["loss"], float(loss.detach()), "loss")
         assert record["pairs"] == len(groups) > 4
-        names = ("chosen", "rejected", "mass", "chosen_change", "rejected_change", "margin", "accuracy")
+        names = ("chosen", "rejected", "mass", "chosen_change", "rejected_change", "mass_change", "margin", "accuracy")
         for key, wanted in zip(names, (sums / len(groups)).tolist(), strict=True):
             if reference or not key.endswith("change"):
                 same(record[key], wanted, key)
