@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The complete pipeline on a two-core CPU, from random weights to reinforcement learning, with a report page at the end. Its stages
-# are pre-training, mid-training at the edge of competence, supervised fine-tuning in two modes, and reinforcement learning from
+# are pre-training, mid-training on long problems, supervised fine-tuning in two modes, and reinforcement learning from
 # verified answers. Each stage is measured.
 #
 #   bash recipes/laptop.sh                 everything goes to runs/laptop; the page is runs/laptop/report.html
@@ -18,10 +18,11 @@ SEED=${SEED:-0}            # of weights, problems and sampling; the test problem
 BASE=${BASE:-400}          # steps of pre-training, 4,096 tokens each
 MID=${MID:-100}            # of mid-training
 SFT=${SFT:-150}            # of fine-tuning
-GRPO=${GRPO:-80}           # of reinforcement learning
+GRPO=${GRPO:-60}           # of reinforcement learning
 RANKS=${RANKS:-2}          # processes of reinforcement learning, with one core each; the result does not depend on their number
 PROBLEMS=${PROBLEMS:-50}   # test problems for each number of operations
-SOLVED=1-3 EDGE=4-8        # operations that pre-training solves, and operations at the edge of competence
+SOLVED=1-3 LONG=4-8        # operations that pre-training solves, and those that mid-training adds
+EDGE=5-8                   # those that a chat does not solve after fine-tuning; with 4 it has learned to go on by itself
 WORLD="branch=0,seed=$SEED"
 START=$SECONDS
 
@@ -37,12 +38,12 @@ whole tokenizer || $PYTHON tokenizer.py train --data world:ops=1-6,split=pretrai
 echo "== 2. Pre-training: 1 to 3 operations, and a few longer problems, so that these can be learned later"
 whole base || $PYTHON pretrain.py --tokenizer "$OUT/tokenizer" --out "$OUT/base" --seq-len 512 --seed "$SEED" \
     --attention window+nope --window 8 --rope-theta 100 --qk-norm head \
-    --data "world:ops=$SOLVED,split=pretrain,$WORLD@0.9" "world:ops=$EDGE,split=pretrain,$WORLD@0.1" \
+    --data "world:ops=$SOLVED,split=pretrain,$WORLD@0.9" "world:ops=$LONG,split=pretrain,$WORLD@0.1" \
     --steps "$BASE" --lr 0.04 --adam-lr 0.008 --save-every 200
 
-echo "== 3. Mid-training at the edge of competence, with easy problems against forgetting"
+echo "== 3. Mid-training on long problems, with easy ones against forgetting"
 whole mid || $PYTHON pretrain.py --init "$OUT/base" --out "$OUT/mid" --seq-len 512 --seed "$SEED" \
-    --data "world:ops=$EDGE,split=midtrain,$WORLD@0.8" "world:ops=$SOLVED,split=midtrain,$WORLD@0.2" \
+    --data "world:ops=$LONG,split=midtrain,$WORLD@0.8" "world:ops=$SOLVED,split=midtrain,$WORLD@0.2" \
     --steps "$MID" --lr 0.02 --adam-lr 0.004 --schedule constant
 
 echo "== 4. Supervised fine-tuning: chats about easy problems, with and without thinking"
