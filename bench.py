@@ -17,6 +17,7 @@
     python bench.py plan --params 7e9 --gpus 64           predicts seconds and memory of a step, and how many ranks should learn
     python bench.py all       train, sampler, rl (if TRL is installed), kernels and exact
     python bench.py answers   the answer check: accuracy and speed, also of math-verify if it is installed
+    python bench.py harness --init smollm2/ --python OTHER_VENV/bin/python     GSM8K and MATH500 beside lm-eval, by question
     python bench.py pipeline                runs recipes/laptop.sh and keeps its accuracies and time
     python bench.py spurious --runs runs/spurious       keeps what recipes/spurious.sh found
     python bench.py real --init smollm2/ --data gsm8k/train.jsonl   SFT and GRPO of a real model: seconds and memory
@@ -34,7 +35,23 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import answers, bits, blocks, exact, grpo_runs, large, launches, peers, plan, readme, recipes, records, timing
+from benchmarks import (
+    answers,
+    bits,
+    blocks,
+    exact,
+    grpo_runs,
+    harness,
+    large,
+    launches,
+    peers,
+    plan,
+    readme,
+    recipes,
+    records,
+    timing,
+)
+from tasks.benchmarks.ask import TEMPLATES
 from training import cli
 
 TOY = dict(vocab_size=256, layers=1, width=32, heads=2, kv_heads=1, ff=64)
@@ -55,13 +72,16 @@ BENCHES = {
     "largest": lambda a, rows: large.bench_largest(a.device, rows),
     "async": lambda a, rows: grpo_runs.bench_async(a.init, a.rounds, a.steps, rows, a.toy, a.keep),
     "answers": lambda a, rows: answers.bench_answers(a.cases, a.seed, a.toy),
+    "harness": lambda a, rows: harness.bench_harness(a.init, a.benchmark, a.benchmark_data, a.template, a.limit, a.python, a.keep,
+                                                       rows),
     "pipeline": lambda a, rows: recipes.bench_pipeline(a.seed, a.keep),
     "spurious": lambda a, rows: recipes.bench_spurious(a.runs),
     "real": lambda a, rows: recipes.bench_real(a.init, a.data),
 }
 ALL = ("train", "sampler", "rl", "kernels", "exact")      # comparisons with others that take minutes each
 LINES = {"train": peers.speed_lines, "rl": peers.speed_lines, "sampler": peers.sampler_lines, "kernels": timing.block_lines,
-         "exact": timing.block_lines, "probe": bits.probe_lines, "answers": answers.lines}                  # for the terminal
+         "exact": timing.block_lines, "probe": bits.probe_lines, "answers": answers.lines,
+         "harness": harness.lines}                  # for the terminal
 
 
 def of(*names: str) -> Callable:
@@ -76,7 +96,9 @@ NEEDS = (
     ("--device", of(*ALL, "all", "probe", "bits", "shapes", "pretrain", "largest", "learn"), WHY),
     ("--dtype", of(*ALL, "all", "probe", "bits", "shapes", "pretrain", "learn"), WHY),
     ("--tokens", of("bits", "shapes"), WHY), ("--sizes", of("pretrain"), WHY), ("--seed", of("pipeline", "answers"), WHY),
-    ("--keep", of("pipeline", "async"), WHY), ("--runs", of("spurious"), WHY), ("--init", of("real", "async", "learn"), WHY),
+    ("--keep", of("pipeline", "async", "harness"), WHY), ("--runs", of("spurious"), WHY),
+    ("--init", of("real", "async", "learn", "harness"), WHY),
+    ("--benchmark --benchmark-data --template --limit --python", of("harness"), WHY),
     ("--data", of("real"), WHY), ("--cases", of("answers"), WHY),
     ("--toy", of(*ALL, "all", "answers", "launches", "probe", "bits", "shapes", "pretrain", "learn", "async"), WHY),
     ("--out", lambda args: args.what != "readme", WHY),
@@ -96,10 +118,16 @@ def main() -> None:
     p.add_argument("--tokens", type=cli.positive_int, help="to sample for bits and shapes; none: 1,000,000 and 100,000")
     p.add_argument("--sizes", nargs="+", default=[], choices=list(large.SIZES), help="of pretrain; none: all")
     p.add_argument("--seed", type=cli.seed, default=0, help="of the pipeline; of the strings of answers")
-    p.add_argument("--keep", metavar="FOLDER", default="", help="where to keep the runs of pipeline and async; none: delete them")
+    p.add_argument("--keep", metavar="FOLDER", default="",
+                   help="where to keep the runs of pipeline and async; none: delete them. Of harness; none: runs/harness")
     p.add_argument("--runs", metavar="FOLDER", default="runs/spurious", help="of recipes/spurious.sh")
-    p.add_argument("--init", metavar="FOLDER", default="smollm2", help="checkpoint for real, async and learn")
+    p.add_argument("--init", metavar="FOLDER", default="smollm2", help="checkpoint for real, async, learn and harness")
     p.add_argument("--data", metavar="FILE", default="gsm8k/train.jsonl", help="questions for real")
+    p.add_argument("--benchmark", nargs="+", choices=harness.NAMES, default=list(harness.NAMES), help="of harness")
+    p.add_argument("--benchmark-data", metavar="FOLDER", default="", help="files of the benchmarks, as in evaluate.py")
+    p.add_argument("--template", choices=TEMPLATES, default="rl", help="in which the questions of harness are asked")
+    p.add_argument("--limit", type=cli.positive_int, default=40, help="questions of each benchmark")
+    p.add_argument("--python", default=sys.executable, help="the interpreter that has lm-eval")
     p.add_argument("--cases", metavar="FILE", default="", help="more cases for answers: JSONL of text, gold, right")
     p.add_argument("--toy", action="store_true", help="a tiny model, for a quick test that everything works")
     p.add_argument("--out", type=cli.out_folder, metavar="FOLDER", default=str(records.RESULTS), help="where to write results")

@@ -7,6 +7,8 @@
     python evaluate.py --init runs/text --text held_out.txt
     python evaluate.py --init smollm2/ --data gsm8k/test.jsonl --limit 40 --chat --max-new-tokens 400
     python evaluate.py --init runs/mid runs/grpo --compared-with runs/base
+    python evaluate.py --init smollm2/ --benchmark gsm8k,math500 --benchmark-data data --limit 40
+    python evaluate.py --init runs/mid --data world:ops=4,split=test --contamination 0.4,0.6,0.8
 
 With --k 1 alone, decoding is greedy. With a larger k, n >= k samples are taken for each problem. Then pass@k is the unbiased
 estimate 1 - C(n-c, k) / C(n, k), where c samples are right (arXiv 2107.03374, equation 1). On the world there are two accuracies:
@@ -17,9 +19,14 @@ and how far (training/weight_change.py).
 --needle asks for a fact that stands far back (tasks/needle.py): accuracy by length and depth, and with --attention what share of
 the attention falls on the first tokens, on the needle, on the rest and on the question (engine/attention_mass.py). Lengths beyond
 the rows that the checkpoint was trained on are marked.
+
+--benchmark measures thirteen benchmarks of mathematics (tasks/benchmarks/) in two templates: with worked examples, as a base
+model is asked, and as reinforcement learning asks. --contamination shows a model the first part of each question, also of those
+of --data (tasks/contamination.py).
 """
 
 import contextlib
+import functools
 import math
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
@@ -40,6 +47,7 @@ from model import Transformer, load, load_both
 from sampler import Sampler
 from sources.kinds import kind_of
 from sources.open import open_source
+from tasks import contamination
 from tasks.accuracy import (
     file_line,
     gains,
@@ -50,6 +58,9 @@ from tasks.accuracy import (
     rates,
     without_problems,
 )
+from tasks.benchmarks import flags as benchmark_flags
+from tasks.benchmarks.read import BenchmarkTask, open_benchmark
+from tasks.benchmarks.score import score_all
 from tasks.needle_tables import PARTS, check_grid, needle_table, print_needles, prompt_parts, sweep, without_details
 from tasks.options import is_generated
 from tasks.problems import add_task_flag, open_task, problems_of
@@ -69,7 +80,8 @@ from training.weight_change import weight_change
 def replies_to(model: Transformer, tokenizer: Tokenizer, prompts: list[str | list[dict]], limits: list[int],
                think: bool | None = None, think_budget: int | None = None, user_suffix: str = "", ks: Sequence[int] = (1,),
                samples: int = 0, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0, rows: int = 64, seed: int = 0,
-               dtype: torch.dtype | None = None, progress: str = "", tools: Toolbox | None = None) -> list[list[Reply]]:
+               dtype: torch.dtype | None = None, progress: str = "", tools: Toolbox | None = None,
+               stop_texts: Sequence[str] = ()) -> list[list[Reply]]:
     """The model's replies to each prompt.
 
     prompts        from a task: plain text, or the messages of a chat (tasks/task.py)
@@ -81,6 +93,7 @@ def replies_to(model: Transformer, tokenizer: Tokenizer, prompts: list[str | lis
     temperature    of the draws; top_p, top_k: what they are limited to (engine/draws.py)
     rows           how many replies are decoded at once
     tools          what a reply may call in a chat
+    stop_texts     texts that end a reply; the one that did is a part of it
     """
     def ids(prompt):
         if isinstance(prompt, str):
@@ -90,7 +103,7 @@ def replies_to(model: Transformer, tokenizer: Tokenizer, prompts: list[str | lis
     sampled, tools = tuple(ks) != (1,), [None if isinstance(prompt, str) else tools for prompt in prompts]
     done = Sampler(model, tokenizer, rows, dtype).generate(
         list(map(ids, prompts)), max(samples, *ks) if sampled else 1, limits, temperature if sampled else 0.0, top_p=top_p,
-        top_k=top_k, seed=seed, progress=progress, think_budget=think_budget, tools=tools)
+        top_k=top_k, seed=seed, progress=progress, think_budget=think_budget, tools=tools, stop_texts=[stop_texts] * len(prompts))
     return [[Reply.of(c, tokenizer, limit, tools=box) for c in completions]
             for completions, limit, box in zip(done, limits, tools)]
 
@@ -365,17 +378,25 @@ NEEDS = (
     ("--problems", lambda a: has(a, "world") or has(a, "needle"), "without a world or needles in --data"),
     ("--band --solved", lambda a: has(a, "world"), "without a world in --data"),
     ("--attention", lambda a: has(a, "needle"), "without --needle"),
-    ("--limit --shots --max-new-tokens --show", lambda a: has(a, "file"), "without a file in --data"),
-    ("--k --chat --rows", lambda a: a.data or a.task or a.needle, "without --data, --task or --needle"),
+    ("--limit --show", lambda a: has(a, "file") or a.benchmark, "without a file in --data, or --benchmark"),
+    ("--max-new-tokens", lambda a: has(a, "file") or a.benchmark or a.contamination,
+     "without a file in --data, --benchmark or --contamination"),
+    ("--shots", lambda a: has(a, "file"), "without a file in --data"),
+    ("--chat", lambda a: a.data or a.task or a.needle, "without --data, --task or --needle"),
+    ("--k --rows", lambda a: a.data or a.task or a.needle or a.benchmark, "without --data, --task, --needle or --benchmark"),
     ("--samples --temperature --top-p --top-k", lambda a: a.k != [1], "with --k 1 alone, which decodes greedily"),
     ("--top-p --top-k", lambda a: a.temperature, "without --temperature above 0"),
-    ("--seed", lambda a: a.k != [1] or (a.limit and has(a, "file")), "without draws: --k above 1, or --limit on a file"),
+    ("--seed", lambda a: a.k != [1] or (a.limit and (has(a, "file") or a.benchmark)),
+     "without draws: --k above 1, or --limit on a file"),
     ("--shots", lambda a: not a.chat or a.plain, "with --chat, where a question stands alone"),
-    ("--plain --think --user-suffix", lambda a: a.chat, "without --chat"),
+    ("--plain", lambda a: a.chat, "without --chat"),
+    ("--think --user-suffix", lambda a: a.chat or a.benchmark, "without --chat or --benchmark"),
+    *benchmark_flags.NEEDS,
     ("--seq-len", lambda a: a.text, "without --text"),
     ("--tool", lambda a: a.chat, "without --chat: a call of a tool is a turn"),
     *TOOL_NEEDS,
     ("--keep", lambda a: a.out and has(a, "world"), "without --out and a world in --data"),
+    ("--contamination", lambda a: a.data or a.task or a.benchmark, "without --data, --task or --benchmark"),
     ("--band --solved", lambda a: a.out or len(set(a.init)) > 1, "with one checkpoint and no --out"),
 )
 
@@ -389,6 +410,9 @@ def main() -> None:
     add_tool_flags(p)
     p.add_argument("--needle", metavar="LENGTHS[,OPTION=VALUE...]", nargs="*", default=[],
                    help="needles in texts of so many tokens (1k-16k: 1k, 2k, ... 16k), with options of tasks/needle.py")
+    benchmark_flags.add_benchmark_flags(p)
+    p.add_argument("--contamination", type=contamination.shares, metavar="SHARES", default=[],
+                   help="such as 0.4,0.6,0.8: show so much of each question, and compare what the model says with the rest")
     p.add_argument("--text", metavar="FILE", nargs="*", default=[], help="text, for bits per byte")
     p.add_argument("--problems", type=cli.positive_int, default=100,
                    help="problems for each number of operations of a world, and for each length and depth of needles")
@@ -422,7 +446,8 @@ def main() -> None:
     with cli.bad_input():
         args.data = [*args.data, *args.task, *map(sweep, args.needle)]
         bands, tools = check(args), open_tools(args.tool, args.max_calls, args.tool_seconds)
-        measured = {folder: measure(folder, args, tools) for folder in dict.fromkeys(args.init)}
+        benchmarks = [open_benchmark(name, args.benchmark_data) for name in args.benchmark]
+        measured = {folder: measure(folder, args, tools, benchmarks) for folder in dict.fromkeys(args.init)}
         found = gains(measured, bands, max(args.k))
         if args.out:
             write_text(args.out, cli.to_json({"flags": vars(args), "results": measured, "gain": found}) + "\n")
@@ -441,8 +466,8 @@ def last_line(found: dict) -> dict | list[dict]:
 
 def check(args: Namespace) -> dict[str, range]:
     """ValueError for flags that do not go together, before anything is measured; returns {name: numbers of operations}."""
-    if not (args.data or args.text or args.compared_with):
-        raise ValueError("give --data, --task, --needle or --text: what to measure on; or --compared-with")
+    if not (args.data or args.text or args.benchmark or args.compared_with):
+        raise ValueError("give --data, --task, --needle, --benchmark or --text: what to measure on; or --compared-with")
     if unknown := [f for f in args.plain if f not in args.init]:
         raise ValueError(f"--plain {unknown[0]}: not among the checkpoints of --init")
     if 0 < args.samples < max(args.k):
@@ -463,7 +488,7 @@ def check(args: Namespace) -> dict[str, range]:
     return bands
 
 
-def measure(folder: str, args: Namespace, tools: Toolbox | None = None) -> dict:
+def measure(folder: str, args: Namespace, tools: Toolbox | None = None, benchmarks: Sequence[BenchmarkTask] = ()) -> dict:
     """All measurements of one checkpoint: {spec or file: result}. Each is printed at once."""
     model, tokenizer = load_both(folder, args.device, getattr(torch, args.dtype))
     model.exact = args.exact
@@ -473,9 +498,10 @@ def measure(folder: str, args: Namespace, tools: Toolbox | None = None) -> dict:
                top_k=args.top_k, rows=args.rows, seed=args.seed,
                chat=args.chat and folder not in args.plain, think=think, think_budget=budget,
                user_suffix=args.user_suffix, progress=True, tools=tools)
+    reply = functools.partial(replies_to, model, tokenizer)
+    found = score_all(benchmarks, reply, how, not tokenizer.chat.refusal, args, printer) if benchmarks else {}
     if not how["chat"]:
         how |= dict(think=None, think_budget=None)
-    found = {}
     if args.compared_with:
         found[f"weights against {args.compared_with}"] = change = changed(model, folder, args)
         print("\n".join(change_lines(change)))
@@ -491,15 +517,12 @@ def measure(folder: str, args: Namespace, tools: Toolbox | None = None) -> dict:
             print(file_line(spec, found[spec]))
             print_needles(found[spec])
             continue
-        left = [args.show]
-
-        def show(problem, text, ok, left=left):
-            if left[0]:
-                print(f"--- {'right' if ok else 'wrong'}, gold {problem.answer}\n{problem.question}\n> {text.strip()}")
-                left[0] -= 1
         found[spec] = file_accuracy(model, tokenizer, spec, args.limit, args.shots, max_new_tokens=args.max_new_tokens,
-                                    on_answer=show, by_problem=True, **how)
+                                    on_answer=printer(args.show), by_problem=True, **how)
         print(file_line(spec, found[spec]))
+    if args.contamination:
+        tasks = {spec: open_graded(spec, tokenizer, args.device) for spec in args.data} | {b.name: b for b in benchmarks}
+        found |= contamination.probe_all(tasks, reply, args)
     for path in args.text:
         check_text(path, tokenizer)
         found[path] = bits_per_byte(model, tokenizer, read_texts(path), args.seq_len)
@@ -517,6 +540,17 @@ def changed(model: Transformer, folder: str, args: Namespace) -> dict[str, dict]
         return weight_change(dict(before.named_parameters()), dict(model.named_parameters()))
     except ValueError as e:
         raise ValueError(f"--compared-with {args.compared_with}: compared with {folder}, {e}") from None
+
+
+def printer(count: int) -> Callable:
+    """A function for on_answer that prints the first `count` answers."""
+    left = [count]
+
+    def show(problem, text, ok):
+        if left[0]:
+            print(f"--- {'right' if ok else 'wrong'}, gold {problem.answer}\n{problem.question}\n> {text.strip()}")
+            left[0] -= 1
+    return show
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ from benchmarks.records import HERE, RESULTS, newest, records_of
 TABLES = {"pipeline": tables.pipeline_table, "sampler": tables.sampler_table, "speed": tables.speed_table,
           "exact": tables.exact_table, "bits": tables.bits_table, "learn": tables.learn_table, "kernels": tables.kernels_table,
           "probe": tables.probe_table, "async": tables.async_table, "plan": tables.plan_table, "large": tables.large_table,
-          "spurious": tables.spurious_table, "real": tables.real_table, "answers": tables.answers_table}
+          "spurious": tables.spurious_table, "real": tables.real_table, "answers": tables.answers_table,
+          "harness": tables.harness_table}
 VERDICT = 5                          # the column of the verdict in the table of claims/README.md
 
 

@@ -324,3 +324,41 @@ def counts_of(x: dict) -> list[str]:
     """The cells of one judge on one set."""
     return [f"{x['checks']:,}", *(f"{x[k]:,}" if k in x else "" for k in ("right", "false_positives", "false_negatives")),
             f"{x['mean_ms']:.2f}", f"{x['worst_ms']:.1f}"]
+
+
+# the benchmarks, beside lm-eval
+
+def harness_table() -> str:
+    """A row for each benchmark; and every question on which text or verdict differ."""
+    parts = []
+    for r in newest("harness").values():
+        rows = [[x["benchmark"], x["questions"], x["ours_right"], x["lm_eval_right"], x["same_verdict"], x["same_text"],
+                 x["same_verdict_on_one_text"]] for x in r["rows"]]
+        parts += [f"{r['init']} in float32 on {r['device']}, template {r['template']}, greedy, at most {r['limit']} tokens:",
+                  markdown(["benchmark", "questions", "right: ours", "right: lm-eval", "same verdict", "same text",
+                            "same verdict on lm-eval's text"], rows)]
+        for x in r["rows"]:
+            differ = [[i, short(q["gold"]), short(q["ours"]), yes(q["ours_right"]), short(q["lm_eval"]), yes(q["lm_eval_right"]),
+                       why(q)] for i, q in enumerate(x["answers"])
+                      if not q["same_text"] or q["ours_right"] != q["lm_eval_right"]]
+            if differ:
+                parts.append(fold(f"{x['benchmark']}: the questions on which a text or a verdict differ", markdown(
+                    ["question", "gold", "ours", "right", "lm-eval", "right", "why"], differ)))
+    return "\n\n".join(parts)
+
+
+def why(question: dict) -> str:
+    """Why two verdicts differ, or two texts, on a question of benchmarks/harness.py."""
+    if question["same_text"]:
+        return "the same text, read in two ways"
+    same, nats = question["parting"]
+    return f"the texts part after {same} tokens, where ours is {nats:.2g} nats likelier"
+
+
+def short(answer: str | None) -> str:
+    """An answer as a cell of a table."""
+    return "–" if answer is None else "`" + " ".join(answer.split())[:40].replace("|", "\\|").replace("`", "'") + "`"
+
+
+def yes(right: bool) -> str:
+    return "yes" if right else "no"

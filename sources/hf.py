@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from formats.hub import stream
 from formats.texts import row_text
 from sources.documents import document
 from tokenizer import Tokenizer
@@ -19,11 +20,7 @@ class HubDocuments:
     count = None
 
     def __init__(self, name: str, tokenizer: Tokenizer):
-        try:
-            import datasets
-        except ImportError:
-            raise ValueError(f"hf:{name} needs the datasets library; run pip install datasets") from None
-        self.rows = datasets.load_dataset(name, split="train", streaming=True)
+        self.rows = stream(name, "train")
         self.name, self.tokenizer, self.at, self.stream = name, tokenizer, None, None
 
     def get(self, i: int) -> tuple[np.ndarray, np.ndarray]:

@@ -288,6 +288,19 @@ def _values(text: str, steps: Steps) -> tuple[list, tuple]:
     return readings, bounds
 
 
+def numbers_in(text: str, steps: Steps) -> list[tuple]:
+    """The number that an answer is, with its Unit or None; two of these where "5 m" has two readings. [] for anything else: a
+    list, a range, an expression with variables."""
+    if not text.strip() or len(text) > MAX_ANSWER:
+        return []
+    try:
+        answer = _read(normalise(text), steps)
+    except Unreadable:
+        return []
+    return [] if answer.range else [(values[0], unit) for values, unit in answer.readings
+                                    if values[0] is not None and len(set(values)) == 1]
+
+
 # Comparing.
 
 def _same(a: _Answer, b: _Answer, steps: Steps) -> bool:

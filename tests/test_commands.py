@@ -33,6 +33,7 @@ TOY = (  # flags added to the commands that match (the last one wins), so that t
     (r"pretrain\.py(?!.*--(init|tokenizer))", "--vocab-size 400"), (r"(sampler|chat)\.py", "--max-new-tokens 40"),
     (r"evaluate\.py.*--data world", "--problems 2"), (r"evaluate\.py.*--data (?!world)", "--limit 2 --max-new-tokens 4"),
     (r"evaluate\.py.*--needle", "--needle 64,places=0,depth=1 --problems 1 --attention 1"),
+    (r"evaluate\.py.*--benchmark", "--limit 2 --max-new-tokens 4"), (r"evaluate\.py.*--contamination", "--max-new-tokens 8"),
     (r"tokenizer\.py train", "--vocab-size 400 --overwrite"), (r"data\.py prepare", "--workers 1 --tokens 3000"),
     (r"data\.py table", "--tokens 3000"), (r"(sft|dpo)\.py", TOY_CHATS),
     (r"(grpo|distill)\.py", "--max-new-tokens 16 --steps 1 --device cpu"),
@@ -98,9 +99,10 @@ def sandbox(tmp_path_factory, toy_run):
                       for i in range(9))
     for name, content in {"corpus.txt": text, "thought.jsonl": thought, "held_out.txt": text[:2000], "stories.txt": text,
                           "problems.jsonl": questions, "corpus/a.jsonl": questions,
-                          "gsm8k/test.jsonl": questions, "gsm8k/train.jsonl": questions,
+                          "gsm8k/test.jsonl": questions, "gsm8k/train.jsonl": questions, "data/gsm8k/test.jsonl": questions,
+                          "data/math500/test.jsonl": questions.replace("question", "problem"),
                           "conversations.jsonl": chats, "pairs.jsonl": pairs, "pivots.jsonl": pairs}.items():
-        (here / name).parent.mkdir(exist_ok=True)
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
         (here / name).write_text(content)
     for name in ("base", "text", "mix", "mid", "sft", "cold", "calls", "dpo", "grpo"):
         shutil.copytree(toy_run, here / "runs" / name, ignore=shutil.ignore_patterns("train_state.pt"))
@@ -166,8 +168,8 @@ def test_command(where, command, fresh, sandbox):
         return
     if command == "python bench.py readme":
         return                                        # it writes into this repository; tests/benchmarks has its test
-    if command.startswith(("python bench.py pipeline", "python bench.py rl", "python bench.py spurious")):
-        return                                        # the recipes have tests of their own, and TRL is not installed for tests
+    if re.match(r"python bench\.py (pipeline|rl|spurious|harness)", command):
+        return                          # the recipes have tests of their own; TRL and lm-eval are not installed for tests
     command = toy(command)
     out = re.search(r"--out (\S+)", command)
     if out and "bench" not in command:

@@ -46,7 +46,7 @@ ALWAYS = {
         exact""",
     "sampler": "init prompt chat max-new-tokens temperature colors device dtype",
     "chat": "init prompt system think tool max-new-tokens temperature colors device dtype",
-    "evaluate": "init data task needle text compared-with exact out device dtype",
+    "evaluate": "init data task needle benchmark text compared-with exact out device dtype",
     "augment pairs": f"strong strong-plain weak weak-plain mode {AUGMENT}",
     "augment reject": f"init plain keep mode {AUGMENT}", "augment rft": f"init plain keep mode {AUGMENT}",
     "augment contrast": f"init plain samples pairs mode {AUGMENT}",
@@ -140,6 +140,8 @@ CASES = {
         "--system s": [("", "--chat")], "--think on": [("", "--chat")], "--seed 3": [("", "--temperature 1")]}),
     "chat": ("--init i", DRAWS | TOOLS | {"--seed 3": [("", "--temperature 1")]}),
     "evaluate": ("--init i", {
+        "--benchmark-data d": [("--data f.jsonl", "--benchmark gsm8k")], "--template rl": [("--data f.jsonl", "--benchmark all")],
+        "--contamination 0.5": [("--text t.txt", "--data f.jsonl"), ("", "--benchmark gsm8k,ocw")],
         "--tool t.py:f": [("--data f.jsonl", "--data f.jsonl --chat")],
         "--max-calls 2": [("--data f.jsonl --chat", "--data f.jsonl --chat --tool calculator")],
         "--tool-seconds 2": [("--data f.jsonl --chat --tool calculator", "--data f.jsonl --chat --tool calculator t.py:f")],
@@ -148,7 +150,8 @@ CASES = {
         "--problems 3": [("--data f.jsonl", "--data world:ops=1"), ("--data f.jsonl", "--needle 64")],
         "--attention 2": [("--data world:", "--needle 64"), ("--data f.jsonl", "--data needle:length=64")],
         "--limit 3": ON_A_FILE, "--max-new-tokens 3": ON_A_FILE,
-        "--show 3": ON_A_FILE, "--shots 2": [*ON_A_FILE, ("--data f.jsonl --chat", "--data f.jsonl --chat --plain i")],
+        "--show 3": [*ON_A_FILE, ("--text t.txt", "--benchmark ocw")],
+        "--shots 2": [*ON_A_FILE, ("--data f.jsonl --chat", "--data f.jsonl --chat --plain i")],
         "--k 2": [("--text t.txt", "--data f.jsonl")], "--chat": [("--text t.txt", "--data f.jsonl")],
         "--rows 2": [("--text t.txt", "--data f.jsonl")], "--samples 3": [("--data world:", "--data world: --k 2")],
         "--temperature 1": [("--data world:", "--data world: --k 1 2")],
@@ -189,7 +192,9 @@ CASES = {
         "--dtype bfloat16": [("async", "probe")], "--tokens 3": [("train", "bits")], "--sizes 1.2B": [("bits", "pretrain")],
         "--seed 3": [("train", "pipeline")], "--keep k": [("learn", "async")], "--runs r": [("real", "spurious")],
         "--init i": [("train", "real")], "--data d": [("learn", "real")], "--toy": [("largest", "kernels")],
-        "--out o": [("readme", "rl")], "--cases c": [("train", "answers")]}),
+        "--out o": [("readme", "rl")], "--cases c": [("train", "answers")]} | {
+        flag: [("answers", "harness")] for flag in (
+            "--benchmark gsm8k", "--benchmark-data d", "--template few-shot", "--limit 3", "--python p")}),
     "plan": ("", {"--params 9": [("--init i", ""), ("--check", ""), ("--fit r", "")]} | {
         flag: [("--check", "")] for flag in (
             "--gpus 2", "--prompt-tokens 2", "--async-steps 2", "--rows 2", "--micro-tokens 2", "--memory-gb 2", "--flops 2",
@@ -327,7 +332,7 @@ def test_documented_commands_give_no_idle_flag(where, command):
     script = script.removesuffix(".py")
     script, words = ("plan", words[1:]) if script == "bench" and words[:1] == ["plan"] else (script, words)
     lines = [words]
-    if not re.search(r"bench\.py (pipeline|rl|spurious|largest|readme)", command):        # test_commands.py runs the others
+    if not re.search(r"bench\.py (pipeline|rl|spurious|largest|readme|harness)", command):    # test_commands.py runs the others
         small = re.sub(r"^(python -m tasks\.|python|torchrun \S+) ?", "", toy(command))
         lines.append(shlex.split(small)[1 + (script == "plan"):])
     for line in lines:

@@ -291,7 +291,7 @@ def test_refusals(tmp_path, tokenizer):
                                                                    "--attention", 1)
     assert "--limit has no effect" in refusal(evaluate, "--init", folder, "--needle", "64", "--limit", 1)
     assert "length is a range" in refusal(evaluate, "--init", folder, "--data", "needle:length=64-128")
-    assert "give --data, --task, --needle or --text" in refusal(evaluate, "--init", folder)
+    assert "give --data, --task, --needle, --benchmark or --text" in refusal(evaluate, "--init", folder)
     assert run_main(evaluate, "--init", folder, "--needle", "64,depth=1,places=0", "--problems", 1)[1][str(folder)][
         "needle:length=64,split=test,depth=1,places=0"]["window"] == 2048, "where no run says it, the config does"
     assert needle_tables.FIRST == 10
