@@ -12,7 +12,7 @@ from claims.runner.measures import Result
 
 TEACHER, STUDENT = {"width": 320, "ff": 1024}, {"width": 192}
 STEPS, PROMPTS, GROUP = 24, 16, 4                          # of on-policy distillation
-ONCE, PASSES = 56, 3                                       # steps of fine-tuning that read all answers once; and how often else
+ONCE, PASSES = 64, 3                                       # steps of fine-tuning that read all answers once; and how often else
 LIFTS = "on-policy - student"
 ARMS = {"SFT": "on-policy - SFT", f"SFT, {PASSES} passes": f"on-policy - SFT, {PASSES} passes"}
 

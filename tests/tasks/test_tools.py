@@ -9,6 +9,7 @@ import pytest
 from helpers import refusal, run_main, tiny_checkpoint, write_rows
 
 import chat
+import distill
 import evaluate
 import grpo
 from engine import calls
@@ -269,6 +270,7 @@ def test_flags_and_refusals(folder, tmp_path):
         (["--data", LARGE, "--mode", "plain"], "--mode plain has no turns"),
         (["--data", LARGE, "--think-budget", 3], "--think-budget watches one turn")):
         assert message in refusal(grpo, *common, *flags)
+        assert message in refusal(distill, *common, "--teacher", folder, *flags)
     assert not (tmp_path / "run").exists()
     asked = ["--init", folder, "--chat", "--tool", "calculator"]
     assert "two tools" in refusal(evaluate, *asked, "x.py:calculator", "--data", "q.jsonl")

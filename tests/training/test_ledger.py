@@ -214,6 +214,11 @@ def test_made_data_brings_its_cost_and_what_comes_two_ways_counts_once(base, tmp
     assert code == 0, err
     second = read_ledger(tmp_path / "b")
     assert second["total"] == first["total"] + second["own"]["training"]      # made.jsonl is in a's cost already
+    code, _, err = run_main(grpo, "--init", base, "--data", "world:ops=1", "--out", tmp_path / "c", *GRPO, "--steps", 1,
+                            "--sft-data", f"{again}@2", "--sft-tokens", 128, "--seq-len", 128)
+    assert code == 0, err
+    third = read_ledger(tmp_path / "c")
+    assert third["total"] == 1050 + sum(third["own"].values()) and third["inherited"].keys() < second["inherited"].keys()
 
 
 def test_shards_carry_the_cost_of_what_they_were_made_of(base, tmp_path):
