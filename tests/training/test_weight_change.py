@@ -17,15 +17,16 @@ def test_against_a_count_by_hand():
               "layers.1.k_proj.weight": torch.tensor([[2.0], [0.0]]), "layers.0.q_proj.bias": torch.zeros(1)}
     after = {name: w.clone() for name, w in before.items()}
     after["layers.0.q_proj.weight"] += torch.tensor([0.001, 0.005, 0.05, -0.5])   # bf16 has steps of 0.0078 above 1
+    after["layers.0.k_proj.weight"][0] += 0.012           # 0.01 of 2 is more, and above 2 bf16 has steps of 0.0156
     after["layers.1.k_proj.weight"] += torch.tensor([[0.0], [1e-6]])              # small, but beside 0 it is all there is
     found = weight_change(before, after)
     assert list(found) == ["all", "q_proj", "k_proj", "q_proj.bias"]
     q, k, every = found["q_proj"], found["k_proj"], found["all"]
     assert q["weights"] == 4 and q["moved"] == {"bf16": 0.75, "0.01": 0.5, "0.1": 0.25}
     assert q["norm"] == pytest.approx(math.sqrt((0.001 ** 2 + 0.005 ** 2 + 0.05 ** 2 + 0.5 ** 2) / 4), rel=1e-4)
-    assert k["weights"] == 4 and k["moved"] == {"bf16": 0.25, "0.01": 0, "0.1": 0}
-    assert k["norm"] == pytest.approx(1e-6 / math.sqrt(12), rel=1e-3)
-    assert every["weights"] == 9 and every["moved"]["bf16"] == round(4 / 9, 6) and every["moved"]["0.1"] == round(1 / 9, 6)
+    assert k["weights"] == 4 and k["moved"] == {"bf16": 0.5, "0.01": 0, "0.1": 0}
+    assert k["norm"] == pytest.approx(0.012 / math.sqrt(12), rel=1e-3)
+    assert every["weights"] == 9 and every["moved"]["bf16"] == round(5 / 9, 6) and every["moved"]["0.1"] == round(1 / 9, 6)
     assert found["q_proj.bias"] == {"weights": 1, "moved": dict.fromkeys(("bf16", "0.01", "0.1"), 0), "norm": 0}
     grown = weight_change(before, after | {"layers.0.q_proj.bias": torch.ones(1)})["q_proj.bias"]
     assert grown["moved"] == dict.fromkeys(("bf16", "0.01", "0.1"), 1) and grown["norm"] is None   # there was nothing before
