@@ -94,6 +94,7 @@ def sandbox(tmp_path_factory, toy_run):
                         + "\n" for i in range(60))
     chats = "".join(json.dumps({"messages": [{"role": "user", "content": f"Say {i}."},
                                              {"role": "assistant", "content": f"{i}"}]}) + "\n" for i in range(40))
+    pages = "".join(json.dumps({"text": f"The lions number {i}.", "book": i // 4}) + "\n" for i in range(40))
     pairs = "".join(json.dumps({"prompt": f"Say {i}.", "chosen": f"{i}", "rejected": f"{i} {i}"}) + "\n" for i in range(40))
     thought = "".join(json.dumps({"text": f"What is {i} + 1?\n<think>\n{i} and 1\n</think>\nIt is {i + 1}."}) + "\n"
                       for i in range(9))
@@ -101,7 +102,8 @@ def sandbox(tmp_path_factory, toy_run):
                           "problems.jsonl": questions, "corpus/a.jsonl": questions,
                           "gsm8k/test.jsonl": questions, "gsm8k/train.jsonl": questions, "data/gsm8k/test.jsonl": questions,
                           "data/math500/test.jsonl": questions.replace("question", "problem"),
-                          "conversations.jsonl": chats, "pairs.jsonl": pairs, "pivots.jsonl": pairs}.items():
+                          "conversations.jsonl": chats, "pairs.jsonl": pairs, "pivots.jsonl": pairs,
+                          "pages.jsonl": pages}.items():
         (here / name).parent.mkdir(parents=True, exist_ok=True)
         (here / name).write_text(content)
     for name in ("base", "text", "mix", "mid", "sft", "cold", "calls", "dpo", "grpo"):
@@ -140,7 +142,7 @@ def test_command(where, command, fresh, sandbox):
         if shutil.which("make"):
             assert run(f"make --dry-run {command.split()[1]}", ROOT).returncode == 0
         return
-    if re.search(r"recipes/(laptop|spurious|midtraining|star|generations|text_rl)\.sh", command):
+    if re.search(r"recipes/(laptop|spurious|midtraining|star|generations|text_rl|long_context)\.sh", command):
         return                                                                # has a test of its own, below
     if "one_gpu.sh" in command:
         command = f"bash {ROOT}/recipes/one_gpu.sh corpus/ held_out.txt"
@@ -237,6 +239,19 @@ def test_branches_of_mid_training(tmp_path):
     assert logs[0]["flags"]["max_new_tokens"] == ["64", "112@2", "160@3"] and logs[-1]["step"] == 3
     evaluation = json.loads((tmp_path / "out" / "long.json").read_text())
     assert len(evaluation["results"]) == 2 and "<svg" in (tmp_path / "out" / "stable.html").read_text()
+
+
+def test_a_longer_context(tmp_path):
+    """One of the ways: YaRN, from a base of 64 tokens to 128; and its needles beside those of the base."""
+    few = dict(BASE="2", MORE="2", PROBLEMS="1", LENGTHS="64-128", SHORT="64", LONG="128", WAYS="yarn", PYTHON=sys.executable,
+               SHAPE="--layers 2 --width 16 --heads 2 --kv-heads 1 --attention rope+nope")
+    done = run(f"bash {ROOT}/recipes/long_context.sh", tmp_path, OUT=str(tmp_path / "out"), **few)
+    assert done.returncode == 0, done.stderr[-3000:]
+    config = json.loads((tmp_path / "out" / "yarn" / "config.json").read_text())
+    assert config["rope_parameters"]["factor"] == 2 and config["rope_parameters"]["original_max_position_embeddings"] == 64
+    found = [next(iter(r.values())) for r in json.loads((tmp_path / "out" / "needles.json").read_text())["results"].values()]
+    assert [r["window"] for r in found] == [64, 128] and len(found[1]["attention"]) == 2
+    assert [[row["beyond"] for row in r["lengths"]] for r in found] == [[False, True], [False, False]]
 
 
 @pytest.mark.slow

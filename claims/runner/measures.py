@@ -32,7 +32,7 @@ class Result:
 
     line      the JSON of its last line; for training scripts as well as for evaluate.py
     right     {stratum: [(samples with every step right, samples) of each problem]}, of evaluate.py; tasks other than the world
-              have 0 in the place of the number of operations
+              have 0 in the place of the number of operations, needles their length in tokens
     answered  the same of samples with the right answer
     formed    the same of samples that ended by themselves, in the right form
     lengths   {stratum: [(tokens of all samples, samples) of each problem]}, of worlds
@@ -93,7 +93,8 @@ class Result:
         return total / weight
 
     def rate(self, k: int = 1, ops: str | int = "", data: str = "", of: str = "right") -> float:
-        """Mean pass@k over problems: of these operations ("2-3"; all where it is ""), of worlds whose SPEC has `data` in it.
+        """Mean pass@k over problems: of these operations ("2-3"; all where it is ""; of needles the length), of worlds whose SPEC
+        has `data` in it.
         of: right, every step counts; answered, the answer alone; formed, the form alone."""
         band, total, weight = parse_band("ops", str(ops)) if ops else None, 0.0, 0.0
         for stratum, counts in getattr(self, of).items():
@@ -155,6 +156,11 @@ class Result:
         values = [record[metric] for record in self.records if metric in record]
         return float(np.mean(values[-max(1, len(values) // 3):]))
 
+    def attention(self, length: int, part: str) -> float:
+        """The share of attention on a part of needles of this length, or "entropy": the mean over layers."""
+        (found,) = [at["layers"] for other in self.others.values() for at in other.get("attention", []) if at["length"] == length]
+        return float(np.mean([layer[part] for layer in found]))
+
     def heldout_loss(self) -> float:
         """The loss on the --eval-data loss:SPEC of a training command (of one, if there are several)."""
         return next(found["loss"] for name, found in self.line["eval"].items() if name.startswith("loss:"))
@@ -175,7 +181,10 @@ def read_result(out: Path, line: dict) -> Result:
                             getattr(result, counted)[stratum] = row[counted]
             if "rows" not in found:
                 result.others[name] = found
-            if "right" in found:                          # questions of another task
+            for row in found.get("lengths", []):          # needles
+                stratum = (name, row["length"], len(row["right"]))
+                result.right[stratum] = result.answered[stratum] = row["right"]
+            if "right" in found and "lengths" not in found:                   # questions of another task
                 stratum = (name, 0, len(found["right"]))
                 result.right[stratum] = result.answered[stratum] = found["right"]
     elif out.suffix == ".jsonl" and "documents" in line:
