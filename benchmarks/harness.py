@@ -24,6 +24,7 @@ from sampler import Sampler
 from tasks.benchmarks.ask import FEW_SHOT_STOP, before
 from tasks.benchmarks.read import open_benchmark
 from tasks.benchmarks.score import chosen, prompts_for
+from tasks.equivalence import same_answer
 from tasks.task import Problem, Reply
 from tokenizer import Tokenizer
 from training import cli
@@ -118,11 +119,13 @@ def parting(model: Transformer, tokenizer: Tokenizer, prompt: list[int], ours: l
 
 
 def compared(problem: Problem, ours: dict, row: dict, metric: str) -> dict:
-    """One question: what both answered, as each reads it, and whether it is right."""
+    """One question: what both answered, as each reads it, and whether it is right. (math_verify does not say what it reads.)"""
     text, theirs = ours["text"].strip(), row["resps"][0][0].strip()
     read = row["filtered_resps"][0] if metric == "exact_match" else None
+    ours_read = problem.task.answer_in(text)
     return {"gold": problem.answer, "same_text": text == theirs,
-            "ours": problem.task.answer_in(text), "ours_right": problem.task.grade(problem, Reply(text)).right,
+            "same_answer": None if read is None else same_answer(ours_read, read.rstrip(".")),
+            "ours": ours_read, "ours_right": problem.task.grade(problem, Reply(text)).right,
             "lm_eval": read, "lm_eval_right": bool(row[metric]),
             "ours_of_theirs": problem.task.grade(problem, Reply(theirs)).right}
 
@@ -160,10 +163,11 @@ def bench_harness(init: str, names: Sequence[str], data: str, template: str, lim
 
 
 def summed(title: str, found: list[dict]) -> dict:
-    """A benchmark: how many are right by each side, how often they say and judge the same, and every question."""
+    """A benchmark: how many are right by each side, how often they say, read and judge the same, and every question."""
     return {"benchmark": title, "questions": len(found),
             "ours_right": sum(q["ours_right"] for q in found), "lm_eval_right": sum(q["lm_eval_right"] for q in found),
             "same_text": sum(q["same_text"] for q in found),
+            "same_answer": None if found[0]["same_answer"] is None else sum(q["same_answer"] for q in found),
             "same_verdict": sum(q["ours_right"] == q["lm_eval_right"] for q in found),
             "same_verdict_on_one_text": sum(q["ours_of_theirs"] == q["lm_eval_right"] for q in found), "answers": found}
 

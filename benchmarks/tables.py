@@ -333,16 +333,16 @@ def harness_table() -> str:
     parts = []
     for r in newest("harness").values():
         rows = [[x["benchmark"], x["questions"], x["ours_right"], x["lm_eval_right"], x["same_verdict"], x["same_text"],
-                 x["same_verdict_on_one_text"]] for x in r["rows"]]
+                 "–" if x["same_answer"] is None else x["same_answer"], x["same_verdict_on_one_text"]] for x in r["rows"]]
         parts += [f"{r['init']} in float32 on {r['device']}, template {r['template']}, greedy, at most {r['limit']} tokens:",
                   markdown(["benchmark", "questions", "right: ours", "right: lm-eval", "same verdict", "same text",
-                            "same verdict on lm-eval's text"], rows)]
+                            "same answer read", "same verdict on lm-eval's text"], rows)]
         for x in r["rows"]:
             differ = [[i, short(q["gold"]), short(q["ours"]), yes(q["ours_right"]), short(q["lm_eval"]), yes(q["lm_eval_right"]),
                        why(q)] for i, q in enumerate(x["answers"])
-                      if not q["same_text"] or q["ours_right"] != q["lm_eval_right"]]
+                      if not q["same_text"] or q["same_answer"] is False or q["ours_right"] != q["lm_eval_right"]]
             if differ:
-                parts.append(fold(f"{x['benchmark']}: the questions on which a text or a verdict differ", markdown(
+                parts.append(fold(f"{x['benchmark']}: the questions on which a text, an answer or a verdict differ", markdown(
                     ["question", "gold", "ours", "right", "lm-eval", "right", "why"], differ)))
     return "\n\n".join(parts)
 

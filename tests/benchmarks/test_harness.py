@@ -66,6 +66,7 @@ def test_answers_beside_each_other(fake, toy_run, tmp_path, monkeypatch, capsys)
     for r, read in zip(record["rows"], (["1", "5", "3", "4"], [None] * 4)):
         assert (r["questions"], r["ours_right"], r["lm_eval_right"], r["same_text"]) == (4, 2, 4, 2)
         assert (r["same_verdict"], r["same_verdict_on_one_text"]) == (2, 3)
+        assert r["same_answer"] == (2 if read[0] else None)                  # 1 and 3; not 2 or 5, nor 9 and 4
         assert [q["lm_eval"] for q in r["answers"]] == read and [q["gold"] for q in r["answers"]] == ["1", "2", "3", "4"]
         assert [q["ours_right"] for q in r["answers"]] == [True, False, True, False]
         assert ["parting" in q for q in r["answers"]] == [False, False, True, True]
@@ -77,7 +78,7 @@ def test_answers_beside_each_other(fake, toy_run, tmp_path, monkeypatch, capsys)
     assert prompts[0]["prompt"] == tokenizer.decode(tokenizer.chat_prompt(task.prompt(task.problem(0), "chat")))
     monkeypatch.setattr(tables, "newest", lambda name: {("CPU", "float32"): record})
     table = tables.harness_table()
-    assert "| GSM8K | 4 | 2 | 4 | 2 | 2 | 3 |" in table and table.count("<details>") == 2
+    assert "| GSM8K | 4 | 2 | 4 | 2 | 2 | 2 | 3 |" in table and table.count("<details>") == 2
     assert table.count("| the same text, read in two ways |") == 2
     monkeypatch.setattr(sys, "argv", ["bench.py", *map(str, flags[:-4]), "--limit", "3", "--out", str(out)])
     assert "is of another comparison" in refusal(bench, *flags[:-4], "--limit", 3, "--out", out)
