@@ -5,6 +5,7 @@
     python bench.py kernels   single blocks against torch: attention, matrix product, norm, log-probability
     python bench.py exact     what exact mode costs: a training step, a rollout, a GRPO step
     python bench.py learn --init runs/laptop/sft --steps 60         GRPO in exact and in fast mode: rewards, differing bits
+    python bench.py groups    a decoding step with 1, 2, 4, 8 key/value heads at equal parameters: time and memory by length
     python bench.py launches              registers, spills, instructions of each Triton launch; no GPU needed
     python bench.py probe     which blocks give a row the same bits in every batch on this device
     python bench.py bits --device cuda --dtype bfloat16             sampled tokens with a different log-probability in the trainer
@@ -40,6 +41,7 @@ from benchmarks import (
     bits,
     blocks,
     exact,
+    groups,
     grpo_runs,
     harness,
     large,
@@ -64,6 +66,7 @@ BENCHES = {
     "kernels": lambda a, rows: blocks.bench_kernels(a.device, a.dtype, a.rounds, rows, a.toy),
     "exact": lambda a, rows: exact.bench_exact(a.device, a.dtype, a.rounds, rows, a.toy),
     "learn": lambda a, rows: grpo_runs.bench_learn(a.init, a.steps, rows, a.toy, a.device, a.dtype),
+    "groups": lambda a, rows: groups.bench_groups(a.device, a.dtype, a.rounds, rows, a.toy),
     "launches": lambda a, rows: launches.bench_launches(a.toy),
     "probe": lambda a, rows: bits.bench_probe(a.device, a.dtype, rows, a.toy),
     "bits": lambda a, rows: bits.bench_bits(a.device, a.dtype, a.tokens or 1_000_000, rows, a.toy),
@@ -81,7 +84,7 @@ BENCHES = {
 ALL = ("train", "sampler", "rl", "kernels", "exact")      # comparisons with others that take minutes each
 LINES = {"train": peers.speed_lines, "rl": peers.speed_lines, "sampler": peers.sampler_lines, "kernels": timing.block_lines,
          "exact": timing.block_lines, "probe": bits.probe_lines, "answers": answers.lines,
-         "harness": harness.lines}                  # for the terminal
+         "harness": harness.lines, "groups": groups.lines}                # for the terminal
 
 
 def of(*names: str) -> Callable:
@@ -92,15 +95,16 @@ def of(*names: str) -> Callable:
 # when a flag has an effect (see cli.Parser)
 WHY = "on {what}"
 NEEDS = (
-    ("--rounds", of(*ALL, "all", "pretrain", "async"), WHY), ("--steps", of("async", "learn"), WHY),
-    ("--device", of(*ALL, "all", "probe", "bits", "shapes", "pretrain", "largest", "learn"), WHY),
-    ("--dtype", of(*ALL, "all", "probe", "bits", "shapes", "pretrain", "learn"), WHY),
+    ("--rounds", of(*ALL, "all", "pretrain", "async", "groups"), WHY), ("--steps", of("async", "learn"), WHY),
+    ("--device", of(*ALL, "all", "probe", "bits", "shapes", "pretrain", "largest", "learn", "groups"), WHY),
+    ("--dtype", of(*ALL, "all", "probe", "bits", "shapes", "pretrain", "learn", "groups"), WHY),
     ("--tokens", of("bits", "shapes"), WHY), ("--sizes", of("pretrain"), WHY), ("--seed", of("pipeline", "answers"), WHY),
     ("--keep", of("pipeline", "async", "harness"), WHY), ("--runs", of("spurious"), WHY),
     ("--init", of("real", "async", "learn", "harness"), WHY),
     ("--benchmark --benchmark-data --template --limit --python", of("harness"), WHY),
     ("--data", of("real"), WHY), ("--cases", of("answers"), WHY),
-    ("--toy", of(*ALL, "all", "answers", "launches", "probe", "bits", "shapes", "pretrain", "learn", "async"), WHY),
+    ("--toy", of(*ALL, "all", "answers", "launches", "probe", "bits", "shapes", "pretrain", "learn", "async",
+                 "groups"), WHY),
     ("--out", lambda args: args.what != "readme", WHY),
 )
 

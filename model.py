@@ -5,7 +5,7 @@ plain options: QK-norm, q/k/v bias, tied head, norm after the block (OLMo 2), la
 window, attention sinks, a gate for each head, Llama 3 and YaRN scaling. Weights have their Hugging Face names, and a checkpoint
 is a Hugging Face folder:
 
-    model, tokenizer = load("some/folder")          # Llama 3.x, Qwen2/2.5, Qwen3, SmolLM 1-3, OLMo 2/3, or our own
+    model, tokenizer = load("some/folder")          # Llama 3.x, Qwen2/2.5, Qwen3, SmolLM 1-3, OLMo 2/3, Granite SWA, ours
     logits = model(tokens)                          # (B, T) -> (B, T, V)
 
 The letters used everywhere:

@@ -1,8 +1,8 @@
 """Hugging Face folders: config.json to and from our Config's fields, and weights in (sharded) safetensors files.
 
 A checkpoint of nanothink *is* such a folder, so this file is all of import and export. It knows the Llama, Qwen2, Qwen3, SmolLM3,
-OLMo 2 and OLMo 3 architectures (SmolLM and SmolLM2 call themselves Llama). Weight names are the same on both sides, except for
-the prefix "model." of Hugging Face.
+OLMo 2, OLMo 3 and Granite SWA (attention sinks) architectures (SmolLM and SmolLM2 call themselves Llama). Weight names are the
+same on both sides, except for the prefix "model." of Hugging Face.
 
 Simpler than transformers:
 - weights only in safetensors files, not quantised;
@@ -21,17 +21,19 @@ from safetensors.torch import save_file
 from formats.files import read_json, remove, write_atomically, write_json
 
 KINDS = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM",
-         "smollm3": "SmolLM3ForCausalLM",
+         "smollm3": "SmolLM3ForCausalLM", "granite_swa": "GraniteSWAForCausalLM",
          "olmo2": "Olmo2ForCausalLM", "olmo3": "Olmo3ForCausalLM", "nanothink": "NanothinkForCausalLM"}
 # The defaults of transformers for fields that config.json lacks: those of all families, then those of single families.
 COMMON = {"num_key_value_heads": None, "head_dim": None, "hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 10_000.0,
           "max_position_embeddings": 2048, "tie_word_embeddings": False, "attention_bias": False, "mlp_bias": False,
           "layer_types": None, "use_sliding_window": False, "sliding_window": None, "max_window_layers": 28,
-          "no_rope_layers": None, "no_rope_layer_interval": 4}
+          "no_rope_layers": None, "no_rope_layer_interval": 4, "layer_rope_theta": None}
 QWEN = {"num_key_value_heads": 32, "max_position_embeddings": 32_768, "sliding_window": 4096}
 DEFAULTS = {"llama": {}, "qwen2": QWEN, "qwen3": QWEN | {"head_dim": 128},
             "smollm3": {"num_key_value_heads": 4, "max_position_embeddings": 32_768, "tie_word_embeddings": True,
                         "rope_theta": 2_000_000.0},
+            "granite_swa": {"num_key_value_heads": 4, "rms_norm_eps": 1e-5, "max_position_embeddings": 8192,
+                            "tie_word_embeddings": True, "sliding_window": 128, "attention_multiplier": 1.0},
             "olmo2": {"rms_norm_eps": 1e-5},
             "olmo3": {"rms_norm_eps": 1e-5, "rope_theta": 500_000.0, "sliding_window": 4096}}
 WHOLE = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")       # no defaults
@@ -45,7 +47,8 @@ SWITCHES = ("tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_wi
 # Fields of our Config that Hugging Face's architectures can express. If any other field is set, model_type is "nanothink", which
 # keeps every field.
 EXPRESSED = {"vocab_size", "layers", "width", "heads", "kv_heads", "head_size", "ff", "attention", "window", "qk_norm",
-             "qkv_bias", "tied", "norm_after", "eps", "rope_theta", "rope_scaling", "scale_windows", "context"}
+             "qkv_bias", "tied", "norm_after", "eps", "rope_theta", "rope_scaling", "scale_windows", "context", "sinks"}
+FACTORS = "embedding_multiplier", "residual_multiplier", "logits_scaling"     # of Granite; ours are all 1
 
 
 def fields_from(hf: dict, where: str | Path = "config.json") -> dict:
@@ -74,7 +77,8 @@ def fields_from(hf: dict, where: str | Path = "config.json") -> dict:
     if type(hf["max_window_layers"]) is not int:
         raise ValueError(f"{where}: max_window_layers={hf['max_window_layers']!r} must be a whole number")
     for key, wanted in (("hidden_act", "silu"), ("mlp_bias", False), ("quantization_config", None),
-                        ("partial_rotary_factor", 1.0), ("is_causal", True)):
+                        ("partial_rotary_factor", 1.0), ("is_causal", True),
+                        *((factor, 1.0) for factor in FACTORS if kind == "granite_swa")):
         if hf.get(key, wanted) != wanted:
             raise ValueError(f"{where}: {key}={hf[key]!r} is not supported, only {wanted!r}")
     if kind != "qwen2" and hf["attention_bias"]:
@@ -86,18 +90,35 @@ def fields_from(hf: dict, where: str | Path = "config.json") -> dict:
         "kv_heads": hf["num_key_value_heads"] or heads, "head_size": hf["head_dim"] or width // heads,
         "ff": hf["intermediate_size"], "tied": hf["tie_word_embeddings"], "eps": hf["rms_norm_eps"], "context": context,
         "qkv_bias": kind == "qwen2", "qk_norm": {"qwen3": "head", "olmo2": "full", "olmo3": "full"}.get(kind, ""),
-        "norm_after": kind in ("olmo2", "olmo3"), "scale_windows": kind != "olmo3",
+        "norm_after": kind in ("olmo2", "olmo3"), "scale_windows": kind != "olmo3", "sinks": kind == "granite_swa",
     }
-    fields["attention"], fields["window"] = _attention(hf, kind, layers, where)
+    thetas = _thetas(hf, layers, where) if kind == "granite_swa" else []
+    if kind == "granite_swa" and hf["attention_multiplier"] != fields["head_size"] ** -0.5:
+        raise ValueError(f"{where}: attention_multiplier={hf['attention_multiplier']!r} is not supported, only "
+                         f"{fields['head_size'] ** -0.5!r}, 1 / sqrt(head size)")
+    fields["attention"], fields["window"] = _attention(hf, kind, layers, thetas, where)
     fields["rope_theta"], fields["rope_scaling"] = _rope(hf, kind, context, "window" in fields["attention"], where)
+    fields["rope_theta"] = max(thetas, default=0) or fields["rope_theta"]     # a list of them wins
     return fields
 
 
-def _attention(hf, kind, layers, where):
+def _thetas(hf, layers, where):
+    """Granite's base of the rotary embedding of each layer, 0 for none; empty where it gives none."""
+    thetas = hf["layer_rope_theta"]
+    if thetas is None:
+        return []
+    if not isinstance(thetas, list) or len(thetas) != layers or any(type(x) not in (int, float) or x < 0 for x in thetas):
+        raise ValueError(f"{where}: layer_rope_theta={thetas!r} must be a list with a number for each of {layers} layers")
+    if len({x for x in thetas if x}) > 1:
+        raise ValueError(f"{where}: layer_rope_theta={thetas!r} is not supported, only one base for all layers with RoPE")
+    return thetas
+
+
+def _attention(hf, kind, layers, thetas, where):
     """The kind of each layer ("rope", "nope", "window"), and the window."""
-    slides = kind == "olmo3" or (kind in ("qwen2", "qwen3", "smollm3") and hf["use_sliding_window"])
+    slides = kind in ("olmo3", "granite_swa") or (kind in ("qwen2", "qwen3", "smollm3") and hf["use_sliding_window"])
     window, types = hf["sliding_window"] if slides else None, hf["layer_types"]
-    has_rope = [True] * layers
+    has_rope = [bool(x) for x in thetas] or [True] * layers
     if kind == "smollm3":
         has_rope = hf["no_rope_layers"]
         if has_rope is None:
@@ -105,7 +126,8 @@ def _attention(hf, kind, layers, where):
         if not isinstance(has_rope, list) or len(has_rope) < layers or any(r not in (0, 1) for r in has_rope):
             raise ValueError(f"{where}: no_rope_layers={has_rope!r} must be a list with a 0 or 1 for each of {layers} layers")
     if types is None:
-        slide = {"olmo3": lambda i: (i + 1) % 4 != 0, "smollm3": lambda i: window and not has_rope[i],
+        slide = {"olmo3": lambda i: (i + 1) % 4 != 0, "granite_swa": lambda i: i % 4 != 0,
+                 "smollm3": lambda i: window and not has_rope[i],
                  "qwen2": lambda i: window and i >= hf["max_window_layers"]}
         slide = slide.get("qwen2" if kind == "qwen3" else kind, lambda i: False)
         types = ["sliding_attention" if slide(i) else "full_attention" for i in range(layers)]
@@ -175,10 +197,14 @@ def config_for(c: Any, eos: list[int] | None = None, bos: int | None = None, dty
         hf["rope_scaling"] = c.rope_scaling
     if c.norm_after:
         del hf["head_dim"]                                 # these classes always use width / heads
-    if hf["model_type"] in ("qwen2", "qwen3", "smollm3", "olmo3"):
+    if hf["model_type"] in ("qwen2", "qwen3", "smollm3", "olmo3", "granite_swa"):
         hf["layer_types"] = ["sliding_attention" if a == "window" else "full_attention" for a in c.attention]
         hf["sliding_window"] = c.window or None
         hf["use_sliding_window"] = bool(c.window)
+    if hf["model_type"] == "granite_swa":
+        hf |= {"attention_multiplier": c.head_size ** -0.5} | dict.fromkeys(FACTORS, 1.0)
+        hf["sliding_window"] = c.window or 128             # transformers wants one, also where no layer has it
+        hf["layer_rope_theta"] = [0.0 if a == "nope" else c.rope_theta for a in c.attention]
     if hf["model_type"] == "smollm3":
         hf["no_rope_layers"] = [int(a != "nope") for a in c.attention]
     if hf["model_type"] == "olmo3":
@@ -200,6 +226,8 @@ def kind_of(c: Any) -> str:
         return "nanothink"
     if c.rope_scaling and c.window and c.scale_windows == c.norm_after:       # only OLMo 3 has other positions in windows
         return "nanothink"
+    if c.sinks:
+        return "nanothink" if c.qk_norm or c.qkv_bias or c.norm_after else "granite_swa"
     if c.norm_after:
         if c.qk_norm == "full" and plain_heads and not c.qkv_bias and "nope" not in kinds:
             if "window" in kinds:

@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 
+from engine.cache import KVCache
 from kernels import Packing, exact, fast, fast_attention
 from model import Config, Transformer
 from sampler import Sampler
@@ -73,6 +74,24 @@ def test_the_log_sum_exp_and_its_gradient(form, plain, window, packed, monkeypat
                     for pair in (found, wanted))
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("form", [fast, exact])
+@pytest.mark.parametrize("new", [1, 3])
+@pytest.mark.parametrize("window", [0, 70])
+def test_a_cache_gives_the_log_sum_exp(form, new, window):
+    g, lengths = torch.Generator().manual_seed(0), [150, 3, 65]
+    cache = KVCache(Config(layers=1, heads=4, kv_heads=2, head_size=6), 3, 12, 200, dtype=torch.float64)
+    q, k, v = (torch.randn(3, 150, heads, 6, generator=g, dtype=torch.float64) for heads in (4, 2, 2))
+    for row, n in enumerate(lengths):
+        cache.reserve(row, n)
+        cache.fill(row, k[row, None, :n], v[row, None, :n])
+        cache.lengths[row] = n - new
+    last = torch.stack([q[row, n - new:n] for row, n in enumerate(lengths)])
+    found = form.attend_cached(last, cache.pools[0], 0, window, lse=True)
+    for row, n in enumerate(lengths):
+        for a, b in zip(found, slowly(q[row, :n], k[row, :n], v[row, :n], [0] * n, window), strict=True):
+            torch.testing.assert_close(a[row], b[n - new:], rtol=1e-10, atol=1e-11)
 
 
 def test_both_forms_of_the_gate_and_its_gradient():

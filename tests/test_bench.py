@@ -12,7 +12,7 @@ if not torch.cuda.is_available():
 
 import bench  # noqa: E402
 import kernels  # noqa: E402
-from benchmarks import blocks, exact, large, peers, readme, records, tables, timing  # noqa: E402
+from benchmarks import blocks, exact, groups, large, peers, readme, records, tables, timing  # noqa: E402
 from model import Config, Transformer  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -191,3 +191,23 @@ def test_a_bench_that_ends_keeps_one_record_and_no_pieces(tmp_path, capsys):
     assert file.name == "bench_probe.jsonl" and len(record["rows"]) > 5 and record["commit"]
     assert records.records_of("probe", tmp_path) == [record]
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["probe"]["rows"] == record["rows"]
+
+
+def test_groups_have_equal_parameters_and_a_cache_by_their_number(monkeypatch):
+    """Each step decodes one token of every row behind as many tokens as the row says."""
+    ran, decode = [], Transformer.decode
+
+    def noted(self, tokens, cache):
+        ran.append((self.config.kv_heads, cache.lengths.tolist(), tokens.shape))
+        return decode(self, tokens, cache)
+    monkeypatch.setattr(Transformer, "decode", noted)
+    result = groups.bench_groups(CPU, torch.float32, 1, [], toy=True)
+    assert {(K, n[0]) for K, n, _ in ran} == {(K, n) for K in (1, 2, 4, 8) for n in (64, 128)}
+    assert all(len(set(n)) == 1 and shape == (2, 1) for _, n, shape in ran)
+    counts = result["parameters"].values()
+    assert max(counts) < 1.02 * min(counts)
+    for row in result["rows"]:
+        for K, megabytes in row["cache_mb"].items():      # rows, tokens, heads, k and v, head size, bytes
+            assert megabytes == pytest.approx(2 * row["length"] * int(K) * 2 * 8 * 4 / 2 ** 20, abs=0.001)
+        assert all(ms > 0 for ms in row["ms"].values())
+    assert len(groups.lines(result)) == 2

@@ -47,7 +47,7 @@ TOY = (  # flags added to the commands that match (the last one wins), so that t
     (r"recipes\.grpo_small", "--start-steps 2 --steps 1 --prompts 2 --group 2 --max-new-tokens 4"),
     (r"bench\.py(?! plan --(params|init|fit))", "--out results"),
     (r"bench\.py (?!real|plan --(params|init|fit))", "--toy"),
-    (r"bench\.py (train|sampler|kernels|exact|pretrain|async|all|plan --check)", "--rounds 1"),
+    (r"bench\.py (train|sampler|kernels|exact|groups|pretrain|async|all|plan --check)", "--rounds 1"),
     (r"bench\.py (?!real|learn|launches|async|answers|plan --check)", "--device cpu"),
 )
 

@@ -29,6 +29,9 @@ FAMILIES = {
     "qwen2 windows": ("Qwen2Config", dict(use_sliding_window=True, sliding_window=16, max_window_layers=2)),
     "qwen3": ("Qwen3Config", dict(head_dim=32)),
     "smollm3": ("SmolLM3Config", {}),
+    "granite swa": ("GraniteSWAConfig", dict(
+        sliding_window=16, attention_multiplier=16 ** -0.5, layer_rope_theta=[0, 500, 500, 0],
+        layer_types=["full_attention", "sliding_attention", "sliding_attention", "full_attention"])),
     "olmo2": ("Olmo2Config", {}),
     "olmo3": ("Olmo3Config", dict(sliding_window=16)),
     "olmo3 yarn": ("Olmo3Config", dict(sliding_window=16, rope_scaling=YARN)),
@@ -80,7 +83,8 @@ def test_old_spelling_of_rope_and_shards(tmp_path):
     dict(qkv_bias=True, tied=False),
     dict(qk_norm="full", norm_after=True), dict(norm_after=True, qk_norm="full", attention="window+rope", window=9),
     dict(qk_norm="head", attention="rope+nope"), dict(qk_norm="full"), dict(qkv_bias=True, qk_norm="head"),
-    dict(head_size=10)])
+    dict(head_size=10), dict(sinks=True, attention="window+nope", window=9), dict(sinks=True, head_size=10),
+    dict(sinks=True, qk_norm="head"), dict(qk_norm="full", qk_scale=True), dict(head_gate=True)])
 @torch.no_grad()
 def test_every_architecture_survives_its_folder_and_opens_in_transformers_where_it_exists(options, tmp_path):
     torch.manual_seed(0)

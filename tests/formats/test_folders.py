@@ -19,7 +19,8 @@ SMALL = dict(vocab_size=60, hidden_size=32, intermediate_size=48, num_hidden_lay
              num_key_value_heads=2, head_dim=8, max_position_embeddings=64, pad_token_id=None, bos_token_id=None,
              eos_token_id=None)
 CLASSES = {"llama": "LlamaConfig", "qwen2": "Qwen2Config", "qwen3": "Qwen3Config", "smollm3": "SmolLM3Config",
-           "olmo2": "Olmo2Config", "olmo3": "Olmo3Config"}
+           "olmo2": "Olmo2Config", "olmo3": "Olmo3Config", "granite_swa": "GraniteSWAConfig"}
+GRANITE = {"attention_multiplier": 8 ** -0.5}             # that of all others
 TOKENS = torch.randint(0, 60, (1, 48), generator=torch.Generator().manual_seed(0))
 SLIDE, FULL = "sliding_attention", "full_attention"
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "rope_theta": 10000.0}
@@ -55,6 +56,9 @@ CHANGES = [
     {"layer_types": ["chunked_attention"] * 4}, {"layer_types": FULL}, {"no_rope_layers": None},
     {"no_rope_layers": [1, 0, 0, 1]}, {"no_rope_layers": [0, 1]}, {"no_rope_layers": []}, {"no_rope_layers": [1, 1, 0, 0, 1, 1]},
     {"no_rope_layers": None, "no_rope_layer_interval": 2}, {"no_rope_layers": None, "no_rope_layer_interval": 0},
+    {"layer_rope_theta": [0, 300, 300.0, 0], "layer_types": [FULL, SLIDE, FULL, FULL]}, {"layer_rope_theta": [0, 0, 0, 0]},
+    {"layer_rope_theta": [0] * 4, "layer_types": [FULL] * 4}, {"layer_rope_theta": [10, 20, 10, 20]}, {"layer_rope_theta": [10]},
+    {"layer_rope_theta": 10}, {"layer_rope_theta": ["10"] * 4},
     {"head_dim": None}, {"head_dim": 16}, {"num_key_value_heads": None}, {"num_key_value_heads": 3}, {"hidden_act": "gelu"},
     {"hidden_act": None}, {"tie_word_embeddings": None}, {"quantization_config": {"quant_method": "fp8"}},
     {"num_attention_heads": 3}, {"rms_norm_eps": 0.0}, {"rms_norm_eps": None}, {"mlp_bias": True}, {"attention_bias": True}]
@@ -75,7 +79,8 @@ def other_values(value):
 def original(request, tmp_path_factory):
     """A folder that transformers wrote, and what it says in config.json."""
     torch.manual_seed(1)
-    model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, CLASSES[request.param])(**SMALL)).float()
+    model = transformers.AutoModelForCausalLM.from_config(
+        getattr(transformers, CLASSES[request.param])(**SMALL | (GRANITE if request.param == "granite_swa" else {}))).float()
     for w in model.parameters():
         w.data.add_(torch.randn_like(w) * 0.2)
     folder = tmp_path_factory.mktemp(request.param)
