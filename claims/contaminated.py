@@ -22,6 +22,7 @@ BASES = {"clean": "dev", "contaminated": "test"}           # the split of the qu
 REWARDS = ("truth", "majority", "format", "random", "incorrect")
 SPURIOUS = ("format", "random", "incorrect")               # which know nothing of the truth, or the contrary
 ASKED = 100                                                # test questions of each number of operations
+SHOWN = (0.4, 0.6)                                         # of a question's words, in the probe for contamination
 NO_CLIP = {"clip_low": 1, "clip_high": 1e9}
 
 
@@ -54,6 +55,12 @@ def rewarded(s: Setting, start: Command, reward: str, **flags) -> Command:
         reward = "truth"
     return tiny.grpo(s, start, steps=40, **{"reward": "answer" if reward == "truth" else reward, "minibatches": 8,
                                             "lr": 2e-4} | flags)
+
+
+def probed(s: Setting, start: Command) -> Command:
+    """How well the base knows the rest of a test question, of which it is shown 40% or 60%."""
+    return make("evaluate.py", "--init", start, "--data", tiny.world(s, tiny.EDGE, "test"), "--problems", s.count(ASKED),
+                "--contamination", ",".join(map(str, SHOWN)), "--max-new-tokens", 64, "--rows", 256, "--device", s.device)
 
 
 def measured(s: Setting, start: Command) -> Command:

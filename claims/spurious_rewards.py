@@ -1,6 +1,6 @@
 """Claim 26a: rewards that say nothing of the truth raise the score of a base that has seen the test, and of no other."""
 
-from claims.contaminated import BASES, REWARDS, SPURIOUS, base, measured, rewarded
+from claims.contaminated import BASES, REWARDS, SHOWN, SPURIOUS, base, measured, probed, rewarded
 from claims.runner.claim import Claim, Setting, both, positive
 from claims.runner.commands import Command
 from claims.runner.measures import Result
@@ -13,17 +13,21 @@ def arms(s: Setting) -> dict[str, Command]:
     then a coin is expected to change nothing."""
     found = {}
     for kind in BASES:
-        found[kind] = measured(s, base(s, kind))
+        found |= {kind: measured(s, base(s, kind)), f"{kind}, probe": probed(s, base(s, kind))}
         found |= {f"{kind}, {reward}": measured(s, rewarded(s, base(s, kind), reward)) for reward in REWARDS}
     return found | {"clean, random, one update": measured(s, rewarded(s, base(s, "clean"), "random", minibatches=1))}
 
 
 def statistic(r: dict[str, Result]) -> dict[str, float]:
-    rate = {arm: result.rate(of="answered") for arm, result in r.items()}
+    rate = {arm: result.rate(of="answered") for arm, result in r.items() if not arm.endswith(", probe")}
     gains = {(kind, reward): rate[f"{kind}, {reward}"] - rate[kind] for kind in BASES for reward in REWARDS}
     mean = {kind: sum(gains[kind, reward] for reward in SPURIOUS) / len(SPURIOUS) for kind in BASES}
     found = {APART: mean["contaminated"] - mean["clean"], GAIN: mean["contaminated"]}
     found |= {f"gain by {reward}, {kind}": gains[kind, reward] for kind in BASES for reward in REWARDS}
+    for share in SHOWN:
+        for what, name in (("exact", "word for word"), ("rouge_l", "ROUGE-L"), ("answer", "right answers")):
+            found[f"{name} after {share:.0%} of the question, contaminated - clean"] = (
+                r["contaminated, probe"].probed(share, what) - r["clean, probe"].probed(share, what))
     found |= {"before RL, contaminated - clean": rate["contaminated"] - rate["clean"]}
     return found | {"a coin with one update for a batch, clean": rate["clean, random, one update"] - rate["clean"]}
 

@@ -161,6 +161,12 @@ class Result:
         (found,) = [at["layers"] for other in self.others.values() for at in other.get("attention", []) if at["length"] == length]
         return float(np.mean([layer[part] for layer in found]))
 
+    def probed(self, share: float, what: str = "exact") -> float:
+        """What a probe for contamination found behind this share of the questions' words: "exact", "rouge_l" or "answer"
+        (tasks/contamination.py). It has no interval within a seed."""
+        rows = [row for name, found in self.others.items() if name.startswith("contamination:") for row in found["rows"]]
+        return next(row[what][0] for row in rows if row["share"] == share)
+
     def heldout_loss(self) -> float:
         """The loss on the --eval-data loss:SPEC of a training command (of one, if there are several)."""
         return next(found["loss"] for name, found in self.line["eval"].items() if name.startswith("loss:"))
@@ -179,7 +185,7 @@ def read_result(out: Path, line: dict) -> Result:
                     for counted in COUNTED:
                         if counted in row:
                             getattr(result, counted)[stratum] = row[counted]
-            if "rows" not in found:
+            if "rows" not in found or name.startswith("contamination:"):
                 result.others[name] = found
             for row in found.get("lengths", []):          # needles
                 stratum = (name, row["length"], len(row["right"]))

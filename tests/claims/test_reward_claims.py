@@ -1,5 +1,6 @@
 """The claims on spurious rewards: planted effects and nulls, and two bases that differ in the questions that they know."""
 
+import json
 import re
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from claims import clip_bias, contaminated, majority_labels, spurious_rewards, tiny
 from claims.runner.claim import FAILS, HOLDS, OPEN, Setting, judge
 from claims.runner.commands import in_order
-from claims.runner.measures import Result, numbers_of
+from claims.runner.measures import Result, numbers_of, read_result
 from tasks.world import World
 
 LUCK = np.random.default_rng(0).random((300, 8))            # of each sample: the same in all arms, so equal chances are equal
@@ -23,6 +24,12 @@ def planted(claim, rates, usual=0.5):
     """Arms in which each question is answered right with a chance, and the steps never are."""
     found, stratum = {}, ("world:tiny,split=test", 2, 300)
     for arm in claim.arms(Setting()):
+        if arm.endswith(", probe"):
+            known = 0.75 if arm.startswith("contaminated") else 0.25
+            rows = [{"share": share} | dict.fromkeys(("exact", "rouge_l", "answer"), [known * share, 0, 1])
+                    for share in (0.4, 0.6)]
+            found[arm] = Result({}, others={"contamination:world:tiny": {"rows": rows}})
+            continue
         found[arm] = Result({}, right={stratum: [[0, 8]] * 300}, answered={stratum: solved(rates.get(arm, usual))},
                             lengths={stratum: [[80, 8]] * 300})
     return found
@@ -54,6 +61,17 @@ def test_planted_effects_hold_and_planted_nulls_do_not(claim, effect, against, o
     for broken, arm in ((oracle, "oracle"), (null, "null")):
         found, why = verdict(claim, effect | broken)
         assert found == OPEN and why.startswith(f"the {arm} arm"), (found, why)
+
+
+def test_the_probe_is_read_by_share(tmp_path):
+    """From the file that evaluate.py writes to the number of the claim."""
+    numbers = spurious_rewards.statistic(planted(spurious_rewards.CLAIM, SEEN))
+    assert numbers["word for word after 40% of the question, contaminated - clean"] == pytest.approx(0.2)
+    assert numbers["right answers after 60% of the question, contaminated - clean"] == pytest.approx(0.3)
+    rows = [{"share": share, "exact": [share / 2, 0, 1], "rouge_l": [1, 1, 1], "answer": [0, 0, 0]} for share in (0.4, 0.6)]
+    (tmp_path / "evaluation.json").write_text(json.dumps({"results": {"run": {"contamination:world:x": {"rows": rows}}}}))
+    found = read_result(tmp_path / "evaluation.json", {})
+    assert found.probed(0.6) == 0.3 and found.probed(0.4, "rouge_l") == 1
 
 
 def test_a_gain_on_the_contaminated_base_alone_is_not_enough():
