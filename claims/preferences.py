@@ -51,9 +51,9 @@ def sampling(s: Setting) -> list:
 
 
 def dpo(s: Setting, init: Command, rows: Command, steps: int = STEPS, **flags) -> Command:
-    """Preference training; the reference is where it starts."""
+    """Preference training at the rate of dpo.py's own examples; the reference is where it starts."""
     return make("dpo.py", "--init", init, "--data", rows, "--seq-len", 512, "--batch-tokens", BATCH, "--steps", s.steps(steps),
-                *tiny.common(s), *tiny.as_flags({"lr": 5e-4} | flags))
+                *tiny.common(s), *tiny.as_flags({"lr": 1e-4} | flags))
 
 
 def online(s: Setting, init: Command, ops: str = OPS, **flags) -> Command:
