@@ -92,7 +92,8 @@ def test_the_commands_of_every_claim_are_such_that_the_scripts_take(name):
         arms = claim.arms(setting)
         commands = in_order(arms.values())
         lines[setting] = {c.name for c in commands}
-        assert len(set(arms.values())) == len(arms), "two arms are the same command, so their difference is nothing"
+        if setting.budget != "toy":                       # where filters that a toy cannot pass are off (Setting.unless_toy)
+            assert len(set(arms.values())) == len(arms), "two arms are the same command, so their difference is nothing"
         for command in commands:
             for word in command.words:
                 opened(word)
