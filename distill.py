@@ -49,7 +49,7 @@ import functools
 import os
 
 from data import fingerprints, split_spec
-from evaluate import CHAT, EVAL_NEEDS, PLAIN, check_specs, evaluate_all, print_results
+from measuring.in_training import CHAT, EVAL_NEEDS, PLAIN, check_specs, evaluate_all, print_results
 from model import load_both
 from rl import asynchronous
 from rl.distillation import LOSSES, Lessons

@@ -56,8 +56,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from data import Stream, fingerprints
-from evaluate import EVAL_NEEDS, check_specs, evaluate_all, modes_of, print_results
 from formats.chat import IM_END, IM_START
+from measuring.in_training import EVAL_NEEDS, check_specs, evaluate_all, modes_of, print_results
 from model import Transformer, load, load_both
 from sources.conversations import Pairs
 from tokenizer import Tokenizer

@@ -25,346 +25,44 @@ model is asked, and as reinforcement learning asks. --contamination shows a mode
 of --data (tasks/contamination.py).
 """
 
-import contextlib
 import functools
 import math
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from data import Mixture, Packer, print_table
-from engine.attention_mass import attention_mass, by_kind, by_layer
 from engine.draws import sampling_flags
 from engine.thinking import parse_think
 from formats.files import write_text
 from formats.texts import read_texts
+from measuring.needles import needle_accuracy
+from measuring.questions import file_accuracy, grade_world, open_graded, replies_to
+from measuring.text import bits_per_byte, check_text
 from model import Transformer, load, load_both
-from sampler import Sampler
-from sources.kinds import kind_of
-from sources.open import open_source
 from tasks import contamination
 from tasks.accuracy import (
     file_line,
     gains,
     parse_band,
     print_comparison,
-    print_evaluation,
     print_world,
-    rates,
     without_problems,
 )
 from tasks.benchmarks import flags as benchmark_flags
 from tasks.benchmarks.read import BenchmarkTask, open_benchmark
 from tasks.benchmarks.score import score_all
-from tasks.needle_tables import PARTS, check_grid, needle_table, print_needles, prompt_parts, sweep, without_details
+from tasks.needle_tables import check_grid, print_needles, sweep, without_details
 from tasks.options import is_generated
-from tasks.problems import add_task_flag, open_task, problems_of
-from tasks.questions import Questions, format_question
-from tasks.tables import Graded, reply_style, world_samples, world_table
-from tasks.task import Problem, Reply, Task, prompt_ids
+from tasks.problems import add_task_flag, open_task
+from tasks.tables import world_samples, world_table
 from tasks.tools import TOOL_NEEDS, Toolbox, add_tool_flags, open_tools
 from tasks.world import World
-from tokenizer import Tokenizer
 from training import cli
-from training.batch import batch_from
 from training.lineage import longest_rows
 from training.weight_change import lines as change_lines
 from training.weight_change import weight_change
-
-
-def replies_to(model: Transformer, tokenizer: Tokenizer, prompts: list[str | list[dict]], limits: list[int],
-               think: bool | None = None, think_budget: int | None = None, user_suffix: str = "", ks: Sequence[int] = (1,),
-               samples: int = 0, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0, rows: int = 64, seed: int = 0,
-               dtype: torch.dtype | None = None, progress: str = "", tools: Toolbox | None = None,
-               stop_texts: Sequence[str] = ()) -> list[list[Reply]]:
-    """The model's replies to each prompt.
-
-    prompts        from a task: plain text, or the messages of a chat (tasks/task.py)
-    limits         the most tokens of a reply, for each prompt
-    think          in a chat: True, False, or None, which lets a flag in the question decide (Tokenizer.chat_prompt)
-    think_budget   the most tokens of a think block
-    user_suffix    in a chat: added at the end of the user's last turn
-    ks, samples    ks of (1,) decodes greedily; else there are `samples` draws for a prompt, or as many as the largest k
-    temperature    of the draws; top_p, top_k: what they are limited to (engine/draws.py)
-    rows           how many replies are decoded at once
-    tools          what a reply may call in a chat
-    stop_texts     texts that end a reply; the one that did is a part of it
-    """
-    def ids(prompt):
-        if isinstance(prompt, str):
-            return tokenizer.encode_document(prompt)
-        *before, last = prompt
-        return tokenizer.chat_prompt([*before, last | {"content": last["content"] + user_suffix}], think)
-    sampled, tools = tuple(ks) != (1,), [None if isinstance(prompt, str) else tools for prompt in prompts]
-    done = Sampler(model, tokenizer, rows, dtype).generate(
-        list(map(ids, prompts)), max(samples, *ks) if sampled else 1, limits, temperature if sampled else 0.0, top_p=top_p,
-        top_k=top_k, seed=seed, progress=progress, think_budget=think_budget, tools=tools, stop_texts=[stop_texts] * len(prompts))
-    return [[Reply.of(c, tokenizer, limit, tools=box) for c in completions]
-            for completions, limit, box in zip(done, limits, tools)]
-
-
-def grade_world(model: Transformer, tokenizer: Tokenizer, spec: str, count: int = 100, chat: bool = False,
-                progress: bool = False, tools: Toolbox | None = None, **how) -> list[Graded]:
-    """Asks the model the first `count` problems of each number of operations in the spec, and grades its replies. tools: None:
-    those of the world. how: the other options of `replies_to`."""
-    found = []
-    for ops in World.from_spec(spec).ops:
-        world = World.from_spec(spec)
-        world.ops = [ops]
-        todo = [world.problem(i) for i in range(count)]
-        prompts = [world.prompt(p, "chat" if chat else "plain") for p in todo]
-        # twice the gold solution; in a chat there are thinking marks as well, and maybe a hand-over to the answer
-        longest = [tokenizer.encode_chat(world.messages(replace(p, solution=world.longest(p))))[0] if chat and world.tools
-                   else tokenizer.encode(world.longest(p)) for p in todo]
-        limits = [2 * len(ids) + (40 if chat else 8) for ids in longest]
-        drawn = replies_to(model, tokenizer, prompts, limits, progress=f"{ops} operations" if progress else "",
-                           tools=tools or world.tools, **how)
-        found += [Graded(p, replies, [world.grade(p, r) for r in replies]) for p, replies in zip(todo, drawn)]
-    return found
-
-
-def world_accuracy(model: Transformer, tokenizer: Tokenizer, spec: str, count: int = 100, ks: Sequence[int] = (1,),
-                   **how) -> list[dict]:
-    """The table of accuracy on problems of the world; how: the options of `replies_to`."""
-    return world_table(grade_world(model, tokenizer, spec, count, ks=ks, **how), ks)
-
-
-def open_graded(spec: str, tokenizer: Tokenizer, device: torch.device | str = "cpu") -> Task:
-    """The task of a SPEC. ValueError if its replies cannot be graded without the model that is trained."""
-    task = open_task(spec, tokenizer, device)
-    if task.by_gain:
-        raise ValueError(f"{spec}: a thought has no answer that could be checked; ask with kind=rpt or kind=rlpt, or give "
-                         "the text itself, for bits per byte")
-    return task
-
-
-def file_accuracy(model: Transformer, tokenizer: Tokenizer, spec: str, limit: int = 0, shots: int | None = 0, chat: bool = False,
-                  ks: Sequence[int] = (1,), max_new_tokens: int = 400, seed: int = 0, progress: bool = False,
-                  on_answer: Callable | None = None, by_problem: bool = False, tools: Toolbox | None = None, **how) -> dict:
-    """Accuracy of the answers to a file of questions, or to another task: {"problems", "accuracy": rates, and the fields of
-    `reply_style`}. If the task's problems are of several kinds, "kinds" has the rates of each.
-
-    limit      how many questions to sample from the file; 0: all. An endless task gives its first ones
-    shots      for a file, without chat: the number of solved questions of the file before each question. They are not asked
-               themselves. None: only the question, on its own line, as in pre-training
-    on_answer  called with (problem, text of the first reply, whether it is right)
-    by_problem also {"right": [right samples, samples] of each question, in order}
-    how        the other options of `replies_to`
-    """
-    task = open_graded(str(spec), tokenizer, model.head.device)
-    everything = problems_of(task, (limit or None) if task.count is None else None)
-    shown, todo = everything[:shots or 0], everything[shots or 0:]
-    if not todo:
-        raise ValueError(f"{spec}: has {len(everything)} questions, and --shots {shots} shows them all, so none is left to ask; "
-                         "lower --shots")
-    if limit:
-        order = np.random.default_rng(seed).permutation(len(todo))[:limit]
-        todo = [todo[i] for i in sorted(order)]
-    if chat or shots is None or not isinstance(task, Questions):
-        prompts = [task.prompt(p, "chat" if chat else "plain") for p in todo]
-    else:
-        prompts = [format_question(p, shown) for p in todo]
-    drawn = replies_to(model, tokenizer, prompts, [max_new_tokens] * len(todo), ks=ks, seed=seed,
-                       progress=str(spec) if progress else "", tools=tools or task.tools, **how)
-    right = []
-    for problem, replies in zip(todo, drawn):
-        # a base model goes on with a question of its own; what comes before that is its answer
-        said = [replace(reply, text=reply.text.split("\nQuestion:")[0]) for reply in replies]
-        right.append([task.grade(problem, reply).right for reply in said])
-        if on_answer:
-            on_answer(problem, said[0].text, right[-1][0])
-    kinds = {}
-    for problem, each in zip(todo, right):
-        kinds.setdefault(getattr(problem, "kind", ""), []).append(each)
-    by_kind = {"kinds": {kind: rates(kinds[kind], ks) for kind in sorted(kinds)}} if set(kinds) != {""} else {}
-    return {"data": str(spec), "problems": len(todo), "accuracy": rates(right, ks), **by_kind, **reply_style(drawn),
-            **({"right": [[sum(each), len(each)] for each in right]} if by_problem else {})}
-
-
-def needle_accuracy(model: Transformer, tokenizer: Tokenizer, spec: str, count: int = 100, chat: bool = False,
-                    ks: Sequence[int] = (1,), attention: int = 0, window: int = 0, progress: bool = False,
-                    tools: Toolbox | None = None, **how) -> dict:
-    """Accuracy on needles by length and depth: {"lengths", "cells", "window"} of `needle_table`, and what `file_accuracy` finds.
-
-    count      problems for each length and depth
-    attention  problems of each length whose attention is measured: {"attention": [{"length", "beyond", "problems", "layers",
-               "kinds"}]}, the last two being lists of `by_layer` and `by_kind` (engine/attention_mass.py)
-    window     the longest rows that the model was trained on; 0: what its config says
-    how        the other options of `replies_to`
-    """
-    task, mode = open_graded(spec, tokenizer, model.head.device), "chat" if chat else "plain"
-    check_grid(task)
-    todo, graded, masses = [task.problem(i) for i in range(count * task.cells)], [], []
-    window = window or model.config.context
-    for length in dict.fromkeys(p.length for p in todo):
-        part = [p for p in todo if p.length == length]
-        limits = [2 * len(tokenizer.encode(p.solution)) + (40 if chat else 8) for p in part]
-        drawn = replies_to(model, tokenizer, [task.prompt(p, mode) for p in part], limits, ks=ks,
-                           progress=f"{length:,} tokens" if progress else "", tools=tools, **how)
-        graded += [Graded(p, replies, [task.grade(p, r) for r in replies]) for p, replies in zip(part, drawn)]
-        if measured := part[:attention]:
-            layers = by_layer([needle_attention(model, tokenizer, p, mode) for p in measured], PARTS)
-            masses.append({"length": length, "beyond": length > window, "problems": len(measured), "layers": layers,
-                           "kinds": by_kind(layers)})
-    right = [[verdict.right for verdict in a.verdicts] for a in graded]
-    return {"data": spec, "problems": len(graded), "accuracy": rates(right, ks), **needle_table(graded, ks, window),
-            **({"attention": masses} if masses else {}), **reply_style([a.replies for a in graded]),
-            "right": [[sum(each), len(each)] for each in right]}
-
-
-def needle_attention(model: Transformer, tokenizer: Tokenizer, problem: Problem, mode: str) -> list:
-    """What the question of a needle looks at, layer by layer: the LayerMass of its tokens, up to that which predicts the first
-    token of the reply."""
-    ids = prompt_ids(tokenizer, problem, mode)
-    parts = torch.tensor([prompt_parts(tokenizer, ids, problem)], device=model.head.device)
-    return attention_mass(model, torch.tensor([ids], device=model.head.device), parts, parts == PARTS.index("question"),
-                          len(PARTS))
-
-
-@torch.no_grad()
-def bits_per_byte(model: Transformer, tokenizer: Tokenizer, texts: Iterable[str], T: int = 256, rows: int = 16,
-                  max_tokens: int = 0, autocast: AbstractContextManager | None = None) -> dict:
-    """Cross entropy of texts in bits per byte of UTF-8: {"bits_per_byte", "loss" (nats per token), "tokens", "bytes"}.
-
-    A text is cut into pieces of T slots, and every token is predicted from the tokens before it in its piece. The first token of
-    a text cannot be predicted, so its bytes do not count (unless the tokenizer puts a token before it). The end-of-document token
-    has no bytes and does not count.
-    """
-    pieces, size = [], 0
-    for text in texts:
-        ids = np.array(tokenizer.encode_document(text))
-        counts = np.ones(len(ids), np.float32)
-        counts[:len(tokenizer.prefix)] = 0
-        pieces += [(ids[i:i + T + 1], counts[i:i + T + 1]) for i in range(0, len(ids) - 1, T)]
-        size += len(ids)
-        if max_tokens and size >= max_tokens:
-            break
-    if not pieces:
-        raise ValueError("bits per byte needs a text of at least two tokens, and there is none")
-    length_of = np.array([len(tokenizer.token_bytes(i)) for i in range(len(tokenizer))])
-    nats = count = size = 0
-    device = model.head.device
-    for i in range(0, len(pieces), rows):
-        batch = batch_from([[piece] for piece in pieces[i:i + rows]], T)
-        with autocast or contextlib.nullcontext(), model.uncompiled():
-            logprobs = model(batch.tokens.to(device), batch.documents.to(device), batch.targets.to(device)).cpu()
-        nats -= float((logprobs.double() * batch.loss_mask).sum())
-        count += int(batch.loss_mask.sum())
-        size += int(length_of[batch.targets[batch.loss_mask > 0].numpy()].sum())
-    return {"bits_per_byte": round(nats / math.log(2) / size, 4), "loss": round(nats / count, 4), "tokens": count,
-            "bytes": size}
-
-
-@torch.no_grad()
-def heldout_loss(model: Transformer, tokenizer: Tokenizer, spec: str, T: int = 256, rows: int = 16, max_tokens: int = 100_000,
-                 autocast: AbstractContextManager | None = None) -> dict:
-    """The loss that pre-training would have on a SPEC of documents: {"loss" (nats per token), "tokens"}.
-
-    Over the first documents in the order of a training run, until max_tokens are drawn or a file was read once; packed and
-    weighed as there, so that of a world the solutions count and its random questions little (q_weight)."""
-    mixture = Mixture([spec], tokenizer, max_epochs=1)
-
-    def draw():
-        if mixture.given.sum() >= max_tokens:
-            raise StopIteration
-        return mixture.next()
-    packer, packed, nats, weight = Packer(T, draw), [], 0.0, 0.0
-    with contextlib.suppress(StopIteration):
-        while True:
-            packed.append(packer.row())
-    for i in range(0, len(packed), rows):
-        batch = batch_from(packed[i:i + rows], T).to(model.head.device)
-        with autocast or contextlib.nullcontext(), model.uncompiled():
-            logprobs = model(batch.tokens, batch.documents, batch.targets)
-        nats -= float((logprobs.double() * batch.loss_mask).sum())
-        weight += float(batch.loss_mask.double().sum())
-    return {"loss": round(nats / weight, 5), "tokens": int(mixture.given.sum())}
-
-
-def check_specs(specs: list[str], tokenizer: Tokenizer) -> None:
-    """ValueError for an --eval-data that cannot be measured; called before training, which may take days."""
-    for spec in specs:
-        kind = kind_of(spec)
-        if kind == "conversations":
-            raise ValueError(f"--eval-data {spec}: no answer to a conversation can be checked; give world:..., a file of "
-                             "questions with answers, or text")
-        if kind == "world":
-            World.from_spec(spec)
-        elif kind == "loss":
-            open_source(spec.removeprefix("loss:"), tokenizer)
-        elif kind == "questions":
-            open_graded(spec, tokenizer)
-        elif kind == "text":
-            check_text(spec, tokenizer)
-
-
-def check_text(path: str, tokenizer: Tokenizer) -> None:
-    """ValueError for a file of text without measurable bits per byte. It reads the complete file: the last line may be broken."""
-    if not [text for text in read_texts(path) if len(tokenizer.encode_document(text[:1000])) > 1]:
-        raise ValueError(f"{path}: bits per byte needs a text of at least two tokens, and there is none")
-
-
-CHAT = dict(chat=True)
-PLAIN = {"": dict(chat=False)}
-
-
-def evaluate_all(model: Transformer, tokenizer: Tokenizer, specs: list[str], modes: dict, problems: int = 100, T: int = 256,
-                 autocast: AbstractContextManager | None = None, max_new_tokens: int = 400) -> dict:
-    """The measurements of training scripts on --eval-data: {spec: result}.
-
-    - of a world: its accuracy table, greedy, on `problems` problems for each number of operations;
-    - of a file of questions: the accuracy of the answers, greedy, on `problems` questions;
-    - of text: bits per byte, in pieces of T tokens;
-    - of loss:SPEC: the loss of pre-training on the SPEC.
-
-    modes: how questions are asked, as in training: {name: options of `replies_to`}. The first mode is named "", and its result
-    has the key spec; a second one has the key spec + name.
-    """
-    found, dtype = {}, torch.bfloat16 if model.head.is_cuda else None
-    for spec in specs:
-        kind = kind_of(spec)
-        if kind == "text":
-            found[spec] = bits_per_byte(model, tokenizer, read_texts(spec), T, max_tokens=500_000, autocast=autocast)
-            continue
-        if kind == "loss":
-            found[spec] = heldout_loss(model, tokenizer, spec.removeprefix("loss:"), T, autocast=autocast)
-            continue
-        for name, how in modes.items():
-            if kind == "world":
-                found[spec + name] = without_problems(world_accuracy(model, tokenizer, spec, problems, dtype=dtype, **how))
-            else:
-                found[spec + name] = file_accuracy(model, tokenizer, spec, problems, None, max_new_tokens=max_new_tokens,
-                                                   dtype=dtype, **how)
-    return found
-
-
-def modes_of(think: str | None, no_think: str | None) -> dict:
-    """Modes for evaluate_all: chats whose questions end in `think`, and in `no_think`. "": without a flag; None: not this
-    mode."""
-    flags = [flag for flag in (think, no_think) if flag is not None]
-    return {flag if i else "": CHAT | {"user_suffix": flag} for i, flag in enumerate(flags)}
-
-
-# when a flag of the training scripts about --eval-data has an effect (see cli.Parser)
-EVAL_NEEDS = (
-    ("--eval-problems", lambda a: any(kind_of(spec) not in ("text", "loss") for spec in a.eval_data),
-     "on text, which has no problems"),
-)
-
-
-def print_results(result: dict) -> None:
-    """Prints the tables in the result of a training script: its mixture, and the result of evaluate_all."""
-    if "mixture" in result:
-        print_table(result["mixture"])
-    for row in result.get("prompts", []):
-        print(f"{row['source'][:60]:<60} {row['share']:>7.1%} {row['prompts']:>13,} of {row['unique_prompts']:,} prompts, "
-              f"{row['epochs']:.2f} epochs")
-    print_evaluation(result.get("eval", {}))
 
 
 def has(args: Namespace, kind: str) -> bool:

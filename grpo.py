@@ -69,7 +69,7 @@ import sys
 from collections.abc import Callable
 
 from data import fingerprints, split_spec
-from evaluate import CHAT, EVAL_NEEDS, PLAIN, check_specs, evaluate_all, print_results
+from measuring.in_training import CHAT, EVAL_NEEDS, PLAIN, check_specs, evaluate_all, print_results
 from model import Transformer, load_both
 from rl import asynchronous, supervised
 from rl.advantages import SCALES

@@ -41,8 +41,8 @@ from pathlib import Path
 import numpy as np
 
 from data import split_spec
-from evaluate import check_specs
 from formats.files import write_json, write_text
+from measuring.in_training import check_specs
 from mixing.draw import Bounds, bounds_of, draw, token_shares
 from mixing.figures import whole_page
 from mixing.fit import FITS

@@ -26,7 +26,7 @@ from argparse import Namespace
 from torch import Tensor
 
 from data import Stream, fingerprints, split_spec
-from evaluate import EVAL_NEEDS, PLAIN, check_specs, evaluate_all, print_results
+from measuring.in_training import EVAL_NEEDS, PLAIN, check_specs, evaluate_all, print_results
 from model import LAYER_KINDS, Config, LayerKind, Transformer, load_both
 from sources.texts import sample_texts
 from tokenizer import Tokenizer

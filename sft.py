@@ -42,7 +42,7 @@ import torch
 from torch import Tensor, nn
 
 from data import Stream, fingerprints, split_spec
-from evaluate import EVAL_NEEDS, check_specs, evaluate_all, modes_of, print_results
+from measuring.in_training import EVAL_NEEDS, check_specs, evaluate_all, modes_of, print_results
 from model import load_both
 from sources.conversations import open_conversations
 from sources.kinds import kind_of

@@ -118,7 +118,7 @@ def command(folder: Path, plan: Plan, job: tuple[str, int]) -> list[str]:
 
 
 def value_of(found: Any) -> float:
-    """One number, lower is better, of what evaluate.evaluate_all found for a target: the loss in nats per token, bits per byte,
+    """One number, lower is better, of what evaluate_all found for a target: the loss in nats per token, bits per byte,
     or the share of problems that are wrong (of a world the mean over the numbers of operations, every step counting)."""
     if isinstance(found, list):
         rates = [row["process"]["pass@1"][0] for row in found if "ops" in row]

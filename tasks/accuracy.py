@@ -95,7 +95,7 @@ def rate_text(rate: Rate | Sequence[float] | None, form: str = ".3f") -> str:
 
 
 def print_evaluation(found: dict) -> None:
-    """Prints the result of evaluate.evaluate_all."""
+    """Prints the result of evaluate_all (measuring/in_training.py)."""
     for name, result in found.items():
         if isinstance(result, list):
             print(name)
@@ -105,7 +105,7 @@ def print_evaluation(found: dict) -> None:
 
 
 def file_line(name: str, result: dict) -> str:
-    """One line about a file: the result of evaluate.file_accuracy, bits_per_byte or heldout_loss."""
+    """One line about a file: the result of file_accuracy, bits_per_byte or heldout_loss (measuring/)."""
     if "bits_per_byte" in result:
         return f"{name}: {result['bits_per_byte']:.4f} bits per byte over {result['bytes']:,} bytes"
     if "loss" in result:

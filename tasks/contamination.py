@@ -86,7 +86,7 @@ def probe(problems: Sequence[Problem], parts: Sequence[float],
 
 def probe_all(tasks: dict[str, Task], reply: Callable, args: argparse.Namespace) -> dict:
     """{"contamination:NAME": {"rows": those of `probe`}} for each task, and prints them. Of an endless task --problems are
-    taken, of a file --limit. reply: evaluate.replies_to of a checkpoint."""
+    taken, of a file --limit. reply: replies_to of a checkpoint."""
     found = {}
     for name, task in tasks.items():
         def ask(prompts, stops, name=name):

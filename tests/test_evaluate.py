@@ -11,8 +11,10 @@ import pytest
 import torch
 from conftest import script
 
-from evaluate import bits_per_byte, evaluate_all, file_accuracy, grade_world, world_accuracy
 from formats.files import write_json
+from measuring.in_training import evaluate_all
+from measuring.questions import file_accuracy, grade_world, world_accuracy
+from measuring.text import bits_per_byte
 from sampler import Completion, Sampler
 from tasks.accuracy import BY_PROBLEM, gain, gains, interval, parse_band, pass_at_k, rates
 from tasks.tables import world_samples

@@ -449,7 +449,7 @@ def measured(module, start, out, *flags):
         def generate(self, prompts, n, limits, temperature, **how):
             asked.append((prompts, n, limits, temperature, how["think_budget"]))
             return generate(self, prompts, n, [2] * len(limits), temperature, seed=how["seed"])
-    with mock.patch.object(evaluate, "Sampler", Noted):
+    with mock.patch.object(asked, "Sampler", Noted):
         code, result, err = run_main(module, *flags, "--out", out, "--eval-data", WORLD, start / "questions.jsonl",
                                      start / "text.jsonl", start / "text.txt", "--eval-problems", 4)
     assert code == 0, err[-2000:]

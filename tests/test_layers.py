@@ -14,10 +14,10 @@ LAYERS = (
     {"tasks", "sources"},
     {"engine", "data"},
     {"sampler"},
-    {"evaluate"},
+    {"measuring"},
     {"rl", "transforms", "page", "mixing", "scaling"},
     {"benchmarks", "claims"},
-    {"pretrain", "sft", "dpo", "grpo", "distill", "augment", "mix", "chat", "report", "bench", "recipes"},
+    {"evaluate", "pretrain", "sft", "dpo", "grpo", "distill", "augment", "mix", "chat", "report", "bench", "recipes"},
 )
 SCRIPTS = LAYERS[-1]                                      # which nothing imports
 OPTIONAL = {"datasets", "datasketch", "jinja2", "math_verify", "pyarrow", "transformers", "triton", "trl", "wandb"}

@@ -10,7 +10,7 @@ from conftest import script
 from helpers import refusal, run_main, write_rows
 
 import mix
-from evaluate import heldout_loss
+from measuring.text import heldout_loss
 from sources.open import open_source
 from training.ledger import read_ledger
 

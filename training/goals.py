@@ -25,8 +25,8 @@ class Until:
         return "--until-loss" if reached else ""
 
     def accurate(self, found: dict) -> str:
-        """Takes the result of evaluate.evaluate_all; returns the same as `low`. The accuracy is the mean over numbers of
-        operations. If there are two modes, it is that of the mode with thinking."""
+        """Takes the result of evaluate_all (measuring/in_training.py); returns the same as `low`. The accuracy is the mean over
+        numbers of operations. If there are two modes, it is that of the mode with thinking."""
         tables = [table for name, table in found.items() if isinstance(table, list) and not name.endswith(" /no_think")]
         rows = [row for table in tables for row in table if "ops" in row]
         rates = [row["process"]["pass@1"][0] for row in rows]

@@ -1,6 +1,6 @@
 """Scores a model on a benchmark in both templates, few-shot and as reinforcement learning asks, and prints the table.
 
-The model is a function: ask(prompts, stop texts) gives the replies to each prompt. `score_all` makes it of evaluate.replies_to.
+The model is a function: ask(prompts, stop texts) gives the replies to each prompt. `score_all` makes it of replies_to.
 """
 
 from argparse import Namespace
@@ -67,7 +67,7 @@ def score_all(tasks: Sequence[BenchmarkTask], reply: Callable, how: dict, chat: 
               printer: Callable) -> dict:
     """{"benchmark:NAME": what `score` finds}, and prints the table.
 
-    reply      evaluate.replies_to of a checkpoint: reply(prompts, limits, **options)
+    reply      replies_to of a checkpoint: reply(prompts, limits, **options)
     how        its options in a chat
     chat       whether the tokenizer has chats
     args       the flags of evaluate.py

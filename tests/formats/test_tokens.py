@@ -16,6 +16,8 @@ import sft
 from engine.draws import SamplingParams, draw
 from formats import templates
 from kernels import token_logprobs
+from measuring import questions
+from measuring.text import bits_per_byte
 from model import Config, Transformer, load
 from rl.critic import ActorCritic
 from sampler import Sampler
@@ -284,14 +286,14 @@ def test_every_way_into_the_model_begins_with_it_once(llama, tmp_path, monkeypat
             for ids in prompts:
                 note(ids)
             return super().generate(prompts, *args, **how)
-    monkeypatch.setattr(evaluate, "Sampler", Watched)
+    monkeypatch.setattr(questions, "Sampler", Watched)
     monkeypatch.setattr(teachers, "Sampler", Watched)
     rows = write_rows(tmp_path / "q.jsonl", [{"question": f"{n} + 1?", "answer": str(n + 1)} for n in range(4)])
     before = len(seen)
     for chat in (False, True):
         prompt = [{"role": "user", "content": "How many?"}] if chat else "How many?"
-        evaluate.replies_to(model, tokenizer, [prompt], [3])
-        evaluate.file_accuracy(model, tokenizer, rows, shots=0 if chat else 2, chat=chat, max_new_tokens=2)
+        questions.replies_to(model, tokenizer, [prompt], [3])
+        questions.file_accuracy(model, tokenizer, rows, shots=0 if chat else 2, chat=chat, max_new_tokens=2)
     assert run_main(augment, "reject", "--init", llama, "--plain", "--data", "world:ops=2", "--count", 1, "--out",
                     tmp_path / "made.jsonl", "--max-new-tokens", 2)[0] == 0
     assert len(seen) == before + 1 + 2 + 1 + 4 + 1
@@ -303,7 +305,7 @@ def test_bits_per_byte_are_measured_behind_it(llama):
     theirs, text = AutoTokenizer.from_pretrained(llama), "The lions number 3. The bears number 12."
     ids = torch.tensor([theirs(text)["input_ids"]])
     nats = -float(model(ids)[0, :-1].double().log_softmax(-1).gather(1, ids[0, 1:, None]).sum())
-    found = evaluate.bits_per_byte(model, tokenizer, [text])
+    found = bits_per_byte(model, tokenizer, [text])
     assert found["bytes"] == len(text.encode()) and found["tokens"] == ids.shape[1] - 1
     assert found["bits_per_byte"] == pytest.approx(nats / math.log(2) / len(text.encode()), abs=1e-4)
 

@@ -258,7 +258,7 @@ def test_a_layer_is_one_graph(monkeypatch, exact):
 def test_training_stays_compiled_between_samples(monkeypatch):
     """Layers of every kind, batches of two lengths; sampling and evaluation in between take up none of the graphs, of which
     the compiler keeps few, and training goes on to use its own."""
-    from evaluate import bits_per_byte
+    from measuring.text import bits_per_byte
     from sampler import Sampler
     torch._dynamo.reset()
     monkeypatch.setattr(kernels, "_form", lambda x, exact: "triton")

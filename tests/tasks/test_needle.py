@@ -10,6 +10,7 @@ from conftest import real_file
 from helpers import refusal, run_main, tiny_checkpoint, write_rows
 
 import evaluate
+from measuring import needles
 from model import load
 from sources.fingerprint import fingerprint, parts_of
 from sources.open import open_source
@@ -227,7 +228,7 @@ def test_evaluate_measures_needles_and_their_attention(tokenizer, tmp_path, monk
     folder, watched = tiny_checkpoint(tmp_path / "init", tokenizer, attention="window+nope", window=8), []
     write_rows(folder / "log.jsonl", [{"flags": {"seq_len": 64}}])
     model, _ = load(folder)
-    real, of = evaluate.attention_mass, Reply.of
+    real, of = needles.attention_mass, Reply.of
 
     def noted(model, tokens, parts, rows, count):
         watched.append((tokens[0].tolist(), parts[0].tolist(), rows[0].tolist()))
@@ -238,7 +239,7 @@ def test_evaluate_measures_needles_and_their_attention(tokenizer, tmp_path, monk
         asked = re.search(r"How many (.+)\?", told)[1]
         assert limit > len(tokenizer.encode(f"Answer: {solved(told[:told.index('?') + 1])}"))
         return Reply("" if told.startswith(f"The {asked} number") else str(solved(told[:told.index("?") + 1])), 1, limit)
-    monkeypatch.setattr(evaluate, "attention_mass", noted)
+    monkeypatch.setattr(needles, "attention_mass", noted)
     monkeypatch.setattr(Reply, "of", reply)
     code, line, err = run_main(evaluate, "--init", folder, "--needle", "64-128,places=0,depth=0+0.5", "--problems", 3,
                                "--attention", 2, "--out", tmp_path / "found.json")

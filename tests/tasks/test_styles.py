@@ -16,6 +16,7 @@ from test_world import read
 
 import augment
 import evaluate
+from measuring import questions
 from sources.generated import sample_texts
 from sources.open import open_source
 from tasks.options import set_apart
@@ -380,7 +381,7 @@ def test_evaluation_gives_a_long_answer_its_room(tmp_path, tokenizer, monkeypatc
     def note(model, tokenizer, prompts, room, **_):
         limits.extend(room)
         return [[Reply("", 1, 1)] for _ in prompts]
-    monkeypatch.setattr(evaluate, "replies_to", note)
+    monkeypatch.setattr(questions, "replies_to", note)
     for style in ("long", "hybrid"):
         code, found, _ = run_main(evaluate, "--init", folder, "--data", f"{TINY},style={style},split=test", "--problems", 5)
         assert code == 0 and json.dumps(found)
