@@ -20,7 +20,7 @@ TABLES = {"pipeline": tables.pipeline_table, "sampler": tables.sampler_table, "s
           "exact": tables.exact_table, "bits": tables.bits_table, "learn": tables.learn_table, "kernels": tables.kernels_table,
           "probe": tables.probe_table, "async": tables.async_table, "plan": tables.plan_table, "large": tables.large_table,
           "spurious": tables.spurious_table, "real": tables.real_table, "answers": tables.answers_table,
-          "harness": tables.harness_table}
+          "harness": tables.harness_table, "groups": tables.groups_table}
 VERDICT = 5                          # the column of the verdict in the table of claims/README.md
 
 

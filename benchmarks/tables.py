@@ -105,6 +105,18 @@ def pipeline_table() -> str:
     return "\n\n".join(parts)
 
 
+def groups_table() -> str:
+    """Milliseconds of a decoding step and megabytes of the cache, by length and by key/value heads."""
+    parts = []
+    for r in newest("groups").values():
+        heads = list(r["parameters"])
+        rows = [[f"{row['length']:,}", *(f"{ms:.2f} ms, {row['cache_mb'][K]:.1f} MB" if isinstance(ms, float) else ms
+                                         for K, ms in row["ms"].items())] for row in r["rows"]]
+        parts += [f"{r['sequences']} sequences on {r['device']}, by the tokens that each has already:",
+                  markdown(["tokens", *(f"{K} key/value heads" for K in heads)], rows)]
+    return "\n\n".join(parts)
+
+
 def spurious_table() -> str:
     """A row for each reward and seed."""
     parts, order = [], ["strict", "answer", "random", "incorrect"]

@@ -103,7 +103,7 @@ def sandbox(tmp_path_factory, toy_run):
                           "gsm8k/test.jsonl": questions, "gsm8k/train.jsonl": questions, "data/gsm8k/test.jsonl": questions,
                           "data/math500/test.jsonl": questions.replace("question", "problem"),
                           "conversations.jsonl": chats, "pairs.jsonl": pairs, "pivots.jsonl": pairs,
-                          "pages.jsonl": pages}.items():
+                          "pages.jsonl": pages, "labels.jsonl": questions}.items():
         (here / name).parent.mkdir(parents=True, exist_ok=True)
         (here / name).write_text(content)
     for name in ("base", "text", "mix", "mid", "sft", "cold", "calls", "dpo", "grpo"):

@@ -16,12 +16,12 @@ from test_commands import commands, toy
 
 import data
 import dpo
-import evaluate
 import grpo
 import pretrain
 import report
 import sft
 from data import split_spec
+from measuring import questions as measuring
 from model import Config
 from rl.lengths import parse_caps
 from sources.conversations import problem_turns
@@ -363,7 +363,7 @@ def test_recipes_give_no_idle_flag(name, tmp_path):
         scripts.append(words[at].removesuffix(".py"))
         values = parse(scripts[-1], f"{shlex.join(words[at + 1:])} ranks={16 if at else 1}")
         assert not isinstance(values, str), values
-    assert len(scripts) == {"laptop": 10, "spurious": 6, "one_gpu": 4, "world_gpu": 9, "gsm8k": 3}.get(name, 1)
+    assert len(scripts) == {"laptop": 8, "spurious": 6, "one_gpu": 4, "world_gpu": 9, "gsm8k": 3}.get(name, 1)
 
 
 def test_stages_of_a_cap():
@@ -443,13 +443,13 @@ def start(tmp_path_factory, tokenizer):
 
 def measured(module, start, out, *flags):
     """A run of one step that measures a world, questions and two texts: ({name: result}, [what the sampler was asked for])."""
-    asked, generate = [], evaluate.Sampler.generate
+    asked, generate = [], measuring.Sampler.generate
 
-    class Noted(evaluate.Sampler):
+    class Noted(measuring.Sampler):
         def generate(self, prompts, n, limits, temperature, **how):
             asked.append((prompts, n, limits, temperature, how["think_budget"]))
             return generate(self, prompts, n, [2] * len(limits), temperature, seed=how["seed"])
-    with mock.patch.object(asked, "Sampler", Noted):
+    with mock.patch.object(measuring, "Sampler", Noted):
         code, result, err = run_main(module, *flags, "--out", out, "--eval-data", WORLD, start / "questions.jsonl",
                                      start / "text.jsonl", start / "text.txt", "--eval-problems", 4)
     assert code == 0, err[-2000:]
