@@ -86,7 +86,7 @@ def pipeline_line() -> str:
     mean = {stage: statistics.mean(found[stage] for found in by_stage) for stage in by_stage[0]}
     steps = ", ".join(f"{x:.2f} after {stage}" for stage, x in mean.items())
     text = (f"**Pipeline.** {tables.pipeline_seconds()}. Share of answers with every step right on problems of {low} to {high} "
-            f"operations, the mean of {len(records)} seeds: {steps}.")
+            f"operations, the mean of {len(records)} seed{'s' * (len(records) > 1)}: {steps}.")
     gains = [f"{tables.with_interval(tables.pooled(found), '+.2f')} in {kind}"
              for kind, what in (("pass@1", "gain"), ("pass@8", "gain_at_k"))
              if (found := tables.last_gains(records, low, high, what))]
