@@ -87,10 +87,10 @@ def pipeline_line() -> str:
     steps = ", ".join(f"{x:.2f} after {stage}" for stage, x in mean.items())
     text = (f"**Pipeline.** {tables.pipeline_seconds()}. Share of answers with every step right on problems of {low} to {high} "
             f"operations, the mean of {len(records)} seed{'s' * (len(records) > 1)}: {steps}.")
-    gains = [f"{tables.with_interval(tables.pooled(found), '+.2f')} in {kind}"
+    gains = [f"{', '.join(f'{g[0]:+.2f}' for g in found)} in {kind}"
              for kind, what in (("pass@1", "gain"), ("pass@8", "gain_at_k"))
              if (found := tables.last_gains(records, low, high, what))]
-    text += f" {list(mean)[-1].upper()} gains {' and '.join(gains)}."
+    text += f" {list(mean)[-1].upper()} gains, seed by seed, {' and '.join(gains)}."
     return text
 
 

@@ -49,7 +49,8 @@ def accuracy_of(record: dict, low: int, high: int) -> dict[str, float]:
 
 
 def pooled(gains: Sequence[Sequence[float]]) -> tuple[float, float, float]:
-    """The mean over seeds of (mean, low, high), with the interval of that mean: the errors of the seeds are independent."""
+    """The mean over seeds of (mean, low, high), with its interval by the test problems alone: their errors are independent. It
+    says nothing about other seeds."""
     mean = statistics.mean(g[0] for g in gains)
     below, above = (math.sqrt(sum((g[0] - g[side]) ** 2 for g in gains)) / len(gains) for side in (1, 2))
     return mean, mean - below, mean + above
@@ -96,7 +97,8 @@ def pipeline_table() -> str:
         parts += [f"{low} to {high} operations:",
                   markdown(["seed (commit)", *stages, *(f"{a} to {b}" for a, b in itertools.pairwise(stages)), f"pass@8, {ends}"],
                            rows)]
-        parts += [f"{kind}, {ends}, all seeds together: {with_interval(pooled(found), '+.3f')}."
+        parts += [f"{kind}, {ends}, the mean of these seeds: {with_interval(pooled(found), '+.3f')} (the interval is that of the test "
+                  "problems alone)."
                   for kind, what in (("pass@1", "gain"), ("pass@8", "gain_at_k"))
                   if (found := last_gains(records, low, high, what))]
     if all("rollouts" in r for r in records):

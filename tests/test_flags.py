@@ -21,7 +21,7 @@ import pretrain
 import report
 import sft
 from data import split_spec
-from measuring import questions as measuring
+from measuring import questions as asking
 from model import Config
 from rl.lengths import parse_caps
 from sources.conversations import problem_turns
@@ -443,13 +443,13 @@ def start(tmp_path_factory, tokenizer):
 
 def measured(module, start, out, *flags):
     """A run of one step that measures a world, questions and two texts: ({name: result}, [what the sampler was asked for])."""
-    asked, generate = [], measuring.Sampler.generate
+    asked, generate = [], asking.Sampler.generate
 
-    class Noted(measuring.Sampler):
+    class Noted(asking.Sampler):
         def generate(self, prompts, n, limits, temperature, **how):
             asked.append((prompts, n, limits, temperature, how["think_budget"]))
             return generate(self, prompts, n, [2] * len(limits), temperature, seed=how["seed"])
-    with mock.patch.object(measuring, "Sampler", Noted):
+    with mock.patch.object(asking, "Sampler", Noted):
         code, result, err = run_main(module, *flags, "--out", out, "--eval-data", WORLD, start / "questions.jsonl",
                                      start / "text.jsonl", start / "text.txt", "--eval-problems", 4)
     assert code == 0, err[-2000:]

@@ -106,9 +106,10 @@ def test_readme_says_what_the_last_stage_gains_over_all_seeds(monkeypatch):
     found = [older, *(record(i, ("base", "sft", "grpo"), [mean, mean - e, mean + e], **new)
                        for i, (mean, e) in enumerate([(0.1, 0.03), (0.2, 0.04), (0.3, 0.0)]))]
     monkeypatch.setattr(tables, "records_of", lambda name: found)
-    assert readme.pipeline_line().endswith("GRPO gains +0.20 [+0.18, +0.22] in pass@1 and +0.30 [+0.28, +0.32] in pass@8.")
+    assert readme.pipeline_line().endswith(
+        "GRPO gains, seed by seed, +0.10, +0.20, +0.30 in pass@1 and +0.20, +0.30, +0.40 in pass@8.")
     table = tables.pipeline_table()
-    assert "pass@1, sft to grpo, all seeds together: +0.200 [+0.183, +0.217]." in table
+    assert "pass@1, sft to grpo, the mean of these seeds: +0.200 [+0.183, +0.217] (the" in table
     assert "seed 0: 0.25, 0.100; seed 1: 0.25, 0.100" in table and "-0.50" not in table and "| 7 (abc)" not in table
 
 
