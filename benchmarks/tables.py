@@ -97,8 +97,8 @@ def pipeline_table() -> str:
         parts += [f"{low} to {high} operations:",
                   markdown(["seed (commit)", *stages, *(f"{a} to {b}" for a, b in itertools.pairwise(stages)), f"pass@8, {ends}"],
                            rows)]
-        parts += [f"{kind}, {ends}, the mean of these seeds: {with_interval(pooled(found), '+.3f')} (the interval is that of the test "
-                  "problems alone)."
+        parts += [f"{kind}, {ends}, the mean of these seeds: {with_interval(pooled(found), '+.3f')} "
+                  "(the interval is that of the test problems alone)."
                   for kind, what in (("pass@1", "gain"), ("pass@8", "gain_at_k"))
                   if (found := last_gains(records, low, high, what))]
     if all("rollouts" in r for r in records):
