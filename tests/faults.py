@@ -7,7 +7,7 @@
 A test that passes whatever the code does is worth nothing, and nobody sees it by reading. faults.json holds one object per
 fault: `file`; `old`, a piece of it that occurs once; `new`, what is put in its place; `what` is then wrong; and `tests`, the
 arguments of pytest that are expected to notice. First these tests are run on the code as it is, where they must pass. The
-results go to results/faults.jsonl: which test noticed each fault. A run that hangs (over --timeout seconds) counts as noticed.
+results of all faults go to results/faults.jsonl: which test noticed each; --only writes no file but --out. A run that hangs (over --timeout seconds) counts as noticed.
 
 tests/test_faults.py sees to it that every `old` is there still, so that the list keeps up with the code.
 """
@@ -65,8 +65,9 @@ def main():
     p.add_argument("--timeout", type=int, default=900, help="seconds for the tests of one fault")
     p.add_argument("--sure", action="store_true", help="do not run the tests on the code as it is first: they pass")
     p.add_argument("--resume", action="store_true", help="leave out what results/faults.jsonl has for this code already")
-    p.add_argument("--out", default=str(ROOT / "results" / "faults.jsonl"), help="file to write")
+    p.add_argument("--out", default="", help="file to write (default: results/faults.jsonl; with --only none)")
     args = p.parse_args()
+    args.out = args.out or (os.devnull if args.only else str(ROOT / "results" / "faults.jsonl"))
     faults = [f for f in read_faults() if not args.only or any(w in f["file"] + " " + f["what"] for w in args.only)]
     done = [json.loads(line) for line in Path(args.out).read_text().splitlines()] if args.resume else []
     faults = [f for f in faults if f["what"] not in {d["what"] for d in done}]
