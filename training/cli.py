@@ -24,6 +24,11 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if action.default is None else super()._get_help_string(action)
 
 
+class Flags(argparse.Namespace):
+    """What the command line says. `defaults` are the values of flags that are not given; vars() does not have them."""
+    __slots__ = ("defaults",)
+
+
 class Parser(argparse.ArgumentParser):
     """argparse with defaults in its help, and with errors of one line and exit code 2.
 
@@ -46,12 +51,13 @@ class Parser(argparse.ArgumentParser):
                          namespace: argparse.Namespace | None = None) -> tuple[argparse.Namespace, list[str]]:
         """As argparse does it, and refuses what has no effect. (The parser of a subcommand is called here as well.)"""
         not_given = object()                                 # stands where the command line says nothing
-        found = argparse.Namespace(**dict.fromkeys(self.names, not_given))
+        found = Flags(**dict.fromkeys(self.names, not_given))
         found, rest = super().parse_known_args(args, found)
         given = {name for dest, name in self.names.items() if getattr(found, dest) is not not_given}
         for dest in self.names:
             if getattr(found, dest) is not_given:
                 setattr(found, dest, self.get_default(dest))
+        found.defaults = {dest: self.get_default(dest) for dest in self.names}
         with bad_input():
             for flags, works, why in self.needs:
                 if (idle := given.intersection(flags.split())) and not works(found):

@@ -17,9 +17,9 @@ MAY_DIFFER = {"resume", "out", "device", "compile", "checkpointing", "shard", "m
 FILLED_IN = {"scale", "kl_kind"}                          # older versions saved them as given, even without effect
 
 
-def find_state(folder: Path, flags: dict, inputs: dict) -> dict | None:
+def find_state(folder: Path, flags: dict, inputs: dict, defaults: dict) -> dict | None:
     """The saved state to resume from, or None. ValueError if the folder holds another run, or this run with other flags (vars of
-    args) or inputs ({name: fingerprint})."""
+    args; defaults: their values where they are not given) or inputs ({name: fingerprint})."""
     state, log = folder / "train_state.pt", folder / "log.jsonl"
     if not flags["resume"]:
         if state.exists() or log.exists() or (folder / "config.json").exists():
@@ -31,7 +31,7 @@ def find_state(folder: Path, flags: dict, inputs: dict) -> dict | None:
         found = torch.load(state, map_location="cpu", weights_only=True)
     except Exception as e:
         raise ValueError(f"{state}: cannot be read ({type(e).__name__}); remove it to start again") from None
-    compare_flags(folder, found, flags)
+    compare_flags(folder, found, flags, defaults)
     compare_inputs(folder, found, inputs)
     found["weights"] = without_copies(found["weights"])
     return found
@@ -42,11 +42,11 @@ def without_copies(weights: dict) -> dict:
     return {name: w for name, w in weights.items() if f"model.{name}" not in weights}
 
 
-def compare_flags(folder: Path, found: dict, flags: dict) -> None:
+def compare_flags(folder: Path, found: dict, flags: dict, defaults: dict) -> None:
     """ValueError if the saved state belongs to a run with other flags."""
     then = found["args"]
-    # a flag that an older version did not have makes no difference if it is not set
-    now = {k: v for k, v in flags.items() if k not in MAY_DIFFER and (k in then or v)}
+    # a flag that an older version did not have makes no difference if it is not set, or set to its default
+    now = {k: v for k, v in flags.items() if k not in MAY_DIFFER and (k in then or (v and v != defaults.get(k)))}
     if "inputs" not in found:                             # saved by an older version, without fingerprints
         now = {k: v for k, v in now.items() if k not in FILLED_IN or (v and then.get(k))}
     if "steps" in now and then.get("steps") != now["steps"] and same_rates(found["step"], then, flags):

@@ -65,7 +65,7 @@ class Run(Ranks):
         super().__init__(args)
         self.folder, self.flags, self.inputs = Path(args.out), copy.deepcopy(vars(args)), inputs
         self.log_file = Log(self.folder, args.wandb)
-        self.state = find_state(self.folder, self.flags, inputs)
+        self.state = find_state(self.folder, self.flags, inputs, getattr(args, "defaults", {}))
         self.wait_for_all()                               # no rank writes to the folder before all have checked it
         checkpoint.seed_everything(args.seed)
         self.extra_state = dict(self.state["more"]) if self.state else {}

@@ -9,8 +9,8 @@ A command's folder holds
     whole.json     written at the end: the last line, seconds, commit. What has this file is not run again. cpu_seconds are those
                    of computing, which other work on the machine does not lengthen
 
-A script that can resume goes on where it was killed; whatever another one has left is removed, and it begins again. Ctrl-C or
-SIGTERM ends the commands (those that train save first), and the same call goes on later.
+A script that can resume goes on where it was killed; whatever another one has left is removed, and it begins again. So does one
+that refuses to resume, because an older version of this repository has begun the run. Ctrl-C or SIGTERM ends the commands (those that train save first), and the same call goes on later.
 """
 
 import contextlib
@@ -43,6 +43,7 @@ class Running:
     lock: TextIO
     slot: dict
     began: float
+    resumes: bool                    # what was begun before
     cpu: float = 0.0                 # seconds of computing, once it has ended
 
     def has_ended(self) -> bool:
@@ -137,7 +138,8 @@ class Schedule:
             self.waiting.remove(command)
             return False
         line, out = command.line(self.runs), command.out(self.runs)
-        if out.exists() and command.resumable:
+        resumes = out.exists() and command.resumable
+        if resumes:
             line.append("--resume")
         else:
             remove_all_but(folder, "lock", "spent")
@@ -146,7 +148,7 @@ class Schedule:
             process = subprocess.Popen([sys.executable, str(ROOT / script), *flags], stdin=subprocess.DEVNULL, stdout=stdout,
                                        stderr=stderr, env=os.environ | slot, pass_fds=[lock.fileno()], start_new_session=True)
         self.waiting.remove(command)
-        self.running.append(Running(command, process, lock, slot, time.monotonic()))
+        self.running.append(Running(command, process, lock, slot, time.monotonic(), resumes))
         return True
 
     # ending
@@ -170,6 +172,10 @@ class Schedule:
             self.seconds[command] = before + seconds
             done = len(self.commands) - len(self.waiting) - len(self.running) - len(self.failed)
             say(f"{command.name}: {clock(seconds)}; {done} of {len(self.commands)} commands, {self.time_left()}")
+        elif running.resumes and code == 2 and not self.stopping:             # bad input: not the run that it would begin today
+            say(f"{command.name}: begins again, because it cannot resume: {last_words(folder / 'stderr')}")
+            remove_all_but(folder, "lock")
+            self.waiting.append(command)
         else:
             (folder / "spent").write_text(str(before + seconds))
             if self.stopping:

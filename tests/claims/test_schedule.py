@@ -23,6 +23,9 @@ out, steps = pathlib.Path(flags["--out"]), int(flags["--steps"])
 out.mkdir(parents=True, exist_ok=True)
 (out / "pid").write_text(str(os.getpid()))
 assert ("--resume" in sys.argv) == (out / "step").exists(), "resumed what was not begun, or began what was"
+if (out / "older version").exists():
+    print("train.py: --resume: the run was started with no --new-flag", file=sys.stderr)
+    sys.exit(2)
 step = int((out / "step").read_text()) if (out / "step").exists() else 0
 with open(out / "began", "a") as f:
     f.write(f"{step} {os.environ.get('OMP_NUM_THREADS')}\\n")
@@ -170,6 +173,16 @@ def test_stopped_and_gone_on_with(house):
     assert [line.split()[0] for line in (count.parent / "began").read_text().splitlines()] == ["0", str(made)]
     whole = json.loads((train.folder(done.runs) / "whole.json").read_text())
     assert whole["resumed"] and whole["seconds"] > float((train.folder(done.runs) / "spent").read_text())
+
+
+def test_what_an_older_version_has_begun_begins_again(house, capfd):
+    out = arm(3).needs[0].out(house / "runs")
+    out.mkdir(parents=True)
+    for name in ("step", "older version"):
+        (out / name).write_text("1")
+    done = runs_of(house, arm(3))
+    assert not done.failed and (out / "began").read_text() == "0 1\n" and not (out / "older version").exists()
+    assert "begins again, because it cannot resume: train.py: --resume: the run was started with no" in capfd.readouterr().err
 
 
 def test_killed_runner_leaves_a_command_that_the_next_one_waits_for(house, capfd):

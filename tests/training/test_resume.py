@@ -245,6 +245,17 @@ def test_where_they_do_the_flags_that_are_in_the_way_are_named(start, tmp_path, 
         assert "was started with --steps 4" in line and f"--schedule {more[1]}" in line
 
 
+def test_a_flag_that_an_older_version_did_not_have_is_no_difference_unless_it_is_set(start, tmp_path, monkeypatch):
+    flags = ["--init", start / "init", "--data", start / "chats.jsonl", *TEXT, "--steps", 4, "--save-every", 1]
+    flags += ["--schedule", "wsd", "--out", tmp_path / "run"]
+    stopped(monkeypatch, sft, *flags, at=2)
+    state = state_of(tmp_path / "run")
+    assert state["args"].pop("decay") == 0.2                 # a default that is not 0
+    torch.save(state, tmp_path / "run" / "train_state.pt")
+    assert "was started with no --decay" in refusal(sft, *flags, "--resume", "--decay", 0.5)
+    assert run_main(sft, *flags, "--resume")[1]["steps"] == 4
+
+
 def test_flags_are_told_as_one_types_them(start, tmp_path):
     flags = ["--init", start / "init", "--data", WORLD, *GRPO, "--out", tmp_path / "run", "--steps", 1]
     more = ["--max-new-tokens", "4", "8@3", "--mask-truncated", "--keep-rate", 0, 1, "--candidates", 4]
