@@ -10,7 +10,8 @@ A command's folder holds
                    of computing, which other work on the machine does not lengthen
 
 A script that can resume goes on where it was killed; whatever another one has left is removed, and it begins again. So does one
-that refuses to resume, because an older version of this repository has begun the run. Ctrl-C or SIGTERM ends the commands (those that train save first), and the same call goes on later.
+that refuses to resume, because an older version of this repository has begun the run. Ctrl-C or SIGTERM ends the commands (those
+that train save first), and the same call goes on later.
 """
 
 import contextlib
