@@ -311,7 +311,10 @@ class Transformer(nn.Module):
         self.unused_ids = ()                          # ranges of ids that the tokenizer does not have; their probability is 0
         self.checkpointing = False                # recompute activations in the backward pass, to save memory
         self._frequencies = {}                    # of the rotary embedding, one entry per device
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.width)
+        if torch.get_default_device().type == "meta":       # `load`; random numbers there would import the compiler (seconds)
+            self.embed_tokens = nn.Embedding.from_pretrained(torch.empty(config.vocab_size, config.width), freeze=False)
+        else:
+            self.embed_tokens = nn.Embedding(config.vocab_size, config.width)
         self.layers = nn.ModuleList([Block(config, i) for i in range(config.layers)])
         self.norm = RMSNorm(config.width, config.eps)
         self.lm_head = None if config.tied else Linear(config.width, config.vocab_size, bias=False)

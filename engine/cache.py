@@ -13,6 +13,7 @@ Simpler than vLLM: rows do not share pages. The keys of a prompt are computed on
 import heapq
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -54,6 +55,10 @@ class Pool:
         """The first page that a token at this position sees."""
         return max(0, position - self.window + 1) // PAGE if self.window else 0
 
+    def settled(self, row: int, tokens: int, since: int) -> bool:
+        """Whether `reserve` has nothing to do. A row needs another page only once in PAGE tokens."""
+        return self.first(since) <= self.begun[row] and pages_of(tokens) <= self.begun[row] + len(self.pages[row])
+
     def fits(self, row: int, tokens: int, since: int) -> bool:
         """Whether `reserve` finds enough free pages."""
         held, first = self.begun[row] + len(self.pages[row]), self.first(since)
@@ -83,12 +88,13 @@ class Pool:
             heapq.heappush(self.free, page)
         self.start[upload(pages, self.k.device)] = NOWHERE
 
-    def release(self, row: int) -> None:
-        """Frees the pages of a row. On a CPU the pages in use are then moved together, because attention there computes over the
+    def release(self, rows: Sequence[int]) -> None:
+        """Frees the pages of rows. On a CPU the pages in use are then moved together, because attention there computes over the
         pool up to the last used page."""
-        self._give_back(self.pages[row])
-        self.pages[row], self.begun[row] = [], 0
-        self.table[row] = self.spare
+        self._give_back([page for row in rows for page in self.pages[row]])
+        for row in rows:
+            self.pages[row], self.begun[row] = [], 0
+        self.table[upload(rows, self.k.device)] = self.spare
         if not self.k.is_cuda:
             self._close_gaps()
 
@@ -104,12 +110,17 @@ class Pool:
             self.owner[hole], self.start[hole], self.start[page] = row, self.start[page].clone(), NOWHERE
         self.used = len(held)
 
-    def move(self, source: int, target: int) -> None:
+    def move(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """See KVCache.move."""
-        self.pages[target], self.pages[source] = self.pages[source], []
-        self.begun[target], self.begun[source] = self.begun[source], 0
-        self.table[target], self.table[source] = self.table[source], self.spare
-        self.owner[upload(self.pages[target], self.k.device)] = target
+        for source, target in zip(sources, targets):
+            self.pages[target], self.pages[source] = self.pages[source], []
+            self.begun[target], self.begun[source] = self.begun[source], 0
+        device = self.k.device
+        at, to = upload(sources, device), upload(targets, device)
+        self.table[to] = self.table[at]
+        self.table[at] = self.spare
+        owned = [(page, row) for row in targets for page in self.pages[row]]
+        self.owner[upload([page for page, _ in owned], device)] = upload([row for _, row in owned], device)
 
     def fill(self, row: int, k: Tensor, v: Tensor) -> None:
         """Puts k and v (layers, T, K, hd) of a row's tokens into the pages that it holds."""
@@ -175,8 +186,7 @@ class KVCache:
         return (size - layer * windowed * most) // (layer * full) if full else sys.maxsize
 
     def clear(self) -> None:
-        for row in range(len(self.lengths)):
-            self.release(row)
+        self.release(range(len(self.lengths)))
 
     def widen(self, longest: int) -> bool:
         """Allows longer rows than before; returns whether new tables were made."""
@@ -189,23 +199,28 @@ class KVCache:
     def reserve(self, row: int, tokens: int, since: int = 0) -> bool:
         """Gives a row the pages that it needs for this number of tokens, and takes back those that no token from position `since`
         on sees. If too few are free: False, and nothing changes."""
+        if all(pool.settled(row, tokens, since) for pool in self.pools.values()):
+            return True
         if not all(pool.fits(row, tokens, since) for pool in self.pools.values()):
             return False
         for pool in self.pools.values():
             pool.reserve(row, tokens, since)
         return True
 
-    def release(self, row: int) -> None:
-        """Frees the pages of a row."""
-        for pool in self.pools.values():
-            pool.release(row)
-        self.lengths[row] = 0
+    def release(self, rows: Sequence[int]) -> None:
+        """Frees the pages of rows."""
+        if rows:
+            for pool in self.pools.values():
+                pool.release(rows)
+            self.lengths[upload(rows, self.lengths.device)] = 0
 
-    def move(self, source: int, target: int) -> None:
-        """Gives the pages of one row to another row, which has none."""
+    def move(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """Gives the pages of rows to other rows, as many, which have none."""
         for pool in self.pools.values():
-            pool.move(source, target)
-        self.lengths[target], self.lengths[source] = self.lengths[source], 0
+            pool.move(sources, targets)
+        at, to = (upload(rows, self.lengths.device) for rows in (sources, targets))
+        self.lengths[to] = self.lengths[at]
+        self.lengths[at] = 0
 
     def fill(self, row: int, k: Tensor, v: Tensor) -> None:
         """Starts a row, whose pages are reserved, with k and v (L, T, K, hd)."""
@@ -247,7 +262,7 @@ def free_bytes(device: torch.device) -> int | None:
         return None
 
 
-def upload(numbers: list[int], device: torch.device) -> Tensor:
+def upload(numbers: Sequence[int], device: torch.device) -> Tensor:
     """Copies a list of integers to a device, without waiting for the work that the device still has to do."""
     made = torch.tensor(numbers, dtype=torch.long)
     return made.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else made

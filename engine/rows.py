@@ -31,7 +31,8 @@ class Rows:
         self.pending[:B] = tokens
         self.positions[:B] += 1
 
-    def move(self, source: int, target: int) -> None:
-        """Moves the sequence of one row to another row."""
+    def move(self, sources: list[int], targets: list[int]) -> None:
+        """Moves the sequences of rows to other rows, as many."""
+        at, to = upload(sources, self.device), upload(targets, self.device)
         for t in (self.pending, self.keys, self.positions):
-            t[target] = t[source]
+            t[to] = t[at]

@@ -34,7 +34,7 @@ class Scheduler:
                 rows.pop(0)
             else:
                 gone.append(rows.pop())
-                self.cache.release(gone[-1])
+                self.cache.release(gone[-1:])
         self.put_back([self.running[row] for row in gone])
         self.leave(sorted(gone))
         self.crowded = self.crowded or bool(gone)
@@ -83,16 +83,18 @@ class Scheduler:
         return chosen
 
     def leave(self, rows: list[int]) -> None:
-        """Frees rows, given in rising order. The last running row takes the place of each."""
-        for row in reversed(rows):
-            last = len(self.running) - 1
-            self.cache.release(row)
-            if row != last:
-                self.cache.move(last, row)
-                self.rows.move(last, row)
-                self.running[row] = self.running[last]
-            self.running.pop()
-            self.crowded = False
+        """Frees rows, given in rising order. The last ones of those that go on take their places."""
+        gone, left = set(rows), len(self.running) - len(rows)
+        targets = [row for row in rows if row < left]
+        sources = [row for row in range(left, len(self.running)) if row not in gone]
+        self.cache.release(rows)
+        if targets:
+            self.cache.move(sources, targets)
+            self.rows.move(sources, targets)
+        for source, target in zip(sources, targets):
+            self.running[target] = self.running[source]
+        del self.running[left:]
+        self.crowded = self.crowded and not rows
 
     def remove(self, request: Request) -> None:
         if request in self.waiting:

@@ -92,9 +92,9 @@ def test_rows_that_grow_move_and_end_see_their_window(form, window):
         assert pool.used <= pool.size
         if dice.random() < 0.08:
             gone = dice.randrange(B)
-            cache.release(gone)
+            cache.release([gone])
             if gone < B - 1:
-                cache.move(B - 1, gone)
+                cache.move([B - 1], [gone])
             rows[gone] = rows[-1]
             rows.pop()
     for row, (k, v) in enumerate(rows):                                       # what is read back is the end, zeros before it

@@ -121,7 +121,7 @@ def test_cached_attention_is_the_end_of_full_attention(attend_cached, window, ne
     for row, n in enumerate(lengths):
         cache.fill(row, *(x[row, None, :n].expand(2, -1, -1, -1) for x in (k, v)))
         cache.lengths[row] = n - new
-    cache.release(3)
+    cache.release([3])
     out = attend_cached(q, pool, 1, window)
     for b, n in enumerate(lengths):
         full = torch.zeros(1, n, H, hd, dtype=torch.float64)
