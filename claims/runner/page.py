@@ -4,7 +4,7 @@ from html import escape
 from pathlib import Path
 
 from claims.runner.claim import FAILS, HOLDS, OPEN, Claim
-from claims.runner.results import COSTS, records_of, together
+from claims.runner.results import COSTS, records_of, together, usual_minutes
 from claims.runner.table import command, place, signed
 from claims.runner.undecided import to_decide
 from page.plots import rate_text, short
@@ -57,12 +57,11 @@ def card(name: str, claim: Claim, records: list[dict]) -> str:
     kinds = [k for k in COSTS if any(costs[k] for costs in last["costs"].values())]
     money = table(["arm", *(COSTS[k] for k in kinds)],
                   [[arm, *(short(costs[k]) if costs[k] else "–" for k in kinds)] for arm, costs in last["costs"].items()])
-    minutes = sum(r["minutes"] for r in records) / len(records)
     verdict, why = found["verdict"], f": {found['why']}" if found["why"] else ""
     missing = to_decide(claim, records)
     ours = "; ".join(f"{named} {signed(rate)}" for named, rate in claim.shown(numbers).items())
     facts = {"who": claim.source, "their figure": claim.theirs, "ours": ours,
-             "would show it": claim.would_show, "minutes": f"{minutes:.1f} for a seed, budget {last['budget']}"}
+             "would show it": claim.would_show, "minutes": f"{usual_minutes(records):.1f} for a seed, budget {last['budget']}"}
     facts = ({"to decide it": missing} if missing else {}) | facts
     return (f'<section id="{escape(name)}"><h2>{escape(claim.number)}. {escape(claim.says)}</h2>'
             f"<p>{verdict_text(verdict)}{escape(why)}</p>"

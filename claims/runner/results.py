@@ -1,6 +1,7 @@
 """The results in results/claims.jsonl: a line for each claim and seed that was measured, and what they say together."""
 
 import json
+import statistics
 from pathlib import Path
 
 import torch
@@ -103,6 +104,11 @@ def together(claim: Claim, records: list[dict]) -> dict:
     arms = {arm: {k: as_share(over_seeds([r["arms"][arm][k] for r in records])) for k in rates}
             for arm, rates in records[-1]["arms"].items() if all(rates.keys() <= r["arms"].get(arm, {}).keys() for r in records)}
     return {"numbers": numbers, "verdict": verdict, "why": why, "arms": arms}
+
+
+def usual_minutes(records: list[dict]) -> float:
+    """The median over seeds: one that ran beside other work does not count for more."""
+    return statistics.median(r["minutes"] for r in records)
 
 
 def as_share(rate: tuple) -> tuple:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from benchmarks.readme import with_parts
 from claims.runner.claim import Claim
-from claims.runner.results import records_of, together
+from claims.runner.results import records_of, together, usual_minutes
 from claims.runner.undecided import to_decide
 from tasks.accuracy import Rate
 
@@ -42,12 +42,10 @@ def row(name: str, claim: Claim, records: list[dict]) -> list[str]:
         return [*cells, "not measured yet", "", f"`{command(name, records)}`", ""]
     found = together(claim, records)
     seeds = f"{len(records)} seed{'s' * (len(records) > 1)}"
-    minutes = sum(r["minutes"] for r in records) / len(records)
     verdict, missing = found["verdict"] + (f" ({found['why']})" if found["why"] else ""), to_decide(claim, records)
     verdict += f"; to decide it: {missing}" if missing else ""
     ours = "; ".join(f"{name}: {signed(rate)}" for name, rate in claim.shown(found["numbers"]).items())
-    return [*cells, f"{ours}, {seeds}", verdict,
-            f"`{command(name, records)}`", f"{minutes:.1f}"]
+    return [*cells, f"{ours}, {seeds}", verdict, f"`{command(name, records)}`", f"{usual_minutes(records):.1f}"]
 
 
 def table(claims: dict[str, Claim], folder: str | Path) -> str:
