@@ -7,8 +7,8 @@
 A test that passes whatever the code does is worth nothing, and nobody sees it by reading. faults.json holds one object per
 fault: `file`; `old`, a piece of it that occurs once; `new`, what is put in its place; `what` is then wrong; and `tests`, the
 arguments of pytest that are expected to notice. First these tests are run on the code as it is, where they must pass. The
-results of all faults go to results/faults.jsonl: which test noticed each. --only writes no file but that
-of --out. A run that hangs (over --timeout seconds) counts as noticed.
+results of all faults go to results/faults.jsonl: which test noticed each. --only writes no file but that of --out. A run that
+hangs (over --timeout seconds) counts as noticed.
 
 tests/test_faults.py sees to it that every `old` is there still, so that the list keeps up with the code.
 """

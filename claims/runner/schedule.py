@@ -44,7 +44,7 @@ class Running:
     lock: TextIO
     slot: dict
     began: float
-    resumes: bool                    # what was begun before
+    resumes: bool                    # it goes on with what was begun before
     cpu: float = 0.0                 # seconds of computing, once it has ended
 
     def has_ended(self) -> bool:
@@ -173,8 +173,8 @@ class Schedule:
             self.seconds[command] = before + seconds
             done = len(self.commands) - len(self.waiting) - len(self.running) - len(self.failed)
             say(f"{command.name}: {clock(seconds)}; {done} of {len(self.commands)} commands, {self.time_left()}")
-        elif running.resumes and code == 2 and not self.stopping:             # bad input: not the run that it would begin today
-            say(f"{command.name}: begins again, because it cannot resume: {last_words(folder / 'stderr')}")
+        elif running.resumes and code == 2 and "--resume" in (why := last_words(folder / "stderr")) and not self.stopping:
+            say(f"{command.name}: begins again, because it cannot resume: {why}")
             remove_all_but(folder, "lock")
             self.waiting.append(command)
         else:

@@ -263,6 +263,10 @@ def test_the_table_and_the_page_say_what_would_decide(tmp_path):
     assert said.replace("to decide it:", "<b>to decide it</b>") in (tmp_path / "page.html").read_text()
 
 
+def test_a_seed_that_ran_beside_other_work_does_not_lengthen_the_minutes():
+    assert results.usual_minutes([{"minutes": 8.0}, {"minutes": 43.5}, {"minutes": 9.0}]) == 9.0
+
+
 def test_the_table_of_the_readme_is_as_generated():
     known = {name: find_claim(name) for name in all_claims()}
     path = ROOT / "claims" / "README.md"
