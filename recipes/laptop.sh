@@ -15,15 +15,15 @@ cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python}
 OUT=${OUT:-runs/laptop}
 SEED=${SEED:-0}            # of weights, problems and sampling; the test problems depend on it too
-BASE=${BASE:-400}          # steps of pre-training, 4,096 tokens each
-MID=${MID:-100}            # of mid-training
+BASE=${BASE:-500}          # steps of pre-training, 4,096 tokens each, at most: it ends when it solves its problems
+MID=${MID:-200}            # of mid-training, at most
 SFT=${SFT:-150}            # of fine-tuning
 GRPO=${GRPO:-60}           # of reinforcement learning
 RANKS=${RANKS:-2}          # processes of reinforcement learning, with one core each; the result does not depend on their number
 PROBLEMS=${PROBLEMS:-50}   # test problems for each number of operations
 SOLVED=1-3 LONG=4-8        # operations that pre-training solves, and those that mid-training adds
 EDGE=5-8                   # those that a chat does not solve after fine-tuning; with 4 it has learned to go on by itself
-WORLD="branch=0,seed=$SEED"
+WORLD="contexts=zoo,branch=0,seed=$SEED"
 START=$SECONDS
 
 if [ -e "$OUT" ] && [ -z "${RESUME:-}" ]; then
@@ -33,18 +33,20 @@ fi
 whole() { [ -e "$OUT/$1/tokenizer.json" ] && { [ "$1" = tokenizer ] || grep -q '"result"' "$OUT/$1/log.jsonl"; }; }
 
 echo "== 1. A tokenizer, trained on the world's own text"
-whole tokenizer || $PYTHON tokenizer.py train --data world:ops=1-6,split=pretrain --vocab-size 1024 --out "$OUT/tokenizer"
+whole tokenizer || $PYTHON tokenizer.py train --data world:ops=1-6,split=pretrain,contexts=zoo --vocab-size 1024 --out "$OUT/tokenizer"
 
 echo "== 2. Pre-training: 1 to 3 operations, and a few longer problems, so that these can be learned later"
 whole base || $PYTHON pretrain.py --tokenizer "$OUT/tokenizer" --out "$OUT/base" --seq-len 512 --seed "$SEED" \
     --attention window+nope --window 8 --rope-theta 100 --qk-norm head \
     --data "world:ops=$SOLVED,split=pretrain,$WORLD@0.9" "world:ops=$LONG,split=pretrain,$WORLD@0.1" \
-    --steps "$BASE" --lr 0.04 --adam-lr 0.008 --save-every 200
+    --steps "$BASE" --lr 0.04 --adam-lr 0.008 --save-every 200 \
+    --until-accuracy 0.8 --eval-every 25 --eval-data "world:ops=${SOLVED#*-},split=dev,$WORLD" --eval-problems 40
 
 echo "== 3. Mid-training on long problems, with easy ones against forgetting"
 whole mid || $PYTHON pretrain.py --init "$OUT/base" --out "$OUT/mid" --seq-len 512 --seed "$SEED" \
     --data "world:ops=$LONG,split=midtrain,$WORLD@0.8" "world:ops=$SOLVED,split=midtrain,$WORLD@0.2" \
-    --steps "$MID" --lr 0.02 --adam-lr 0.004 --schedule constant
+    --steps "$MID" --lr 0.02 --adam-lr 0.004 --schedule constant \
+    --until-accuracy 0.4 --eval-every 25 --eval-data "world:ops=$EDGE,split=dev,$WORLD" --eval-problems 20
 
 echo "== 4. Supervised fine-tuning: chats about easy problems, with and without thinking"
 whole sft || $PYTHON sft.py --init "$OUT/mid" --out "$OUT/sft" --seed "$SEED" --no-think 0.2 --unflagged 0.1 \
