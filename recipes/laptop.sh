@@ -9,7 +9,8 @@
 #
 # Mid-training shows the long problems as plain documents only, and fine-tuning the form of a chat on short problems only. So what
 # reinforcement has to find is that the long ones can be solved in a chat, too. Half of its reward is for right steps, so that a
-# group of answers that are all wrong still says which of them were nearer.
+# group of answers that are all wrong still says which of them were nearer. A few easy problems are among the long ones: without
+# them the model forgets how to answer in one step.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python}
@@ -54,7 +55,8 @@ whole sft || $PYTHON sft.py --init "$OUT/mid" --out "$OUT/sft" --seed "$SEED" --
 
 echo "== 5. Reinforcement learning from verified answers at the edge"
 whole grpo || OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} $PYTHON -m torch.distributed.run --standalone --nproc_per_node="$RANKS" \
-    grpo.py --init "$OUT/sft" --out "$OUT/grpo" --data "world:ops=$EDGE,split=rl,$WORLD" --seed "$SEED" \
+    grpo.py --init "$OUT/sft" --out "$OUT/grpo" --seed "$SEED" \
+    --data "world:ops=$EDGE,split=rl,$WORLD@0.875" "world:ops=$SOLVED,split=rl,$WORLD@0.125" \
     --mode think --reward strict+process:0.5 --steps "$GRPO" --prompts 16 --group 16 --max-new-tokens 120 --lr 1e-3 \
     --schedule wsd --decay 0.5 --save-every 20
 
