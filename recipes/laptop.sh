@@ -19,11 +19,12 @@ SEED=${SEED:-0}            # of weights, problems and sampling; the test problem
 BASE=${BASE:-500}          # steps of pre-training, 4,096 tokens each, at most: it ends when it solves its problems
 MID=${MID:-200}            # of mid-training, at most
 SFT=${SFT:-150}            # of fine-tuning
-GRPO=${GRPO:-60}           # of reinforcement learning
+GRPO=${GRPO:-90}           # of reinforcement learning
 RANKS=${RANKS:-2}          # processes of reinforcement learning, with one core each; the result does not depend on their number
 PROBLEMS=${PROBLEMS:-50}   # test problems for each number of operations
 SOLVED=1-3 LONG=4-8        # operations that pre-training solves, and those that mid-training adds
 EDGE=5-8                   # those that a chat does not solve after fine-tuning; with 4 it has learned to go on by itself
+EASY=1-4                   # the others, of which reinforcement sees a few
 WORLD="contexts=zoo,branch=0,seed=$SEED"
 START=$SECONDS
 
@@ -56,7 +57,7 @@ whole sft || $PYTHON sft.py --init "$OUT/mid" --out "$OUT/sft" --seed "$SEED" --
 echo "== 5. Reinforcement learning from verified answers at the edge"
 whole grpo || OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} $PYTHON -m torch.distributed.run --standalone --nproc_per_node="$RANKS" \
     grpo.py --init "$OUT/sft" --out "$OUT/grpo" --seed "$SEED" \
-    --data "world:ops=$EDGE,split=rl,$WORLD@0.875" "world:ops=$SOLVED,split=rl,$WORLD@0.125" \
+    --data "world:ops=$EDGE,split=rl,$WORLD@0.875" "world:ops=$EASY,split=rl,$WORLD@0.125" \
     --mode think --reward strict+process:0.5 --steps "$GRPO" --prompts 16 --group 16 --max-new-tokens 120 --lr 1e-3 \
     --schedule wsd --decay 0.5 --save-every 20
 
