@@ -64,10 +64,14 @@ def last_gains(records: list[dict], low: int, high: int, what: str = "gain") -> 
 
 
 def pipeline_seconds() -> str:
-    """How long the pipeline took, on each device on which it was timed."""
-    times = {r["device"]: f"{r['seconds']:,} seconds on {r['device']} (commit {r['commit']})"
-             for r in records_of("pipeline") if "stage_seconds" in r and r["seconds"]}
-    return "; ".join(times.values())
+    """How long the pipeline took, on each device on which it was timed: the shortest and the longest of the seeds. How long two
+    of its stages last depends on the seed."""
+    times = {}
+    for r in of_each_seed():
+        if r["seconds"]:
+            times.setdefault((r["device"], r["commit"]), []).append(r["seconds"])
+    return "; ".join(f"{' to '.join(f'{s:,}' for s in sorted({min(found), max(found)}))} seconds on {device} (commit {commit})"
+                     for (device, commit), found in times.items())
 
 
 def pipeline_table() -> str:

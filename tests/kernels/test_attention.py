@@ -162,6 +162,29 @@ def test_pages_in_any_order(window):
         assert torch.equal(attention(q[at:at + n], *pools, spans, window, exact=True, table=table), packed[at:at + n])
 
 
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("window, at", [(8, 64), (40, 74), (33, 96)])
+def test_pages_behind_the_window_were_given_back(window, at, exact):
+    """The table then has the page of no row, which holds anything: the bits are those of training all the same."""
+    torch.manual_seed(2)
+    T, K, G, hd, page = 97, 1, 2, 32, 32
+    q, k, v = (torch.randn(T, h, hd, device=DEVICE) for h in (K * G, K, K))
+    packed = attention(q, k, v, Spans.of_rows(1, T, DEVICE), window, exact=True)
+    kept = range((at - window + 1) // page, T // page + 1)
+    table = torch.tensor([[4] * 4, [j if j in kept else 4 for j in range(4)]], device=DEVICE)
+    pools = [torch.full((5, K, page, hd), float("nan"), device=DEVICE) for _ in range(2)]
+    for pool, x in zip(pools, (k, v)):
+        for j in kept:
+            part = x[j * page:(j + 1) * page].transpose(0, 1)
+            pool[j, :, :part.shape[1]] = part
+    assert kept[0] > 0 and not set(kept) & {4}
+    spans = Spans.of_cache(torch.tensor([at], device=DEVICE), 1, rows=torch.tensor([1], device=DEVICE))
+    ours = attention(q[at:at + 1], *pools, spans, window, exact=exact, table=table)
+    if exact:
+        assert torch.equal(ours, packed[at:at + 1])
+    assert_near(ours, packed[at:at + 1], 1e-5)
+
+
 def test_ragged_chunks_over_a_cache():
     """Rows that hold different numbers of tokens and get different numbers of new ones, one of them none."""
     q, k, v = random_qkv(3 * 20, 1, 2, 32, grad=False)
