@@ -148,34 +148,52 @@ def test_rows_pool_graphs_and_pieces_change_nothing(model, words, monkeypatch):
     assert alone == [[wanted[8]]]
 
 
-@pytest.mark.parametrize("graphs", [False, True])
-def test_new_weights_while_calls_are_under_way(model, words, graphs):
-    """What is drawn after each change has the log-probabilities of the new weights."""
+def under_new_weights(model, words, engine, requests, every=1, most=13):
+    """Runs the requests of an engine at version 7 while its weights change, mostly in the middle of calls; what is drawn after
+    each change has the log-probabilities of the new weights. Returns the completions."""
     old = {name: w.clone() for name, w in model.state_dict().items()}
     torch.manual_seed(1)
     new = {name: w + 0.1 * torch.randn_like(w) for name, w in old.items()}
     try:
-        engine = Sampler(model, words, rows=6, graphs=graphs, version=7)
-        engine.start(200, seed=1)
-        requests = [r for i, p in enumerate(prompts_of(words, 12)) for r in engine.submit(p, 50 + i, tools=Each(most=9))]
-        steps = 0
+        steps, wanted, graphs = 0, 12, engine.graphs
         while engine.unfinished:
             unread = {(r.number, t) for d in engine.unread for r, t in zip(d.running, d.tokens.tolist()) if r}
             ends = any(t == words.im_end for _, t in unread)                  # with graphs, maybe a call that is not read yet
-            if steps >= 12 and engine.calls.open and ends == graphs and engine.version < 13:
+            if steps >= wanted and engine.calls.open and ends == graphs and engine.version < most:
                 engine.update_weights((new, old)[engine.version % 2 == 0], recompute=True)    # the odd versions are the old ones
+                wanted = steps + every
             engine.step()
             steps += 1
         completions = [r.completion for r in requests]
         assert all(c.versions == sorted(c.versions) for c in completions)
-        assert sum(len(set(c.versions)) > 1 for c in completions) > 3 and engine.version >= 10
         for weights, odd in ((new, 0), (old, 1)):
             model.load_state_dict(weights)
             for c, computed in zip(completions, from_the_trainer(model, completions), strict=True):
                 for a, b, forced, v in zip(computed, c.logprobs, c.forced, c.versions, strict=True):
                     assert a == b or forced or v % 2 != odd
+        return completions
     finally:
         model.load_state_dict(old)
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+def test_new_weights_while_calls_are_under_way(model, words, graphs):
+    engine = Sampler(model, words, rows=6, graphs=graphs, version=7)
+    engine.start(200, seed=1)
+    requests = [r for i, p in enumerate(prompts_of(words, 12)) for r in engine.submit(p, 50 + i, tools=Each(most=9))]
+    completions = under_new_weights(model, words, engine, requests)
+    assert sum(len(set(c.versions)) > 1 for c in completions) > 3 and engine.version >= 10
+
+
+@pytest.mark.slow
+def test_a_thousand_replies(model, words):
+    """Ragged, preempted, with new weights in flight, and a tool that now and then hangs: each token as the trainer has it."""
+    engine = Sampler(model, words, rows=64, pool_tokens=64 * 64, version=7)
+    engine.start(300, seed=1)
+    requests = [r for i, p in enumerate(prompts_of(words, 1000)) for r in engine.submit(p, 30 + 9 * (i % 12), tools=Each(most=3))]
+    completions = under_new_weights(model, words, engine, requests, every=20, most=60)
+    assert {len(c.calls) for c in completions} >= {0, 1, 2, 3, 4} and engine.preempted > 0 and engine.version > 9
+    assert sum(len(c.tokens) - sum(c.forced) for c in completions) > 30_000 and not engine.cache.in_use()
 
 
 def test_replies_go_on_whatever_their_tools_do(model, words, tmp_path, monkeypatch):
