@@ -9,7 +9,7 @@ In exact mode, where sampler and trainer agree to the last bit (logprob_diff_max
 With a calculator, after SFT on solutions that call it (tasks/tools.py; --tool my_tools.py:NAME gives a function of your own):
     python sft.py --init runs/mid --data world:ops=1-3,modulus=0,given=99,max_value=999,split=sft,calls=4 --out runs/calls
     python grpo.py --init runs/calls --data world:ops=1-3,modulus=0,given=99,max_value=999,split=rl,calls=4 --out runs/tools \
-        --reward strict+needless:-0.1
+        --reward strict+thrift:-0.1
 A real model on real questions:
     python grpo.py --init smollm2/ --data gsm8k/train.jsonl --out runs/gsm8k --steps 2 --prompts 4 --group 4 \
         --max-new-tokens 200 --lr 1e-6

@@ -19,20 +19,24 @@ def start(s: Setting, **options) -> Command:
 
 
 def reinforced(s: Setting, init: Command, options: dict, **flags) -> Command:
-    """As many steps with a calculator as without; a needless call costs a tenth of what a right solution earns."""
-    usual = {"data": tiny.world(s, OPS, "rl", **LARGE, **options), "mode": "chat", "reward": "strict+needless:-0.1",
+    """As many steps with a calculator as without; in a right solution a needless call costs a tenth of what it earns."""
+    usual = {"data": tiny.world(s, OPS, "rl", **LARGE, **options), "mode": "chat", "reward": "strict+thrift:-0.1",
              "prompts": 16, "max_new_tokens": 160}
     return tiny.grpo(s, init, **usual | flags)
 
 
 def arms(s: Setting) -> dict[str, Command]:
-    """Before and after the same reinforcement, with a calculator and without one. The null arm: with other draws."""
+    """Before and after the same reinforcement, with a calculator and without one; where needless calls of wrong solutions cost as
+    much, too; and where none does. The null arm: with other draws."""
     found, starts = {}, {"calculator": (start(s, **CALLS, needless=0.3), CALLS), "none": (start(s), {})}
     for name, (init, options) in starts.items():
         found[name] = measured(s, init, options)
         found[f"{name}, RL"] = measured(s, reinforced(s, init, options), options)
     init, options = starts["calculator"]
-    return found | {"calculator, RL again": measured(s, reinforced(s, init, options, seed=s.seed + 100), options)}
+    for name, flags in {"RL again": {"seed": s.seed + 100}, "RL, wrong ones pay too": {"reward": "strict+needless:-0.1"},
+                        "RL, none pays": {"reward": "strict"}}.items():
+        found[f"calculator, {name}"] = measured(s, reinforced(s, init, options, **flags), options)
+    return found
 
 
 def measured(s: Setting, init: Command, options: dict) -> Command:
@@ -42,6 +46,10 @@ def measured(s: Setting, init: Command, options: dict) -> Command:
 def statistic(r: dict[str, Result]) -> dict[str, float]:
     return {GAIN: r["calculator, RL"].rate() - r["calculator"].rate(),
             FALL: r["calculator"].mean("needless") - r["calculator, RL"].mean("needless"),
+            "gain by RL, wrong ones pay too": r["calculator, RL, wrong ones pay too"].rate() - r["calculator"].rate(),
+            "gain by RL, none pays": r["calculator, RL, none pays"].rate() - r["calculator"].rate(),
+            "needless calls that RL takes away, none pays": (r["calculator"].mean("needless")
+                                                             - r["calculator, RL, none pays"].mean("needless")),
             "gain by RL, without": r["none, RL"].rate() - r["none"].rate(),
             "RL with other draws": r["calculator, RL again"].rate() - r["calculator, RL"].rate(),
             "after RL, with - without": r["calculator, RL"].rate() - r["none, RL"].rate()}

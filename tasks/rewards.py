@@ -136,13 +136,21 @@ def majority_reward(problem: Problem, reply: Reply, group: ReplyGroup) -> float:
 
 
 def needless_reward(problem: Problem, reply: Reply, group: ReplyGroup) -> float:
-    """The number of needless calls of tools (tasks/tools.py). Use it with a weight below 0: strict+needless:-0.1."""
+    """The number of needless calls of tools (tasks/tools.py), for a weight below 0. They count in a wrong reply, too. Where most
+    replies are wrong, it then pays to give up and call nothing: thrift is without this trap."""
     return float(needless_calls(reply.calls or (), problem.task.useful_calls(problem)))
+
+
+def thrift_reward(problem: Problem, reply: Reply, group: ReplyGroup) -> float:
+    """The number of needless calls where the answer is right, else 0, as in OTC (arXiv 2504.14870). Use it with a weight below 0:
+    strict+thrift:-0.1."""
+    return needless_reward(problem, reply, group) if grade(problem, reply).answer_ok else 0.0
 
 
 REWARDS = {"answer": answer_reward, "process": process_reward, "strict": strict_reward, "score": score_reward,
            "format": format_reward, "length": length_reward, "random": random_reward,
-           "incorrect": incorrect_reward, "majority": majority_reward, "needless": needless_reward}
+           "incorrect": incorrect_reward, "majority": majority_reward, "needless": needless_reward,
+           "thrift": thrift_reward}
 
 
 # a mix of them

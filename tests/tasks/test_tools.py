@@ -147,8 +147,10 @@ def test_the_reward_counts_right_answers_and_needless_calls():
     useful = [Call("calculator", text, "", False, 0, 0) for text in task.useful_calls(problem)]
     replies = [Reply(problem.solution, calls=calls) for calls in ([], useful, useful + useful[:1])]
     replies.append(Reply("Answer: 100000", calls=[]))
-    scores = score_group(problem, replies, parse_rewards("strict+needless:-0.25", LARGE))
-    assert [s.reward for s in scores] == [1, 1, 0.75, 0]
+    replies.append(Reply("Answer: 100000", calls=useful + useful))
+    scores = {mix: [s.reward for s in score_group(problem, replies, parse_rewards(mix, LARGE))]
+              for mix in ("strict+needless:-0.25", "strict+thrift:-0.25")}
+    assert scores == {"strict+needless:-0.25": [1, 1, 0.75, 0, -0.25 * len(useful)], "strict+thrift:-0.25": [1, 1, 0.75, 0, 0]}
 
 
 @pytest.mark.parametrize("spec", ["world:calls=-1", "world:needless=0.5", "world:calls=2,needless=2", "world:given=20",
