@@ -5,9 +5,9 @@ from claims.runner.claim import Claim, Setting, positive
 from claims.runner.commands import Command
 from claims.runner.measures import Result
 
-KINDS = ("rpt", "rlpt", "rlp")
+KINDS = {"rpt": 90, "rlpt": 60, "rlp": 30}                # steps, for about as many FLOPs; the ratios are measured
 HEAD = "after RLVR, rlpt - mixed SFT"
-MIXED_STEPS = 600                                          # about as many FLOPs as one of the others; the ratios are measured
+MIXED_STEPS = 240                                          # of next-token training, likewise
 
 
 def arms(s: Setting) -> dict[str, Command]:
@@ -15,7 +15,7 @@ def arms(s: Setting) -> dict[str, Command]:
     (mixed SFT); nothing. Then the same RLVR. "..., cost" are the runs on text themselves."""
     data = {kind: texts.text(s, kind=kind) for kind in KINDS}
     data["rpt"] = (data["rpt"], ",proxy=", texts.pretrained(s))
-    starts = {kind: texts.reinforced(s, data[kind], kind) for kind in KINDS}
+    starts = {kind: texts.reinforced(s, data[kind], kind, steps) for kind, steps in KINDS.items()}
     chats = tiny.world(s, texts.EASY, "sft", 0.3, format="chat")
     starts["mixed SFT"] = tiny.branch(s, texts.cold(s), (texts.raw(s), "@0.7"), chats, steps=MIXED_STEPS)
     found = {f"{name}, cost": start for name, start in starts.items()}

@@ -38,22 +38,24 @@ def pretrained(s: Setting) -> Command:
 
 
 def cold(s: Setting) -> Command:
-    """The cold start that all share."""
-    forms = [f"{text(s, documents=100, kind=kind)}@0.2" for kind in ("rlpt", "rpt")]
-    return tiny.sft(s, pretrained(s), tiny.world(s, EASY, "sft", 0.6), *forms, steps=150)
+    """The cold start that all share: it can predict some lines, or reinforcement on text would have nothing to choose from."""
+    forms = [f"{text(s, documents=100, kind=kind)}@0.3" for kind in ("rlpt", "rpt")]
+    return tiny.sft(s, pretrained(s), tiny.world(s, EASY, "sft", 0.4), *forms, steps=300, lr=0.02, adam_lr=0.004)
 
 
 def reinforced(s: Setting, data: str | tuple, kind: str, steps: int = 60, **flags) -> Command:
-    """Reinforcement on the text, from the cold start. data: a SPEC, or a tuple in which a command stands for its checkpoint."""
+    """Reinforcement on the text, from the cold start, and beside it a little fine-tuning on chats, without which a model this
+    small forgets how to answer in one. data: a SPEC, or a tuple in which a command stands for its checkpoint."""
     usual = {"mode": "chat", "reward": "score", "prompts": 16, "group": 8, "rows": 256, "max_new_tokens": CAP[kind], "lr": 1e-3,
-             "schedule": "wsd", "decay": 0.5, "show_every": 0, "loss": "rlp" if kind == "rlp" else "grpo"}
+             "schedule": "wsd", "decay": 0.5, "show_every": 0, "loss": "rlp" if kind == "rlp" else "grpo",
+             "sft_data": tiny.world(s, EASY, "sft", format="chat"), "sft_tokens": 1024, "sft_weight": 0.1}
     return make("grpo.py", "--init", cold(s), "--data", data, "--steps", s.steps(steps), *tiny.common(s),
                 *tiny.as_flags(usual | flags))
 
 
 def rlvr(s: Setting, start: Command, **flags) -> Command:
-    """The same for all: problems in a chat, paid where every step is right."""
-    return tiny.grpo(s, start, EDGE, **{"mode": "chat", "max_new_tokens": 64} | flags)
+    """The same for all: problems in a chat, paid where every step is right, and a little for each right step."""
+    return tiny.grpo(s, start, EDGE, **{"mode": "chat", "max_new_tokens": 64, "reward": "strict+process:0.5"} | flags)
 
 
 def solves(s: Setting, start: Command) -> Command:
