@@ -12,13 +12,14 @@ from claims.runner.measures import Result
 
 STEPS, PROMPTS, GROUP = 14, 8, 4                           # of on-policy distillation
 CHAT = {"mode": "chat", "max_new_tokens": 64}
+LONG = {"steps": 300, "lr": 0.02, "adam_lr": 0.004}        # of fine-tuning: the bases have never seen a chat
 REACHES, COST, PASS_8 = "on-policy - RL", "FLOPs, on-policy / RL", "pass@8, on-policy - RL"
 
 
 def teacher(s: Setting) -> Command:
     """A base that has learned to chat, and reinforcement."""
     base = tiny.base(s, tiny.tokenizer())
-    return tiny.grpo(s, tiny.sft(s, base, tiny.world(s, tiny.SKILLS, "sft")), **CHAT)
+    return tiny.grpo(s, tiny.sft(s, base, tiny.world(s, tiny.SKILLS, "sft"), **LONG), **CHAT)
 
 
 def answers(s: Setting, split: str, count: int) -> Command:
@@ -29,7 +30,7 @@ def answers(s: Setting, split: str, count: int) -> Command:
 
 def student(s: Setting) -> Command:
     """A smaller base, fine-tuned on answers of the teacher."""
-    return tiny.sft(s, tiny.base(s, tiny.tokenizer(), width=96), answers(s, "sft", s.count(800)))
+    return tiny.sft(s, tiny.base(s, tiny.tokenizer(), width=96), answers(s, "sft", s.count(1600)), **LONG)
 
 
 def on_policy(s: Setting, steps: int = STEPS, **flags) -> Command:

@@ -1,8 +1,10 @@
 """Claim 11b: on-policy distillation lifts a small student at the edge more than fine-tuning on as many tokens of the teacher.
 
-The teacher has three times the weights of the student (2.7M and 0.9M), and is fine-tuned on the edge. Its tokens are those that
-it judges in on-policy distillation, and those that it has written in fine-tuning, which reads them once, or several times. What
-they are is read from the logs: the tokens with a loss.
+The teacher has three times the weights of the student (2.7M and 0.9M), and is fine-tuned on the edge. The student has seen half
+as much, and a few answers of the teacher: one that has seen none writes what the teacher has no opinion of. The two ways then
+have the same optimiser and rates, and as many tokens of the teacher: those that it judges in on-policy distillation, and those
+that it has written in fine-tuning, which reads them once, or several times. What they are is read from the logs: the tokens with
+a loss.
 """
 
 from claims import chats, tiny
@@ -13,36 +15,42 @@ from claims.runner.measures import Result
 TEACHER, STUDENT = {"width": 320, "ff": 1024}, {"width": 192}
 STEPS, PROMPTS, GROUP = 24, 16, 4                          # of on-policy distillation
 ONCE, PASSES = 64, 3                                       # steps of fine-tuning that read all answers once; and how often else
+RATES = {"lr": 1e-3, "schedule": "wsd", "decay": 0.5}
+CONSTANT = {"decay": 0, "warmup": 0}                       # the rate of a base
 LIFTS = "on-policy - student"
 ARMS = {"SFT": "on-policy - SFT", f"SFT, {PASSES} passes": f"on-policy - SFT, {PASSES} passes"}
 
 
 def teacher(s: Setting) -> Command:
-    return tiny.sft(s, chats.base(s, **TEACHER), chats.lessons(s))
+    return tiny.sft(s, chats.base(s, 320, **CONSTANT, **TEACHER), chats.lessons(s))
 
 
 def student(s: Setting) -> Command:
-    return chats.base(s, **STUDENT)
+    return fine_tuned(s, chats.base(s, 160, **CONSTANT, **STUDENT), "sft", s.count(800), 48)
 
 
 def on_policy(s: Setting, **flags) -> Command:
     """Distillation of the student on its own answers."""
-    usual = chats.CHAT | {"prompts": PROMPTS, "group": GROUP, "lr": 1e-3, "schedule": "wsd", "decay": 0.5, "show_every": 0}
+    usual = chats.CHAT | RATES | {"prompts": PROMPTS, "group": GROUP, "loss": "reverse", "show_every": 0}
     return make("distill.py", "--init", student(s), "--teacher", teacher(s), "--data", tiny.world(s, tiny.EDGE, "rl"), "--steps",
                 s.steps(STEPS), *tiny.common(s), *tiny.as_flags(usual | flags))
 
 
-def fine_tuned(s: Setting, steps: int) -> Command:
-    """The student fine-tuned on as many answers of the teacher as it judges there."""
-    answers = make("augment.py", "distill", "--init", teacher(s), "--data", tiny.world(s, tiny.EDGE, "rl"), "--count",
-                   s.steps(STEPS) * PROMPTS * GROUP, "--seed", s.seed, "--device", s.device)
-    return tiny.sft(s, student(s), answers, steps=steps, log_every=1)
+def fine_tuned(s: Setting, init: Command, split: str, count: int, steps: int) -> Command:
+    """A model fine-tuned on so many answers of the teacher."""
+    answers = make("augment.py", "distill", "--init", teacher(s), "--data", tiny.world(s, tiny.EDGE, split), "--count", count,
+                   "--seed", s.seed, "--device", s.device)
+    flags = RATES | {"optimizer": "adamw", "batch_tokens": 2048, "log_every": 1}
+    return make("sft.py", "--init", init, "--data", answers, "--steps", s.steps(steps), *tiny.common(s), *tiny.as_flags(flags))
 
 
 def arms(s: Setting) -> dict[str, Command]:
     """"NAME, run" is the run that the arm NAME measures."""
-    runs = {"on-policy": on_policy(s), "SFT": fine_tuned(s, ONCE), f"SFT, {PASSES} passes": fine_tuned(s, PASSES * ONCE)}
-    found = {"teacher": teacher(s), "student": student(s), "on-policy again": on_policy(s, seed=s.seed + 100)} | runs
+    count = s.steps(STEPS) * PROMPTS * GROUP
+    runs = {"on-policy": on_policy(s)} | {name: fine_tuned(s, student(s), "rl", count, steps) for name, steps in
+                                          (("SFT", ONCE), (f"SFT, {PASSES} passes", PASSES * ONCE))}
+    found = {"teacher": teacher(s), "student": student(s), "on-policy again": on_policy(s, seed=s.seed + 100),
+             "by advantages": on_policy(s, loss="opd")} | runs
     return {name: chats.solves(s, run) for name, run in found.items()} | {f"{name}, run": run for name, run in runs.items()}
 
 
@@ -54,6 +62,7 @@ def tokens(run: Result) -> float:
 def statistic(r: dict[str, Result]) -> dict[str, float]:
     found = {name: r["on-policy"].rate() - r[other].rate() for other, name in ARMS.items()}
     found |= {f"pass@8, {name}": r["on-policy"].rate(8) - r[other].rate(8) for other, name in ARMS.items()}
+    found["whole divergence - by advantages"] = r["on-policy"].rate() - r["by advantages"].rate()
     return found | {LIFTS: r["on-policy"].rate() - r["student"].rate(), "SFT - student": r["SFT"].rate() - r["student"].rate(),
                     "teacher tokens, SFT / on-policy": tokens(r["SFT, run"]) / tokens(r["on-policy, run"]),
                     "other draws": r["on-policy again"].rate() - r["on-policy"].rate(),

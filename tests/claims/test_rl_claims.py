@@ -103,7 +103,11 @@ def test_sizes_and_answers():
     for shape, millions in ((small_student.TEACHER, 2.7), (small_student.STUDENT, 0.9)):
         config = Config(**{"vocab_size": 470, "layers": 2, "heads": 4, "kv_heads": 2, "qk_norm": "head"} | shape)
         assert round(sum(w.numel() for w in Transformer(config).parameters()) / 1e6, 1) == millions
-    [answers], taught = trained(small_student, "augment.py"), trained(small_student, "distill.py")
-    assert len(taught) == 2 and differ(taught) == {"--seed"} and answers["--init"] == taught[0]["--teacher"]
+    made, taught = trained(small_student, "augment.py"), trained(small_student, "distill.py")
+    answers = {c["--data"]: c for c in made}[taught[0]["--data"]]             # the others are those of the student's start
+    assert len(made) == 2 and all(c["--init"] == taught[0]["--teacher"] for c in made)
+    assert len(taught) == 3 and differ(taught) == {"--seed", "--loss"}
     assert int(answers["--count"]) == int(taught[0]["--steps"]) * int(taught[0]["--prompts"]) * int(taught[0]["--group"])
-    assert answers["--data"] == taught[0]["--data"]
+    tuned = [c for c in trained(small_student, "sft.py") if c["--init"] == taught[0]["--init"]]
+    assert len(tuned) == 2 and differ(tuned) == {"--steps"} and tuned[0]["--optimizer"] == "adamw"
+    assert all(tuned[0][flag] == taught[0][flag] for flag in ("--lr", "--schedule", "--decay"))
