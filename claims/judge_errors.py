@@ -6,17 +6,21 @@ from claims.runner.commands import Command
 from claims.runner.measures import Result
 
 ERRORS = (0, 5, 10, 20)                                    # percent of the verdicts
+REWARDS = ("prefix", "strict")
 HEAD = "lines predicted, no errors - 20% errors"
 
 
 def arms(s: Setting) -> dict[str, Command]:
-    """RLPT from one cold start, with judges that turn round a share of their verdicts; one is always wrong."""
+    """RLPT from one cold start, with judges that turn round a share of their verdicts; one is always wrong. And with both
+    rewards, from a cold start that says two lines about as often as one: where all say one line there is no difference."""
     starts = {f"{e}% errors": texts.reinforced(s, texts.text(s, kind="rlpt", judge_errors=e / 100), "rlpt") for e in ERRORS}
-    starts["strict"] = texts.reinforced(s, texts.text(s, kind="rlpt", reward="strict"), "rlpt")
     starts["0% errors, again"] = texts.reinforced(s, texts.text(s, kind="rlpt", judge_errors=0 / 100), "rlpt",
                                                   seed=s.seed + 100)
     starts["always wrong"] = texts.reinforced(s, texts.text(s, kind="rlpt", judge_errors=1), "rlpt")
-    found = {name: texts.predicts(s, start) for name, start in (starts | {"cold start": texts.cold(s)}).items()}
+    two = texts.cold(s, taught=2)
+    starts |= {reward: texts.reinforced(s, texts.text(s, kind="rlpt", reward=reward), "rlpt", start=two) for reward in REWARDS}
+    found = {name: texts.predicts(s, start, "prefix" if name in REWARDS else "strict")
+             for name, start in (starts | {"cold start": texts.cold(s)}).items()}
     return found | {f"{name}, solves": texts.solves(s, start) for name, start in starts.items() if name != "always wrong"}
 
 
@@ -26,8 +30,8 @@ def statistic(r: dict[str, Result]) -> dict[str, float]:
     found |= {f"lines predicted, {e}% errors - cold start": lines[f"{e}% errors"] - lines["cold start"] for e in ERRORS}
     found |= {f"problems solved, no errors - {e}% errors": lines["0% errors, solves"] - lines[f"{e}% errors, solves"]
               for e in ERRORS[1:]}
-    return found | {"lines predicted, prefix - strict": lines["0% errors"] - lines["strict"],
-                    "problems solved, prefix - strict": lines["0% errors, solves"] - lines["strict, solves"],
+    return found | {"lines predicted, prefix - strict": lines["prefix"] - lines["strict"],
+                    "problems solved, prefix - strict": lines["prefix, solves"] - lines["strict, solves"],
                     "another seed of training": lines["0% errors, again"] - lines["0% errors"],
                     "no errors - always wrong": lines["0% errors"] - lines["always wrong"]}
 

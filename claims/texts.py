@@ -37,19 +37,21 @@ def pretrained(s: Setting) -> Command:
     return tiny.base(s, words(), *midtraining.old(s, "pretrain", "short"), steps=midtraining.STEPS["short"])
 
 
-def cold(s: Setting) -> Command:
-    """The cold start that all share: it can predict some lines, or reinforcement on text would have nothing to choose from."""
-    forms = [f"{text(s, documents=100, kind=kind)}@0.3" for kind in ("rlpt", "rpt")]
+def cold(s: Setting, **options) -> Command:
+    """The cold start that all share: it can predict some lines, or reinforcement on text would have nothing to choose from.
+    options: of the lessons of RLPT."""
+    forms = [f"{text(s, documents=100, kind='rlpt', **options)}@0.3", f"{text(s, documents=100, kind='rpt')}@0.3"]
     return tiny.sft(s, pretrained(s), tiny.world(s, EASY, "sft", 0.4), *forms, steps=300, lr=0.02, adam_lr=0.004)
 
 
-def reinforced(s: Setting, data: str | tuple, kind: str, steps: int = 60, **flags) -> Command:
+def reinforced(s: Setting, data: str | tuple, kind: str, steps: int = 60, start: Command | None = None, **flags) -> Command:
     """Reinforcement on the text, from the cold start, and beside it a little fine-tuning on chats, without which a model this
-    small forgets how to answer in one. data: a SPEC, or a tuple in which a command stands for its checkpoint."""
+    small forgets how to answer in one. data: a SPEC, or a tuple in which a command stands for its checkpoint. start: in place of
+    the cold start."""
     usual = {"mode": "chat", "reward": "score", "prompts": 16, "group": 8, "rows": 256, "max_new_tokens": CAP[kind], "lr": 1e-3,
              "schedule": "wsd", "decay": 0.5, "show_every": 0, "loss": "rlp" if kind == "rlp" else "grpo",
              "sft_data": tiny.world(s, EASY, "sft", format="chat"), "sft_tokens": 1024, "sft_weight": 0.1}
-    return make("grpo.py", "--init", cold(s), "--data", data, "--steps", s.steps(steps), *tiny.common(s),
+    return make("grpo.py", "--init", start or cold(s), "--data", data, "--steps", s.steps(steps), *tiny.common(s),
                 *tiny.as_flags(usual | flags))
 
 
@@ -63,8 +65,8 @@ def solves(s: Setting, start: Command) -> Command:
     return tiny.evaluate(s, start, EDGE, chat=True)
 
 
-def predicts(s: Setting, start: Command) -> Command:
+def predicts(s: Setting, start: Command, reward: str = "strict") -> Command:
     """The next and the masked lines of text that nobody has seen."""
-    data = text(s, "test", s.count(200), kind="rlpt", reward="strict")
+    data = text(s, "test", s.count(200), kind="rlpt", reward=reward)
     return make("evaluate.py", "--init", start, "--data", data, "--limit", s.count(200), "--k", 1, 8, "--temperature", 1,
                 "--rows", 256, "--seed", s.seed, "--device", s.device, "--chat", "--max-new-tokens", CAP["rlpt"])

@@ -31,6 +31,7 @@ A reply must have the form that sft.py teaches from the same SPEC (a cold start)
 """
 
 import hashlib
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -52,7 +53,7 @@ POSITIONS = ("random", "all", "entropy")
 USUAL = {"context": {"rpt": 256, "rlpt": 16, "rlp": 256}, "next": {"rpt": 16, "rlpt": 3, "rlp": 1}}
 # the kinds in which an option has an effect; the others have one in all
 ONLY = {"positions": ("rpt", "rlp"), "proxy": ("rpt", "rlp"), "entropy": ("rpt", "rlp"), "middle": ("rlpt",), "judge": ("rlpt",),
-        "enough": ("rlpt",), "shortest": ("rlpt",), "judge_errors": ("rpt", "rlpt")}
+        "enough": ("rlpt",), "shortest": ("rlpt",), "taught": ("rlpt",), "judge_errors": ("rpt", "rlpt")}
 GAP = "[...]"
 ASKED = {
     "full": {"rpt": "Below is the beginning of a text. Think about what stands next in it. Then write the next word, or the next "
@@ -96,6 +97,7 @@ class Text(Task):
     enough: int = 0                  # rlpt, judge text: words from which on a beginning of a segment is right; 0: the whole of it
     judge_errors: float = 0.0        # share of verdicts that are turned round, as the reward sees them
     shortest: int = 8                # rlpt: characters; shorter segments are not asked for
+    taught: int = 1                  # rlpt: a lesson of sft.py says the next segment, or the next 2, ... up to so many, by chance
     ask: str = "full"                # the words of the prompt: full, or short for a model that learns them from a cold start
     seed: int = 0                    # of positions and of judge_errors; a world of the SPEC has it, too
 
@@ -125,6 +127,7 @@ class Text(Task):
              f"{where}: documents, context, next, enough and shortest are numbers of at least 0")
         self.context = self.context or USUAL["context"][self.kind]
         self.next = self.next or USUAL["next"][self.kind]
+        need(1 <= self.taught <= self.next, f"{where}: taught={self.taught}: use 1 to next={self.next} segments, which count")
         for name in ("proxy", "judge"):
             folder = getattr(self, name)
             need(folder in ("", "text", "steps")[:3 if name == "judge" else 1] or (Path(folder) / "config.json").is_file(),
@@ -236,7 +239,9 @@ class Text(Task):
         if form == "middle":                              # what stands behind the gap cannot be a part of what is missing
             asked, behind = f"{asked}{GAP}{text[parts[k][1]:parts[k + 1][1]]}", []
         references = (answer, *(text[slice(*span)] for span in behind))
-        return Excerpt(f"{ASKED[self.ask][form]}\n\n{asked.strip()}", answer, f"{OPEN}{answer}{CLOSE}", self,
+        more = random.Random(f"{document}|{k}").randrange(self.taught)        # segments of a lesson behind the first
+        said = text[parts[k][0]:[parts[k], *behind][min(len(behind), more)][1]]
+        return Excerpt(f"{ASKED[self.ask][form]}\n\n{asked.strip()}", answer, f"{OPEN}{said}{CLOSE}", self,
                        before=(before + shown).strip(), kind=form, references=references)
 
     def _token(self, place: Position) -> Excerpt:

@@ -15,9 +15,9 @@ def planted(claim, **rates):
     """Arms in which each problem is solved with that chance, or half of the time; and what training has cost."""
     rng, found = np.random.default_rng(0), {}
     for name, command in claim.arms(Setting()).items():
-        counts = rng.binomial(8, np.full(400, rates.get(name, 0.5)))
+        counts = rng.binomial(8, np.full(2000, rates.get(name, 0.5)))
         line = {"flops": {"total": 300 if "rlp, cost" in name else 200, "inherited": 100}} if name.endswith(", cost") else {}
-        right = {} if name.endswith(", cost") else {("test", 2, 400): [[int(c), 8] for c in counts]}
+        right = {} if name.endswith(", cost") else {("test", 2, 2000): [[int(c), 8] for c in counts]}
         found[name] = Result(line, right=right, answered=right)
         assert (command.script == "evaluate.py") == bool(right)
     return found
@@ -55,12 +55,19 @@ def test_arms_differ_in_one_thing_alone():
     for claim in (text_rl.CLAIM, judge_errors.CLAIM):
         arms = claim.arms(Setting(3))
         commands = in_order(arms.values())
-        assert len([c for c in commands if c.script == "sft.py"]) == 1        # one cold start
-        assert len({c.words[c.words.index("--data") + 1] for c in arms.values() if c.script == "evaluate.py"}) <= 2
+        colds = [c for c in commands if c.script == "sft.py"]                 # one cold start; another for strict and prefix
+        assert [sum("taught=2" in str(word) for word in c.words) for c in colds] == [0, 1][:1 + (claim is judge_errors.CLAIM)]
+        data = {c.words[c.words.index("--data") + 1] for c in arms.values() if c.script == "evaluate.py"}
+        assert len({str(spec).replace(",reward=strict", "").replace(",reward=prefix", "") for spec in data}) <= 2
         on_text = [c for c in commands if c.script == "grpo.py" and "text:" in str(c.words[c.words.index("--data") + 1])]
-        assert len(on_text) == (3 if claim is text_rl.CLAIM else 7)
-        assert {c.words[c.words.index("--steps") + 1] for c in on_text} == {"60"}
-    rlvr = [c for c in in_order(text_rl.CLAIM.arms(Setting()).values()) if c.script == "grpo.py" and "strict" in c.words]
+        assert len(on_text) == (3 if claim is text_rl.CLAIM else 8)
+        steps = [c.words[c.words.index("--steps") + 1] for c in on_text]
+        assert steps == ([str(n) for n in text_rl.KINDS.values()] if claim is text_rl.CLAIM else ["60"] * 8)
+        assert len({c.words[c.words.index("--sft-data") + 1] for c in on_text}) == 1
+    pairs = [c for c in on_text if c.words[c.words.index("--init") + 1] == colds[1]]
+    [(a, b)] = [(str(a), str(b)) for a, b in zip(*(c.words for c in pairs), strict=True) if a != b]
+    assert "reward=prefix" in a and a.replace("prefix", "strict") == b
+    rlvr = [c for c in in_order(text_rl.CLAIM.arms(Setting()).values()) if "strict+process:0.5" in c.words]
     assert len({c.words[3:] for c in rlvr}) == 2                              # the same for all, and once with other draws
     told = {e: c for c in on_text for e in judge_errors.ERRORS if f"judge_errors={e / 100}" in str(c.words)}
     assert set(told) == {0, 5, 10, 20}

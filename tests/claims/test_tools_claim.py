@@ -21,7 +21,8 @@ def planted(**numbers):
     return found
 
 
-AS_CLAIMED = {"calculator": (3, 8), "calculator, RL": (6, 1), "none": (1, 0), "none, RL": (2, 0), "calculator, RL again": (6, 1)}
+AS_CLAIMED = {"calculator": (3, 8), "calculator, RL": (6, 1), "none": (1, 0), "none, RL": (2, 0), "calculator, RL again": (6, 1),
+              "calculator, RL, wrong ones pay too": (2, 1), "calculator, RL, none pays": (6, 7)}
 
 
 @pytest.mark.parametrize("change, verdict", [
@@ -32,7 +33,9 @@ def test_the_verdict(change, verdict):
     assert judge(CLAIM, numbers)[0] == verdict
     if not change:
         assert numbers["needless calls that RL takes away"][0] == 7 / 8
-        assert numbers["gain by RL, with a calculator"][0] == 3 / 8
+        assert numbers["gain by RL, with a calculator"][0] == numbers["gain by RL, none pays"][0] == 3 / 8
+        assert numbers["gain by RL, wrong ones pay too"][0] == numbers["gain by RL, without"][0] - 2 / 8 == -1 / 8
+        assert numbers["needless calls that RL takes away, none pays"][0] == 1 / 8
 
 
 def test_arms_differ_in_the_calculator_alone():
@@ -46,3 +49,7 @@ def test_arms_differ_in_the_calculator_alone():
         assert apart and all(re.sub(",(calls|needless)=[^,]*", "", a) == b for a, b in apart)
         trained = [next(word for word in command.words if isinstance(word, Command)) for command in trained]
     assert trained[0] == trained[1] and trained[0].script == "pretrain.py"
+    paid = [next(word for word in arms[f"calculator, RL{more}"].words if isinstance(word, Command)).words
+            for more in ("", ", wrong ones pay too", ", none pays")]
+    assert [{a: b for a, b in zip(paid[0], other, strict=True) if a != b} for other in paid[1:]] == [
+        {"strict+thrift:-0.1": "strict+needless:-0.1"}, {"strict+thrift:-0.1": "strict"}]

@@ -265,6 +265,25 @@ def test_segments_are_asked_for_in_both_ways(folder):
     assert not any(p.kind == "middle" for p in map(Text.from_spec(f"{WORLD},middle=0").problem, range(20)))
 
 
+LONGER = "text:world:tiny,ops=4-6,documents=40,kind=rlpt"
+
+
+def test_lessons_may_say_several_segments():
+    """One, two or three of them, as they stand in the text; all are right by prefix, and by strict only those of one."""
+    task = Text.from_spec(f"{LONGER},taught=3")
+    said, one = {}, Text.from_spec(LONGER)
+    for i, (number, k, form) in enumerate(task.places):
+        problem = task.problem(i)
+        answer, lines = task.answer_in(task.reply(problem)[1]), task.texts[number][1].split("\n")[k:]
+        count = answer.count("\n") + 1
+        assert answer == "\n".join(lines[:count]) and (form == "next" or count == 1)
+        assert task.judge_of().right([answer], problem.references, strict=False) == [True]
+        assert task.judge_of().right([answer], problem.references, strict=True) == [count == 1]
+        said[count] = said.get(count, 0) + 1
+        assert one.problem(i).solution == f"<answer>{problem.answer}</answer>" and one.problem(i).question == problem.question
+    assert min(said[1], said[2], said[3]) > 4, said
+
+
 @pytest.mark.parametrize("corpus", ["corpus.txt", "rows.jsonl", "qa.jsonl", "world:tiny,ops=2-3,documents=20"])
 @pytest.mark.parametrize("options", ["kind=rpt,positions=all", "kind=rpt,context=20", "kind=rlp,next=3,context=9"])
 def test_next_tokens_are_those_of_the_text(tokenizer, folder, corpus, options):
@@ -388,6 +407,7 @@ def test_what_a_spec_is_made_of(folder):
     ("text:CORPUS,kind=rpt,positions=all,proxy=INIT", "go together"),
     ("text:CORPUS,kind=rpt,proxy=nowhere", "no such checkpoint"),
     ("text:CORPUS,judge=steps", "needs documents with steps"), ("text:CORPUS,judge=nowhere", "no such checkpoint"),
+    ("text:CORPUS,taught=4", "use 1 to next=3"), ("text:CORPUS,kind=rpt,taught=2", "has no effect with kind=rpt"),
     ("text:CORPUS,judge_errors=2", "is a share"), ("text:SHORT,kind=rlpt", "too short"), ("text:SHORT,kind=rpt", "too short"),
     ("text:SHORT,kind=rlp", "too short"), ("text:text:CORPUS", "text of text"),
     ("text:CORPUS,kind=rpt,proxy=OTHER", "another tokenizer"),
