@@ -137,7 +137,7 @@ def majority_reward(problem: Problem, reply: Reply, group: ReplyGroup) -> float:
 
 def needless_reward(problem: Problem, reply: Reply, group: ReplyGroup) -> float:
     """The number of needless calls of tools (tasks/tools.py), for a weight below 0. They count in a wrong reply, too. Where most
-    replies are wrong, it then pays to give up and call nothing: thrift is without this trap."""
+    replies are wrong, it may then pay to give up and call nothing: thrift is without this trap."""
     return float(needless_calls(reply.calls or (), problem.task.useful_calls(problem)))
 
 
