@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Reinforcement on text (RPT, RLPT, RLP), each beside next-token training on the same text and chats (mixed SFT) at equal FLOPs.
-# A cold start by SFT teaches to answer in a chat and the form of a prediction; then every model gets the same reinforcement on
-# problems with an answer. claims/text_rl.py measures the same over seeds.
+# A cold start by SFT teaches to answer in a chat and the form of a prediction. Beside reinforcement on text there is a little SFT on
+# chats: a small model forgets how to answer in one without it. Then every model gets the same reinforcement on problems with an
+# answer. claims/text_rl.py measures the same over seeds.
 #
 #   bash recipes/text_rl.sh                  the tiny world, from random weights; everything goes to runs/text_rl
 #   KINDS=rlpt SEED=1 OUT=runs/again bash recipes/text_rl.sh
@@ -15,7 +16,7 @@ OUT=${OUT:-runs/text_rl}
 SEED=${SEED:-0}
 KINDS=${KINDS:-rpt rlpt rlp}
 BASE=${BASE:-240}          # steps of pre-training, 2,048 tokens each; with INIT there are none
-COLD=${COLD:-150}          # of the cold start
+COLD=${COLD:-300}          # of the cold start
 RL=${RL:-60}               # of reinforcement on text
 RLVR=${RLVR:-60}           # of reinforcement on problems
 WORLD="world:tiny,seed=$SEED"
@@ -49,14 +50,14 @@ if [ "$INIT" = "$OUT/base" ]; then
 fi
 
 echo "== The cold start that all share: chats, and a little text in the form of predictions"
-$PYTHON sft.py --init "$INIT" --out "$OUT/cold" --data "$CHATS@0.6" "$(spec rlpt)@0.2" "$(spec rpt)@0.2" --batch-tokens 2048 \
-    --steps "$COLD" --lr 0.01 --adam-lr 0.002 --seed "$SEED" $MORE
+$PYTHON sft.py --init "$INIT" --out "$OUT/cold" --data "$CHATS@0.4" "$(spec rlpt)@0.3" "$(spec rpt)@0.3" --batch-tokens 2048 \
+    --steps "$COLD" --lr 0.02 --adam-lr 0.004 --seed "$SEED" $MORE
 
 models=(cold)
 for kind in $KINDS; do
     echo "== $kind: reinforcement on the text"
     $PYTHON grpo.py --init "$OUT/cold" --out "$OUT/$kind" --data "$(spec "$kind")" --reward score --steps "$RL" --prompts 16 --group 8 \
-        $([ "$kind" != rlp ] || echo "--loss rlp") $ROLLOUTS
+        --sft-data "$CHATS" --sft-tokens 1024 --sft-weight 0.1 $([ "$kind" != rlp ] || echo "--loss rlp") $ROLLOUTS
     echo "== $kind: next-token training for as many FLOPs, as two steps tell"
     MIXED="--init $OUT/cold --data $READ@0.7 $CHATS@0.3 --seq-len 256 --batch-tokens 2048 --lr 0.03 --adam-lr 0.006 --seed $SEED $MORE"
     [ -e "$OUT/probe" ] || $PYTHON pretrain.py $MIXED --steps 2 --out "$OUT/probe"
