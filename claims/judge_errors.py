@@ -12,7 +12,7 @@ HEAD = "lines predicted, no errors - 20% errors"
 
 def arms(s: Setting) -> dict[str, Command]:
     """RLPT from one cold start, with judges that turn round a share of their verdicts; one is always wrong. And with both
-    rewards, from a cold start that says two lines about as often as one: where all say one line there is no difference."""
+    rewards, from a cold start that now and then says two lines: where all say one line there is no difference."""
     starts = {f"{e}% errors": texts.reinforced(s, texts.text(s, kind="rlpt", judge_errors=e / 100), "rlpt") for e in ERRORS}
     starts["0% errors, again"] = texts.reinforced(s, texts.text(s, kind="rlpt", judge_errors=0 / 100), "rlpt",
                                                   seed=s.seed + 100)

@@ -187,7 +187,7 @@ def test_new_weights_while_calls_are_under_way(model, words, graphs):
 
 @pytest.mark.slow
 def test_a_thousand_replies(model, words):
-    """Ragged, preempted, with new weights in flight, and a tool that now and then hangs: each token as the trainer has it."""
+    """Ragged, preempted, with new weights in flight: each token that was drawn as the trainer has it."""
     engine = Sampler(model, words, rows=64, pool_tokens=64 * 64, version=7)
     engine.start(300, seed=1)
     requests = [r for i, p in enumerate(prompts_of(words, 1000)) for r in engine.submit(p, 30 + 9 * (i % 12), tools=Each(most=3))]

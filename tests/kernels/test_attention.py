@@ -177,7 +177,7 @@ def test_pages_behind_the_window_were_given_back(window, at, exact):
         for j in kept:
             part = x[j * page:(j + 1) * page].transpose(0, 1)
             pool[j, :, :part.shape[1]] = part
-    assert kept[0] > 0 and not set(kept) & {4}
+    assert kept[0] > 0
     spans = Spans.of_cache(torch.tensor([at], device=DEVICE), 1, rows=torch.tensor([1], device=DEVICE))
     ours = attention(q[at:at + 1], *pools, spans, window, exact=exact, table=table)
     if exact:
