@@ -17,8 +17,7 @@ ROWS = 1024                                                # decoding at once, s
 
 def from_fresh(s: Setting) -> dict[str, Command]:
     """The base, and reinforcement by fresh rollouts, twice, with other draws."""
-    base = tiny.base(s, tiny.tokenizer())
-    return {"base": tiny.evaluate(s, base), "fresh": after(s), "fresh again": after(s, seed=s.seed + 100)}
+    return {"base": tiny.evaluate(s, tiny.steady(s, tiny.tokenizer())), "fresh": after(s), "fresh again": after(s, seed=s.seed + 100)}
 
 
 def stale(s: Setting, age: int, correction: str = "none") -> Command:
@@ -29,7 +28,7 @@ def stale(s: Setting, age: int, correction: str = "none") -> Command:
 def in_flight(s: Setting, ahead: int, **flags) -> Command:
     """A run in fast mode that samples so many updates ahead; 0: rollouts and training take turns."""
     usual = {"async_steps": ahead, "rows": ROWS} if ahead else {}
-    return tiny.grpo(s, tiny.base(s, tiny.tokenizer()), **usual | flags)
+    return tiny.grpo(s, tiny.steady(s, tiny.tokenizer()), **usual | flags)
 
 
 def mean_of(run: Result, metric: str) -> float:

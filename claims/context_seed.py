@@ -18,7 +18,7 @@ def words() -> Command:
 def base(s: Setting, share: float) -> Command:
     """The zoo at all depths, and a share of the school with one operation."""
     zoo = tiny.world(s, tiny.SKILLS, "pretrain", 0.9 * (1 - share)), tiny.world(s, tiny.BEYOND, "pretrain", 0.1 * (1 - share))
-    return tiny.base(s, words(), *zoo, *([tiny.world(s, "1", "pretrain", share, **NEW)] if share else []))
+    return tiny.steady(s, words(), *zoo, *([tiny.world(s, "1", "pretrain", share, **NEW)] if share else []))
 
 
 def reinforced(s: Setting, start: Command, **flags) -> Command:

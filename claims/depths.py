@@ -18,7 +18,7 @@ CAP = 72                                                   # tokens of an answer
 
 
 def base(s: Setting, **flags) -> Command:
-    return tiny.base(s, tiny.tokenizer(), **flags)
+    return tiny.steady(s, tiny.tokenizer(), **flags)
 
 
 def mixture(s: Setting) -> list[str]:
@@ -28,7 +28,7 @@ def mixture(s: Setting) -> list[str]:
 
 def start(s: Setting) -> Command:
     """Mid-trained, with a fifth of deeper problems."""
-    return tiny.branch(s, base(s), *mixture(s))
+    return tiny.branch(s, base(s), *mixture(s), **tiny.STEADY)
 
 
 def reinforced(s: Setting, ops: str, **flags) -> Command:

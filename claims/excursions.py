@@ -21,7 +21,7 @@ def starts(s: Setting) -> dict[str, Command]:
     """{checkpoint: it, "checkpoint, SFT": the same fine-tuned}"""
     found = {}
     for steps in CHECKPOINTS:
-        base = chats.base(s, steps, decay=0, warmup=0)
+        base = chats.base(s, steps, **tiny.STEADY)
         found |= {f"{steps}": base, f"{steps}, SFT": tiny.sft(s, base, chats.lessons(s))}
     return found
 

@@ -17,7 +17,7 @@ AFTER, TIME = f"after RL, {FEW} - {HEADS} groups", f"time of a rollout at {LENGT
 
 
 def base(s: Setting, groups: int) -> Command:
-    return tiny.base(s, tiny.tokenizer(), heads=HEADS, kv_heads=groups, ff=FEED_FORWARD[groups])
+    return tiny.steady(s, tiny.tokenizer(), heads=HEADS, kv_heads=groups, ff=FEED_FORWARD[groups])
 
 
 def rollouts(s: Setting, groups: int, length: int) -> Command:

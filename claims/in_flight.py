@@ -16,7 +16,7 @@ RUNS = {"in turns": {"ahead": 0}, "exact": {"ahead": 0, "exact": True}, "1 ahead
 def arms(s: Setting) -> dict[str, Command]:
     """Each way of sampling; "NAME, run" is the run itself, whose log says how old its tokens are and how far sampler and trainer
     are apart."""
-    found = {"base": tiny.evaluate(s, tiny.base(s, tiny.tokenizer())),
+    found = {"base": tiny.evaluate(s, tiny.steady(s, tiny.tokenizer())),
              "in turns, again": tiny.evaluate(s, in_flight(s, 0, seed=s.seed + 100))}
     for name, flags in RUNS.items():
         run = in_flight(s, **flags)

@@ -18,11 +18,11 @@ AFTER = "after RL, dppo - grpo"
 
 
 def reinforced(s: Setting, loss: str, **flags) -> Command:
-    return tiny.grpo(s, tiny.base(s, tiny.tokenizer()), **{"loss": loss, "minibatches": 4, "lr": 5e-4} | flags)
+    return tiny.grpo(s, tiny.steady(s, tiny.tokenizer()), **{"loss": loss, "minibatches": 4, "lr": 5e-4} | flags)
 
 
 def arms(s: Setting) -> dict[str, Command]:
-    found = {"base": tiny.evaluate(s, tiny.base(s, tiny.tokenizer())),
+    found = {"base": tiny.evaluate(s, tiny.steady(s, tiny.tokenizer())),
              "grpo again": tiny.evaluate(s, reinforced(s, "grpo", seed=s.seed + 100))}
     for loss in LOSSES:
         run = reinforced(s, loss)

@@ -17,11 +17,11 @@ EFFECT = "noise 1, corrected - not"
 def after(s: Setting, *mismatch: str, **flags) -> Command:
     """Measured after reinforcement of the same base."""
     flags |= {"mismatch": mismatch} if mismatch else {}
-    return tiny.evaluate(s, tiny.grpo(s, tiny.base(s, tiny.tokenizer()), exact=True, **flags))
+    return tiny.evaluate(s, tiny.grpo(s, tiny.steady(s, tiny.tokenizer()), exact=True, **flags))
 
 
 def arms(s: Setting) -> dict[str, Command]:
-    found = {"base": tiny.evaluate(s, tiny.base(s, tiny.tokenizer())), "no mismatch": after(s),
+    found = {"base": tiny.evaluate(s, tiny.steady(s, tiny.tokenizer())), "no mismatch": after(s),
              "no mismatch again": after(s, seed=s.seed + 100)}
     for kind, spec in KINDS.items():
         found |= {f"{kind}, {c}": after(s, spec, **({} if c == "none" else {"correction": c})) for c in CORRECTIONS}

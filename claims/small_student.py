@@ -16,17 +16,16 @@ TEACHER, STUDENT = {"width": 320, "ff": 1024}, {"width": 192}
 STEPS, PROMPTS, GROUP = 24, 16, 4                          # of on-policy distillation
 ONCE, PASSES = 64, 3                                       # steps of fine-tuning that read all answers once; and how often else
 RATES = {"lr": 1e-3, "schedule": "wsd", "decay": 0.5}
-CONSTANT = {"decay": 0, "warmup": 0}                       # the rate of a base
 LIFTS = "on-policy - student"
 ARMS = {"SFT": "on-policy - SFT", f"SFT, {PASSES} passes": f"on-policy - SFT, {PASSES} passes"}
 
 
 def teacher(s: Setting) -> Command:
-    return tiny.sft(s, chats.base(s, 320, **CONSTANT, **TEACHER), chats.lessons(s))
+    return tiny.sft(s, chats.base(s, 320, **tiny.STEADY, **TEACHER), chats.lessons(s))
 
 
 def student(s: Setting) -> Command:
-    return fine_tuned(s, chats.base(s, 160, **CONSTANT, **STUDENT), "sft", s.count(800), 48)
+    return fine_tuned(s, chats.base(s, 160, **tiny.STEADY, **STUDENT), "sft", s.count(800), 48)
 
 
 def on_policy(s: Setting, **flags) -> Command:

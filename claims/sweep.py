@@ -26,7 +26,7 @@ MEASURED = 15                                              # times on the way
 
 def base(s: Setting, width: int = WIDTH) -> Command:
     """As many tokens for each size. The usual width is the base that other claims have, too."""
-    return tiny.base(s, tiny.tokenizer(), **({} if width == WIDTH else {"width": width}))
+    return tiny.steady(s, tiny.tokenizer(), **({} if width == WIDTH else {"width": width}))
 
 
 def run(s: Setting, init: Command, steps: int = STEPS, **flags) -> Command:

@@ -18,6 +18,7 @@ BATCH = ["--seq-len", 256, "--batch-tokens", 2048]
 SKILLS = "1-3"                       # operations that a base learns
 EDGE = "2-3"                         # and those that reinforcement is about: the deepest that training has much of
 BEYOND = "4-6"                       # of which training has a little
+STEADY = {"decay": 0, "warmup": 0}   # a rate of training that is the same at all steps
 
 
 def world(s: Setting, ops: str, split: str, share: float = 1.0, **options) -> str:
@@ -38,6 +39,12 @@ def base(s: Setting, words: Command, *data, steps: int = 240, **flags) -> Comman
     data = data or (world(s, SKILLS, "pretrain", 0.9), world(s, BEYOND, "pretrain", 0.1))
     return make("pretrain.py", "--tokenizer", words, "--data", *data, *SHAPE, *BATCH, "--steps", s.steps(steps), "--lr", 0.04,
                 "--adam-lr", 0.008, *common(s), *as_flags({"decay": 0.3} | flags))
+
+
+def steady(s: Setting, words: Command, *data, **flags) -> Command:
+    """A base whose rate never falls, for claims that begin reinforcement at a base: from one whose rate has fallen it gains a
+    third as much (results/tried.jsonl), which is too little to tell arms apart."""
+    return base(s, words, *data, **STEADY | flags)
 
 
 def branch(s: Setting, init: Command, *data, steps: int = 120, **flags) -> Command:

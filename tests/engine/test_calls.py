@@ -1,7 +1,10 @@
 """Replies that call tools: what was drawn stays as it is, and nothing but the request itself decides what it says."""
 
 import copy
+import os
+import random
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +13,7 @@ from helpers import assert_same_state, joined_by_threads, killed_in, run_main, s
 import distill
 import grpo
 from engine import runner
+from engine.calls import WORKERS
 from engine.draws import SamplingParams, draw, uniform
 from formats.chat import after_thinking
 from model import Config, Transformer
@@ -194,6 +198,53 @@ def test_a_thousand_replies(model, words):
     completions = under_new_weights(model, words, engine, requests, every=20, most=60)
     assert {len(c.calls) for c in completions} >= {0, 1, 2, 3, 4} and engine.preempted > 0 and engine.version > 9
     assert sum(len(c.tokens) - sum(c.forced) for c in completions) > 30_000 and not engine.cache.in_use()
+
+
+def resident():
+    """(MiB of this process, its children, its open files)"""
+    here = Path("/proc/self")
+    children = [child for thread in (here / "task").iterdir() for child in (thread / "children").read_text().split()]
+    return (int((here / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2 ** 20, len(children),
+            len(list((here / "fd").iterdir())))
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="measures its memory where Linux tells it")
+@pytest.mark.parametrize("count", [400, pytest.param(8_000, marks=pytest.mark.slow)])
+def test_soak(model, words, tmp_path, count):
+    """Requests with calls come in at random, while others run, wait for tools that answer, fail, hang or end their process, are
+    aborted, or get new weights: each ends once, and memory, processes and open files stay what they are."""
+    (tmp_path / "own.py").write_text("import os\ndef tool(text):\n    kind = sum(map(ord, text)) % 40\n    while kind == 0: pass\n"
+                                     "    if kind == 1: os._exit(3)\n    return {}[text] if kind < 6 else text[::-1] * 9\n")
+
+    class Own(Toolbox):
+        def call_in(self, said):
+            return ("tool", said) if len(said) % 4 else ("calculator", f"{len(said)} * 3")
+    box = Own(open_tools([f"{tmp_path}/own.py:tool", "calculator"]).specs, most=1, seconds=0.2)
+    dice, engine, state = random.Random(0), Sampler(model, words, rows=32, pool_tokens=32 * 60), model.state_dict()
+    prompts, submitted, ends, measured = prompts_of(words, 100), 0, bytearray(count), []    # it keeps no request itself
+    said = dict.fromkeys(("no answer in", "ended its process", "KeyError", "no calls are left"), 0)
+    engine.start(200, seed=1)
+    while submitted < count or engine.unfinished:
+        if submitted < count and len(engine.unfinished) < 64:
+            submitted += 1
+            engine.submit(dice.choice(prompts), dice.randrange(5, 60), tools=box)
+        for r in engine.step():
+            assert not ends[r.number] and r.completion.finish in ("stop", "length")
+            assert len(r.completion.tokens) == len(r.completion.forced) == len(r.completion.logprobs) <= r.limit
+            ends[r.number] = 1
+            said = {what: n + sum(what in call.answer for call in r.completion.calls) for what, n in said.items()}
+        if dice.random() < 0.01 and engine.unfinished:
+            r = dice.choice(list(engine.unfinished))
+            engine.abort(r)
+            ends[r.number] = 1
+        if dice.random() < 0.02:
+            engine.update_weights(state, recompute=dice.random() < 0.5)
+        if submitted >= count * (len(measured) + 1) // 10:
+            measured.append(resident())
+    assert submitted == count == sum(ends) and not engine.cache.in_use() and not engine.calls.open
+    assert min(said.values()) > 3, said
+    (early, _, _), (late, children, files) = measured[3], resident()
+    assert late - early < 20 and children <= WORKERS and files <= max(m[2] for m in measured[:4]) + 2 * WORKERS, measured
 
 
 def test_replies_go_on_whatever_their_tools_do(model, words, tmp_path, monkeypatch):
