@@ -17,7 +17,8 @@ ROWS = 1024                                                # decoding at once, s
 
 def from_fresh(s: Setting) -> dict[str, Command]:
     """The base, and reinforcement by fresh rollouts, twice, with other draws."""
-    return {"base": tiny.evaluate(s, tiny.steady(s, tiny.tokenizer())), "fresh": after(s), "fresh again": after(s, seed=s.seed + 100)}
+    base = tiny.steady(s, tiny.tokenizer())
+    return {"base": tiny.evaluate(s, base), "fresh": after(s), "fresh again": after(s, seed=s.seed + 100)}
 
 
 def stale(s: Setting, age: int, correction: str = "none") -> Command:

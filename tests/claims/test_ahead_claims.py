@@ -1,10 +1,10 @@
-"""The claims on old rollouts and on thinking budgets: planted effects and nulls, and arms that differ in one thing."""
+"""The claims on mismatch, losses, old rollouts and budgets: planted effects and nulls, and arms that differ in one thing."""
 
 import numpy as np
 import pytest
 
 import grpo
-from claims import in_flight, length_growth, staleness, staleness_corrected, thinking_budget
+from claims import in_flight, length_growth, losses, mismatch, staleness, staleness_corrected, thinking_budget
 from claims.mismatch import after
 from claims.runner.claim import FAILS, HOLDS, OPEN, Setting, judge
 from claims.runner.commands import in_order
@@ -23,8 +23,8 @@ def planted(claim, rates, usual=0.5, tokens=80):
     found, stratum = {}, ("world:tiny,split=test", 2, 300)
     for arm, command in claim.arms(Setting()).items():
         if command.script != "evaluate.py":
-            found[arm] = Result({}, records=[{"flags": {}}] + [{"step": i, "logprob_diff_mean": 0.01, "staleness_mean": i}
-                                                               for i in (1, 2, 3)])
+            found[arm] = Result({}, records=[{"flags": {}}] + [{"step": i, "logprob_diff_mean": 0.01, "staleness_mean": i,
+                                                                "reward": i / 10} for i in (1, 2, 3)])
             continue
         rate = rates.get(arm, usual)
         rate, length = rate if isinstance(rate, tuple) else (rate, tokens)
@@ -38,11 +38,15 @@ def verdict(claim, rates):
 
 
 BASE = {"base": 0.2}
+UNCORRECTED = BASE | {f"{mismatch.LARGE}, none": 0.3}
+DPPO = BASE | {"dppo_tv": 0.6, "dppo_kl": 0.8}
 THINKS = {"RL, 0": 0.2, "RL, 32": 0.5, "RL, on": 0.8, "RL, on, other draws": 0.8, "untaught": 0.0}
 LONGER = {"before": (0.2, 80), "RL": (0.5, 120), "RL again": (0.5, 120)}
 
 
 @pytest.mark.parametrize("claim, effect, against, oracle, null", [
+    (mismatch.CLAIM, UNCORRECTED, BASE | {f"{mismatch.LARGE}, none": 0.6}, {"base": 0.6}, {"no mismatch again": 0.8}),
+    (losses.CLAIM, DPPO, BASE, {"base": 0.6}, {"grpo again": 0.8}),
     (staleness.CLAIM, BASE, BASE | {"8 old, corrected": 0.3}, {"base": 0.6}, {"fresh again": 0.8}),
     (staleness_corrected.CLAIM, BASE | {"none": 0.3}, BASE | {"none": 0.6}, {"base": 0.6}, {"fresh again": 0.8}),
     (in_flight.CLAIM, BASE, BASE | {"kept": 0.3}, {"base": 0.6}, {"in turns, again": 0.8}),
@@ -63,6 +67,26 @@ def test_growth_is_a_ratio_of_tokens():
     assert numbers[length_growth.GROWTH] == pytest.approx(0.5, abs=0.01)
     tokens = thinking_budget.statistic(planted(thinking_budget.CLAIM, {"RL, 32": (0.5, 40)}))
     assert tokens["tokens of a reply with 32, after RL"] == pytest.approx(40, abs=0.5)
+
+
+def test_a_curve_is_the_reward_of_each_third():
+    numbers = losses.statistic(planted(losses.CLAIM, DPPO))
+    assert [numbers[f"grpo, reward in third {i}"] for i in (1, 2, 3)] == [0.1, 0.2, 0.3]
+    assert numbers[losses.AFTER] == pytest.approx(0.2, abs=0.02)                               # the mean of the two
+
+
+def test_losses_and_mismatches_are_all_that_differs():
+    runs = {arm: vars(flags_of(next(n for n in c.needs if n.script == "grpo.py")))
+            for arm, c in mismatch.arms(Setting(1)).items() if arm != "base"}
+    for arm, found in runs.items():
+        apart = {name for name, value in found.items() if value != runs["no mismatch"][name]} - {"out"}
+        assert found["exact"] and apart <= {"mismatch", "correction", "seed", "loss"}, (arm, apart)
+    assert [runs[f"{mismatch.LARGE}, {loss}"]["loss"] for loss in mismatch.LOSSES] == list(mismatch.LOSSES)
+    assert {runs[arm]["correction"] for arm in runs if arm.endswith("none")} == {"none"}
+    arms = losses.arms(Setting(1))
+    runs = {loss: vars(flags_of(arms[f"{loss}, run"])) for loss in losses.LOSSES}
+    for loss, found in runs.items():
+        assert {name for name, value in found.items() if value != runs["grpo"][name]} <= {"out", "loss"} and found["loss"] == loss
 
 
 def test_what_logs_say_is_the_mean_over_the_steps():

@@ -221,7 +221,7 @@ def test_soak(model, words, tmp_path, count):
             return ("tool", said) if len(said) % 4 else ("calculator", f"{len(said)} * 3")
     box = Own(open_tools([f"{tmp_path}/own.py:tool", "calculator"]).specs, most=1, seconds=0.2)
     dice, engine, state = random.Random(0), Sampler(model, words, rows=32, pool_tokens=32 * 60), model.state_dict()
-    prompts, submitted, ends, measured = prompts_of(words, 100), 0, bytearray(count), []    # it keeps no request itself
+    prompts, submitted, ends, measured = prompts_of(words, 100), 0, bytearray(count), []  # requests go
     said = dict.fromkeys(("no answer in", "ended its process", "KeyError", "no calls are left"), 0)
     engine.start(200, seed=1)
     while submitted < count or engine.unfinished:
