@@ -91,7 +91,7 @@ def verdict_text(verdict: str) -> str:
 def write_page(path: str, claims: dict[str, Claim], folder: str | Path) -> dict:
     """Writes the page: a row for each claim, and a card for each that was measured; returns {"out", "cards"}. ValueError where
     none was measured."""
-    every = [(name, claim, records_of(name, folder)) for name, claim in sorted(claims.items(), key=place)]
+    every = [(name, claim, records_of(name, claim, folder)) for name, claim in sorted(claims.items(), key=place)]
     found = [(name, claim, together(claim, records) if records else None) for name, claim, records in every]
     verdicts = [one["verdict"] if one else UNMEASURED for *_, one in found]
     cards = [card(*one) for one in every if one[2]]

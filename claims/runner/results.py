@@ -1,5 +1,6 @@
 """The results in results/claims.jsonl: a line for each claim and seed that was measured, and what they say together."""
 
+import hashlib
 import json
 import statistics
 from pathlib import Path
@@ -21,7 +22,7 @@ COSTS = {"tokens": "tokens trained", "unique": "unique tokens", "sampled": "toke
 def record_of(claim: Claim, name: str, setting: Setting, arms: dict[str, Command], schedule: Schedule) -> dict:
     """What stands in results/claims.jsonl of one claim and seed:
 
-    claim, number, seed, budget, device
+    claim, number, seed, budget, device;  design: what its arms are (`design_of`)
     numbers     {name: [value, low, high]}, the statistic with its interval over problems
     verdict     of these numbers, and why where control arms failed
     arms        {arm: {"pass@1": [mean, low, high], ...}} of those that were measured on worlds
@@ -41,7 +42,7 @@ def record_of(claim: Claim, name: str, setting: Setting, arms: dict[str, Command
             for c, w in whole.items()}
     minutes = makespan(list(whole), took, len(schedule.slots)) / 60
     return {"claim": name, "number": claim.number, "seed": setting.seed, "budget": setting.budget, "device": setting.device,
-            "numbers": numbers, "verdict": verdict, "why": why,
+            "design": design_of(claim, setting.budget), "numbers": numbers, "verdict": verdict, "why": why,
             "arms": {arm: rates_of(r) for arm, r in results.items() if r.right},
             "costs": {arm: costs(c, schedule.runs) for arm, c in arms.items()},
             "minutes": round(minutes, 2), "jobs": len(schedule.slots), "commands": len(whole),
@@ -84,15 +85,30 @@ def add(record: dict, folder: str | Path) -> None:
         f.write(cli.to_json(record) + "\n")
 
 
-def records_of(name: str, folder: str | Path) -> list[dict]:
-    """The records of a claim that count: of its largest budget that was measured (never toy), the newest of each seed."""
+def records_of(name: str, claim: Claim, folder: str | Path) -> list[dict]:
+    """The records of a claim that count: of its largest budget that was measured (never toy), the newest of each seed. What was
+    measured before the claim got other arms or other numbers does not count."""
     path = Path(folder) / "claims.jsonl"
     every = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     for budget in ("full", "small"):
         found = {r["seed"]: r for r in every if r["claim"] == name and r["budget"] == budget}
-        if found:
-            return [found[seed] for seed in sorted(found)]
+        seeds = [seed for seed in sorted(found) if is_of(claim, found[seed])]
+        if seeds:
+            return [found[seed] for seed in seeds]
     return []
+
+
+def design_of(claim: Claim, budget: str) -> str:
+    """A hash of the claim's arms: their names and their commands, for seed 0."""
+    arms = claim.arms(Setting(0, budget))
+    return hashlib.sha256(repr(sorted((arm, command.name) for arm, command in arms.items())).encode()).hexdigest()[:12]
+
+
+def is_of(claim: Claim, record: dict) -> bool:
+    """Whether a record was measured with the arms that the claim has now; older records do not say with which. It must have the
+    numbers that the verdict is made of, too."""
+    needed = {claim.headline, claim.null, claim.oracle, *claim.also}
+    return needed <= record["numbers"].keys() and record.get("design", "") in ("", design_of(claim, record["budget"]))
 
 
 def together(claim: Claim, records: list[dict]) -> dict:

@@ -51,7 +51,7 @@ def row(name: str, claim: Claim, records: list[dict]) -> list[str]:
 def table(claims: dict[str, Claim], folder: str | Path) -> str:
     """The table in Markdown. Minutes are of one seed, on the cores that it was measured on."""
     head = ["", "claim", "source", "their figure", "ours, with its 95% interval", "verdict", "command", "minutes for a seed"]
-    rows = [row(name, claim, records_of(name, folder)) for name, claim in sorted(claims.items(), key=place)]
+    rows = [row(name, claim, records_of(name, claim, folder)) for name, claim in sorted(claims.items(), key=place)]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in [head, ["---"] * 8, *rows])
 
 

@@ -156,11 +156,26 @@ def kept(folder, *records):
 def test_the_newest_record_of_each_seed_counts_and_the_larger_budget(tmp_path):
     kept(tmp_path, record(0, [.9, .8, 1]), record(1, [.2, .1, .3]), record(0, [.1, .0, .2]), record(2, [9, 9, 9], "toy"),
          record(5, [9, 9, 9], name="other"))
-    found = results.records_of("mine", tmp_path)
+    found = results.records_of("mine", a_claim(), tmp_path)
     assert [(r["seed"], r["numbers"]["gain"][0]) for r in found] == [(0, .1), (1, .2)]
     assert math.isclose(results.together(a_claim(), found)["numbers"]["gain"][0], .15)
     kept(tmp_path, record(3, [.4, .3, .5], "full"))
-    assert [r["seed"] for r in results.records_of("mine", tmp_path)] == [3]
+    assert [r["seed"] for r in results.records_of("mine", a_claim(), tmp_path)] == [3]
+
+
+def test_what_was_measured_with_other_arms_does_not_count(tmp_path):
+    """Nor what has not the numbers that the verdict needs. The seed is no part of the design."""
+    def arms(steps):
+        return lambda s: {"a & b": make("pretrain.py", "--steps", s.steps(steps), "--seed", s.seed)}
+    old, new = a_claim(arms=arms(60)), a_claim(arms=arms(61))
+    designs = [results.design_of(claim, "small") for claim in (old, new)]
+    assert len(set(designs)) == 2 and results.design_of(old, "full") not in designs
+    kept(tmp_path, record(0, [.9, .8, 1], design=designs[0]), record(1, [.3, .2, .4], design=designs[1]), record(2, [.1, .0, .2]))
+    assert [[r["seed"] for r in results.records_of("mine", claim, tmp_path)] for claim in (old, new)] == [[0, 2], [1, 2]]
+    for name in ("headline", "null", "oracle"):
+        assert results.records_of("mine", a_claim(**{name: "another number"}), tmp_path) == []
+    assert results.records_of("mine", a_claim(also=("another number",)), tmp_path) == []
+    assert "not measured yet" in table.table({"mine": a_claim(oracle="another number")}, tmp_path)
 
 
 def test_the_table(tmp_path):
