@@ -13,7 +13,8 @@ in a folder of its own under runs/claims and is never run twice (runner/commands
 are cores, one thread each. Ctrl-C, a kill or a power cut lose little: the same call goes on.
 
 Each claim and seed adds a line to results/claims.jsonl; what is measured again replaces the older line in the table and on the
-page, not in the file. Lines of other arms than the claim has now do not count there. --table writes the table of README.md here, --page one HTML file with a card and a figure for each claim.
+page, not in the file. Lines of other arms than the claim has now do not count there. --table writes the table of README.md here,
+--page one HTML file with a card and a figure for each claim.
 A small budget is meant for 15 minutes on two cores; full makes four times the steps and measures twice the problems.
 """
 
