@@ -1,26 +1,20 @@
 """Claim 23a: answers worse than a student's own still teach it, as the better half of pairs; by themselves they do harm."""
 
-from claims import preferences, tiny
-from claims.preferences import QUESTIONS, RIGHT, WEAK, WRONG, dpo, pairs, solves
+from claims import preferences
+from claims.preferences import RIGHT, WEAK, WRONG, dpo, pairs, solves, tuned, written
 from claims.runner.claim import Claim, Setting, both, positive
-from claims.runner.commands import Command, make
+from claims.runner.commands import Command
 from claims.runner.measures import Result
 
 GAIN, OVER_SFT = "DPO on weak pairs - student", "DPO on weak pairs - SFT on their chosen side"
 
 
-def chosen_alone(s: Setting) -> Command:
-    """The chosen side of the pairs, as conversations."""
-    return make("augment.py", "distill", "--init", WEAK, "--data", preferences.questions(s), "--count", s.count(QUESTIONS),
-                "--seed", s.seed, "--device", s.device)
-
-
 def arms(s: Setting) -> dict[str, Command]:
-    """SFT sees about as many chosen answers as DPO, so its batches have half of the tokens."""
+    """DPO on pairs, and SFT on what is chosen in them."""
     start, weak = preferences.student(s), pairs(s, WEAK, WRONG)
     made = {"student": start, "weak pairs": dpo(s, start, weak), "weak pairs, again": dpo(s, start, weak, seed=s.seed + 100),
             "right chosen": dpo(s, start, pairs(s, RIGHT, WRONG)),
-            "SFT": tiny.sft(s, start, chosen_alone(s), steps=preferences.STEPS)}
+            "SFT": tuned(s, start, written(s, WEAK)), "SFT on right": tuned(s, start, written(s, RIGHT))}
     return {name: solves(s, checkpoint) for name, checkpoint in made.items()} | {"pairs": weak}
 
 
@@ -31,7 +25,8 @@ def statistic(r: dict[str, Result]) -> dict[str, float]:
             "chosen answers - student": r["pairs"].line["chosen_verified"][0] - rate["student"],
             "SFT on the chosen side - student": rate["SFT"] - rate["student"],
             "another seed of training": rate["weak pairs, again"] - rate["weak pairs"],
-            "DPO with right answers chosen - student": rate["right chosen"] - rate["student"]}
+            "DPO with right answers chosen - student": rate["right chosen"] - rate["student"],
+            "SFT on right answers - student": rate["SFT on right"] - rate["student"]}
 
 
 CLAIM = Claim(
@@ -40,4 +35,4 @@ CLAIM = Claim(
     theirs="Olmo 3: start 70.3, DPO 72.9, SFT on the chosen side 64.5",
     would_show="Both above 0: DPO on weak pairs against the student, and against SFT on what is chosen in them",
     arms=arms, statistic=statistic, headline=GAIN, verdict=lambda n: both(positive(n[GAIN]), positive(n[OVER_SFT])),
-    null="another seed of training", oracle="DPO with right answers chosen - student")
+    null="another seed of training", oracle="SFT on right answers - student")

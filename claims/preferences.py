@@ -1,7 +1,9 @@
 """A student that chats, pairs of answers, and preference training, which the claims on preferences share.
 
 The student is a mid-trained base, fine-tuned on chats about one to three operations. All are tested on the same problems, of two
-and three operations, every step of the think block counting. Pairs come from two places:
+and three operations, every step of the think block counting. DPO on right over wrong answers of oracles is no oracle arm: it
+may make the student worse, because wrong answers that it would never give are pushed down further, and others with them (Ren and
+Sutherland, arXiv 2407.10490; results/tried.jsonl). SFT on right answers is. Pairs come from two places:
 
     contrasts     the policy's own answers: a right one is chosen, a wrong one rejected (augment.py contrast)
     pairs         a stronger and a weaker teacher, without a judge (augment.py pairs); oracle:errors=0.4 errs at 40% of its steps
@@ -37,6 +39,17 @@ def pairs(s: Setting, strong: str | Command, weak: str | Command, ops: str = OPS
              for side, oracle in ((strong, RIGHT), (weak, WRONG))]
     return make("augment.py", "pairs", "--strong", sides[0], "--weak", sides[1], "--data", questions(s, ops=ops), "--count",
                 s.count(QUESTIONS), "--max-new-tokens", 80, *sampling(s))
+
+
+def written(s: Setting, teacher: str, ops: str = OPS) -> Command:
+    """One side of pairs alone, as conversations."""
+    return make("augment.py", "distill", "--init", teacher, "--data", questions(s, ops=ops), "--count", s.count(QUESTIONS),
+                "--seed", s.seed, "--device", s.device)
+
+
+def tuned(s: Setting, init: Command, rows: Command) -> Command:
+    """SFT on one side. It sees about as many answers of it as DPO does, so its batches have half of the tokens."""
+    return tiny.sft(s, init, rows, steps=STEPS)
 
 
 def contrasts(s: Setting, policy: Command, part: int = 0, count: int = QUESTIONS) -> Command:

@@ -5,7 +5,7 @@ chosen one; a student of little training; and answers that are made wrong on pur
 """
 
 from claims import midtraining, preferences, tiny
-from claims.preferences import RIGHT, WEAK, WRONG, dpo, pairs, solves
+from claims.preferences import RIGHT, WEAK, WRONG, dpo, pairs, solves, tuned, written
 from claims.runner.claim import Claim, Setting, positive
 from claims.runner.commands import Command
 from claims.runner.measures import Result
@@ -25,7 +25,7 @@ def arms(s: Setting) -> dict[str, Command]:
             "wrong on purpose": pairs(s, WEAK, WRONG)}
     made = {name: dpo(s, start, row) for name, row in rows.items()} | {
         "student": start, "wrong on purpose, again": dpo(s, start, rows["wrong on purpose"], seed=s.seed + 100),
-        "right chosen": dpo(s, start, pairs(s, RIGHT, WRONG))}
+        "right chosen": dpo(s, start, pairs(s, RIGHT, WRONG)), "SFT on right": tuned(s, start, written(s, RIGHT))}
     return {name: solves(s, checkpoint) for name, checkpoint in made.items()} | {f"pairs, {n}": row for n, row in rows.items()}
 
 
@@ -37,7 +37,8 @@ def statistic(r: dict[str, Result]) -> dict[str, float]:
         line = r[f"pairs, {name}"].line
         found[f"chosen - rejected in the pairs, {name}"] = line["chosen_verified"][0] - line["rejected_verified"][0]
     return found | {"another seed of training": rate["wrong on purpose, again"] - rate["wrong on purpose"],
-                    "right answers chosen - too strong": rate["right chosen"] - rate["too strong"]}
+                    "right answers chosen - too strong": rate["right chosen"] - rate["too strong"],
+                    "SFT on right answers - student": rate["SFT on right"] - rate["student"]}
 
 
 CLAIM = Claim(
@@ -46,4 +47,4 @@ CLAIM = Claim(
     theirs="the difference within a pair is the signal, and both sides may be weaker than the student (a finding in words)",
     would_show="Above 0: the student after DPO in which wrong answers are rejected, and in which its own answers are",
     arms=arms, statistic=statistic, headline=DELTA, verdict=lambda n: positive(n[DELTA]),
-    null="another seed of training", oracle="right answers chosen - too strong")
+    null="another seed of training", oracle="SFT on right answers - student")

@@ -21,8 +21,9 @@ ON_3 = {"RL on 3": AT_3, "RL on 3, again": AT_3}
 MID = {"mid-training": .9, "another base": 1.0, "RL": .05, "RL, other draws": .05}
 LONG = {"chosen_change": -9, "mass_change": -.3, "margin": 20}
 DRIFT = {"long, run": LONG, "long, again, run": LONG}
-PAIRED = {"weak pairs": .9, "weak pairs, again": .9, "right chosen": 1.0}
-ON_PURPOSE = {"wrong on purpose": .9, "wrong on purpose, again": .9, "right chosen": .9}
+PAIRED = {"weak pairs": .9, "weak pairs, again": .9, "SFT on right": 1.0}
+ON_PURPOSE = {"wrong on purpose": .9, "wrong on purpose, again": .9, "SFT on right": .9}
+SPARSE = {"student": .1}
 PLANTED = {
     "edge_of_competence": (MORE_ON_3, [ON_3, MORE_ON_3 | {"RL on 5-6": WIDER}, MORE_ON_3 | {"RL on 1-2": WIDER}],
                            {"RL on 3": WIDER}, {"RL on 3": {3: (.25, 1)}, "RL on 3, again": {3: (.25, 1)}}),
@@ -52,11 +53,11 @@ PLANTED = {
                         {"GRPO": .9, "rounds": .7}, {"offline": .1}),
     "kl_strength": ({"none": .9, "none, again": .9}, [{"none": .6, "none, again": .6, "0.04": .9}], {"none": .9}, {"0.04": .1}),
     "delta_learning": (PAIRED, [PAIRED | {"SFT": .9}, PAIRED | {"weak pairs": .5, "weak pairs, again": .5}],
-                       PAIRED | {"weak pairs, again": .5}, PAIRED | {"right chosen": .5}),
-    "rejected_side": (ON_PURPOSE, [ON_PURPOSE | {"too strong": .9, "right chosen": 1.0}],
-                      ON_PURPOSE | {"wrong on purpose, again": .5}, ON_PURPOSE | {"right chosen": .5}),
-    "dpo_before_rl": ({"DPO, RL": .9}, [{"DPO, RL": .7, "student, RL": .9, "student, RL again": .9}],
-                      {"DPO, RL": .9, "student, RL again": .1}, {"student, RL": .1, "student, RL again": .1}),
+                       PAIRED | {"weak pairs, again": .5}, PAIRED | {"SFT on right": .5}),
+    "rejected_side": (ON_PURPOSE, [ON_PURPOSE | {"too strong": .9}],
+                      ON_PURPOSE | {"wrong on purpose, again": .5}, ON_PURPOSE | {"SFT on right": .5}),
+    "dpo_before_rl": (SPARSE | {"DPO, RL": .9}, [SPARSE | {"DPO, RL": .7, "student, RL": .9, "student, RL again": .9}],
+                      SPARSE | {"DPO, RL": .9, "student, RL again": .1}, {"student, RL": .1, "student, RL again": .1}),
 }
 
 
