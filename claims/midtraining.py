@@ -26,9 +26,9 @@ def words() -> Command:
     return tiny.tokenizer("short", "long")
 
 
-def pretrained(s: Setting, style: str = "short") -> Command:
+def pretrained(s: Setting, style: str = "short", **flags) -> Command:
     """One and two operations, and a tenth of deeper problems."""
-    return tiny.base(s, words(), *old(s, "pretrain", style), steps=STEPS[style])
+    return tiny.base(s, words(), *old(s, "pretrain", style), steps=STEPS[style], **flags)
 
 
 def old(s: Setting, split: str, style: str) -> list[str]:

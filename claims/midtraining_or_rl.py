@@ -7,7 +7,7 @@ group, and groups whose rewards are equal are not trained on. So "FLOPs, RL alon
 spent, and one more arm, RL alone with MORE times the steps, stands beside.
 
 Mid-training and reinforcement see problems of two and three operations (the edge); those of four are hard. The base has seen a
-few of these.
+few of these. The rate of its pre-training and of mid-training never falls, so that what comes next can still move the model.
 """
 
 from claims import midtraining, tiny
@@ -24,6 +24,10 @@ EDGE, HARD = "2-3", "4"
 TOGETHER = "hard, half and half - RL alone"
 
 
+def base(s: Setting) -> Command:
+    return midtraining.pretrained(s, **tiny.STEADY)
+
+
 def completion_cost(tokens: float, reference: bool = False) -> float:
     """In tokens of training (arXiv 2512.07783, appendix A: T_RL = (4/3 + g/3) N r L)."""
     return (4 + reference) / 3 * tokens
@@ -33,9 +37,9 @@ def trained(s: Setting, share: float, times: float = 1.0, **flags) -> Command:
     """So many percent of the budget for reinforcement (times as many of its steps), the others before it for mid-training."""
     step = PROMPTS * GROUP * completion_cost(TOKENS)       # of reinforcement, in tokens
     mid, rl = BUDGET * (1 - share / 100), times * BUDGET * 2048 * share / 100 / step
-    found = midtraining.pretrained(s)
+    found = base(s)
     if mid:
-        found = tiny.branch(s, found, *data(s), steps=round(mid))
+        found = tiny.branch(s, found, *data(s), steps=round(mid), **tiny.STEADY)
     if rl:
         found = midtraining.reinforced(s, found, ops=EDGE, steps=round(rl), prompts=PROMPTS, group=GROUP, **flags)
     return found
@@ -47,7 +51,7 @@ def data(s: Setting) -> list[str]:
 
 def arms(s: Setting) -> dict[str, Command]:
     made = {f"{share}% RL": trained(s, share) for share in SHARES}
-    made |= {"base": midtraining.pretrained(s), "50% RL, again": trained(s, 50, seed=s.seed + 100),
+    made |= {"base": base(s), "50% RL, again": trained(s, 50, seed=s.seed + 100),
              "100% RL, more": trained(s, 100, MORE)}
     found = {name: tiny.evaluate(s, command, "2-4", style="short") for name, command in made.items()}
     return found | {"cost of mid-training": made["0% RL"], "cost of RL": made["100% RL"]}
