@@ -18,7 +18,8 @@ RULER (arXiv 2404.06654):
     python pretrain.py --data needle:tiny,length=32-256,split=pretrain --out runs/needles --steps 240
     python evaluate.py --init runs/base --needle 256-1k,places=0 --problems 20 --attention 4
 
-The documents put the fact far back as well, so they teach what they test. Lengths are counted in tokens of the model that is
+The documents put the fact far back as well, so they teach what they test. Few of their tokens are answers; with asks=8 they ask
+for seven other facts behind the first, and are longer by that. Lengths are counted in tokens of the model that is
 asked (k is 1024); where there is no model, as in training a tokenizer, words and marks are counted. A text is at most one
 sentence shorter than its length. A haystack that needs more facts than there are things repeats them, the needle never.
 """
@@ -38,13 +39,16 @@ from tasks.segments import WORD, spans
 from tasks.task import Problem as AnyProblem
 from tasks.task import Reply, Task
 from tasks.verdict import Verdict
-from tasks.words import ASK, CONTEXTS, PLACES, SAY_STEP, fact_text
+from tasks.words import ASK, CONTEXTS, PLACES, SAY_LEAF, SAY_STEP, fact_text
 from tasks.world import SPLITS
 from tokenizer import Tokenizer
 
 KINDS = ("single", "several", "chain", "sum", "count")
 IN_PLACES = ("several", "sum", "count")                   # kinds that tell of one thing in several places
+NAMED = ("single", "several")                             # kinds whose answer is the number of one thing
 PRESETS = {"tiny": "contexts=zoo,places=0,max_value=9"}   # for models that learn world:tiny
+THING = re.compile(re.escape(ASK[0]).replace(r"\{x\}", "(.+)"))              # what a question asks for
+FACT = re.compile(re.escape(SAY_LEAF[0]).replace(r"\{x\}", r"([^.]+?)").replace(r"\{v\}", r"(\d+)"))     # a sentence of fact_text
 MOST_TEXT = 4_000_000                                     # characters of a file that are used
 
 
@@ -71,6 +75,8 @@ class Needle(Task):
     places: int = 1                  # 1: "lions in Oak Park"; 0: "lions"
     max_value: int = 99              # the largest number
     solution: int = 1                # 0: documents of chain, sum and count have only the answer, without steps
+    named: int = 0                   # 1: "Answer: lions 7", with the thing, which a small model learns far sooner
+    asks: int = 1                    # documents of kind single: how many facts they ask for, one after the other
     format: str = "plain"            # documents: "plain", or "chat"
     split: str = ""                  # pretrain, midtrain, sft, rl, dev or test: other texts in each; "": others again
     seed: int = 0
@@ -91,6 +97,10 @@ class Needle(Task):
         most = len(PLACES) if self.kind in IN_PLACES else 16
         need(self.needles <= most, f"needles={self.needles}: kind={self.kind} has at most {most}")
         need(self.max_value >= max(9, self.needles), f"max_value={self.max_value}: use at least {max(9, self.needles)}")
+        need(self.named in (0, 1) and (not self.named or self.kind in NAMED), f"named={self.named}: use 0, or 1 with kind="
+             f"{' or '.join(NAMED)}")
+        need(self.asks == 1 or self.asks > 1 and (self.kind, self.haystack, self.format) == ("single", "world", "plain"),
+             f"asks={self.asks}: use 1 or more, with kind=single, haystack=world and format=plain")
         need(self.format in ("plain", "chat"), f"format={self.format}: use plain or chat")
         need(self.split == "" or self.split in SPLITS, f"split={self.split}: use one of {', '.join(SPLITS)}")
         self.things = list(dict.fromkeys(thing for name in self.contexts.split("+") for thing in CONTEXTS[name][1].split()))
@@ -112,7 +122,7 @@ class Needle(Task):
         self.tokenizer, self._sizes = tokenizer, {}       # _sizes: tokens of sentences of the haystack
         name = max((f"{thing} in {place}" if self.places else thing for thing in self.things for place in PLACES), key=self.size)
         told = [SAY_STEP[0].format(x=name, e=f"the {name}" if self.kind == "chain" else self.max_value)] * self.needles
-        least, shortest = self._prompt_size(" ".join([*told, ASK[0].format(x=name), "Answer:"])), min(self.lengths)[0]
+        least, shortest = self._prompt_size(" ".join([*told, *self._asked(ASK[0].format(x=name))])), min(self.lengths)[0]
         need(least <= shortest, f"{self.source or 'needle'}: length={shortest} is too short, the needles and the question alone "
              f"may be {least} tokens")
 
@@ -128,6 +138,10 @@ class Needle(Task):
     def _prompt_size(self, text):
         return self.size(text) + len(self.tokenizer.prefix if self.tokenizer else ())
 
+    def _asked(self, question):
+        """The question, and how its answer begins."""
+        return question, "Answer:" + (f" {THING.match(question)[1]}" if self.named else "")
+
     # problems
 
     def problem(self, i: int) -> NeedleProblem:
@@ -136,7 +150,7 @@ class Needle(Task):
         length, depth = self.lengths[i % len(self.lengths)], self.depths[i // len(self.lengths) % len(self.depths)]
         length, depth = rng.randint(*length), rng.uniform(*depth)
         needles, things, asks, answer, steps = self._needles(rng)
-        room = length - self.size(" ".join([*needles, asks, "Answer:"]))
+        room = length - self.size(" ".join([*needles, *self._asked(asks)]))
         while True:
             hay = self._hay(random.Random(f"hay|{self.seed}|{self.split}|{i}"), room, things)
             at = [round(depth * len(hay)), *(rng.randint(0, len(hay)) for _ in needles[1:])]
@@ -210,13 +224,19 @@ class Needle(Task):
     def prompt(self, problem: NeedleProblem, mode: str) -> str | list[dict]:
         """Where the answer is all that is written, plain text opens it: a base model then has nothing else to say."""
         if mode == "plain" and not problem.solution.partition("Answer:")[0]:
-            return f"{problem.question}\nAnswer:"
+            return problem.question[:problem.asked] + "\n".join(self._asked(problem.question[problem.asked:]))
         return super().prompt(problem, mode)
 
     def document(self, i: int) -> tuple[str, str]:
         lesson = self.problem(i)
         given = self.prompt(lesson, "plain")
-        return given, f" {lesson.answer}" if given.endswith("Answer:") else lesson.solution
+        if given == super().prompt(lesson, "plain"):
+            return given, lesson.solution
+        others = dict(FACT.findall(lesson.question, 0, lesson.asked)) if self.asks > 1 else {}
+        others = sorted(fact for fact in others.items() if ASK[0].format(x=fact[0]) != lesson.question[lesson.asked:])
+        random.Random(f"others|{self.seed}|{self.split}|{i}").shuffle(others)
+        more = ("\n".join([*self._asked(ASK[0].format(x=name))]) + f" {value}" for name, value in others[:self.asks - 1])
+        return given, "\n".join([f" {lesson.answer}", *more])
 
     def grade(self, problem: NeedleProblem, reply: Reply) -> Verdict:
         said = self.answer_in(reply.text)
@@ -224,9 +244,11 @@ class Needle(Task):
         return Verdict(ok, None, None, "ok" if ok else f"answer {str(said)[:80]}, it is {problem.answer}")
 
     def answer_in(self, text: str) -> str | None:
-        """The final answer (tasks/answers.py). Where none is marked as such it is on the first line: behind it a base model goes
-        on with another text."""
+        """The final answer (tasks/answers.py). Where the first line is a number alone, or none is marked as the answer, it is on
+        the first line: behind it a base model goes on with other questions and their answers."""
         first = (after_thinking(text) or "").strip().partition("\n")[0]
+        if first.rstrip(". ").isdecimal():
+            return extract_answer(first)
         return (None if count_answers(text) else extract_answer(first)) or extract_answer(text)
 
     def well_formed(self, text: str, thinking: bool) -> bool:

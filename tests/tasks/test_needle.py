@@ -142,6 +142,32 @@ def test_documents_teach_what_is_asked(tokenizer):
     assert said.count(chat.task.problem(0).question) == 1 and f"Answer: {chat.task.problem(0).answer}" in said
 
 
+def test_documents_that_ask_more_than_once(tokenizer):
+    """Each further question is about another fact of the text, and its answer is the one that the text gives."""
+    for spec, asked in (("needle:tiny,length=64,asks=4", 4), ("needle:tiny,length=300,asks=30,named=1", None),
+                        ("needle:length=128,asks=3,named=1", 3), ("needle:tiny,length=24,asks=9", None)):
+        task, orders = open_task(spec, tokenizer), set()
+        for i in range(20):
+            p, (given, learned) = task.problem(i), task.document(i)
+            assert given == task.prompt(p, "plain") and len(tokenizer.encode(given)) <= p.length
+            text, told = p.question[:p.asked], (given + learned)[p.asked:]
+            lessons = re.findall(r"(How many ([^?]+)\?)\nAnswer:(.*?) (\d+)(?:\n|$)", told)
+            assert "".join(f"{question}\nAnswer:{name} {value}\n" for question, _, name, value in lessons) == f"{told}\n"
+            for question, thing, name, value in lessons:
+                assert solved(f"{text} {question}") == int(value) and name == (f" {thing}" if task.named else "")
+            facts = set(re.findall(r"The ([^.]*) number", text))
+            assert len({thing for _, thing, *_ in lessons}) == len(lessons) == min(asked or task.asks, len(facts))
+            assert lessons[0][3] == p.answer
+            orders.add(tuple(thing for _, thing, *_ in lessons))
+            assert task.grade(p, Reply(learned)).right, "what a model that has learned it goes on with"
+            assert not task.grade(p, Reply(f" {int(p.answer) + 1}\nHow many cats?\nAnswer: {p.answer}")).right
+        assert len(orders) > 10 and task.document(3) == open_task(spec, tokenizer).document(3)
+    plain, named = (open_task(f"needle:tiny,length=64{more}", tokenizer).problem(5) for more in ("", ",named=1"))
+    assert named.tokens <= 64 and plain.answer == named.answer and plain.question[plain.asked:] == named.question[named.asked:]
+    for text in ("5\nThe answer is 7.", "5 lions + 2 = owls 7\nAnswer: 7", "<think>\n7\n</think>\n\nAnswer: 7"):
+        assert open_task("needle:tiny,length=64").answer_in(text) == ("5" if text.startswith("5\n") else "7")
+
+
 def test_options_that_do_not_fit_are_refused():
     for options, why in (("kind=many", "use one of single"), ("length=7", "length=7 is too short"),
                          ("length=1k-512", "range that rises"),
@@ -149,7 +175,8 @@ def test_options_that_do_not_fit_are_refused():
                          ("kind=sum,places=0", "use places=1"), ("kind=sum,needles=9", "at most 8"), ("contexts=moon", "'moon'"),
                          ("kind=chain,needles=1", "2 or more"), ("max_value=5", "at least 9"), ("format=qa", "plain or chat"),
                          ("split=valid", "use one of pretrain"), ("haystack=nowhere.txt", "no such file"),
-                         ("places=2", "0 or 1")):
+                         ("places=2", "0 or 1"), ("asks=0", "use 1 or more"), ("asks=2,kind=chain", "kind=single"),
+                         ("asks=2,format=chat", "format=plain"), ("named=2", "use 0, or 1"), ("named=1,kind=sum", "single or")):
         with pytest.raises((ValueError, OSError), match=re.escape(why)):
             open_task(f"needle:{options}")
 
