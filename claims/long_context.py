@@ -46,7 +46,7 @@ def base(s: Setting, kind: str, again: int = 0) -> Command:
 
 def extended(s: Setting, kind: str, again: int = 0) -> Command:
     """It goes on with rows of 1,024 tokens, half of their tokens in long documents; measured on short ones at its end."""
-    data = needles(s, f"{SHORT // 2}-{LONG - 100}", 8, 0.5), tiny.world(s, tiny.SKILLS, "midtrain", 0.5)
+    data = needles(s, f"{SHORT // 2}-{7 * LONG // 8}", 8, 0.5), tiny.world(s, tiny.SKILLS, "midtrain", 0.5)
     return tiny.branch(s, base(s, kind, again), *data, steps=60, seq_len=LONG, batch_tokens=4 * LONG, lr=0.01, adam_lr=0.002,
                        seed=s.seed + again, eval_data=f"loss:{tiny.world(s, tiny.SKILLS, 'test')}")
 
