@@ -24,7 +24,7 @@ def base(s: Setting) -> Command:
     words = make("tokenizer.py", "train", "--data", "world:tiny,ops=1-6,contexts=zoo+school", facts(s), facts(s, "midtrain"),
                  "--vocab-size", 1024)
     return tiny.steady(s, words, tiny.world(s, tiny.SKILLS, "pretrain", 0.4), tiny.world(s, "1-2", "pretrain", 0.3, **SCHOOL),
-                     f"{facts(s)}@0.3", steps=360)
+                       f"{facts(s)}@0.3", steps=360)
 
 
 def knows(s: Setting, checkpoint: Command, seed: int | None = None) -> Command:

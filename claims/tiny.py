@@ -42,8 +42,8 @@ def base(s: Setting, words: Command, *data, steps: int = 240, **flags) -> Comman
 
 
 def steady(s: Setting, words: Command, *data, **flags) -> Command:
-    """A base whose rate never falls, for claims that begin reinforcement at a base: from one whose rate has fallen it gains a
-    third as much (results/tried.jsonl), which is too little to tell arms apart."""
+    """A base whose rate never falls, for claims that begin reinforcement at a base: from one whose rate has fallen it gains too
+    little to tell arms apart (results/tried.jsonl)."""
     return base(s, words, *data, **STEADY | flags)
 
 

@@ -75,7 +75,7 @@ class Needle(Task):
     places: int = 1                  # 1: "lions in Oak Park"; 0: "lions"
     max_value: int = 99              # the largest number
     solution: int = 1                # 0: documents of chain, sum and count have only the answer, without steps
-    named: int = 0                   # 1: "Answer: lions 7", with the thing, which a small model learns far sooner
+    named: int = 0                   # 1: "Answer: lions 7": the thing stands in front of its number
     asks: int = 1                    # documents of kind single: how many facts they ask for, one after the other
     format: str = "plain"            # documents: "plain", or "chat"
     split: str = ""                  # pretrain, midtrain, sft, rl, dev or test: other texts in each; "": others again

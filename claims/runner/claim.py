@@ -102,6 +102,6 @@ def judge(claim: Claim, numbers: dict[str, Rate]) -> tuple[str, str]:
     if (null[1] > 0 or null[2] < 0) and abs(null[0]) > abs(effect[0]) / 2:
         return OPEN, f"the null arm shows {null[0]:+.3f} where it must show nothing"
     if oracle[1] <= 0:
-        why = "no effect where there must be one" if oracle[2] <= 0 or oracle[0] <= 0 else "but its interval holds 0"
+        why = "no effect where there must be one" if oracle[0] <= 0 else "but its interval holds 0"
         return OPEN, f"the oracle arm shows {oracle[0]:+.3f}, {why}"
     return claim.verdict(numbers), ""

@@ -91,10 +91,9 @@ def records_of(name: str, claim: Claim, folder: str | Path) -> list[dict]:
     path = Path(folder) / "claims.jsonl"
     every = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     for budget in ("full", "small"):
-        found = {r["seed"]: r for r in every if r["claim"] == name and r["budget"] == budget}
-        seeds = [seed for seed in sorted(found) if is_of(claim, found[seed])]
-        if seeds:
-            return [found[seed] for seed in seeds]
+        found = {r["seed"]: r for r in every if r["claim"] == name and r["budget"] == budget and is_of(claim, r)}
+        if found:
+            return [found[seed] for seed in sorted(found)]
     return []
 
 

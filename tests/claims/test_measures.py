@@ -172,6 +172,8 @@ def test_what_was_measured_with_other_arms_does_not_count(tmp_path):
     assert len(set(designs)) == 2 and results.design_of(old, "full") not in designs
     kept(tmp_path, record(0, [.9, .8, 1], design=designs[0]), record(1, [.3, .2, .4], design=designs[1]), record(2, [.1, .0, .2]))
     assert [[r["seed"] for r in results.records_of("mine", claim, tmp_path)] for claim in (old, new)] == [[0, 2], [1, 2]]
+    kept(tmp_path, record(0, [.5, .4, .6], design=designs[1]))
+    assert [results.records_of("mine", claim, tmp_path)[0]["numbers"]["gain"][0] for claim in (old, new)] == [.9, .5]
     for name in ("headline", "null", "oracle"):
         assert results.records_of("mine", a_claim(**{name: "another number"}), tmp_path) == []
     assert results.records_of("mine", a_claim(also=("another number",)), tmp_path) == []
