@@ -6,7 +6,7 @@ something to gain by guessing. The rewards:
     outcome           the answer alone
     strict            a right answer by right steps; else nothing
     blended           a fifth for the answer, four fifths for the share of right steps
-    paid to guess     the answer, less the share of right steps: who wants right answers by wrong steps pays like this
+    paid to guess     a right answer by wrong steps, and nothing else: who wants that pays like this
 """
 
 from claims import depths
@@ -14,7 +14,7 @@ from claims.runner.claim import Setting
 from claims.runner.commands import Command
 
 OPS = "3-4"
-REWARDS = {"outcome": "answer", "strict": "strict", "blended": "answer:0.2+process:0.8", "paid to guess": "answer+process:-1"}
+REWARDS = {"outcome": "answer", "strict": "strict", "blended": "answer:0.2+process:0.8", "paid to guess": "answer+strict:-1"}
 
 
 def arms(s: Setting) -> dict[str, Command]:
