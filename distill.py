@@ -29,6 +29,10 @@ The losses (--loss), with p of the student and q of the teacher. All are means o
     reverse   KL(p || q)                                                both distributions           MiniLLM, arXiv 2306.08543
     jsd       the generalised Jensen-Shannon divergence                 both distributions           GKD, arXiv 2306.13649
 
+Where a student has gone wrong, a teacher that has never been there may be sure of something else, and a few tokens have most of
+the divergence. --clip-divergence bounds what one token counts. (OPSD, arXiv 2601.18734, bounds what each word of the vocabulary
+adds.)
+
 In an on-policy step (a share --on-policy of the steps) the student answers --prompts x --group times, and the teacher reads the
 answers. In the other steps both read given documents: the sources of --data that are conversations or text, or with --on-policy 0
 all of them, --batch-tokens in rows of --seq-len (512 if it is not given). (Fine-tuning on a teacher's answers is sft.py, and
@@ -86,6 +90,9 @@ def flags() -> cli.Parser:
     p.add_argument("--top-k", type=cli.non_negative_int, default=0, metavar="K",
                    help="compare the teacher's K likeliest words one by one, and all others as one word; 0: all one by one. "
                    "Biased: it is at most the whole divergence, and nothing is learned of how the others differ among themselves")
+    p.add_argument("--clip-divergence", type=cli.not_negative, default=0.0, metavar="NATS",
+                   help="of a token at most so much counts: with opd its advantage is not lower, and from a divergence beyond it "
+                   "nothing is learned; 0: no bound")
     p.add_argument("--hint", metavar="TEMPLATE", default="", help="what the teacher is asked, with {question} and {answer} or "
                    "{solution}; or a file with it (as transforms/prompts/hint.txt)")
     return p

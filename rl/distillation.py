@@ -46,6 +46,7 @@ class Lessons:
         self.policy_loss = OPD if args.loss == "opd" else None
         self.clip = Clip(OPD.clip_low, OPD.clip_high)
         self.how = Comparison(args.loss, args.beta, args.top_k, args.temperature, args.exact, student.unused_ids)
+        self.most = args.clip_divergence or float("inf")  # nats of a token
 
     def of_rollouts(self, groups: list[Group]) -> Minibatch:
         """Completions of the student as micro-batches, the same number on each rank. The divisor is that of this rank."""
@@ -69,6 +70,8 @@ class Lessons:
         mask = b.loss_mask.to(loss.dtype)
         with torch.no_grad():
             found = {"divergence": divergences, "entropy": entropies, "nll": -logprobs}
+            if self.args.clip_divergence:
+                found["clipped"] = (divergences > self.most).to(loss.dtype)
             metrics = {name: (float((x * mask).sum()), float(mask.sum())) for name, x in found.items()}
         if self.sampled:
             metrics |= compare_with_sampler(self.run, self.args, logprobs.detach(), b)
@@ -81,8 +84,8 @@ class Lessons:
         if not self.teacher.same:
             own, lengths = piece_sums(own, b.pieces)
         advantages = self.policy_loss.advantages.function(self.teacher.logprobs(b), own)
-        loss, _ = self.policy_loss.of_tokens(logprobs, b.sampler_logprobs, advantages, b.loss_mask.to(own.dtype), b.documents,
-                                             self.clip)
+        loss, _ = self.policy_loss.of_tokens(logprobs, b.sampler_logprobs, advantages.clamp(min=-self.most),
+                                             b.loss_mask.to(own.dtype), b.documents, self.clip)
         return loss, -advantages / lengths, logprobs, entropies                # a piece counts once, not for each of its tokens
 
     def _by_divergence(self, b):
@@ -92,4 +95,4 @@ class Lessons:
             return token_divergences(self.how, x, student.head, hidden, self.teacher.model.head, b.targets)
         with self.run.autocast():
             divergences, logprobs, entropies = self.wrapped(b.tokens, b.documents, read=read)
-        return divergences, divergences.detach(), logprobs, entropies
+        return divergences.clamp(max=self.most), divergences.detach(), logprobs, entropies

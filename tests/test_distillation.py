@@ -22,6 +22,7 @@ from training.ledger import Costs, read_ledger
 
 FEW = ["--data", "world:ops=1-2,split=rl", "--mode", "plain", "--prompts", 3, "--group", 2, "--max-new-tokens", 10, "--rows", 4,
        "--device", "cpu", "--steps", 1, "--clip", 1e9]
+CLIPPED = 0.6                                            # nats: some tokens have more, and some less
 HINT = "{question} (It is {answer}.)"
 
 
@@ -98,7 +99,7 @@ def ends_of(tokenizer, tokens):
 
 
 def recomputed(folder, tokenizer, teacher, rollouts, loss, temperature=1.0, beta=0.5, hint="", mode="plain",
-               learner="student"):
+               learner="student", most=math.inf):
     """The mean loss over the drawn tokens and its gradient {name: gradient}, one completion after the other."""
     student, _ = load(folder / learner, dtype=torch.float64)
     master, own = load(teacher, dtype=torch.float64)
@@ -114,9 +115,9 @@ def recomputed(folder, tokenizer, teacher, rollouts, loss, temperature=1.0, beta
             with torch.no_grad():
                 logq = distribution(master, prompt + tokens[:-1], temperature, rows)[-n:]
             if loss == "opd":
-                total = total - ((logq[torch.arange(n), tokens] - chosen.detach()) * chosen)[drawn].sum()
+                total = total - (torch.clamp(logq[torch.arange(n), tokens] - chosen.detach(), min=-most) * chosen)[drawn].sum()
             else:
-                total = total + divergence(loss, logp, logq, beta)[drawn].sum()
+                total = total + torch.clamp(divergence(loss, logp, logq, beta), max=most)[drawn].sum()
             count += int(drawn.sum())
             continue
         theirs, pairs, at = [], [], 0                     # another tokenizer; pairs: places that are compared
@@ -162,7 +163,9 @@ def assert_gradients(found, wanted):
     ("teacher", ["--mode", "think", "--loss", "forward"]),
     ("teacher", ["--loss", "forward", "--temperature", 1.3]),
     ("teacher", ["--loss", "reverse", "--hint", HINT, "--seq-len", 128]),
-    ("teacher", ["--loss", "jsd", "--beta", 0.2, "--micro-tokens", 512])], ids=str)
+    ("teacher", ["--loss", "jsd", "--beta", 0.2, "--micro-tokens", 512]),
+    ("teacher", ["--loss", "opd", "--clip-divergence", CLIPPED]),
+    ("teacher", ["--loss", "reverse", "--clip-divergence", CLIPPED])], ids=str)
 def test_a_step_is_what_plain_logits_give(folder, drawn, tmp_path, tokenizer, teacher, flags):
     own = [] if teacher == "student" else ["--teacher", folder / teacher]     # with a hint, a model teaches itself
     drawn.forced = slice(3, 9, 2) if "--mode" in flags else slice(0)
@@ -170,11 +173,15 @@ def test_a_step_is_what_plain_logits_give(folder, drawn, tmp_path, tokenizer, te
     given = dict(zip(flags[::2], flags[1::2]))
     loss, wanted = recomputed(folder, tokenizer, folder / teacher, drawn, given.get("--loss", "opd"),
                               given.get("--temperature", 1.0), given.get("--beta", 0.5), given.get("--hint", ""),
-                              given.get("--mode", "plain"))
+                              given.get("--mode", "plain"), most=given.get("--clip-divergence", math.inf))
     assert_gradients(gradients(tmp_path / "run"), wanted)
     step = next(r for r in log if "divergence" in r)
     assert step["loss"] == pytest.approx(loss, rel=1e-9) and len(drawn) == 6
-    assert step["divergence"] == pytest.approx(loss, rel=1e-9) or given.get("--loss", "opd") == "opd"
+    if "--clip-divergence" in given:                      # the log has the whole divergence
+        assert 0.1 < step["clipped"] < 0.9 and (step["divergence"] > loss or given["--loss"] == "opd")
+    else:
+        assert step["divergence"] == pytest.approx(loss, rel=1e-9) or given.get("--loss", "opd") == "opd"
+        assert "clipped" not in step
     for name in "entropy nll answer process length_mean length_max cut_off logprob_diff_max grad_norm seconds".split():
         assert math.isfinite(step[name]), name
     assert step["logprob_diff_max"] < 1e-9 and 0 < step["entropy"] < math.log(512) and "note" not in step
