@@ -30,7 +30,7 @@ class Curve:
     X          (n,) what had been spent at each measurement, in one of UNITS
     loss       (n,) 1 - pass@1 at each of them, above 0: it is the mean of wrong answers, with half a problem added to the wrong
                and half to the right ones, for a loss of 0 has no logarithm
-    prompts, group, steps    P and G of a step, and how many there were
+    prompts, group, steps    P and G of a step, and how many there were up to the last measurement
     response   tokens of a completion, mean over the steps
     config     the model's Config as a dict; {} where it is not known
     """
@@ -73,27 +73,28 @@ def curve_of(records: list[dict], by: str = "flops", name: str = "") -> Curve:
     flags, steps = about.get("flags", {}), [r for r in records if "reward" in r]
     if "group" not in flags or "parameters" not in about:
         raise ValueError(f"{name or 'the records'}: is no log of grpo.py")
-    X, loss = [], []
-    for record in evaluations(records):
+    X, loss, measured = [], [], evaluations(records)
+    for record in measured:
         count, score = accuracy_of(record["eval"], name)
         X.append(record["flops"] if by == "flops" else record["step"] * flags["prompts"] * flags["group"])
         loss.append((count * (1 - score) + 0.5) / (count + 1))
     if not X:
         raise ValueError(f"{name or 'the run'}: has measured nothing on its way; give grpo.py --eval-data and --eval-every")
     return Curve(name, about["parameters"], np.array(X, float), np.array(loss), flags["prompts"], flags["group"],
-                 next(r["step"] for r in reversed(records) if "step" in r),
-                 float(np.mean([r["length_mean"] for r in steps])) if steps else 0.0, about.get("config", {}))
+                 measured[-1]["step"], float(np.mean([r["length_mean"] for r in steps])) if steps else 0.0,
+                 about.get("config", {}))
 
 
 def evaluations(records: list[dict]) -> list[dict]:
-    """[{"step", "eval", "flops"}] of the measurements on the way, and of the one at the end."""
+    """[{"step", "eval", "flops"}] of the measurements on the way, and of the one at the end; in the order of their steps, also
+    where a run that had ended went on."""
     found = [r for r in records if "eval" in r and "flops" in r]
     for record in records:
         if "eval" in record.get("result", {}):
             flops = record["result"]["flops"]
             found.append({"step": record["step"], "eval": record["result"]["eval"],
                           "flops": flops["total"] - flops["inherited"]})
-    return found
+    return sorted(found, key=lambda record: record["step"])
 
 
 def accuracy_of(found: dict, name: str = "") -> tuple[int, float]:

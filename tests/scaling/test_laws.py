@@ -198,6 +198,15 @@ def test_points_are_read_from_a_log(tmp_path):
             read_curve(tmp_path)
 
 
+def test_a_run_that_ended_early_or_went_on_costs_what_its_measured_steps_cost():
+    stopped = curve_of([*log()[:5], {"result": {"steps": 3}, "step": 3}])                 # Ctrl-C: nothing is measured at its end
+    assert (stopped.steps, stopped.per_step()) == (2, 2e6)
+    later = [{"step": step, "eval": log()[4]["eval"], "flops": flops} for step, flops in ((4, 10e6), (5, 12e6))]
+    went_on = curve_of([*log(), {"resumed_at": 3, "steps": 9}, *later, {"step": 6, "reward": 0.1, "length_mean": 60.0}])
+    assert list(went_on.X) == [4e6, 8e6, 10e6, 12e6] and list(went_on.loss)[1] == pytest.approx(1.5 / 11)
+    assert went_on.per_step() == pytest.approx(12e6 / 5)
+
+
 def test_a_run_writes_what_it_had_spent(tmp_path, tokenizer):
     """A run that measures itself after two steps has spent by then what a run of two steps spends."""
     tiny_checkpoint(tmp_path / "init", tokenizer)
