@@ -8,6 +8,7 @@ A benchmark is a task (tasks/task.py): its prompts are those of tasks/benchmarks
 """
 
 import ast
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -83,8 +84,8 @@ class BenchmarkTask(Task):
         gold = letter_of(answer, choices, where) if choices else b.gold(as_text(answer, where, b.answer))
         if not gold:
             raise ValueError(f"{where}: the answer is empty")
-        margin = text_of(row, b.margin, where)
-        return BenchmarkProblem(b.join(*texts), gold, solution, task=self, choices=choices, margin=float(margin or 0))
+        margin = margin_of(text_of(row, b.margin, where), where, b.margin)
+        return BenchmarkProblem(b.join(*texts), gold, solution, task=self, choices=choices, margin=margin)
 
 
 def open_benchmark(name: str, folder: str = "") -> BenchmarkTask:
@@ -155,10 +156,21 @@ def as_text(value: object, where: str, names: str) -> str:
         return value.strip()
     if isinstance(value, list) and value:
         return ", ".join(as_text(each, where, names) for each in value)
-    if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
+    if isinstance(value, int | float | Decimal) and not isinstance(value, bool) and math.isfinite(value):
         return str(int(value)) if value == int(value) else format(Decimal(str(value)), "f")
     raise ValueError(f"{where}: {one_of(names)} must be text or a number; it is {str(value):.60}, "
                      f"a value of type {type(value).__name__}")
+
+
+def margin_of(text: str, where: str, names: str) -> float:
+    """How far a number may be from the gold one; 0 where the row does not say it."""
+    try:
+        margin = float(text or 0)
+    except ValueError:
+        margin = -1.0
+    if not 0 <= margin < math.inf:
+        raise ValueError(f"{where}: {one_of(names)} must be a number of at least 0; it is {text[:40]!r}")
+    return margin
 
 
 # Choices: ["9", "10"], "A) 9 B) 10", "a ) 9 , b ) 10", "['a ) 9', 'b ) 10']".
@@ -166,7 +178,11 @@ def as_text(value: object, where: str, names: str) -> str:
 def choices_in(value: object, where: str) -> tuple[str, ...]:
     """The choices without their letters; () where there are none."""
     if isinstance(value, str) and value.startswith(("['", '["')):
-        value = ast.literal_eval(value)
+        try:
+            value = ast.literal_eval(value)
+        except (SyntaxError, ValueError):
+            raise ValueError(f"{where}: the choices {value[:40]!r} are no list; one has a quote or a bracket too many or too "
+                             "few") from None
     if isinstance(value, str):
         value = split_choices(value)
         if len(value) < 2:

@@ -127,6 +127,13 @@ def test_what_cannot_be_read_is_named(tmp_path, monkeypatch):
     assert '"answer" stands there twice' in refused("svamp", {"Answer": 1, "answer": 2, "question": "q"})
     assert "must be text or a number; it is True" in refused("mawps", {"input": "q", "target": True})
     assert "expected a JSON object, got list" in refused("mawps", [1])
+    refusals = ["must be a number of at least 0; it is '0.1,0.2'", "must be a number of at least 0; it is 'nan'"]
+    for margin, why in zip(("0.1,0.2", "nan"), refusals, strict=True):
+        assert f'line 1: "error" {why}' in refused("olympiadbench", {"question": "q", "final_answer": ["4"], "error": margin})
+    assert """line 1: the choices "['it's a" are no list""" in refused("mathqa", {"problem": "p", "options": "['it's a",
+                                                                                  "correct": "a"})
+    with pytest.raises(ValueError, match='^here: "target" must be text or a number; it is inf'):
+        read.as_text(float("inf"), "here", "target")
     assert "has no question of ASDiv" in refused("asdiv", {"body": "b", "question": "q", "answer": "1; 2"})
     monkeypatch.setenv("NANOTHINK_DATA", str(tmp_path / "data"))
     with pytest.raises(FileNotFoundError, match=r"no ocw/test\.jsonl .* in .*data or .*--benchmark-data FOLDER, or "
