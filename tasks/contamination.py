@@ -85,13 +85,14 @@ def probe(problems: Sequence[Problem], parts: Sequence[float],
 
 
 def probe_all(tasks: dict[str, Task], reply: Callable, args: argparse.Namespace) -> dict:
-    """{"contamination:NAME": {"rows": those of `probe`}} for each task, and prints them. Of an endless task --problems are
-    taken, of a file --limit. reply: replies_to of a checkpoint."""
+    """{"contamination:NAME": {"rows": those of `probe`}} for each task, and prints them. Of a world and of needles --problems are
+    taken, of all others --limit, as evaluate.py asks them. reply: replies_to of a checkpoint."""
     found = {}
     for name, task in tasks.items():
         def ask(prompts, stops, name=name):
             return reply(prompts, [args.max_new_tokens] * len(prompts), stop_texts=stops, rows=args.rows, progress=name)
-        problems = problems_of(task, args.problems if task.count is None else args.limit or None, args.seed)
+        count = args.problems if name.startswith(("world:", "needle:")) else args.limit or None
+        problems = problems_of(task, count, args.seed)
         found[f"contamination:{name}"] = {"rows": probe(problems, args.contamination, ask)}
         print_probe(name, found[f"contamination:{name}"]["rows"])
     return found

@@ -1,11 +1,13 @@
 """The probe for contamination, against its definitions."""
 
+import argparse
 import itertools
 import random
 
 import pytest
 
-from tasks.contamination import cut, exact, probe, rouge_l, shares
+from tasks.contamination import cut, exact, probe, probe_all, rouge_l, shares
+from tasks.problems import open_task
 from tasks.task import Problem, Reply
 from tasks.world import World
 
@@ -68,3 +70,11 @@ def test_a_model_that_knows_the_questions_and_one_that_does_not():
 def test_a_problem_without_a_task_is_graded_by_its_final_answer():
     [row] = probe([Problem("What is 2 + 2?", "4")], [0.5], lambda prompts, stops: [[Reply(" 2? The answer is 4.")]])
     assert row["answer"][0] == 1 and row["exact"][0] == 0 and row["rouge_l"][0] == 0.5
+
+
+def test_as_many_questions_are_cut_as_are_asked():
+    """Of worlds and needles so many as --problems says, of every other task so many as --limit does, also if it is endless."""
+    args = argparse.Namespace(problems=5, limit=3, seed=0, contamination=[0.5], max_new_tokens=8, rows=4)
+    tasks = {spec: open_task(spec) for spec in ("world:ops=1", "needle:length=64", "instructions:ops=1")}
+    found = probe_all(tasks, lambda prompts, limits, **how: [[Reply("no")] for _ in prompts], args)
+    assert [found[f"contamination:{spec}"]["rows"][0]["problems"] for spec in tasks] == [5, 5, 3]
