@@ -156,8 +156,9 @@ CASES = {
         "--rows 2": [("--text t.txt", "--data f.jsonl")], "--samples 3": [("--data world:", "--data world: --k 2")],
         "--temperature 1": [("--data world:", "--data world: --k 1 2")],
         "--seed 3": [("--data f.jsonl", "--data f.jsonl --limit 2"), ("--data world:", "--data world: --k 2")],
-        "--plain i": [("--data f.jsonl", "--data f.jsonl --chat")], "--think on": [("--data f.jsonl", "--data f.jsonl --chat")],
-        "--user-suffix x": [("--data f.jsonl", "--data f.jsonl --chat")], "--seq-len 64": [("--data f.jsonl", "--text t.txt")],
+        "--plain i": [("--data f.jsonl", "--data f.jsonl --chat")], "--seq-len 64": [("--data f.jsonl", "--text t.txt")],
+        **{flag: [("--data f.jsonl", "--data f.jsonl --chat"), ("--benchmark ocw --template few-shot", "--benchmark ocw")]
+           for flag in ("--think on", "--user-suffix x")},
         "--keep 3": [("--data world:", "--data world: --out o"), ("--data f.jsonl --out o", "--data world: --out o")],
         "--band 1": [("--data world:", "--data world: --out o"), ("--data f.jsonl --out o", "--data world: --init i j")],
         "--solved 1": [("--data world:", "--data world: --init i j"), ("--data f.jsonl --out o", "--data world: --out o")]}),
