@@ -46,7 +46,8 @@ def flags() -> cli.Parser:
     option_flags(p, Config)
     p.set_defaults(rope_theta=None)                       # with --init: as the checkpoint has it
     p.add_argument("--yarn-factor", type=cli.not_negative, default=0.0,
-                   help="makes the context of --init so many times as long, by YaRN; 0: no")
+                   help="makes the context of --init so many times as long, by YaRN; if it has YaRN already, the context before "
+                   "that; 0: no")
     p.add_argument("--yarn-context", type=cli.non_negative_int, default=0,
                    help="tokens in the context before YaRN; 0: max_position_embeddings in config.json")
     p.add_argument("--yarn-beta-fast", type=cli.above_zero, default=32.0,
