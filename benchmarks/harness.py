@@ -21,6 +21,7 @@ from benchmarks.tables import why
 from formats.files import write_text
 from model import Transformer, load_both
 from sampler import Sampler
+from sources.fingerprint import fingerprint
 from tasks.benchmarks.ask import FEW_SHOT_STOP, before
 from tasks.benchmarks.read import open_benchmark
 from tasks.benchmarks.score import chosen, prompts_for
@@ -73,6 +74,14 @@ def write_task(name: str, template: str, problems: Sequence[Problem], prompts: S
     write_text(file, text)
     write_text(folder / f"{name}.yaml", task_file(name, template, folder))
     write_text(folder / "judge.py", "from lm_eval.tasks.minerva_math.utils import process_results\n")
+
+
+def check_checkpoint(init: str, folder: Path) -> None:
+    """ValueError where the answers in a folder are those of another checkpoint: other weights may get the same prompts."""
+    file, found = folder / "checkpoint.txt", fingerprint(init)
+    if file.exists() and file.read_text(encoding="utf-8") != found:
+        raise ValueError(f"--keep {folder}: holds the answers of another checkpoint than --init {init}; choose another --keep")
+    write_text(file, found)
 
 
 def run_lm_eval(python: str, init: str, name: str, folder: Path) -> list[dict]:
@@ -146,6 +155,7 @@ def bench_harness(init: str, names: Sequence[str], data: str, template: str, lim
     if template == "rl" and tokenizer.chat.refusal:
         raise ValueError(f"--template rl: {tokenizer.chat.refusal}; use --template few-shot")
     folder = Path(keep or "runs/harness").resolve()
+    check_checkpoint(init, folder)
     for name in names:
         task = open_benchmark(name, data)
         problems = chosen(task, limit)

@@ -82,6 +82,11 @@ def test_answers_beside_each_other(fake, toy_run, tmp_path, monkeypatch, capsys)
     assert table.count("| the same text, read in two ways |") == 2
     monkeypatch.setattr(sys, "argv", ["bench.py", *map(str, flags[:-4]), "--limit", "3", "--out", str(out)])
     assert "is of another comparison" in refusal(bench, *flags[:-4], "--limit", 3, "--out", out)
+    model, tokenizer = load_both(toy_run, "cpu", torch.float32)
+    with torch.no_grad():
+        model.norm.weight *= 2
+    model.save(tmp_path / "other", tokenizer)             # the same prompts, other answers
+    assert "holds the answers of another checkpoint" in refusal(bench, *flags, "--init", tmp_path / "other")
 
 
 def test_a_python_without_lm_eval(fake, toy_run, tmp_path):
