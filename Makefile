@@ -31,7 +31,8 @@ bench: .venv/installed-dev
 
 gpu: $(SETUP)
 	$(PY) -m pytest -m cuda
-	for what in probe kernels exact train sampler; do $(PY) bench.py $$what --device cuda --dtype bfloat16 --rounds 5 || exit; done
+	$(PY) bench.py probe --device cuda --dtype bfloat16
+	for what in kernels exact train sampler; do $(PY) bench.py $$what --device cuda --dtype bfloat16 --rounds 5 || exit; done
 
 memcheck: $(SETUP)
 	compute-sanitizer --tool memcheck --error-exitcode 1 $(PY) -m pytest -m cuda tests/kernels/test_triton.py tests/kernels/test_attention.py

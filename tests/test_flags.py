@@ -367,6 +367,17 @@ def test_recipes_give_no_idle_flag(name, tmp_path):
     assert len(scripts) == {"laptop": 8, "spurious": 6, "one_gpu": 4, "world_gpu": 9, "gsm8k": 3}.get(name, 1)
 
 
+def test_make_gives_no_idle_flag():
+    """What `make gpu` calls is printed in place of Python, and then parsed."""
+    done = subprocess.run(["make", "-s", "gpu", "PY=echo"], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert done.returncode == 0, done.stderr
+    calls = [line.removeprefix("bench.py ") for line in done.stdout.splitlines() if line.startswith("bench.py ")]
+    assert len(calls) == 5
+    for call in calls:
+        values = parse("bench", call)
+        assert not isinstance(values, str), values
+
+
 def test_stages_of_a_cap():
     assert parse_caps(["64", "128@200"]) == [(0, 64), (200, 128)]
     for bad in (["64", "32"], ["64", "9@5", "8@5"], ["64@"], ["6\u00b2"], ["64@-1"], ["0"], ["64@1"], ["1e3"]):
