@@ -329,3 +329,13 @@ def test_training_and_sampling_on_a_gpu(tmp_path):
     sample = f"python {ROOT}/sampler.py --init {tmp_path}/plain --prompt Zoo --max-new-tokens 8"
     done = run(f"{sample} --device cuda --dtype bfloat16", tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_run_on_a_gpu_goes_on_bit_for_bit(tmp_path):
+    flags = "--data world:ops=1 --layers 2 --width 64 --batch-tokens 8192 --schedule constant --warmup 0 --device cuda"
+    for out, steps in (("whole", 6), ("parts", 3), ("parts", 6)):
+        done = run(f"python {ROOT}/pretrain.py {flags} --steps {steps} --out {tmp_path}/{out} --resume", tmp_path)
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "parts" / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()

@@ -52,9 +52,12 @@ def optimizer_state(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, saved: dict) -> None:
-    """Restores what `optimizer_state` returned. Tensors with one element (the number of steps) are never sharded."""
+    """Restores what `optimizer_state` returned, on the device of each parameter. Tensors with one element (the number of steps,
+    which a fused AdamW reads on the GPU) are never sharded."""
     def place(value, p):
-        return like(value, p) if isinstance(value, torch.Tensor) and value.ndim else value
+        if not isinstance(value, torch.Tensor):
+            return value
+        return like(value, p) if value.ndim else value.to(p.device)
     parameters = dict(model.named_parameters())
     for name, state in saved.items():
         p = parameters[name]

@@ -15,6 +15,7 @@ from conftest import HANG, ROOT, real_file, script
 
 from data import Stream
 from model import Config, Transformer, load
+from training.checkpoint import optimizer_state, restore_optimizer
 from training.goals import Until
 from training.guard import Guard
 from training.ledger import read_ledger
@@ -233,6 +234,20 @@ def test_a_step_with_a_broken_loss_changes_nothing_and_says_so(tmp_path, monkeyp
     result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert result["skipped"] == 1 and math.isfinite(result["loss"])
     assert all(torch.isfinite(w).all() for w in weights_of(out).values())
+
+
+def test_the_state_of_an_optimiser_goes_where_the_parameters_are():
+    """The number of steps as well: a fused AdamW on a GPU reads it there."""
+    model, elsewhere = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2, device="meta")
+    optimizer, other = (torch.optim.AdamW(m.parameters()) for m in (model, elsewhere))
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    saved = optimizer_state(optimizer, model)
+    assert all(x.device.type == "cpu" for state in saved.values() for x in state.values())
+    restore_optimizer(other, elsewhere, saved)
+    for p in elsewhere.parameters():
+        assert other.state[p].keys() == {"step", "exp_avg", "exp_avg_sq"}
+        assert all(x.device.type == "meta" for x in other.state[p].values())
 
 
 def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch, capsys, tokenizer):
