@@ -23,7 +23,7 @@ from torch import Tensor
 from rl.advantages import GAE, GROUP_MEAN, LEAVE_ONE_OUT, RETURNS, RETURNS_IN_GROUP, SCALES, Advantages
 from rl.correction import CORRECTIONS
 from rl.groups import Rollout
-from training.batch import document_sums
+from training.batch import document_sums, of_documents
 
 NO_CLIP = 1e9                        # more than any ratio here, which is at most exp(20)
 
@@ -171,7 +171,7 @@ class PolicyLoss:
             total = document_sums(log_ratio, documents)                       # (B, M), M completions in a row
             if self.ratio == "mean":
                 total = total / document_sums(mask, documents).clamp(min=1)
-            log_ratio = total.gather(1, documents.clamp(min=0)) * mask        # (B, T)
+            log_ratio = of_documents(total, documents) * mask                 # (B, T)
         return log_ratio.clamp(-20, 20).exp()
 
     def of_tokens(self, logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, documents: Tensor,

@@ -28,6 +28,13 @@ def document_sums(values: torch.Tensor, documents: torch.Tensor) -> torch.Tensor
     return torch.where(mine, values[:, :, None], 0).sum(dim=1)                                              # (B, M)
 
 
+def of_documents(numbers: torch.Tensor, documents: torch.Tensor) -> torch.Tensor:
+    """The number of its document, for each token: numbers (B, M), documents (B, T) -> (B, T), 0 on padding. (gather would be
+    shorter, but its gradient is a scatter_add.)"""
+    which = torch.arange(numbers.shape[1], device=documents.device)           # (M,)
+    return torch.where(documents[:, :, None] == which, numbers[:, None], 0).sum(dim=2)                      # (B, T)
+
+
 def rounded_up(n: int, step: int) -> int:
     """n rounded up to a multiple of `step`. Libraries prepare code for each new length, so there should be few lengths."""
     return -(-n // step) * step
