@@ -54,7 +54,9 @@ def uniform(seed: int | Tensor, requests: Tensor, positions: Tensor) -> Tensor:
         for shift, factor in ((30, -0x40a7b892e31b1a47), (27, -0x6b2fb644ecceee15)):
             x = (x ^ ((x >> shift) & ((1 << (64 - shift)) - 1))) * factor
         return x ^ ((x >> 31) & ((1 << 33) - 1))
-    x = mix(torch.as_tensor(seed, device=requests.device) * step + requests + step)
+    if not isinstance(seed, Tensor):                      # made on the device: a CUDA graph cannot copy it from the host
+        seed = torch.full((), seed, dtype=torch.long, device=requests.device)
+    x = mix(seed * step + requests + step)
     x = mix(x * step + positions + step)
     return ((x >> 11) & ((1 << 53) - 1)).double() / 2 ** 53
 

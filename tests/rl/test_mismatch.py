@@ -70,6 +70,20 @@ def test_noise_is_a_gaussian_of_its_size_on_every_token_of_the_vocabulary():
     assert rho.exp().mean().item() == pytest.approx(1, abs=0.01) and rho.std() > 0.2
 
 
+@pytest.mark.parametrize("mismatch", [Mismatch(), Mismatch(noise=0.3), Mismatch(rounding=True), Mismatch(report=0.1)])
+def test_a_draw_takes_nothing_from_the_host(monkeypatch, mismatch):
+    """On a GPU it is recorded in a CUDA graph, which can copy nothing from there."""
+    logits, requests, seed = torch.randn(5, 40), torch.arange(5), torch.tensor(3)
+
+    def refused(*_, **__):
+        raise AssertionError("a tensor is made on the host")
+    for name in ("tensor", "as_tensor", "from_numpy"):
+        monkeypatch.setattr(torch, name, refused)
+    for name in ("item", "tolist", "__bool__", "__int__", "__float__"):
+        monkeypatch.setattr(torch.Tensor, name, refused)
+    draw(logits, uniform(seed, requests, requests), SamplingParams(0.7, distortion=mismatch.of_draws()["distortion"]))
+
+
 def test_a_false_report_changes_no_draw():
     logits = torch.randn(40, generator=torch.Generator().manual_seed(0), dtype=D)
     tokens, logprobs, _ = drawn(Mismatch(report=0.1), logits, 20_000)
