@@ -49,7 +49,8 @@ def evaluate_all(model: Transformer, tokenizer: Tokenizer, specs: list[str], mod
     modes: how questions are asked, as in training: {name: options of `replies_to`}. The first mode is named "", and its result
     has the key spec; a second one has the key spec + name.
     """
-    found, dtype = {}, torch.bfloat16 if model.head.is_cuda else None
+    half = model.head.is_cuda and isinstance(autocast, torch.autocast)        # on a GPU replies are sampled in training's dtype
+    found, dtype = {}, autocast.fast_dtype if half else None
     for spec in specs:
         kind = kind_of(spec)
         if kind == "text":

@@ -1,10 +1,12 @@
 """Measures against their definitions."""
 
+import contextlib
 import itertools
 import json
 import math
 import re
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import torch
 from conftest import script
 
 from formats.files import write_json
+from measuring import in_training
 from measuring.in_training import evaluate_all
 from measuring.questions import file_accuracy, grade_world, world_accuracy
 from measuring.text import bits_per_byte
@@ -111,6 +114,16 @@ def test_world_accuracy_of_a_model_that_knows_and_one_that_guesses(tiny, tokeniz
 def question_of(prompt):
     return prompt.removeprefix("<|im_start|>user\n").partition("<|im_end|>")[0].removesuffix(" /think").removesuffix(
         " /no_think")
+
+
+def test_training_on_a_gpu_samples_in_its_own_dtype(monkeypatch):
+    """Not always in bfloat16: float32 is to stay float32, and weights of float64 cannot be multiplied by those of bfloat16."""
+    asked = []
+    monkeypatch.setattr(in_training, "world_accuracy", lambda *_, dtype, **__: asked.append(dtype) or [])
+    models = [SimpleNamespace(head=SimpleNamespace(is_cuda=cuda)) for cuda in (True, False)]
+    for model, autocast in itertools.product(models, (torch.autocast("cpu", torch.bfloat16), contextlib.nullcontext(), None)):
+        evaluate_all(model, None, ["world:ops=1"], {"": {}}, autocast=autocast)
+    assert asked == [torch.bfloat16, None, None, None, None, None]
 
 
 def test_the_world_in_a_chat(tiny, tokenizer, monkeypatch):
