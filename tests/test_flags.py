@@ -244,7 +244,8 @@ def parse(script, line):
     ranks = next((w[6:] for w in words if w.startswith("ranks=")), "1")
     words = [w for w in words if not w.startswith("ranks=")]
     with (mock.patch("sys.argv", [f"{script.split()[0]}.py"]), mock.patch.dict("os.environ", WORLD_SIZE=ranks),
-          mock.patch("sys.stderr.write") as said, mock.patch("torch.cuda.device_count", return_value=8)):
+          mock.patch("sys.stderr.write") as said, mock.patch("torch.cuda.device_count", return_value=8),
+          mock.patch("torch.cuda.set_device")):
         try:
             return PARSERS[script.split()[0]].parse_args(words)
         except SystemExit as e:
@@ -322,6 +323,14 @@ def test_a_device_that_is_not_there():
     for script, start in (("sampler", "--init i --prompt x"), ("evaluate", "--init i --data world:"), ("bench", "train")):
         assert "use cpu" in parse(script, f"{start} --device tpu") and "no such GPU" in parse(script, f"{start} --device cuda:8")
         assert parse(script, f"{start} --device cuda:7").device == "cuda:7"
+
+
+def test_kernels_run_on_the_device_that_is_given():
+    """Triton's kernels and CUDA graphs run on the current device, whatever device their tensors are on."""
+    with mock.patch("torch.cuda.device_count", return_value=8), mock.patch("torch.cuda.set_device") as chosen:
+        assert [cli.device(text) for text in ("cpu", "cuda")] == ["cpu", "cuda"] and not chosen.called
+        assert cli.device("cuda:7") == "cuda:7"
+    chosen.assert_called_once_with(7)
 
 
 @pytest.mark.parametrize("where, command", [

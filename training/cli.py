@@ -98,7 +98,7 @@ positive_fraction = number("a number above 0, up to 1", float, lambda x: 0 < x <
 
 
 def device(text: str) -> str:
-    """The type of --device in scripts that do not train: cpu, cuda or cuda:N."""
+    """The type of --device in scripts that do not train: cpu, cuda or cuda:N, which becomes the current device."""
     if text == "cpu":
         return text
     kind, colon, index = text.partition(":")
@@ -108,6 +108,8 @@ def device(text: str) -> str:
 
     if int(index or 0) >= torch.cuda.device_count():
         raise argparse.ArgumentTypeError(f"{text}: no such GPU is visible; use cpu")
+    if index:                                             # Triton's kernels and CUDA graphs run on the current device
+        torch.cuda.set_device(int(index))
     return text
 
 
