@@ -26,6 +26,16 @@ def config_of(kv_heads: int, shape: dict) -> Config:
     return Config(**shape | {"kv_heads": kv_heads, "ff": shape["ff"] + round(saved / 3)})     # three matrices of ff columns
 
 
+def load_of(device: torch.device, dtype: torch.dtype, toy: bool = False) -> tuple[dict, tuple[int, ...], int]:
+    """The shape of the models, the lengths, and the number of sequences. The caches of all models are there at the same time: at
+    the largest length they take 49 GB on a GPU."""
+    if toy:
+        return TOY, (64, 128), 2
+    if device.type == "cuda":
+        return LARGE, (128, 512, 2048, 8192), 64 // dtype.itemsize
+    return SMALL, (128, 512, 2048), 16
+
+
 def a_step(model: Transformer, cache: KVCache, length: int) -> None:
     """Decodes one token of each row, whose cache holds `length` tokens; the next call does the same."""
     cache.lengths.fill_(length)
@@ -36,9 +46,7 @@ def a_step(model: Transformer, cache: KVCache, length: int) -> None:
 def bench_groups(device: torch.device, dtype: torch.dtype, count: int, rows: list, toy: bool = False) -> dict:
     """Milliseconds of a decoding step and megabytes of the cache, for each length: {"rows", "parameters", "sequences"}. A ratio
     is how many times as fast one key/value head is as 8."""
-    shape = TOY if toy else LARGE if device.type == "cuda" else SMALL
-    on_gpu = ((128, 512, 2048, 8192), 64)
-    lengths, sequences = ((64, 128), 2) if toy else on_gpu if device.type == "cuda" else ((128, 512, 2048), 16)
+    shape, lengths, sequences = load_of(device, dtype, toy)
     models = {K: Transformer(config_of(K, shape)).to(device, dtype) for K in GROUPS}
     copies = {K: SamplingCopy(model).refresh() for K, model in models.items()}
     for length in lengths:

@@ -13,6 +13,7 @@ if not torch.cuda.is_available():
 import bench  # noqa: E402
 import kernels  # noqa: E402
 from benchmarks import blocks, exact, groups, large, peers, readme, records, tables, timing  # noqa: E402
+from engine.cache import KVCache, pages_of  # noqa: E402
 from model import Config, Transformer  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -191,6 +192,15 @@ def test_a_bench_that_ends_keeps_one_record_and_no_pieces(tmp_path, capsys):
     assert file.name == "bench_probe.jsonl" and len(record["rows"]) > 5 and record["commit"]
     assert records.records_of("probe", tmp_path) == [record]
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["probe"]["rows"] == record["rows"]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_groups_fit_on_a_gpu_of_80_gb(dtype):
+    """The caches of all models are there at the same time."""
+    shape, lengths, sequences = groups.load_of(torch.device("cuda"), dtype)
+    size = sum(KVCache.page_bytes(groups.config_of(K, shape), dtype) * (sequences * pages_of(max(lengths) + 1) + 1)
+               for K in groups.GROUPS)
+    assert 40e9 < size < 60e9
 
 
 def test_groups_have_equal_parameters_and_a_cache_by_their_number(monkeypatch):
