@@ -56,6 +56,8 @@ def attention_mass(model: Transformer, tokens: Tensor, parts: Tensor, rows: Tens
     """
     if not rows.any():
         raise ValueError("attention needs at least one row to measure")
+    if documents is None:                                 # without numbers a GPU takes torch's attention, which may make T x T
+        documents = torch.zeros_like(tokens)
     positions, found = Packing(*tokens.shape, tokens.device, documents).positions, []
 
     def watch(attention: Attention, q: Tensor, k: Tensor) -> None:

@@ -151,6 +151,19 @@ def test_no_matrix_of_all_pairs_is_ever_made(monkeypatch):
     assert T * 4 * 4 <= largest.size <= 2 ** 14
 
 
+def test_the_model_is_told_that_a_row_is_one_document(monkeypatch):
+    """Without document numbers a GPU would call torch's attention, which makes the matrix of all pairs for a window, and for
+    grouped heads in float32."""
+    given, hidden, tokens = [], Transformer.hidden, torch.zeros(1, 9, dtype=torch.long)
+
+    def noted(self, tokens, documents=None, **more):
+        given.append(documents)
+        return hidden(self, tokens, documents, **more)
+    monkeypatch.setattr(Transformer, "hidden", noted)
+    attention_mass(a_model(1), tokens, tokens, tokens == 0, 1)
+    assert torch.equal(given[0], tokens)
+
+
 def test_means_over_texts_heads_and_layers():
     def one(layer, kind, mass, entropy):
         return measured.LayerMass(layer, kind, torch.tensor(mass), torch.tensor(entropy))
