@@ -69,6 +69,11 @@ def attention_launches(launches: list, short: bool = False) -> Iterator[dict]:
                 yield about | {"what": "exact attention, whole" if exact else "attention, whole"}
                 out.sum().backward()
                 yield about | {"what": "attention, backward"}
+                if not exact and not window:              # the log-sum-exp has a gradient too
+                    out, lse = attention(q, k, v, Spans.of_rows(2, 128, "cpu"), window, exact, lse=True)
+                    launches.clear()                      # its forward pass is that of all others
+                    (out.sum() + lse.sum()).backward()
+                    yield about | {"what": "attention with sinks, backward"}
                 with torch.no_grad():
                     attention(q[:4], pages, pages, Spans.of_cache(lengths), window, exact, table)
                     yield about | {"what": "exact attention, decoding" if exact else "attention, decoding"}
