@@ -106,8 +106,8 @@ def test_sizes_and_answers():
     made, taught = trained(small_student, "augment.py"), trained(small_student, "distill.py")
     answers = {c["--data"]: c for c in made}[taught[0]["--data"]]             # the others are those of the student's start
     assert len(made) == 2 and all(c["--init"] == taught[0]["--teacher"] for c in made)
-    assert len(taught) == 3 and differ(taught) == {"--seed", "--loss"}
+    assert len(taught) == 4 and differ(taught) == {"--seed", "--loss", "--clip-divergence"}
     assert int(answers["--count"]) == int(taught[0]["--steps"]) * int(taught[0]["--prompts"]) * int(taught[0]["--group"])
     tuned = [c for c in trained(small_student, "sft.py") if c["--init"] == taught[0]["--init"]]
     assert len(tuned) == 2 and differ(tuned) == {"--steps"} and tuned[0]["--optimizer"] == "adamw"
-    assert all(tuned[0][flag] == taught[0][flag] for flag in ("--lr", "--schedule", "--decay"))
+    assert all(tuned[0][flag] == taught[0][flag] for flag in ("--schedule", "--decay"))
