@@ -112,9 +112,9 @@ class ModelJudge:
 
     def right(self, predicted: Sequence[str], references: Sequence[str], strict: bool) -> list[bool]:
         key, going_on = (tuple(references), strict), " ".join(references[:1] if strict else references)
-        new = list(dict.fromkeys(text for text in predicted if (key, text) not in self.known and text.strip()))
-        if len(self.known) > MEMORY:
+        if len(self.known) > MEMORY:                      # before it is asked what is new: else what was known would be lost
             self.known.clear()
+        new = list(dict.fromkeys(text for text in predicted if (key, text) not in self.known and text.strip()))
         for text, margin in zip(new, self.margins([(text, going_on) for text in new], strict), strict=True):
             self.known[key, text] = margin > 0
         return [bool(text.strip()) and self.known[key, text] for text in predicted]

@@ -206,6 +206,16 @@ def test_a_model_judges_by_what_it_finds_likelier(tokenizer, folder):
     assert judge.right(["a", "b", "a", " "], ["x"], False) == [True, False, True, False]
 
 
+def test_a_model_that_judges_may_forget_what_it_said_at_any_moment(folder, monkeypatch):
+    """Its memory is full between `examine` and `grade`, or when some of the predictions are new and others are not."""
+    judge, asked = ModelJudge(str(folder / "init")), []
+    judge.margins = lambda pairs, strict: asked.extend(said for said, _ in pairs) or [1.0 for _ in pairs]
+    monkeypatch.setattr("tasks.judges.MEMORY", 2)
+    assert judge.right(["a", "b", "c"], ["x"], False) == [True] * 3
+    assert judge.right(["a", "d"], ["x"], False) == [True] * 2 and judge.right(["a"], ["x"], False) == [True]
+    assert asked == ["a", "b", "c", "a", "d"]
+
+
 def test_what_a_judge_costs_and_how_often_it_is_right(tokenizer, folder):
     task = open_task(f"text:{folder}/corpus.txt,kind=rlpt,judge={folder / 'init'}", tokenizer)
     problem = task.problem(0)
