@@ -38,7 +38,7 @@ def is_text(name: str) -> bool:
 
 def open_given(specs: list[str], tokenizer: Tokenizer, mode: str, T: int, batch_tokens: int, seed: int) -> Stream:
     """Given documents: text; conversations; and questions with their solutions, in the form of --mode. T: tokens in a row."""
-    no_think = {"think": 1e-9, "no_think": 1.0}.get(mode, 0.0)                # 1e-9: none, but each question has its flag
+    no_think = {"think": -1.0, "no_think": 1.0}.get(mode, 0.0)                 # -1: none, but each question has its flag
 
     def opener(name, tokenizer):
         if is_text(name) or (mode == "plain" and kind_of(name) != "conversations"):

@@ -15,6 +15,7 @@ import report
 from data import Stream
 from model import Config, Transformer, load
 from rl.distillation import LOSSES
+from rl.given import open_given
 from rl.rollouts import Rollouts
 from tasks.task import prompt_ids
 from tokenizer import Tokenizer
@@ -217,6 +218,12 @@ def test_given_documents_and_the_students_own_take_turns(folder, drawn, tmp_path
     assert [r["on_policy"] for r in steps] == [True, False, True, False, True, True]          # 0, .62, .24, .85, .47, .09 < .5
     assert all(("answer" in r) == ("logprob_diff_max" in r) == r["on_policy"] for r in steps) and len(drawn) == 24
     assert [row["source"] for row in result["prompts"] + result["mixture"]] == ["world:ops=1", str(folder / "chats.jsonl")]
+
+
+@pytest.mark.parametrize("mode, flag", [("chat", ""), ("think", " /think"), ("no_think", " /no_think")])
+def test_given_questions_are_all_asked_in_the_mode(tokenizer, mode, flag):
+    source = open_given(["world:ops=1"], tokenizer, mode, 256, 256, 0).mixture.sources[0]
+    assert all(f"?{flag}<|im_end|>" in tokenizer.decode(source.get(i)[0].tolist()) for i in range(20))
 
 
 def test_the_gradient_on_given_documents(folder, monkeypatch, tmp_path, tokenizer):
