@@ -101,7 +101,7 @@ def flags() -> cli.Parser:
 # when a flag has an effect (see cli.Parser), in addition to what LOSSES says
 NEEDS = (
     ("--batch-tokens", lambda a: a.on_policy < 1, "with --on-policy 1, where --prompts and --group say how much is read"),
-    ("--prompts --group --rows --show-every", lambda a: a.on_policy, "with --on-policy 0, where nothing is sampled"),
+    ("--prompts --group --rows --show-every --tool", lambda a: a.on_policy, "with --on-policy 0, where nothing is sampled"),
     ("--async-steps --rollout-ranks", lambda a: a.on_policy == 1, "with --on-policy {on_policy}, where not every step samples"),
 )
 

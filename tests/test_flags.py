@@ -127,7 +127,7 @@ CASES = {
         "--sft-weight 2": [("", "--sft-data chats.jsonl@2 text.txt")], "--sft-tokens 512": [("", "--sft-data world:ops=1")],
         "--candidates 8": [("", "--keep-rate 0 1")], "--curriculum": [("", "--keep-rate 0 1")]}),
     "distill": (f"{FROM} {A_RUN} --teacher t", OPTIMISER | TOOLS | {
-        "--tool calculator": [("--mode plain", "")],
+        "--tool calculator": [("--mode plain", ""), ("--on-policy 0", "--on-policy 0.5")],
         "--batch-tokens 512": [("", "--on-policy 0.5"), ("--on-policy 1", "--on-policy 0")],
         "--top-k 9": [("", "--loss forward"), ("--loss opd", "--loss jsd")],
         "--beta 0.1": [("--loss reverse", "--loss jsd"), ("", "--loss jsd")],
