@@ -181,7 +181,8 @@ def main() -> None:
     sampling = copy.deepcopy(model.to(run.device)).requires_grad_(False) if args.shard and not run.rollout_ranks else model
     wrapped = run.distribute(model)
     # --eval-data is asked like the prompts of training, and answered greedily
-    chat = CHAT | {"user_suffix": SWITCHES.get(args.mode, ""), "think_budget": args.think_budget}
+    chat = CHAT | {"user_suffix": SWITCHES.get(args.mode, ""), "think_budget": args.think_budget,
+                   "tools": rollouts and rollouts.tools}
     measure = functools.partial(evaluate_all, model, tokenizer, args.eval_data, PLAIN if args.mode == "plain" else {"": chat},
                                 args.eval_problems, max_new_tokens=longest_cap(parse_caps(args.max_new_tokens)))
     sources = Sources(rollouts and rollouts.prompts, given)

@@ -326,7 +326,7 @@ def main() -> None:
     wrapped = run.distribute(policy)
     model.checkpointing = args.checkpointing
     # --eval-data is asked like the prompts of training, and answered greedily
-    chat = CHAT | {"user_suffix": SWITCHES.get(args.mode, ""), "think_budget": args.think_budget}
+    chat = CHAT | {"user_suffix": SWITCHES.get(args.mode, ""), "think_budget": args.think_budget, "tools": rollouts.tools}
     measure = functools.partial(evaluate_all, model, tokenizer, args.eval_data, PLAIN if args.mode == "plain" else {"": chat},
                                 args.eval_problems, max_new_tokens=longest_cap(rollouts.caps))
     # the loss of a policy may jump, so the guard only skips steps whose loss is not a number

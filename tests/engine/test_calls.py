@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import assert_same_state, joined_by_threads, killed_in, run_main, state_of, tiny_checkpoint
+from helpers import assert_same_state, joined_by_threads, killed_in, run_main, state_of, tiny_checkpoint, write_rows
 
 import distill
 import grpo
@@ -16,6 +16,7 @@ from engine import runner
 from engine.calls import WORKERS
 from engine.draws import SamplingParams, draw, uniform
 from formats.chat import after_thinking
+from measuring import questions
 from model import Config, Transformer
 from rl.batches import pack
 from rl.groups import Rollout
@@ -315,6 +316,18 @@ def test_a_teacher_reads_what_tools_have_said(start, tmp_path):
     assert code == 0, err
     assert result["calls"] > 0.3 and result["failed_calls"] > 0
     assert (result["divergence"], result["loss"], result["logprob_diff_max"]) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("module, more", [(grpo, RANDOM), (distill, ["--teacher", "TEACHER"])])
+def test_what_is_measured_on_the_way_may_call_the_tools_of_training(start, tmp_path, monkeypatch, module, more):
+    heard, real = [], questions.replies_to
+    monkeypatch.setattr(questions, "replies_to", lambda *a, **how: heard.append(real(*a, **how)) or heard[-1])
+    asked = write_rows(tmp_path / "q.jsonl", [{"question": f"What is {i} + 2?", "answer": str(i + 2)} for i in range(6)])
+    flags = [tmp_path / "init" if word == "TEACHER" else asked if word == FLAGS[1] else word for word in [*start, *more]]
+    code, result, err = run_main(module, *flags, "--tool", "calculator", "--steps", 1, "--eval-data", asked, "--out",
+                                 tmp_path / "run")
+    assert code == 0 and result["calls"] > 0, err
+    assert sum(len(reply.calls) for replies in heard[0] for reply in replies) > 0
 
 
 @pytest.mark.parametrize("module, more", [(grpo, [*RANDOM, "--async-steps", 0, "--replace", 1]),
