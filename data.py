@@ -44,6 +44,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from formats import plugins
 from sources.fingerprint import fingerprint, parts_of
 from sources.open import open_source
 from sources.shards import prepare
@@ -67,13 +68,15 @@ def split_spec(spec: str) -> tuple[str, float]:
 
 def fingerprints(args: argparse.Namespace) -> dict[str, str]:
     """{name: fingerprint} of the files that decide what a run learns: the sources of --data (and --sft-data), the checkpoints and
-    the tokenizer that it starts from, and a user's file with a reward. A resumed run compares them (training/resume.py)."""
+    the tokenizer that it starts from, and a user's files with rewards and tools. A resumed run compares them
+    (training/resume.py)."""
     folders = [getattr(args, name, "") for name in ("init", "reference", "teacher", "tokenizer")]
     given = {"--data": args.data, "--sft-data": getattr(args, "sft_data", [])}
     found = {f"{flag} {name}": fingerprint(name) for flag, specs in given.items() for spec, _ in map(split_spec, specs)
              for name in parts_of(spec)}
     rewards = (part.partition(".py:")[0] + ".py" for part in getattr(args, "reward", "").split("+") if ".py:" in part)
     found |= {f"--reward {file}": fingerprint(file) for file in rewards}
+    found |= {f"--tool {spec}": fingerprint(spec) for spec in getattr(args, "tool", []) if plugins.is_plugin(spec)}
     return found | {folder: fingerprint(folder) for folder in folders if folder and folder != args.out}
 
 

@@ -197,6 +197,16 @@ def test_data_that_has_changed_is_named_and_nothing_is_touched(start, tmp_path, 
     assert code == 0 and result["steps"] == 3, err
 
 
+def test_a_tool_that_has_changed_is_named(start, tmp_path, monkeypatch):
+    tool = tmp_path / "own.py"
+    tool.write_text("def shout(text):\n    return text.upper()\n")
+    flags = ["--init", start / "init", "--data", WORLD, *GRPO, "--mode", "chat", "--tool", f"{tool}:shout", "calculator"]
+    flags += ["--steps", 3, "--save-every", 1, "--out", tmp_path / "run"]
+    stopped(monkeypatch, grpo, *flags, at=1)
+    tool.write_text("def shout(text):\n    return text.lower()\n")
+    assert f"--tool {tool}:shout has changed" in refusal(grpo, *flags, "--resume")
+
+
 def test_a_state_without_fingerprints_does_not_run_off_the_end_of_a_shorter_file(start, tmp_path, monkeypatch):
     file = shutil.copy(start / "text.jsonl", tmp_path / "text.jsonl")
     flags = ["--data", file, *NEW, *TEXT, "--tokenizer", start / "init"]
