@@ -297,6 +297,8 @@ def main() -> None:
         run.plan_micro_batches(stream)
         sources = stream.mixture.sources
         reference = load_reference(args, run, tokenizer) if args.reference and not run.state else model
+        if args.reference and not run.state:
+            run.ledger.inherit(args.reference, checkpoint=True)
 
     if method.reference and not run.state:
         run.extra_state["reference"] = [reference_logprobs(run, reference, source, run.micro_rows) for source in sources]

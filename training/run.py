@@ -78,7 +78,8 @@ class Run(Ranks):
         self.weight, self.micro_rows, self.evaluate = 0.0, None, None
 
     def open_ledger(self) -> Ledger:
-        """The ledger of the saved state; or a new one, with the cost of --init and of every file of data that was made."""
+        """The ledger of the saved state; or a new one, with the cost of --init, and of every file of data that was made and every
+        checkpoint that a SPEC names."""
         ledger = Ledger(self.folder, {"flags": self.flags, "inputs": self.inputs})
         if self.state and "ledger" in self.state:
             ledger.restore(self.state["ledger"], sums=self.main)
@@ -87,7 +88,7 @@ class Run(Ranks):
             ledger.inherit(init, checkpoint=True)
         for flag, _, name in (what.partition(" ") for what in self.inputs):
             if flag in ("--data", "--sft-data"):
-                ledger.inherit(name)
+                ledger.inherit(name, checkpoint=(Path(name) / "config.json").is_file())
         return ledger
 
     def count(self, kind: str, batches: list, passes: int = 1) -> None:

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -219,6 +220,25 @@ def test_made_data_brings_its_cost_and_what_comes_two_ways_counts_once(base, tmp
     assert code == 0, err
     third = read_ledger(tmp_path / "c")
     assert third["total"] == 1050 + sum(third["own"].values()) and third["inherited"].keys() < second["inherited"].keys()
+
+
+def test_a_reference_and_a_proxy_bring_their_cost(base, tmp_path):
+    """Or are among the unknown, if they have no ledger."""
+    rows = [{"prompt": "How many?", "chosen": str(i), "rejected": "none"} for i in range(12)]
+    pairs, other = write_rows(tmp_path / "pairs.jsonl", rows), shutil.copytree(base, tmp_path / "other")
+    text = f"text:world:ops=1-2,documents=5,kind=rpt,entropy=0.1,proxy={other}"
+    for known in (False, True):
+        ledger = Ledger(other, {})
+        ledger.add("training", 1000, 10)
+        if known:
+            write_ledger(other, ledger.found())
+        for module, more in ((dpo, ["--data", pairs, *COMMON, "--reference", other]), (grpo, ["--data", text, *GRPO])):
+            out = tmp_path / f"{module.__name__}{known}"
+            code, _, err = run_main(module, "--init", base, "--out", out, *more, "--steps", 1)
+            assert code == 0, err
+            found = read_ledger(out)
+            assert found["unknown"] == [str(base)] + [str(other)] * (not known)
+            assert found["total"] == 1000 * known + sum(found["own"].values())
 
 
 def test_shards_carry_the_cost_of_what_they_were_made_of(base, tmp_path):
