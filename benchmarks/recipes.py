@@ -36,7 +36,8 @@ def bench_pipeline(seed: int, keep: str = "") -> dict:
 def rollouts(log: list[dict]) -> dict:
     """The mean over a run of GRPO: the share of groups without spread, and the entropy in nats a token."""
     steps = [record for record in log if "zero_spread" in record]
-    return {name: round(statistics.mean(record[name] for record in steps), 4) for name in ("zero_spread", "entropy")}
+    return {name: round(statistics.mean(record[name] for record in steps if name in record), 4)
+            for name in ("zero_spread", "entropy")}
 
 
 def verified(evaluation: dict) -> dict:

@@ -120,6 +120,8 @@ def test_what_must_be_zero_says_so_and_rewards_without_spread_are_a_warning(able
     result, err = in_process("--init", able, "--out", tmp_path / "same", "--steps", 6, "--data", "world:ops=9,split=rl", "--mode",
                              "plain", "--reward", "strict", "--prompts", 2, "--group", 2, "--max-new-tokens", 4)
     assert "no group had two different rewards" in err and "--keep-rate" in result["warning"]
+    for step in (r for r in records(tmp_path / "same") if "reward" in r):                     # nothing was trained on
+        assert step["zero_spread"] == 1 and not {"entropy", "kl", "clip_low", "logprob_diff_mean"} & step.keys()
 
 
 def test_the_difficulty_filter_keeps_the_edge(able, tmp_path):

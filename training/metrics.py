@@ -4,7 +4,8 @@ A loss function returns such a dict with its loss. It has the sums over the micr
 number of tokens)}. Sums and divisors are first added over the micro-batches of a step and over all ranks, and then divided. So a
 mean in the log does not depend on micro-batches or ranks. To log one more number, add an entry.
 
-A metric may be missing on some ranks, say because none of their samples has it: it is a mean over the others then.
+A metric may be missing on some ranks, say because none of their samples has it: it is a mean over the others then. Where its
+divisor is 0 on all of them, nothing was measured, and the step has no such metric.
 """
 
 import math
@@ -33,14 +34,14 @@ def add(metrics: dict, more: dict) -> None:
 
 
 def means(metrics: dict, ranks: Ranks) -> dict[str, float]:
-    """{name: value over all ranks}. All ranks must call this together."""
+    """{name: value over all ranks}, without means over nothing. All ranks must call this together."""
     largest = names_of_all(metrics, ranks)
     names = [name for name in largest if not largest[name]]
     sums = ranks.sum(*(x for name in names for x in metrics.get(name, (0, 0)))) if names else []
-    found = {name: sums[2 * i] / max(sums[2 * i + 1], 1e-9) for i, name in enumerate(names)}
-    for name in sorted(largest.keys() - found.keys()):
+    found = {name: sums[2 * i] / sums[2 * i + 1] for i, name in enumerate(names) if sums[2 * i + 1]}
+    for name in sorted(largest.keys() - set(names)):
         found[name] = ranks.max(float(metrics.get(name, -math.inf)))
-    return {name: found[name] for name in [*metrics, *sorted(found.keys() - metrics.keys())]}
+    return {name: found[name] for name in [*metrics, *sorted(found.keys() - metrics.keys())] if name in found}
 
 
 def names_of_all(metrics: dict, ranks: Ranks) -> dict[str, bool]:

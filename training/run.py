@@ -227,7 +227,7 @@ class Run(Ranks):
         last = self.step >= args.steps
         self.ended = self.ended or self.until.low(self.loss)
         known = {"loss": self.loss} | self.means
-        self.progress.step(**{name: f"{known[name]:.3f}" for name in show})
+        self.progress.step(**{name: f"{known[name]:.3f}" for name in show if name in known})
         if self.step % args.log_every == 0 or last or self.ended or self.skipped:
             self.log({"step": self.step} | known | own)
         if args.eval_every and self.step % args.eval_every == 0 and not last:

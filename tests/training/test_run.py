@@ -153,8 +153,8 @@ def test_a_metric_cannot_take_a_name_of_the_log(tmp_path, capsys, name):
 
 
 def test_metrics_may_differ_between_ranks(tmp_path):
-    """A rank without a metric adds nothing to it; the others' numbers stay under their names. One error on all ranks where a
-    name means a mean on one and a Largest on the other."""
+    """A rank without a metric adds nothing to it; the others' numbers stay under their names. A mean over nothing is no metric.
+    One error on all ranks where a name means a mean on one and a Largest on the other."""
     assert on_two_ranks(tmp_path, """
 from helpers import a_run
 from training.metrics import Largest, means
@@ -170,6 +170,8 @@ assert on_each({"b": (1.0, 2), "a": (3.0, 4), "top": Largest(2)}, {"a": (1.0, 4)
     {"b": 0.5, "a": 0.5, "top": 5.0}] * 2
 assert on_each({"b": (1.0, 2), "a": (3.0, 4)}, {"c": (6.0, 3), "b": (5.0, 2), "top": Largest(-7)}) == [
     {"a": 0.75, "b": 1.5, "c": 2.0, "top": -7.0}] * 2
+assert on_each({"a": (0.0, 0), "b": (3.0, 4)}, {"a": (3.0, 2), "b": (0.0, 0)}) == [{"a": 1.5, "b": 0.75}] * 2
+assert on_each({"a": (0.0, 0.0), "b": (3.0, 4)}, {"a": (0.0, 0.0)}) == [{"b": 0.75}] * 2
 first, second = on_each({"a": (3.0, 4)}, {"a": Largest(3)})
 assert first == second and first.startswith("metric 'a': some ranks give (sum, divisor)"), first
 found = True
