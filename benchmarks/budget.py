@@ -12,7 +12,8 @@ WIDTHS = (9, 9, 10, 11, 10, 10, 8, 17, 9, 0)
 
 def spend(runs: list[str], flops: float, hours: float, law: str, steepness: tuple[float, float] | None,
           time_of: Callable[[Curve], tuple[float, bool]]) -> dict:
-    """Prints a row for each run, what as many FLOPs or hours of it would buy, the best first; returns the same.
+    """Prints a row for each run, what as many FLOPs or hours of it would buy, the best first, and behind them those that do not
+    fit into memory; returns the same.
 
     flops, hours     the budget, one of them; the other is 0
     law, steepness   as in scaling/allocation.py
@@ -23,7 +24,7 @@ def spend(runs: list[str], flops: float, hours: float, law: str, steepness: tupl
     curves = [read_curve(run) for run in dict.fromkeys(runs)]
     times = {c.name: time_of(c) for c in curves}
     by_time = (lambda c, budget: budget * 3600 / times[c.name][0]) if hours else None
-    found = options(curves, hours or flops, law, by_time, steepness)
+    found = sorted(options(curves, hours or flops, law, by_time, steepness), key=lambda option: not times[option.curve.name][1])
     laws = fitted(curves) if law == "size" and not steepness else []
     rows = [row_of(option, *times[option.curve.name]) for option in found]
     print("".join(f"{title:>{width}}" for title, width in zip(HEAD[:-1], WIDTHS)) + f"  {HEAD[-1]}")

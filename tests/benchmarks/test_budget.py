@@ -4,6 +4,7 @@ import pytest
 from helpers import measured_run, run_main
 
 from benchmarks import plan
+from benchmarks.budget import spend
 
 RATES = ("--flops", 1e12, "--bandwidth", 1e11, "--link", 1e9, "--gpus", 1)
 K, N0 = 0.2, 3e6
@@ -55,6 +56,14 @@ def test_a_budget_of_hours(tmp_path):
     assert found["flops"] == pytest.approx(X, rel=1e-3)
     assert found["score"][0] == pytest.approx(0.9 - 0.6 / (1 + (X / 3e6) ** 1.5), abs=0.01)
     assert found["score"][2] <= 1 and found["fits"]
+
+
+def test_what_does_not_fit_is_not_the_best(tmp_path):
+    """The largest would reach most, and is too large."""
+    found = spend([str(run) for run in sweep(tmp_path)], 1e12, 0, "size", None, lambda c: (1.0, c.N < SIZES[2]))
+    fits = [(row["parameters"], row["fits"]) for row in found["options"]]
+    assert fits == [(SIZES[1], True), (SIZES[0], True), (SIZES[2], False)]
+    assert found["best"] == found["options"][0] and found["best"]["score"] < found["options"][2]["score"]
 
 
 def test_one_size_needs_a_known_steepness(tmp_path):
