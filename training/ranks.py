@@ -37,6 +37,8 @@ class Ranks:
             raise ValueError(f"--device {args.device}: no GPU is visible; use --device cpu")
         if args.compile and not cuda:
             raise ValueError("--compile: layers are compiled for a GPU only; leave it out on a CPU")
+        if cuda and getattr(args, "exact", False) and args.dtype == "float64":
+            raise ValueError("--exact --dtype float64: on a GPU exact mode computes in float32 or bfloat16; choose one of them")
         self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
         if cuda:
             torch.cuda.set_device(self.device)

@@ -334,6 +334,14 @@ def test_bad_flags_are_one_line(args, message, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_exact_mode_on_a_gpu_refuses_float64(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    args = argparse_like(tmp_path / "run")
+    args.device, args.dtype, args.exact = "cuda", "float64", True
+    with pytest.raises(ValueError, match="--exact --dtype float64: on a GPU exact mode computes in float32 or bfloat16"):
+        Run(args, {})
+
+
 def test_bad_lines_and_damaged_weights_are_named(toy_run, tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"text": "b"\n')
     assert "a.jsonl, line 2: not valid JSON" in refused("--data", tmp_path / "a.jsonl", "--init", toy_run, "--out",
