@@ -42,8 +42,8 @@ ALWAYS = {
     "pretrain": f"{TRAINING} until-loss", "sft": f"{TRAINING} until-loss loss", "dpo": f"{TRAINING} loss beta exact",
     "grpo": f"""{TRAINING} task loss group mode reward max-new-tokens temperature rows updates minibatches kl entropy exact
         async-steps rollout-ranks replace mask-truncated overlong-buffer keep-rate show-every mismatch sft-data""",
-    "distill": f"""{TRAINING.replace(" batch-tokens", "")} task teacher hint loss on-policy mode max-new-tokens temperature
-        exact""",
+    "distill": f"""{TRAINING.replace(" batch-tokens", "")} task teacher hint loss clip-divergence on-policy mode max-new-tokens
+        temperature exact""",
     "sampler": "init prompt chat max-new-tokens temperature colors device dtype",
     "chat": "init prompt system think tool max-new-tokens temperature colors device dtype",
     "evaluate": "init data task needle benchmark text compared-with exact out device dtype",
