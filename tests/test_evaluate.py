@@ -303,4 +303,4 @@ def test_a_chat_with_a_budget_kept_in_a_file(toy_run, tmp_path):
                                  ("--solved", "x", "use a number of operations")):
         assert message in script(*arguments, "--out", "", flag, value, ok=False).stderr
     plain = script("evaluate.py", "--init", toy_run, "--data", spec, "--think", "on", ok=False)
-    assert "--think has no effect without --chat" in plain.stderr
+    assert "--think has no effect without a chat: --chat" in plain.stderr
