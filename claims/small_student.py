@@ -1,9 +1,10 @@
 """Claim 11b: on-policy distillation lifts a small student at the edge more than fine-tuning on as many tokens of the teacher.
 
-The teacher has three times the weights of the student (2.7M and 0.9M), and is fine-tuned on the edge. The student has seen a
-third as much, and a few answers of the teacher: one that has seen none writes what the teacher has no opinion of. The two ways
-then have one optimiser, and as many tokens of the teacher: those that it judges in on-policy distillation, and those that it has
-written in fine-tuning, which reads them once, or several times. What they are is read from the logs: the tokens with a loss.
+The teacher has three times the weights of the student (2.7M and 0.9M), and is fine-tuned on the edge. The student has seen half
+as much, and then answers of the teacher, several times: as in Qwen3's comparison the question is what comes behind this, where
+more answers add little. (A student that has seen none writes what the teacher has no opinion of.) The two ways then have one
+optimiser, and as many tokens of the teacher on new questions: those that it judges in on-policy distillation, and those that it
+has written in fine-tuning, which reads them once, or several times. What they are is read from the logs: the tokens with a loss.
 
 Each way has the better of the rates that were tried (results/tried.jsonl). At twice its rate, and without a bound on what one
 token counts, distillation can ruin the student: a few tokens behind its errors then have most of the divergence.
@@ -28,7 +29,7 @@ def teacher(s: Setting) -> Command:
 
 
 def student(s: Setting) -> Command:
-    return fine_tuned(s, chats.base(s, 120, **tiny.STEADY, **STUDENT), "sft", s.count(800), 48)
+    return fine_tuned(s, chats.base(s, 160, **tiny.STEADY, **STUDENT), "sft", PASSES * ONCE)
 
 
 def on_policy(s: Setting, **flags) -> Command:
@@ -38,8 +39,9 @@ def on_policy(s: Setting, **flags) -> Command:
                 s.steps(STEPS), *tiny.common(s), *tiny.as_flags(chats.CHAT | RATES | BOUND | usual | flags))
 
 
-def fine_tuned(s: Setting, init: Command, split: str, count: int, steps: int) -> Command:
-    """A model fine-tuned on so many answers of the teacher."""
+def fine_tuned(s: Setting, init: Command, split: str, steps: int) -> Command:
+    """A model fine-tuned on answers of the teacher, as many as it judges in on-policy distillation."""
+    count = s.steps(STEPS) * PROMPTS * GROUP
     answers = make("augment.py", "distill", "--init", teacher(s), "--data", tiny.world(s, tiny.EDGE, split), "--count", count,
                    "--seed", s.seed, "--device", s.device)
     flags = RATES | {"optimizer": "adamw", "batch_tokens": 2048, "log_every": 1}
@@ -48,8 +50,7 @@ def fine_tuned(s: Setting, init: Command, split: str, count: int, steps: int) ->
 
 def arms(s: Setting) -> dict[str, Command]:
     """"NAME, run" is the run that the arm NAME measures."""
-    count = s.steps(STEPS) * PROMPTS * GROUP
-    runs = {"on-policy": on_policy(s)} | {name: fine_tuned(s, student(s), "rl", count, steps) for name, steps in
+    runs = {"on-policy": on_policy(s)} | {name: fine_tuned(s, student(s), "rl", steps) for name, steps in
                                           (("SFT", ONCE), (f"SFT, {PASSES} passes", PASSES * ONCE))}
     found = {"teacher": teacher(s), "student": student(s), "on-policy again": on_policy(s, seed=s.seed + 100),
              "by advantages": on_policy(s, loss="opd"), "not bounded": on_policy(s, clip_divergence=0)} | runs
