@@ -6,8 +6,8 @@ more answers add little. (A student that has seen none writes what the teacher h
 optimiser, and as many tokens of the teacher on new questions: those that it judges in on-policy distillation, and those that it
 has written in fine-tuning, which reads them once, or several times. What they are is read from the logs: the tokens with a loss.
 
-Each way has the better of the rates that were tried (results/tried.jsonl). At twice its rate, and without a bound on what one
-token counts, distillation can ruin the student: a few tokens behind its errors then have most of the divergence.
+Each way has the better of the rates that were tried (results/tried.jsonl). At three times its rate, and without a bound on what
+one token counts, distillation can ruin the student: a few tokens behind its errors then have most of the divergence.
 """
 
 from claims import chats, tiny
@@ -34,7 +34,7 @@ def student(s: Setting) -> Command:
 
 def on_policy(s: Setting, **flags) -> Command:
     """Distillation of the student on its own answers."""
-    usual = {"lr": 5e-4, "prompts": PROMPTS, "group": GROUP, "loss": "reverse", "show_every": 0}
+    usual = {"lr": 3e-4, "prompts": PROMPTS, "group": GROUP, "loss": "reverse", "show_every": 0}
     return make("distill.py", "--init", student(s), "--teacher", teacher(s), "--data", tiny.world(s, tiny.EDGE, "rl"), "--steps",
                 s.steps(STEPS), *tiny.common(s), *tiny.as_flags(chats.CHAT | RATES | BOUND | usual | flags))
 
