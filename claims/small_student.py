@@ -40,7 +40,7 @@ def on_policy(s: Setting, **flags) -> Command:
 
 
 def fine_tuned(s: Setting, init: Command, split: str, steps: int) -> Command:
-    """A model fine-tuned on answers of the teacher, as many as it judges in on-policy distillation."""
+    """A model fine-tuned on answers of the teacher, as many as the teacher judges in on-policy distillation."""
     count = s.steps(STEPS) * PROMPTS * GROUP
     answers = make("augment.py", "distill", "--init", teacher(s), "--data", tiny.world(s, tiny.EDGE, split), "--count", count,
                    "--seed", s.seed, "--device", s.device)
