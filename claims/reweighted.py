@@ -17,7 +17,8 @@ from claims.runner.measures import Result
 
 IN, OUT = {"contexts": "zoo"}, {"contexts": "market"}      # options of the world
 NEW, OLD = "sft", "pretrain"                               # splits of people
-PEOPLE = 96                                                # of each; every fact is told often enough to be learned by heart
+PEOPLE = 96                                                # of each; every fact is told many times
+RATES = {"lr": 0.005, "adam_lr": 0.001}                    # at twice these, all of the other domain is lost (results/tried.jsonl)
 METHODS = {"SFT": {}, "DFT": {"loss": "dft"}, "iw-SFT": {"loss": "iw"}, "PSFT": {"loss": "psft"}}
 
 
@@ -48,7 +49,7 @@ def cold(s: Setting) -> Command:
 def tuned(s: Setting, method: str, *more: str, **flags) -> Command:
     """The fine-tuning. more: sources beside the usual ones."""
     data = [tiny.world(s, tiny.EDGE, "sft", 0.6, **IN), facts(s, NEW, 0.4), *more]
-    return tiny.sft(s, cold(s), *data, **{"steps": 150} | METHODS[method] | flags)
+    return tiny.sft(s, cold(s), *data, **{"steps": 150} | RATES | METHODS[method] | flags)
 
 
 def reinforced(s: Setting, start: Command, **flags) -> Command:
