@@ -24,5 +24,6 @@ def reinforced(s: Setting, **flags) -> Command:
 
 
 def measured(s: Setting, start: Command, budget: str | int = "on", **flags) -> Command:
-    """Test problems with so much thinking."""
-    return tiny.evaluate(s, start, problems=150, chat=True, suffix=" /think", think=budget, **STYLE | flags)
+    """Test problems with so much thinking. Without any, it is asked not to, as it was taught."""
+    asked = {"suffix": " /no_think", "think": "off"} if budget == 0 else {"suffix": " /think", "think": budget}
+    return tiny.evaluate(s, start, problems=150, chat=True, **asked, **STYLE | flags)

@@ -37,5 +37,5 @@ CLAIM = Claim(
     theirs="QwQ-32B is a better teacher than DeepSeek-R1, which scores higher; no filter of answers gave a significant gain "
            "(findings in words)",
     would_show="The student of the base less than 2 points behind the student of its mid-trained branch, or ahead",
-    arms=arms, statistic=statistic, headline=TRAINED, verdict=lambda n: no_worse(n[TRAINED], 0.02),
+    arms=arms, statistic=statistic, headline=TRAINED, verdict=lambda n: no_worse(n[TRAINED], 0.02), matters=0.02,
     null="another seed of training", oracle="no wrong steps - untaught")

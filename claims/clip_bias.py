@@ -1,11 +1,12 @@
 """Claim 26b: what a random reward gains comes from the clip of the ratio, and is gone without it."""
 
 from claims.contaminated import NO_CLIP, base, measured, rewarded
-from claims.runner.claim import Claim, Setting, positive
+from claims.runner.claim import OPEN, Claim, Setting, both, positive
 from claims.runner.commands import Command
 from claims.runner.measures import Result
 
-EFFECT = "a coin, with the clip - without it"
+EFFECT, GAIN = "a coin, with the clip - without it", "a coin, with the clip - before"
+ACTS = "tokens at the clip"
 
 
 def arms(s: Setting) -> dict[str, Command]:
@@ -16,25 +17,27 @@ def arms(s: Setting) -> dict[str, Command]:
             "one update": {"minibatches": 1}}
     found = {name: measured(s, rewarded(s, start, "random", **flags)) for name, flags in ways.items()}
     return found | {"before": measured(s, start), "truth": measured(s, rewarded(s, start, "truth")),
-                    "clean": measured(s, base(s, "clean"))}
+                    "clip, run": rewarded(s, start, "random")}
 
 
 def statistic(r: dict[str, Result]) -> dict[str, float]:
     """A coin says something else in every run, so each way has two runs, and the effect is that of their means."""
-    rate = {arm: result.rate(of="answered") for arm, result in r.items()}
+    rate = {arm: result.rate(of="answered") for arm, result in r.items() if not arm.endswith(", run")}
     clip, free = ((rate[way] + rate[f"{way}, again"]) / 2 for way in ("clip", "no clip"))
-    return {EFFECT: clip - free, "a coin, with the clip - before": clip - rate["before"],
+    return {EFFECT: clip - free, GAIN: clip - rate["before"],
+            ACTS: sum(r["clip, run"].late(side) for side in ("clip_low", "clip_high")),
             "a coin, without the clip - before": free - rate["before"],
             "one update - before": rate["one update"] - rate["before"], "truth - before": rate["truth"] - rate["before"],
             "tokens of a reply, with the clip - before": r["clip"].mean("lengths") - r["before"].mean("lengths"),
-            "other draws of the coin": rate["clip, again"] - rate["clip"],
-            "before RL, contaminated - clean": rate["before"] - rate["clean"]}
+            "other draws of the coin": rate["clip, again"] - rate["clip"]}
 
 
 CLAIM = Claim(
     number="26b", says="It is the clip of the ratio that lets a random reward raise a score.",
     source="Spurious rewards, arXiv 2506.10947 (clipping bias)",
     theirs="without the clip, in three ways: no robust gain, and a high variance over seeds (in words)",
-    would_show="Above 0: with the clip the score after a random reward is higher than without",
-    arms=arms, statistic=statistic, headline=EFFECT, verdict=lambda n: positive(n[EFFECT]),
-    null="other draws of the coin", oracle="before RL, contaminated - clean")
+    would_show="Both above 0, where the clip acts: with it the score after a random reward is higher than without it, and than "
+               "before",
+    arms=arms, statistic=statistic, headline=EFFECT, also=(GAIN, ACTS),
+    verdict=lambda n: both(positive(n[EFFECT]), positive(n[GAIN])) if n[ACTS][0] > 0.001 else OPEN,
+    null="other draws of the coin", oracle="truth - before")

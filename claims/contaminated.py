@@ -5,10 +5,11 @@ answers, at once, so often that it knows them by heart: the contaminated base th
 (split=dev). So the two have the same habits, and differ in which questions they know. What counts is the answer alone.
 
 Reinforcement is on questions that neither has seen. As in arXiv 2506.10947 a batch is used for eight updates, so that the clip of
-the ratio acts, and the labels of two rewards are made before training, by a vote of 64 samples of the base:
+the ratio acts, and the labels of three rewards are made before training, for the same questions: the right answers, and a vote of
+64 samples of the base.
 
     truth        1 for the right answer
-    majority     1 for the label
+    majority     1 for the label by the vote
     format       1 for a text in the right form
     random       a coin
     incorrect    1 for the label, on those questions alone whose label is wrong
@@ -24,6 +25,7 @@ SPURIOUS = ("format", "random", "incorrect")               # which know nothing 
 ASKED = 100                                                # test questions of each number of operations
 SHOWN = (0.4, 0.6)                                         # of a question's words, in the probe for contamination
 NO_CLIP = {"clip_low": 1, "clip_high": 1e9}
+ORACLE = "oracle:errors=0"                                 # of augment.py, which is always right
 
 
 def leak(s: Setting, split: str) -> Command:
@@ -39,22 +41,21 @@ def base(s: Setting, kind: str) -> Command:
                        tiny.world(s, tiny.SKILLS, "midtrain", 0.5), steps=180)
 
 
-def labels(s: Setting, start: Command, only: str) -> Command:
-    """Questions with the vote of that base as their answers."""
-    return make("augment.py", "vote", "--init", start, "--plain", "--data", tiny.world(s, tiny.EDGE, "rl"), "--count",
-                s.count(256), "--samples", 64, "--only", only, "--max-new-tokens", 48, "--rows", 256, "--seed", s.seed,
-                "--device", s.device)
+def labels(s: Setting, by: Command | str, only: str = "all") -> Command:
+    """Questions with the vote of that base as their answers; of ORACLE, the right ones."""
+    base = () if by == ORACLE else ("--plain", "--max-new-tokens", 48, "--rows", 256)
+    return make("augment.py", "vote", "--init", by, "--data", tiny.world(s, tiny.EDGE, "rl"), "--count", s.count(256),
+                "--samples", 1 if by == ORACLE else 64, "--only", only, *base, "--seed", s.seed, "--device", s.device)
 
 
 def rewarded(s: Setting, start: Command, reward: str, **flags) -> Command:
     """Reinforcement by one of REWARDS. At budget toy a base has no answers that could vote; there the rewards of grpo.py with
     these names are taken."""
-    kept = {"majority": "all", "incorrect": "wrong"}
-    if reward in kept and s.budget != "toy":
-        flags = {"data": labels(s, start, kept[reward])} | flags
-        reward = "truth"
-    return tiny.grpo(s, start, steps=40, **{"reward": "answer" if reward == "truth" else reward, "minibatches": 8,
-                                            "lr": 2e-4} | flags)
+    votes = {"truth": (ORACLE,), "majority": (start,), "incorrect": (start, "wrong")}
+    by = "answer" if reward == "truth" else reward
+    if reward in votes and s.budget != "toy":
+        flags, by = {"data": labels(s, *votes[reward])} | flags, "answer"
+    return tiny.grpo(s, start, steps=40, **{"reward": by, "minibatches": 8, "lr": 2e-4} | flags)
 
 
 def probed(s: Setting, start: Command) -> Command:

@@ -7,7 +7,7 @@ from claims.runner.measures import Result
 
 NEW = {"contexts": "school"}
 SHARES = {"none": 0.0, "0.1%": 0.001, "1%": 0.01, "10%": 0.1}
-ONE, LESS = "school after RL, 1% - none", "school after RL, 0.1% - none"
+ONE, LESS = "gain by RL at the school, 1% - none", "gain by RL at the school, 0.1% - none"
 
 
 def words() -> Command:
@@ -39,14 +39,15 @@ def arms(s: Setting) -> dict[str, Command]:
 
 def statistic(r: dict[str, Result]) -> dict[str, float]:
     rate = {name: result.rate() for name, result in r.items()}
-    return {ONE: rate["1%, RL"] - rate["none, RL"], LESS: rate["0.1%, RL"] - rate["none, RL"],
+    gain = {name: rate[f"{name}, RL"] - rate[name] for name in SHARES}
+    return {ONE: gain["1%"] - gain["none"], LESS: gain["0.1%"] - gain["none"],
+            "school after RL, 1% - none": rate["1%, RL"] - rate["none, RL"],
             "school before RL, 1% - none": rate["1%"] - rate["none"],
-            "gain by RL at the school, 1%": rate["1%, RL"] - rate["1%"],
+            **{f"gain by RL at the school, {name}": gain[name] for name in SHARES},
             "pass@8 at the school, gain by RL, 1%": r["1%, RL"].rate(8) - r["1%"].rate(8),
             "school after RL, 10% - 1%": rate["10%, RL"] - rate["1%, RL"],
             "zoo after RL, 10% - none": rate["10%, RL, zoo"] - rate["none, RL, zoo"],
-            "RL with other draws": rate["1%, RL again"] - rate["1%, RL"],
-            "school after RL, 10% - none": rate["10%, RL"] - rate["none, RL"]}
+            "RL with other draws": rate["1%, RL again"] - rate["1%, RL"]}
 
 
 CLAIM = Claim(
@@ -54,6 +55,6 @@ CLAIM = Claim(
     source="Interplay of pre-training, mid-training and RL, arXiv 2512.07783 (breadth: contexts A and B)",
     theirs="B at 0 or 0.1%: RL cannot transfer; from 1% of B with two operations on: up to 20 operations, up to +60 points "
     "of pass@128",
-    would_show="After the same RL on both contexts: with 1% above 0, and with 0.1% within 0.05 of 0, against none",
-    arms=arms, statistic=statistic, headline=ONE, verdict=lambda n: both(positive(n[ONE]), about_zero(n[LESS])),
-    null="RL with other draws", oracle="school after RL, 10% - none")
+    would_show="What the same RL on both contexts gains, against none: with 1% above 0, and with 0.1% within 0.05 of 0",
+    arms=arms, statistic=statistic, headline=ONE, also=(LESS,), verdict=lambda n: both(positive(n[ONE]), about_zero(n[LESS])),
+    null="RL with other draws", oracle="gain by RL at the school, 10%")

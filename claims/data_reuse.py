@@ -36,5 +36,5 @@ CLAIM = Claim(
     source="Scaling behaviours of RL post-training, arXiv 2509.25300",
     theirs="Qwen2.5-7B, as many prompts in all: the loss is flat up to 25 uses of each, and worse at 100 (a curve)",
     would_show="Not below 0: as many steps on a twenty-fifth of the prompts reach as much",
-    arms=arms, statistic=statistic, headline=AFTER, verdict=lambda n: no_worse(n[AFTER]),
+    arms=arms, statistic=statistic, headline=AFTER, verdict=lambda n: no_worse(n[AFTER]), matters=0.05,
     null="RL with other draws", oracle="1x - before RL")

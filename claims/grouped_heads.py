@@ -2,8 +2,11 @@
 
 1, 2, 4 and 8 groups for 8 query heads. What fewer groups save in weights the feed-forward gets, so that all models have as many.
 Memory is what the keys and values of one sequence take, by the shape of the model; time is that of the rollouts of grpo.py, whose
-prompts are texts of a length. Other work on the machine disturbs it, so it cannot prove the claim, only withhold the verdict.
+prompts are texts of a length. A model that has hardly learned yet writes nearly all replies to their end, so the replies of all
+models are as long. Other work on the machine disturbs the time, so it cannot prove the claim, only withhold the verdict.
 """
+
+import statistics
 
 from claims import tiny
 from claims.runner.claim import HOLDS, OPEN, Claim, Setting, both, no_worse
@@ -12,19 +15,21 @@ from claims.runner.measures import Result
 
 HEADS, FEW = 8, 2
 FEED_FORWARD = {1: 395, 2: 384, 4: 363, 8: 320}            # groups: width that gives each model as many weights
+CHEAPER = 0.95                                             # of the time; closer to 1 it may be other work on the machine
 LENGTHS = (256, 1024)                                      # of prompts, in tokens
 AFTER, TIME = f"after RL, {FEW} - {HEADS} groups", f"time of a rollout at {LENGTHS[-1]} tokens, {FEW} / {HEADS} groups"
 
 
-def base(s: Setting, groups: int) -> Command:
-    return tiny.steady(s, tiny.tokenizer(), heads=HEADS, kv_heads=groups, ff=FEED_FORWARD[groups])
+def base(s: Setting, groups: int, **flags) -> Command:
+    return tiny.steady(s, tiny.tokenizer(), heads=HEADS, kv_heads=groups, ff=FEED_FORWARD[groups], **flags)
 
 
 def rollouts(s: Setting, groups: int, length: int) -> Command:
-    """Two steps at a rate of 0: 16 answers to each of 4 texts of so many tokens."""
-    return make("grpo.py", "--init", base(s, groups), "--data", f"needle:tiny,kind=chain,length={length},seed={s.seed}", "--mode",
-                "plain", "--reward", "answer", "--steps", 2, "--prompts", 4, "--group", 16, "--rows", 64, "--max-new-tokens", 32,
-                "--lr", 0, "--show-every", 0, "--seed", s.seed, "--device", s.device)
+    """Six steps at a rate of 0: 16 answers to each of 4 texts of so many tokens, of a model after two steps of training."""
+    texts = f"needle:tiny,kind=chain,length={length},seed={s.seed}"
+    return make("grpo.py", "--init", base(s, groups, steps=2), "--data", texts, "--mode", "plain", "--reward", "answer",
+                "--steps", 6, "--prompts", 4, "--group", 16, "--rows", 64, "--max-new-tokens", 32, "--lr", 0, "--show-every", 0,
+                "--seed", s.seed, "--device", s.device)
 
 
 def arms(s: Setting) -> dict[str, Command]:
@@ -39,8 +44,9 @@ def arms(s: Setting) -> dict[str, Command]:
 
 
 def seconds(r: Result) -> float:
-    """Of rollouts, for each token that was sampled, in the last step: the first one warms up."""
-    return 1 / [record["rollout_tokens_per_second"] for record in r.records if "rollout_tokens_per_second" in record][-1]
+    """Of rollouts, for each token that was sampled: the median over steps, without the first one, which warms up."""
+    return 1 / statistics.median(
+        [record["rollout_tokens_per_second"] for record in r.records if "rollout_tokens_per_second" in record][1:])
 
 
 def memory(r: Result) -> int:
@@ -69,6 +75,7 @@ CLAIM = Claim(
     number="28", says="A quarter of the key/value heads makes rollouts cheaper and costs no accuracy after reinforcement.",
     source="GQA, arXiv 2305.13245, which measures summaries, translations and questions; the question for rollouts is ours",
     theirs="T5-XXL: grouped heads nearly as good as one for each query, and nearly as fast as one for all (a finding in words)",
-    would_show="Not below 0, with a ratio of times below 1",
-    arms=arms, statistic=statistic, headline=AFTER, verdict=lambda n: both(no_worse(n[AFTER]), HOLDS if n[TIME][2] < 1 else OPEN),
+    would_show=f"Not below 0, with a ratio of times below {CHEAPER}",
+    arms=arms, statistic=statistic, headline=AFTER, also=(TIME,),
+    verdict=lambda n: both(no_worse(n[AFTER]), HOLDS if n[TIME][2] < CHEAPER else OPEN), matters=0.05,
     null="RL with other draws", oracle=f"{HEADS} groups, RL - before")

@@ -9,7 +9,7 @@ APART = "after RL, majority - truth"
 
 
 def arms(s: Setting) -> dict[str, Command]:
-    """The clean base. The labels are made once, before training."""
+    """The clean base. The labels are made once, before training, for the same questions."""
     start = base(s, "clean")
     return {"before": measured(s, start), "truth": measured(s, rewarded(s, start, "truth")),
             "truth again": measured(s, rewarded(s, start, "truth", seed=s.seed + 100)),
@@ -29,5 +29,5 @@ CLAIM = Claim(
     source="Spurious rewards, arXiv 2506.10947",
     theirs="MATH-500, Qwen2.5-Math-7B, from 49.4: majority +27.1, truth +29.1",
     would_show="Not below 0: the reward by the vote reaches less than 5 points less than the truth",
-    arms=arms, statistic=statistic, headline=APART, verdict=lambda n: no_worse(n[APART]),
+    arms=arms, statistic=statistic, headline=APART, verdict=lambda n: no_worse(n[APART]), matters=0.05,
     null="RL with other draws", oracle="truth - before")

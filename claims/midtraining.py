@@ -66,5 +66,5 @@ def before_and_after(s: Setting, starts: dict[str, Command], base: str = "short"
 
 
 def other_draws(s: Setting, start: Command, base: str = "short") -> Command:
-    """The null arm: the same reinforcement, its problems in another order, with other draws."""
+    """The null arm: the same reinforcement on the same problems, with other draws."""
     return measured(s, reinforced(s, start, base, seed=s.seed + 100), base)

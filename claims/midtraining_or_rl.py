@@ -7,7 +7,8 @@ group, and groups whose rewards are equal are not trained on. So "FLOPs, RL alon
 spent, and one more arm, RL alone with MORE times the steps, stands beside.
 
 Mid-training and reinforcement see problems of two and three operations (the edge); those of four are hard. The base has seen a
-few of these. The rate of its pre-training and of mid-training never falls, so that what comes next can still move the model.
+few of these. The rate of its pre-training never falls, nor that of mid-training where reinforcement follows, so that what comes
+next can still move the model.
 """
 
 from claims import midtraining, tiny
@@ -39,7 +40,7 @@ def trained(s: Setting, share: float, times: float = 1.0, **flags) -> Command:
     mid, rl = BUDGET * (1 - share / 100), times * BUDGET * 2048 * share / 100 / step
     found = base(s)
     if mid:
-        found = tiny.branch(s, found, *data(s), steps=round(mid), **tiny.STEADY)
+        found = tiny.branch(s, found, *data(s), steps=round(mid), **tiny.STEADY if rl else {})
     if rl:
         found = midtraining.reinforced(s, found, ops=EDGE, steps=round(rl), prompts=PROMPTS, group=GROUP, **flags)
     return found
@@ -78,4 +79,4 @@ CLAIM = Claim(
     "one what lies beyond",
     would_show="Above 0: half of the tokens for each reach more on hard problems than all of them for RL",
     arms=arms, statistic=statistic, headline=TOGETHER, verdict=lambda n: positive(n[TOGETHER]),
-    null="hard, RL with other draws", oracle="edge, 50% RL - base")
+    null="hard, RL with other draws", oracle="hard, 50% RL - base")

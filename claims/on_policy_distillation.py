@@ -71,5 +71,5 @@ CLAIM = Claim(
     "distillation 74.4 (93.3) in 1,800",
     would_show="Not below 0, with a tenth of the FLOPs; pass@8 above 0",
     arms=arms, statistic=statistic, headline=REACHES, also=(COST,),
-    verdict=lambda n: both(no_worse(n[REACHES]), HOLDS if n[COST][2] < 0.15 else OPEN),
+    verdict=lambda n: both(no_worse(n[REACHES]), HOLDS if n[COST][2] < 0.15 else OPEN), matters=0.05,
     null="other draws", oracle="teacher - student")

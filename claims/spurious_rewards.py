@@ -9,13 +9,12 @@ APART, GAIN = "gain by spurious rewards, contaminated - clean", "gain by spuriou
 
 
 def arms(s: Setting) -> dict[str, Command]:
-    """Before and after each reward. The null arm: a coin and one update for a batch, so that the ratio is 1 and no clip acts;
-    then a coin is expected to change nothing."""
+    """Before and after each reward. The null arm: another coin on the clean base, which shows the chance of such runs."""
     found = {}
     for kind in BASES:
         found |= {kind: measured(s, base(s, kind)), f"{kind}, probe": probed(s, base(s, kind))}
         found |= {f"{kind}, {reward}": measured(s, rewarded(s, base(s, kind), reward)) for reward in REWARDS}
-    return found | {"clean, random, one update": measured(s, rewarded(s, base(s, "clean"), "random", minibatches=1))}
+    return found | {"clean, random again": measured(s, rewarded(s, base(s, "clean"), "random", seed=s.seed + 100))}
 
 
 def statistic(r: dict[str, Result]) -> dict[str, float]:
@@ -29,7 +28,7 @@ def statistic(r: dict[str, Result]) -> dict[str, float]:
             found[f"{name} after {share:.0%} of the question, contaminated - clean"] = (
                 r["contaminated, probe"].probed(share, what) - r["clean, probe"].probed(share, what))
     found |= {"before RL, contaminated - clean": rate["contaminated"] - rate["clean"]}
-    return found | {"a coin with one update for a batch, clean": rate["clean, random, one update"] - rate["clean"]}
+    return found | {"other draws of the coin, clean": rate["clean, random again"] - rate["clean, random"]}
 
 
 CLAIM = Claim(
@@ -41,4 +40,4 @@ CLAIM = Claim(
                "ahead of that on the clean one",
     arms=arms, statistic=statistic, headline=APART, also=(GAIN,),
     verdict=lambda n: both(positive(n[APART]), positive(n[GAIN])),
-    null="a coin with one update for a batch, clean", oracle="gain by truth, clean")
+    null="other draws of the coin, clean", oracle="gain by truth, clean")

@@ -31,5 +31,5 @@ CLAIM = Claim(
     source="Olmo 3, arXiv 2512.13961, and its code",
     theirs="a setting, not a figure: the code's default is up to 8 updates, with weights of at most 2; their 7B run has 1",
     would_show="Less than 5 points below 0, or ahead: rollouts of the oldest weights reach what fresh ones reach",
-    arms=arms, statistic=statistic, headline=LOST, verdict=lambda n: no_worse(n[LOST]),
+    arms=arms, statistic=statistic, headline=LOST, verdict=lambda n: no_worse(n[LOST]), matters=0.05,
     null="RL with other draws", oracle="fresh - before RL")

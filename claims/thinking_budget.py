@@ -6,7 +6,7 @@ from claims.runner.claim import Claim, Setting, both, positive
 from claims.runner.commands import Command
 from claims.runner.measures import Result
 
-NONE, MIDDLE, WHOLE = BUDGETS[0], BUDGETS[2], BUDGETS[-1]
+NONE, MIDDLE, WHOLE = BUDGETS[0], BUDGETS[1], BUDGETS[-1]
 FIRST, SECOND = f"answers, {MIDDLE} tokens of thinking - none", f"answers, all thinking - {MIDDLE} tokens"
 
 
@@ -26,7 +26,9 @@ def statistic(r: dict[str, Result]) -> dict[str, float]:
         found |= {f"answers with {budget}, after RL - before": rate[f"RL, {budget}"] - rate[str(budget)],
                   f"tokens of a reply with {budget}, after RL": r[f"RL, {budget}"].mean("lengths")}
     return found | {"other draws": rate["RL, on, other draws"] - rate["RL, on"],
-                    "taught - untaught": rate["on"] - rate["untaught"]}
+                    "taught - untaught": rate["on"] - rate["untaught"],
+                    "tokens of a reply, all thinking - none": found[f"tokens of a reply with {WHOLE}, after RL"]
+                    - found[f"tokens of a reply with {NONE}, after RL"]}
 
 
 CLAIM = Claim(
@@ -34,7 +36,8 @@ CLAIM = Claim(
     source="Qwen3, arXiv 2505.09388 (thinking budget); SmolLM3 (no thinking and thinking)",
     theirs="Qwen3, AIME25, read off a figure: about 24.7 without thinking, 30.6 with 1k tokens, 81.7 with 32k; SmolLM3-3B: 9.3 "
            "and 36.7",
-    would_show="Both above 0: half of the thinking gives more right answers than none, and all of it more than half",
+    would_show=f"Both above 0: {MIDDLE} tokens of thinking, less than most thoughts have, give more right answers than none, "
+               "and all of the thinking more than these",
     arms=arms, statistic=statistic, headline=SECOND, also=(FIRST,),
     verdict=lambda n: both(positive(n[FIRST]), positive(n[SECOND])),
-    null="other draws", oracle="taught - untaught")
+    null="other draws", oracle="tokens of a reply, all thinking - none")

@@ -29,5 +29,5 @@ CLAIM = Claim(
     number="8a", says="Truncating 60% of a teacher's traces does not hurt the student.",
     source="OpenThoughts, arXiv 2506.04178", theirs="about 60% of the traces cut off, without harm (a finding in words)",
     would_show="A student of answers of which 60% are cut less than 3 points behind one of whole answers",
-    arms=arms, statistic=statistic, headline=CUT, verdict=lambda n: no_worse(n[CUT], 0.03),
+    arms=arms, statistic=statistic, headline=CUT, verdict=lambda n: no_worse(n[CUT], 0.03), matters=0.03,
     null="another seed of training", oracle="whole - all cut")

@@ -34,5 +34,5 @@ CLAIM = Claim(
     source="after TPT, arXiv 2509.20186, where a weaker teacher does no harm; arXiv 2502.07374 on wrong traces",
     theirs="Qwen2.5-32B, 17k traces: wrong answers cost 3.2% of accuracy",
     would_show="Documents with wrong steps less than 2 points behind, or ahead, after the same right fine-tuning",
-    arms=arms, statistic=statistic, headline=DIAL, verdict=lambda n: no_worse(n[DIAL], 0.02),
+    arms=arms, statistic=statistic, headline=DIAL, verdict=lambda n: no_worse(n[DIAL], 0.02), matters=0.02,
     null="another seed of training", oracle="after SFT, no wrong steps - no thinking")

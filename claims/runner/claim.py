@@ -52,6 +52,7 @@ class Claim:
     verdict      {name: (mean, low, high)} -> "holds", "does not hold here" or "undecided"
     null         the name of a number that must show nothing (`judge` says what that means)
     oracle       the name of a number that must show the effect: its interval lies above 0
+    matters      where little or nothing is claimed: the difference that the verdict lets pass
     """
     number: str
     says: str
@@ -65,10 +66,15 @@ class Claim:
     null: str
     oracle: str
     also: tuple[str, ...] = ()
+    matters: float = 0.0
 
     def shown(self, numbers: dict[str, Rate]) -> dict[str, Rate]:
         """The numbers that a reader needs to see why the verdict is what it is."""
         return {name: numbers[name] for name in (self.headline, *self.also)}
+
+    def chance(self, effect: Rate) -> float:
+        """How much the null arm may show."""
+        return max(abs(effect[0]), self.matters) / 2
 
 
 def positive(rate: Rate, matters: float = 0.02) -> str:
@@ -97,9 +103,10 @@ def judge(claim: Claim, numbers: dict[str, Rate]) -> tuple[str, str]:
     """(verdict, why it is undecided): a claim whose control arms do not work is not decided, whatever its numbers say.
 
     The interval of one seed does not hold the chance of training. The null arm shows how large that is: it fails where its
-    interval does not hold 0 and it shows more than half as much as the number that decides."""
+    interval does not hold 0 and it shows more than half as much as the number that decides, or as what matters: a claim that
+    nothing changes would else be open whenever it is true."""
     null, oracle, effect = numbers[claim.null], numbers[claim.oracle], numbers[claim.headline]
-    if (null[1] > 0 or null[2] < 0) and abs(null[0]) > abs(effect[0]) / 2:
+    if (null[1] > 0 or null[2] < 0) and abs(null[0]) > claim.chance(effect):
         return OPEN, f"the null arm shows {null[0]:+.3f} where it must show nothing"
     if oracle[1] <= 0:
         why = "no effect where there must be one" if oracle[0] <= 0 else "but its interval holds 0"

@@ -40,7 +40,7 @@ def verdict(claim, rates):
 BASE = {"base": 0.2}
 UNCORRECTED = BASE | {f"{mismatch.LARGE}, none": 0.3}
 DPPO = BASE | {"dppo_tv": 0.6, "dppo_kl": 0.8}
-THINKS = {"RL, 0": 0.2, "RL, 32": 0.5, "RL, on": 0.8, "RL, on, other draws": 0.8, "untaught": 0.0}
+THINKS = {"RL, 0": (0.2, 20), "RL, 16": 0.5, "RL, on": 0.8, "RL, on, other draws": 0.8}
 LONGER = {"before": (0.2, 80), "RL": (0.5, 120), "RL again": (0.5, 120)}
 
 
@@ -50,7 +50,7 @@ LONGER = {"before": (0.2, 80), "RL": (0.5, 120), "RL again": (0.5, 120)}
     (staleness.CLAIM, BASE, BASE | {"8 old, corrected": 0.3}, {"base": 0.6}, {"fresh again": 0.8}),
     (staleness_corrected.CLAIM, BASE | {"none": 0.3}, BASE | {"none": 0.6}, {"base": 0.6}, {"fresh again": 0.8}),
     (in_flight.CLAIM, BASE, BASE | {"kept": 0.3}, {"base": 0.6}, {"in turns, again": 0.8}),
-    (thinking_budget.CLAIM, THINKS, THINKS | {"RL, on": 0.5, "RL, on, other draws": 0.5}, {"untaught": 0.9},
+    (thinking_budget.CLAIM, THINKS, THINKS | {"RL, on": 0.5, "RL, on, other draws": 0.5}, {"RL, 0": (0.2, 80)},
      {"RL, on, other draws": 0.5}),
     (length_growth.CLAIM, LONGER, LONGER | {"RL": (0.5, 80), "RL again": (0.5, 80)}, {"RL": (0.1, 120), "RL again": (0.1, 120)},
      {"RL again": (0.5, 80)})])
@@ -127,7 +127,8 @@ def test_in_flight_runs_differ_in_how_they_sample():
 def test_budgets_are_asked_of_the_same_model_about_the_same_problems():
     arms = thinking_budget.arms(Setting(1))
     asked = {arm: c.words[c.words.index("--think") + 1] for arm, c in arms.items()}
-    assert [asked[f"RL, {budget}"] for budget in thinking_budget.BUDGETS] == ["0", "16", "32", "64", "on"]
+    assert [asked[f"RL, {budget}"] for budget in thinking_budget.BUDGETS] == ["off", "16", "32", "64", "on"]
+    assert [arm for arm, c in arms.items() if " /no_think" in c.words] == ["0", "RL, 0"]
     assert len({c.words[c.words.index("--data") + 1] for c in arms.values()}) == 1
     assert len({c for arm, c in arms.items() for c in c.needs if arm.startswith("RL")}) == 1
     assert len([c for c in in_order(length_growth.arms(Setting(1)).values()) if c not in in_order(arms.values())]) == 2

@@ -96,7 +96,9 @@ def test_control_arms_decide_whether_anything_is_decided():
     verdict, why = judge(a_claim(), good | {"nothing": (.15, .1, .2)})
     assert verdict == OPEN and "null" in why
     assert judge(a_claim(), good | {"nothing": (.05, .01, .09)}) == (HOLDS, "")                # far below the effect
-    assert judge(a_claim(), good | {"gain": (.06, .02, .1), "nothing": (.05, .01, .09)})[0] == OPEN
+    little = good | {"gain": (.06, .02, .1), "nothing": (.05, .01, .09)}
+    assert judge(a_claim(), little)[0] == OPEN
+    assert judge(a_claim(matters=.11), little) == (HOLDS, "") and judge(a_claim(matters=.09), little)[0] == OPEN
     verdict, why = judge(a_claim(), good | {"surely": (.1, -.1, .3)})
     assert verdict == OPEN and "oracle" in why
 
@@ -266,6 +268,7 @@ def test_of_one_seed_the_null_arm_says_how_large_the_chance_of_training_is():
 
 def test_an_undecided_claim_says_which_control_arm_more_seeds_do_not_repair():
     assert "a null arm (nothing) of at most 0.050" in to_decide(a_claim(), gains(0.1, 0.1, null=0.2))
+    assert "a null arm (nothing) of at most 0.075" in to_decide(a_claim(matters=0.15), gains(0.1, 0.1, null=0.2))
     assert "an oracle arm that shows its effect (surely)" in to_decide(a_claim(), gains(0.1, 0.1, oracle=-0.3))
     never = a_claim(verdict=lambda n: OPEN)
     assert "more than 100 seeds" in to_decide(never, gains(0.1, 0.1))

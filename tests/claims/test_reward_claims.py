@@ -20,7 +20,7 @@ def solved(rate):
     return [[int(c), 8] for c in (LUCK < rate).sum(axis=1)]
 
 
-def planted(claim, rates, usual=0.5):
+def planted(claim, rates, usual=0.5, clipped=0.03):
     """Arms in which each question is answered right with a chance, and the steps never are."""
     found, stratum = {}, ("world:tiny,split=test", 2, 300)
     for arm in claim.arms(Setting()):
@@ -29,6 +29,9 @@ def planted(claim, rates, usual=0.5):
             rows = [{"share": share} | dict.fromkeys(("exact", "rouge_l", "answer"), [known * share, 0, 1])
                     for share in (0.4, 0.6)]
             found[arm] = Result({}, others={"contamination:world:tiny": {"rows": rows}})
+            continue
+        if arm.endswith(", run"):
+            found[arm] = Result({}, records=[{"flags": {}}, {"clip_low": 0.02, "clip_high": clipped}])
             continue
         found[arm] = Result({}, right={stratum: [[0, 8]] * 300}, answered={stratum: solved(rates.get(arm, usual))},
                             lengths={stratum: [[80, 8]] * 300})
@@ -44,15 +47,16 @@ def verdict(claim, rates):
     return judge(claim, numbers_of(claim.statistic, planted(claim, rates), draws=200))
 
 
-SEEN = {"clean, truth": 0.7, **{f"contaminated, {reward}": 0.65 for reward in contaminated.SPURIOUS}}
-ALL_GAIN = SEEN | {f"clean, {reward}": 0.65 for reward in contaminated.SPURIOUS}
-CLIP = {"clip": 0.7, "clip, again": 0.7, "clean": 0.3}
+SEEN = {"clean, truth": 0.7, "clean, random again": 0.5,
+        **{f"contaminated, {reward}": 0.65 for reward in contaminated.SPURIOUS}}
+ALL_GAIN = SEEN | {"clean, random again": 0.65} | {f"clean, {reward}": 0.65 for reward in contaminated.SPURIOUS}
+CLIP = {"clip": 0.7, "clip, again": 0.7, "truth": 0.8}
 VOTE = {"before": 0.4, "truth": 0.7, "truth again": 0.7, "majority": 0.7}
 
 
 @pytest.mark.parametrize("claim, effect, against, oracle, null", [
-    (spurious_rewards.CLAIM, SEEN, ALL_GAIN, {"clean, truth": 0.4}, {"clean, random, one update": 0.8}),
-    (clip_bias.CLAIM, CLIP, {"clean": 0.3}, {"clean": 0.6}, {"clip, again": 0.4, "no clip": 0.3, "no clip, again": 0.5}),
+    (spurious_rewards.CLAIM, SEEN, ALL_GAIN, {"clean, truth": 0.4}, {"clean, random again": 0.8}),
+    (clip_bias.CLAIM, CLIP, {"truth": 0.8}, {"truth": 0.4}, {"clip, again": 0.4, "no clip": 0.3, "no clip, again": 0.5}),
     (majority_labels.CLAIM, VOTE, VOTE | {"majority": 0.5}, {"truth": 0.3, "truth again": 0.3, "majority": 0.3},
      {"truth again": 0.4})])
 def test_planted_effects_hold_and_planted_nulls_do_not(claim, effect, against, oracle, null):
@@ -72,6 +76,14 @@ def test_the_probe_is_read_by_share(tmp_path):
     (tmp_path / "evaluation.json").write_text(json.dumps({"results": {"run": {"contamination:world:x": {"rows": rows}}}}))
     found = read_result(tmp_path / "evaluation.json", {})
     assert found.probed(0.6) == 0.3 and found.probed(0.4, "rouge_l") == 1
+
+
+def test_a_coin_needs_a_clip_that_acts_and_a_gain():
+    """The clip may also only keep a coin from doing as much harm."""
+    numbers = numbers_of(clip_bias.CLAIM.statistic, planted(clip_bias.CLAIM, CLIP, clipped=-0.02), draws=50)
+    assert numbers[clip_bias.ACTS][0] == 0 and judge(clip_bias.CLAIM, numbers) == (OPEN, "")
+    harm = {"clip": 0.4, "clip, again": 0.4, "no clip": 0.2, "no clip, again": 0.2, "truth": 0.8}
+    assert verdict(clip_bias.CLAIM, harm) == (FAILS, "")
 
 
 def test_a_gain_on_the_contaminated_base_alone_is_not_enough():
@@ -115,8 +127,11 @@ def test_reinforcement_sees_no_question_of_the_test_and_labels_come_before_it():
     arms = spurious_rewards.arms(Setting(1))
     runs = [c for c in in_order(arms.values()) if c.script == "grpo.py"]
     votes = [c for c in in_order(arms.values()) if c.script == "augment.py"]
-    assert len(runs) == 11 and len(votes) == 4 and all("64" in c.words for c in votes)
+    assert len(runs) == 11 and len(votes) == 5
+    assert [c.words[c.words.index("--init") + 1] for c in votes if "64" not in c.words] == [contaminated.ORACLE]
+    asked = {tuple(c.words[c.words.index(flag) + 1] for flag in ("--data", "--count", "--seed")) for c in votes}
+    assert len(asked) == 1, "labels of the same questions"
     assert not any("split=test" in w or "split=dev" in w for c in [*runs, *votes] for w in texts(c))
     assert {c.words[c.words.index("--only") + 1] for c in votes} == {"all", "wrong"}
-    for flag, values in (("--steps", ["40"] * 11), ("--minibatches", ["1"] + ["8"] * 10)):
+    for flag, values in (("--steps", ["40"] * 11), ("--minibatches", ["8"] * 11)):
         assert sorted(c.words[c.words.index(flag) + 1] for c in runs) == values
