@@ -21,13 +21,15 @@ def arms(s: Setting) -> dict[str, Command]:
 
 
 def statistic(r: dict[str, Result]) -> dict[str, float]:
-    """A coin says something else in every run, so each way has two runs, and the effect is that of their means."""
+    """A coin says something else in every run, so each way has two runs, and the effect is that of their means. The truth can
+    cost answers here, because it teaches steps to a base that knows answers by heart; so the oracle arm looks at the steps."""
     rate = {arm: result.rate(of="answered") for arm, result in r.items() if not arm.endswith(", run")}
     clip, free = ((rate[way] + rate[f"{way}, again"]) / 2 for way in ("clip", "no clip"))
     return {EFFECT: clip - free, GAIN: clip - rate["before"],
             ACTS: sum(r["clip, run"].late(side) for side in ("clip_low", "clip_high")),
             "a coin, without the clip - before": free - rate["before"],
             "one update - before": rate["one update"] - rate["before"], "truth - before": rate["truth"] - rate["before"],
+            "right steps, truth - before": r["truth"].rate() - r["before"].rate(),
             "tokens of a reply, with the clip - before": r["clip"].mean("lengths") - r["before"].mean("lengths"),
             "other draws of the coin": rate["clip, again"] - rate["clip"]}
 
@@ -40,4 +42,4 @@ CLAIM = Claim(
                "before",
     arms=arms, statistic=statistic, headline=EFFECT, also=(GAIN, ACTS),
     verdict=lambda n: both(positive(n[EFFECT]), positive(n[GAIN])) if n[ACTS][0] > 0.001 else OPEN,
-    null="other draws of the coin", oracle="truth - before")
+    null="other draws of the coin", oracle="right steps, truth - before")

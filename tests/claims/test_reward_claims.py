@@ -21,7 +21,7 @@ def solved(rate):
 
 
 def planted(claim, rates, usual=0.5, clipped=0.03):
-    """Arms in which each question is answered right with a chance, and the steps never are."""
+    """Arms in which each question is answered right with a chance, and the steps as well after RL by the truth, or never."""
     found, stratum = {}, ("world:tiny,split=test", 2, 300)
     for arm in claim.arms(Setting()):
         if arm.endswith(", probe"):
@@ -33,7 +33,9 @@ def planted(claim, rates, usual=0.5, clipped=0.03):
         if arm.endswith(", run"):
             found[arm] = Result({}, records=[{"flags": {}}, {"clip_low": 0.02, "clip_high": clipped}])
             continue
-        found[arm] = Result({}, right={stratum: [[0, 8]] * 300}, answered={stratum: solved(rates.get(arm, usual))},
+        answered = solved(rates.get(arm, usual))
+        right = answered if arm == "truth" else [[0, 8]] * 300
+        found[arm] = Result({}, right={stratum: right}, answered={stratum: answered},
                             lengths={stratum: [[80, 8]] * 300})
     return found
 
@@ -56,7 +58,7 @@ VOTE = {"before": 0.4, "truth": 0.7, "truth again": 0.7, "majority": 0.7}
 
 @pytest.mark.parametrize("claim, effect, against, oracle, null", [
     (spurious_rewards.CLAIM, SEEN, ALL_GAIN, {"clean, truth": 0.4}, {"clean, random again": 0.8}),
-    (clip_bias.CLAIM, CLIP, {"truth": 0.8}, {"truth": 0.4}, {"clip, again": 0.4, "no clip": 0.3, "no clip, again": 0.5}),
+    (clip_bias.CLAIM, CLIP, {"truth": 0.8}, {"truth": 0.0}, {"clip, again": 0.4, "no clip": 0.3, "no clip, again": 0.5}),
     (majority_labels.CLAIM, VOTE, VOTE | {"majority": 0.5}, {"truth": 0.3, "truth again": 0.3, "majority": 0.3},
      {"truth again": 0.4})])
 def test_planted_effects_hold_and_planted_nulls_do_not(claim, effect, against, oracle, null):
