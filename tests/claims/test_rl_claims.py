@@ -109,5 +109,5 @@ def test_sizes_and_answers():
     assert len(taught) == 4 and differ(taught) == {"--seed", "--loss", "--clip-divergence"}
     assert int(answers["--count"]) == int(taught[0]["--steps"]) * int(taught[0]["--prompts"]) * int(taught[0]["--group"])
     tuned = [c for c in trained(small_student, "sft.py") if c["--init"] == taught[0]["--init"]]
-    assert len(tuned) == 2 and differ(tuned) == {"--steps"} and tuned[0]["--optimizer"] == "adamw"
+    assert len(tuned) == 2 and differ(tuned) == {"--steps", "--lr"} and tuned[0]["--optimizer"] == "adamw"
     assert all(tuned[0][flag] == taught[0][flag] for flag in ("--schedule", "--decay"))
