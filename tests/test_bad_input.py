@@ -328,6 +328,10 @@ for command in ("pretrain --lr 1e300", "pretrain --clip 1e-300", "dpo --beta 1e3
                 "sampler.py --init INIT --prompt x --temperature 1e-300", "augment --temperature 1e-45"):
     case(command, {"a.jsonl": rows(GOOD.get(command.split()[0], QUESTION))}, command.split()[-2])
 case("grpo --mode think --think-budget 2 --max-new-tokens 64 4@9", {"a.jsonl": rows(QUESTION)}, "needs max_new_tokens above")
+LONG = {"a.jsonl": rows(*[QUESTION] * 3, {"question": "2 + " * 99 + "2?", "answer": "200"})}       # one of them, to be asked late
+case("grpo --prompts 1 --seq-len 96 --max-new-tokens 8 --mode plain", LONG, "and with 8 new ones is longer than the window of 96")
+case("distill --hint {question}{solution} --prompts 1",
+     {"a.jsonl": rows(*[QUESTION | {"solution": "So 4."}] * 3, QUESTION)}, "a problem of a.jsonl has no solution: 2 + 2?")
 case("grpo --keep-rate 0.1 0.9 --group 2 --max-new-tokens 2", {"a.jsonl": rows(QUESTION)}, "none of 1 prompts has such a")
 for weight in ("nan", "inf", "0", "-1", "x", "", "1e308"):
     for name in ("pretrain", "sft", "dpo", "grpo", "table"):

@@ -20,11 +20,12 @@ A run folder is a Hugging Face folder (config.json, model.safetensors, tokenizer
 (training/log.py), train_state.pt (training/checkpoint.py), and ledger.json, the cost of the run (training/ledger.py).
 """
 
+import contextlib
 import copy
 import signal
 import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -51,7 +52,7 @@ class Run(Ranks):
     args: the flags. inputs: {name: fingerprint} of the files that decide what is learned (data.fingerprints).
 
     Attributes that scripts read and write:
-    step: the number of steps made.
+    step: the number of steps made.  began: how many of them were made when this process began.
     metrics: {name: (sum, divisor)} of this step (training/metrics.py); any code may add to it.
     extra_state: what a script adds to the checkpoint; a dict that torch.save can store.
     state: the saved state of a resumed run, or None.
@@ -72,7 +73,7 @@ class Run(Ranks):
         self.ledger, self.costs, self.spent = self.open_ledger(), None, {}
         self.until = Until(getattr(args, "until_loss", 0.0), getattr(args, "until_accuracy", 0.0),
                            self.extra_state.pop("recent", ()), self.extra_state.pop("measured", ()))
-        self.step, self.stopping, self.agreed, self.ended, self.skipped = 0, False, False, "", ""
+        self.step, self.began, self.stopping, self.agreed, self.ended, self.skipped = 0, 0, False, False, "", ""
         self.metrics, self.means = {}, {}
         self.loss = self.grad_norm = self.lr = float("nan")
         self.weight, self.micro_rows, self.evaluate = 0.0, None, None
@@ -124,7 +125,7 @@ class Run(Ranks):
         if self.state is not None:
             with cli.bad_input():
                 checkpoint.restore(self.state, model, self.optimizers, data, self.guard)
-            self.step = self.state["step"]
+            self.step = self.began = self.state["step"]
         self.open_log(about)
         self.catch_interrupts()
         self.progress = Progress(Path(sys.argv[0]).stem, self.step, args.steps, shown=self.main)
@@ -221,11 +222,13 @@ class Run(Ranks):
         self.step += 1
         own = {"grad_norm": self.grad_norm, "lr": self.lr, "weight": self.weight, "skipped": self.skipped,
                "tokens_per_second": round(self.progress.rate(), 1)} | (record or {})
-        with cli.bad_input():
-            self.means = metrics.means(self.metrics, self)
-            metrics.check_names(self.means, [*own, *RESERVED])
         last = self.step >= args.steps
         self.ended = self.ended or self.until.low(self.loss)
+        try:
+            self.means = metrics.means(self.metrics, self)
+            metrics.check_names(self.means, [*own, *RESERVED])
+        except ValueError as e:                           # the same on all ranks
+            self.give_up(e)
         known = {"loss": self.loss} | self.means
         self.progress.step(**{name: f"{known[name]:.3f}" for name in show if name in known})
         if self.step % args.log_every == 0 or last or self.ended or self.skipped:
@@ -269,7 +272,7 @@ class Run(Ranks):
     # used by the methods above
 
     def measure(self) -> dict:
-        with gathered(self.model):
+        with self.bad_input(), gathered(self.model):      # of a task of the user's
             return self.evaluate(autocast=self.autocast())
 
     def save(self) -> None:
@@ -282,7 +285,21 @@ class Run(Ranks):
         if self.sum(bool(trouble))[0]:
             cli.fail(trouble or "rank 0 could not write the checkpoint")
 
-    def give_up(self, error: Exception) -> NoReturn:
-        """Saves, then ends the program with one line."""
-        self.save()
+    def give_up(self, error: object) -> NoReturn:
+        """Saves the steps that were made, if there are any, then ends the program with one line. All ranks must call this
+        together."""
+        if self.step > self.began:
+            self.save()
         cli.fail(error)
+
+    @contextlib.contextmanager
+    def bad_input(self) -> Iterator[None]:
+        """Like cli.bad_input, for a step: an error of one rank ends all, and the steps before it are saved. All ranks must come
+        here together, and inside only do what one that fails may leave to the others."""
+        error = None
+        try:
+            yield
+        except (ValueError, OSError) as e:
+            error = e
+        if self.max(int(error is not None)):
+            self.give_up(next(filter(None, self.gather(str(error or "")))))

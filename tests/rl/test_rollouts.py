@@ -140,6 +140,29 @@ def test_replacing_takes_as_many_prompts_as_are_missing(tokenizer, tiny, ranks):
     assert sum(rollouts.sampled for rollouts, _ in found) == sum(prompts.given) < 4 * 8 * 3
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_an_error_on_one_rank_ends_the_step_on_all_of_them_and_gives_its_prompts_back(tokenizer, tiny, ranks):
+    """Else the others would train without it, or wait for it."""
+    found, errors = by_ranks(tokenizer, tiny, ranks, specs=["world:ops=1-2"]), []
+
+    def give_up(error):
+        errors.append(str(error))
+        raise SystemExit(2)
+
+    def collected(both, step):
+        both[0].give_up = give_up
+        try:
+            return len(both[0].collect(both[1], step).groups)
+        except SystemExit as e:
+            return e.code
+    with ThreadPoolExecutor(ranks) as pool:
+        assert list(pool.map(collected, found, [0] * ranks)) == [8 // ranks] * ranks
+        found[-1][0].window = 9                           # on one of them
+        assert list(pool.map(collected, found, [1] * ranks)) == [2] * ranks
+    assert len(errors) == ranks and len(set(errors)) == 1 and "longer than the window of 9" in errors[0]
+    assert all(rollouts.prompts.given == [8] for rollouts, _ in found)
+
+
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_pass_rates_ask_each_question_once_and_ranks_share_them(tmp_path, tokenizer, tiny, ranks):
     rows = [{"question": f"What is {i % 9} + 1?", "answer": f"#### {i % 9 + 1}"} for i in range(12)]        # 9 questions

@@ -3,9 +3,10 @@
 import json
 
 import pytest
-from helpers import refusal, run_main, tiny_checkpoint
+from helpers import refusal, run_main, state_of, tiny_checkpoint
 
 import augment
+import distill
 import evaluate
 import grpo
 from formats import plugins
@@ -120,6 +121,21 @@ def test_a_reward_that_fails_later_is_counted_and_said(folder, tmp_path):
     assert records[1]["reward"] == (5 + 0 + 7 + 8) / 4
     assert [failure[:2] for failure in records[1]["failed_rewards"]] == [["later.py:f", "later.py, line 5: KeyError: 'six'"]]
     assert "step 2: reward later.py:f failed on a completion, counted as 0: later.py, line 5: KeyError: 'six'" in err
+
+
+@pytest.mark.parametrize("late, flags, message", [
+    (TASK.replace("return Problem(f\"Twice", "{}[i] if i == 5 else 0\n        return Problem(f\"Twice"),
+     ["--task", "late.py:Doubling"], "late.py, line 6: KeyError: 5"),
+    ("calls = []\ndef f(problem, reply, group):\n    calls.append(1)\n    return -(len(calls) > 9)\n",
+     ["--data", "world:ops=1", "--reward", "late.py:f", "--scale", "mean"], "--scale mean divides by the mean reward"),
+    (TASK.replace("str(2 * i))", "str(2 * i), 'So.' * (i < 5))"),
+     ["--task", "late.py:Doubling", "--hint", "{question} {solution}"], "late.py:Doubling has no solution: Twice 5?")])
+def test_what_fails_later_in_training_ends_the_run_with_its_steps_saved(folder, tmp_path, late, flags, message):
+    (tmp_path / "late.py").write_text(late)
+    script = distill if "--hint" in flags else grpo
+    code, _, err = run_main(script, "--init", folder, "--out", "run", *FEW, *flags, "--steps", 9)
+    assert code == 2 and message in err and "Traceback" not in err
+    assert state_of(tmp_path / "run")["step"] == 2 and (tmp_path / "run" / "model.safetensors").exists()
 
 
 def test_a_run_does_not_go_on_with_another_reward_or_task(folder, tmp_path):

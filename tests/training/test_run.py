@@ -152,6 +152,38 @@ def test_a_metric_cannot_take_a_name_of_the_log(tmp_path, capsys, name):
     assert "Traceback" not in err and len(records(tmp_path)) == 1
 
 
+@pytest.mark.parametrize("error", [ValueError("my_task.py, line 3"), OSError("my_task.py, line 3"), None])
+def test_bad_input_in_a_step_ends_the_run_with_its_steps_saved(tmp_path, capsys, error):
+    """An error of this rank, or of another one (None), and on several ranks all of them save together."""
+    run = started(tmp_path, "--steps", 9)
+    for _ in range(2):
+        assert run.going()
+        run.update(run.backward(run.model, run.next_batches(), loss_of))
+        run.end_of_step()
+    if error is None:
+        run.max, run.gather = lambda number: 1, lambda text: [text, "my_task.py, line 3"]
+    with pytest.raises(SystemExit) as stop, run.bad_input():
+        if error:
+            raise error
+    assert stop.value.code == 2 and "my_task.py, line 3" in capsys.readouterr().err
+    assert torch.load(tmp_path / "run" / "train_state.pt", weights_only=True)["step"] == 2
+    again = started(tmp_path, "--steps", 9, "--resume")
+    again.save = None                                     # nothing is new, so there is nothing to save
+    with pytest.raises(SystemExit), again.bad_input():
+        raise ValueError("again")
+    with pytest.raises(KeyError), again.bad_input():      # a bug is no bad input
+        raise KeyError("x")
+
+
+def test_an_evaluation_that_fails_ends_the_run_with_its_steps_saved(tmp_path, capsys):
+    run = started(tmp_path, "--steps", 9, "--eval-every", 2, "--eval-data", "world:ops=1")
+    run.evaluate.side_effect = ValueError("my_task.py, line 3")
+    with pytest.raises(SystemExit):
+        loop(run)
+    assert "my_task.py, line 3" in capsys.readouterr().err
+    assert torch.load(tmp_path / "run" / "train_state.pt", weights_only=True)["step"] == 2
+
+
 def test_metrics_may_differ_between_ranks(tmp_path):
     """A rank without a metric adds nothing to it; the others' numbers stay under their names. A mean over nothing is no metric.
     One error on all ranks where a name means a mean on one and a Largest on the other."""
