@@ -211,15 +211,15 @@ class Rollouts:
         return range(self.rank * (self.P // self.ranks), self.rank * (self.P // self.ranks) + count)
 
     def pass_rates(self, model: Transformer, count: int, samples: int) -> dict[tuple[int, int], float]:
-        """The share of right completions for each of the next `count` prompts (or fewer, if there are not so many questions):
-        {(source, i): rate}. The difficulty filter needs it. Ranks share the work."""
+        """The share of completions that solve each of the next `count` prompts (or fewer, if there are not so many questions),
+        by what the rewards look at: {(source, i): rate}. The difficulty filter needs it. Ranks share the work."""
         keys, step, rates = self.prompts.candidates(count), 64, {}
         mine = range(len(keys) * self.rank // self.ranks, len(keys) * (self.rank + 1) // self.ranks)
         for at in range(0, len(mine), step):
             numbers = mine[at:at + step]
             groups, *_ = self.sample(model, [self.prompts.problem(*keys[n]) for n in numbers], numbers, samples,
                                      cap_at(self.caps, 0), self.seed * 1_000_003 - 1)
-            rates |= {keys[n]: sum(r.score.verdict.right for r in g) / samples for n, g in zip(numbers, groups, strict=True)}
+            rates |= {keys[n]: sum(r.score.solved for r in g) / samples for n, g in zip(numbers, groups, strict=True)}
         return self.joined(rates)
 
     # These methods do nearly nothing if sampling and training take turns; rl/asynchronous.py overrides them.

@@ -19,7 +19,7 @@ from rl.lengths import cap_at, overlong_penalty, parse_caps
 from rl.prompts import Prompts
 from rl.rollouts import Rollouts
 from sampler import Completion
-from tasks.rewards import ReplyGroup, Score, parse_rewards, random_reward
+from tasks.rewards import ReplyGroup, Score, parse_rewards, random_reward, score_group
 from tasks.task import Problem, Reply
 from tasks.verdict import Verdict
 from training import machine
@@ -175,6 +175,21 @@ def test_pass_rates_ask_each_question_once_and_ranks_share_them(tmp_path, tokeni
     assert len(questions) == len(set(questions)) == 9 and [rollouts.sampled for rollouts, _ in found] == [9 // ranks] * ranks
     few = Prompts([str(tmp_path / "q.jsonl"), "world:ops=1-2"]).candidates(7)
     assert len(few) == 7 and {source for source, _ in few} == {0, 1}
+
+
+@pytest.mark.parametrize("reward, rates", [("answer", [1.0, 0.0]), ("strict", [0.0, 0.0]), ("random+process", [0.0, 0.0])])
+def test_pass_rates_are_of_what_the_rewards_look_at(tokenizer, tiny, reward, rates):
+    """An answer without steps solves a problem of the world where no reward looks at steps."""
+    spec = "world:ops=2,split=rl"
+    rollouts = Rollouts(Prompts([spec]), tokenizer, parse_rewards(reward, spec), P=1, G=2, mode="plain", caps=[(0, 1)])
+    first = rollouts.prompts.problem(0, 0)
+
+    def score(problem, number, completions, cap, seed):
+        replies = [Reply(f"Answer: {first.answer if problem.question == first.question else 'none'}")] * len(completions)
+        scores = score_group(problem, replies, rollouts.rewards)
+        return [Rollout(problem, c, r, s) for c, r, s in zip(completions, replies, scores, strict=True)]
+    rollouts.score = score
+    assert list(rollouts.pass_rates(tiny, 2, 2).values()) == rates
 
 
 def test_candidates_beyond_the_questions_there_are_are_told(able, tmp_path):
