@@ -43,6 +43,7 @@ from tasks.rewards import Weighted
 from tasks.task import Problem, prompt_ids
 from tasks.tools import Toolbox, open_tools
 from tokenizer import Tokenizer
+from training import cli
 from training.ledger import Costs
 from training.ranks import Ranks
 from training.run import Run
@@ -382,5 +383,6 @@ def only_sample(run: Run, rollouts: AsyncRollouts, model: Transformer) -> None:
         saved = {name.removeprefix("model."): w for name, w in run.state["weights"].items() if not name.startswith("value")}
         restore_weights(model, saved)
     run.catch_interrupts()
-    serve(run, rollouts, model.to(run.device))
+    with cli.bad_input():                                 # of a prompt or a task of the user's; rank 0 then saves
+        serve(run, rollouts, model.to(run.device))
     run.close()

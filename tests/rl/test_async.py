@@ -167,6 +167,20 @@ def test_an_error_on_one_learner_ends_the_step_on_all_of_them_and_gives_its_prom
     assert all(rollouts.prompts.state() == place for _, rollouts in found)
 
 
+def test_bad_input_on_a_rank_that_only_samples_is_one_line(able, monkeypatch, capsys):
+    run = a_run()
+    run.rank, run.ranks, run.rollout_ranks = 1, 1, 1
+    run.state, run.stopping, run.catch_interrupts = None, False, lambda: None
+    model, rollouts = rollouts_of(able, lambda *a, **o: AsyncRollouts(run, *a, ahead=0, **o), window=50)
+    news = {"start": rollouts.prompts.state() | {"version": 0}, "news": {"version": 0, "allowed": 4, "stop": False}}
+    monkeypatch.setattr(asynchronous, "look", lambda run, key: news[key])
+    monkeypatch.setattr(asynchronous, "take", lambda run, key, keep: news[key])
+    with pytest.raises(SystemExit) as stop:
+        asynchronous.only_sample(run, rollouts, model)
+    [line] = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2 and "is longer than the window of 50" in line
+
+
 def score_of(rollouts, question, g, sample):
     problem = Problem(question, "0")
     [reply] = [Reply("", sample=sample)]
