@@ -134,7 +134,9 @@ class PolicyUpdate:
         return found if self.loss.advantages.value_head else (*found, b.values)
 
     def policy_loss(self, b: RolloutBatch, same_weights: bool) -> tuple[torch.Tensor, dict]:
-        """The sum of the weighted token losses of a micro-batch, and its metrics {name: (sum, divisor)}.
+        """The sum of the weighted token losses of a micro-batch, and its metrics {name: (sum, divisor)}. These are means over the
+        tokens that are trained on: completions without a gradient (A = 0, see has_gradient) are not packed, so that entropy and
+        clip shares leave them out.
 
         same_weights: the recomputed log-probabilities are still those of the weights that sampled."""
         args = self.args
