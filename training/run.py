@@ -71,9 +71,9 @@ class Run(Ranks):
         checkpoint.seed_everything(args.seed)
         self.extra_state = dict(self.state["more"]) if self.state else {}
         self.ledger, self.costs, self.spent = self.open_ledger(), None, {}
-        self.until = Until(getattr(args, "until_loss", 0.0), getattr(args, "until_accuracy", 0.0),
-                           self.extra_state.pop("recent", ()), self.extra_state.pop("measured", ()))
-        self.step, self.began, self.stopping, self.agreed, self.ended, self.skipped = 0, 0, False, False, "", ""
+        memory = {name: self.extra_state.pop(name) for name in ("recent", "measured", "reached") if name in self.extra_state}
+        self.until = Until(getattr(args, "until_loss", 0.0), getattr(args, "until_accuracy", 0.0), **memory)
+        self.step, self.began, self.stopping, self.agreed, self.ended, self.skipped = 0, 0, False, False, self.until.reached, ""
         self.metrics, self.means = {}, {}
         self.loss = self.grad_norm = self.lr = float("nan")
         self.weight, self.micro_rows, self.evaluate = 0.0, None, None

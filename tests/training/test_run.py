@@ -112,6 +112,10 @@ def test_a_goal_ends_the_loop_and_its_step_is_logged(tmp_path, flags, steps):
     loop(run)
     assert run.step == steps and run.ended == flags[0]
     assert "--until-loss" not in flags or records(tmp_path)[-1]["step"] == steps
+    run.finish()
+    again = started(tmp_path, "--steps", 60, "--log-every", 4, "--eval-data", "world:ops=1", *flags, "--resume")
+    loop(again)                                           # a goal that is reached is not left behind
+    assert again.step == steps and again.ended == flags[0]
 
 
 def test_an_interrupted_run_exits_with_130_and_goes_on(tmp_path):
