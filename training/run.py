@@ -59,6 +59,7 @@ class Run(Ranks):
     ledger: the cost of the run, and of what came before it. costs: FLOPs of the model that is trained; None until `begin`.
     stopping: True after an interrupt.  agreed: True when all ranks know this.
     ended: the flag that ended the run before --steps, or "".
+    logged: the record with the result of a run that was finished before; None while there are steps to make.
     loss, weight, grad_norm, lr: of the last update.  means: {name: mean} of the metrics of the last step.
     """
 
@@ -74,6 +75,7 @@ class Run(Ranks):
         memory = {name: self.extra_state.pop(name) for name in ("recent", "measured", "reached") if name in self.extra_state}
         self.until = Until(getattr(args, "until_loss", 0.0), getattr(args, "until_accuracy", 0.0), **memory)
         self.step, self.began, self.stopping, self.agreed, self.ended, self.skipped = 0, 0, False, False, self.until.reached, ""
+        self.logged = self.log_file.result() if self.state else None          # read by all ranks, before any of them writes
         self.metrics, self.means = {}, {}
         self.loss = self.grad_norm = self.lr = float("nan")
         self.weight, self.micro_rows, self.evaluate = 0.0, None, None
@@ -126,6 +128,10 @@ class Run(Ranks):
             with cli.bad_input():
                 checkpoint.restore(self.state, model, self.optimizers, data, self.guard)
             self.step = self.began = self.state["step"]
+        if self.logged and self.logged["step"] == self.step:                  # data that was used up still is
+            self.ended = self.ended or self.logged["result"].get("ended_by", "")
+        if self.logged and (self.logged["step"] != self.step or self.step < args.steps and not self.ended):
+            self.logged = None                            # there are steps to make
         self.open_log(about)
         self.catch_interrupts()
         self.progress = Progress(Path(sys.argv[0]).stem, self.step, args.steps, shown=self.main)
@@ -134,7 +140,8 @@ class Run(Ranks):
         if not self.main:
             return
         if self.state is not None and self.log_file.reopen(self.flags, self.step):
-            self.log({"resumed_at": self.step, "steps": self.args.steps, "commit": commit()})
+            if not self.logged:
+                self.log({"resumed_at": self.step, "steps": self.args.steps, "commit": commit()})
         else:
             self.log_file.open(self.flags)
             self.log({"flags": self.flags, "script": Path(sys.argv[0]).name, "versions": versions(), "commit": commit(),
@@ -244,8 +251,11 @@ class Run(Ranks):
     def finish(self, result: dict | None = None, show: Callable | None = None) -> None:
         """Saves, evaluates if the run is complete, and prints the result as one JSON line.
 
-        result: fields that the script adds to it. show(result) prints tables for people.
+        result: fields that the script adds to it. show(result) prints tables for people. If the run was finished before, its
+        result is printed again as the log has it, and measured anew only on other --eval-data.
         """
+        if self.logged:
+            return self.repeat(show)
         seconds, rate = self.progress.seconds(), self.progress.rate()
         self.progress.bar.close()
         self.save()
@@ -258,10 +268,23 @@ class Run(Ranks):
             found["eval"] = self.measure()
         if self.ended:                                    # report.py tells such a stage from one that was interrupted
             found["ended_by"] = self.ended
+        self.log({"result": found, "step": self.step})
+        self.report(found, show)
+
+    def repeat(self, show: Callable | None) -> None:
+        """What `finish` does where there was nothing to do."""
+        self.progress.bar.close()
+        found, then = self.logged["result"] | {"out": self.args.out}, self.state["args"]
+        same = all(then.get(name) == self.flags[name] for name in ("eval_data", "eval_problems") if name in self.flags)
+        if self.args.eval_data and not (same and "eval" in found):
+            found["eval"] = self.measure()
+            self.log({"result": found, "step": self.step})
+        self.report(found, show)
+
+    def report(self, found: dict, show: Callable | None) -> None:
         if self.main:
             if show:
                 show(found)
-            self.log({"result": found, "step": self.step})
             cli.finish(found)
 
     def close(self) -> None:

@@ -118,6 +118,40 @@ def test_a_goal_ends_the_loop_and_its_step_is_logged(tmp_path, flags, steps):
     assert again.step == steps and again.ended == flags[0]
 
 
+@pytest.mark.parametrize("flags, count", [(["--steps", 5], 100), (["--steps", 9], 4),
+                                          (["--steps", 50, "--until-loss", 100], 100)])
+def test_a_finished_run_that_is_started_again_repeats_its_result_and_writes_nothing(tmp_path, capsys, flags, count):
+    run = started(tmp_path, *flags, "--eval-data", "world:ops=1", count=count)
+    loop(run)
+    run.finish({"mine": 1})
+    result, log = json.loads(capsys.readouterr().out.splitlines()[-1]), (tmp_path / "run" / "log.jsonl").read_bytes()
+    assert result["loss"] > 0 and result["mine"] == 1
+    for _ in range(2):
+        again = started(tmp_path, *flags, "--eval-data", "world:ops=1", "--resume", count=count)
+        again.save = None
+        loop(again)
+        again.finish({"mine": 0})
+        assert json.loads(capsys.readouterr().out.splitlines()[-1]) == result and not again.evaluate.called
+        again.close()
+        assert (tmp_path / "run" / "log.jsonl").read_bytes() == log
+    other = started(tmp_path, *flags, "--eval-data", "world:ops=2", "--resume", count=count)
+    other.evaluate.return_value = {"world:ops=2": []}
+    loop(other)
+    other.finish()                                        # measured on something else, with the loss and the time that it took
+    assert records(tmp_path)[-1]["result"] == result | {"eval": {"world:ops=2": []}}
+
+
+def test_a_result_that_is_missing_is_made_up_for(tmp_path, capsys):
+    """A kill between the last save and the result, say while the run is evaluated."""
+    run = started(tmp_path, "--steps", 3, "--eval-data", "world:ops=1")
+    loop(run)
+    run.save()
+    again = started(tmp_path, "--steps", 3, "--eval-data", "world:ops=1", "--resume")
+    loop(again)
+    again.finish()
+    assert again.evaluate.called and records(tmp_path)[-1]["result"]["steps"] == 3
+
+
 def test_an_interrupted_run_exits_with_130_and_goes_on(tmp_path):
     run = started(tmp_path, "--steps", 9)
     run.backward, backward = (lambda *a: (setattr(run, "stopping", run.step == 3), backward(*a))[1]), run.backward
