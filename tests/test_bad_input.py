@@ -267,6 +267,8 @@ for name in ("pretrain", "sft", "dpo", "grpo", "distill"):
     for there in ("train_state.pt", "log.jsonl", "config.json"):
         case(name, {"a.jsonl": rows(GOOD.get(name, QUESTION)), f"out/{there}": "mine"}, "--out out: holds another run")
     case(f"{name} --resume", {"a.jsonl": rows(GOOD.get(name, QUESTION)), "out/train_state.pt": "mine"}, "cannot be read")
+    case(f"{name} --resume --steps 1", {"a.jsonl": rows(GOOD.get(name, QUESTION)), "out/config.json": "{}", "out/log.jsonl": ""},
+         "no train_state.pt to go on from")
 for name in ("pretrain", "sft", "dpo", "grpo", "train", "prepare"):
     case(name, {"a.jsonl": rows(GOOD.get(name, QUESTION)), "out": "mine"}, "argument --out: out: is a file")
     CASES.append((f"{COMMANDS[name]} --out=", {"a.jsonl": rows(GOOD.get(name, QUESTION))}, "argument --out"))
