@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from formats.chat import plain_content
 from model import Transformer
 from sampler import Sampler
 from tasks.accuracy import rates
@@ -40,7 +41,7 @@ def replies_to(model: Transformer, tokenizer: Tokenizer, prompts: list[str | lis
         if isinstance(prompt, str):
             return tokenizer.encode_document(prompt)
         *before, last = prompt
-        return tokenizer.chat_prompt([*before, last | {"content": last["content"] + user_suffix}], think)
+        return tokenizer.chat_prompt([*before, last | {"content": plain_content(last["content"]) + user_suffix}], think)
     sampled, tools = tuple(ks) != (1,), [None if isinstance(prompt, str) else tools for prompt in prompts]
     done = Sampler(model, tokenizer, rows, dtype).generate(
         list(map(ids, prompts)), max(samples, *ks) if sampled else 1, limits, temperature if sampled else 0.0, top_p=top_p,
