@@ -66,6 +66,7 @@ from rl.teacher import Teacher, with_hint
 from sources.fingerprint import fingerprint
 from sources.kinds import kind_of
 from sources.shares import in_share
+from tasks.options import is_generated
 from tasks.problems import join_tasks
 from tasks.rewards import parse_rewards
 from tasks.task import SWITCHES
@@ -164,7 +165,7 @@ def main() -> None:
             rewards = parse_rewards("answer", *(split_spec(d)[0] for d in questions))
             rollouts = asynchronous.make_rollouts(run, args, questions, tokenizer, rewards)
             for task in rollouts.prompts.sources:
-                if task.own_reward:
+                if task.own_reward and is_generated(task.source):
                     raise ValueError(f"{task.source}: is learned from {task.own_reward}, which is for grpo.py; give questions")
         if documents:
             given = open_given(documents, tokenizer, args.mode, args.seq_len, args.batch_tokens, args.seed)

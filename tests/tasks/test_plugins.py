@@ -180,6 +180,8 @@ def test_a_task_that_says_no_more_is_asked_and_graded_as_a_file_of_questions(fol
 
 @pytest.mark.parametrize("method, message", [
     ("def problem(self, i): return {}", r"bad\.py:T: problem\(0\) gave \{\}; return a tasks\.task\.Problem"),
+    ("def problem(self, i): return Problem('q', 2 * i)", r"bad\.py:T: the answer of problem\(0\) gave 0; return text"),
+    ("def problem(self, i): return Problem(None, 'a')", r"bad\.py:T: the question of problem\(0\) gave None; return text"),
     ("def problem(self, i): return [][i]", r"bad\.py, line 3: IndexError"),
     ("def prompt(self, p, mode): return 3", r"bad\.py:T: prompt\(\) gave 3; return text"),
     ("def grade(self, p, r): return 'yes'", r"bad\.py:T: grade\(\) gave 'yes'; return True, False")])
@@ -194,6 +196,61 @@ def test_what_a_task_gives_is_checked(folder, tmp_path, method, message):
         task.grade(p, Reply("x"))
     flags = ["--init", folder, "--out", "run", *FEW, "--task", "bad.py:T"]
     assert "bad.py" in refusal(grpo, *flags)
+
+
+OWN = """
+from tasks.task import Problem
+
+class Own:
+    def problem(self, i):
+        return Problem(f"Twice {i}?", str(2 * i))
+
+    def examine(self, problem, replies):
+        self.most = max(1, *(len(reply.text) for reply in replies))
+
+    def score(self, problem, reply, group):
+        return len(reply.text) / self.most
+
+    def reply(self, problem):
+        return "Add.", f"It is {problem.answer}"
+
+    def useful_calls(self, problem):
+        return ["1 + 1"]
+"""
+
+
+def test_what_else_a_task_says_is_used(folder, tmp_path):
+    (tmp_path / "own.py").write_text(OWN)
+    task = open_task("own.py:Own")
+    p = task.problem(4)
+    task.examine(p, [Reply("12"), Reply("1234")])
+    assert [s.reward for s in score_group(p, [Reply("12"), Reply("1234")], parse_rewards("score"))] == [0.5, 1.0]
+    assert task.messages(p) == [{"role": "assistant", "content": "It is 8", "reasoning": "Add."}]
+    assert task.useful_calls(p) == ["1 + 1"]
+    code, records, err = train(folder, "--task", "own.py:Own", "--reward", "score")
+    assert code == 0 and all(0 <= r["reward"] <= 1 for r in records[:2]), err
+    assert "own.py:Own: the score of its own is paid by --reward score" in refusal(
+        grpo, "--init", folder, "--out", "other", *FEW, "--task", "own.py:Own", "--reward", "answer")
+    assert open_task("my_task.py:Doubling").own_reward == ""
+
+
+@pytest.mark.parametrize("base", ["", "(Task)"])
+@pytest.mark.parametrize("line", ["lessons = 3", "tools = [1]", "def prepare(self, tokenizer, device): pass", "by_gain = True"])
+def test_what_a_task_says_in_vain_is_refused(folder, tmp_path, base, line):
+    body = f"class T{base}:\n    {line}\n    def problem(self, i): return Problem('q', 'a')\n"
+    (tmp_path / "vain.py").write_text(f"from tasks.task import Problem, Task\n{body}")
+    plugins.sys.modules.pop(str(tmp_path / "vain.py"), None)
+    with pytest.raises(plugins.PluginError, match=r"vain\.py:T: \w+ would not be used in a task of your own"):
+        open_task("vain.py:T")
+
+
+def test_a_prompt_in_parts_is_evaluated(folder, tmp_path):
+    (tmp_path / "parts.py").write_text(TASK.replace(
+        'f"Compute. {problem.question}"',
+        '[{"role": "user", "content": [{"type": "text", "text": t} for t in ("Compute. ", problem.question)]}]'))
+    code, result, err = run_main(evaluate, "--init", folder, "--task", "parts.py:Doubling", "--limit", 2, "--chat",
+                                 "--user-suffix", " /no_think", "--max-new-tokens", 4)
+    assert code == 0 and result[str(folder)]["parts.py:Doubling"]["problems"] == 2, err
 
 
 def test_a_verdict_of_its_own_may_have_steps(folder, tmp_path):
