@@ -50,7 +50,7 @@ def replies_to(model: Transformer, tokenizer: Tokenizer, prompts: list[str | lis
             for completions, limit, box in zip(done, limits, tools)]
 
 
-def open_graded(spec: str, tokenizer: Tokenizer, device: torch.device | str = "cpu") -> Task:
+def open_graded(spec: str, tokenizer: Tokenizer | None, device: torch.device | str = "cpu") -> Task:
     """The task of a SPEC. ValueError if its replies cannot be graded without the model that is trained."""
     task = open_task(spec, tokenizer, device)
     if task.by_gain:

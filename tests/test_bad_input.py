@@ -185,6 +185,16 @@ for name in ("sft", "grpo", "questions", "augment"):
                        ({"answer": "#### Step 1\nAdd.\n4"}, "after #### there must be only the answer"),
                        ({"answer": "2 + 2\n#### 4", "solution": "add"}, '"solution" and "answer" (before ####) both')):
         case(name, {"a.jsonl": rows(QUESTION, QUESTION | row)}, f"a.jsonl, line 2: {words}")
+UNMEASURED = set()                                        # commands of evaluate.py that are refused before anything is measured
+for more, files, words in (
+    ("--init INIT nowhere", {}, "nowhere/config.json: no such file"),
+    ("--init INIT bare", {"bare": "BARE"}, "bare: the folder has no tokenizer.json"),
+    ("--compared-with nowhere", {}, "nowhere/config.json: no such file"), ("--data a.jsonl b.jsonl", {}, "b.jsonl: no such file"),
+    ("--text a.jsonl b.txt", {}, "b.txt: no such file"), ("--text a.jsonl b.txt", {"b.txt": "x"}, "at least two tokens"),
+    ("--data a.jsonl instructions:ops=1", {}, "set a limit"),
+    ("--contamination 0.5", {"a.jsonl": rows(QUESTION, QUESTION | {"question": "Hi"})}, "fewer than two words")):
+    case(f"questions {more}", {"a.jsonl": rows(QUESTION)} | files, words)
+    UNMEASURED.add(CASES[-1][0])
 case("questions --shots 3", {"a.jsonl": rows(*[QUESTION] * 3)}, "has 3 questions, and --shots 3 shows them all")
 
 # pairs
@@ -453,6 +463,10 @@ def the_one_line(name, err):
     return lines[0]
 
 
+def measured(*_):
+    raise AssertionError("it has measured something")
+
+
 def too_long(*_):
     raise AssertionError("it does not come to an end")
 
@@ -467,6 +481,8 @@ def test_refused(command, files, words, tmp_path, init, monkeypatch):
         make(tmp_path / name, content, init)
     before = everything(tmp_path)
     name, *flags = command.replace("INIT", str(init)).split()
+    if command in UNMEASURED:
+        monkeypatch.setattr("evaluate.measure", measured)
     previous = signal.signal(signal.SIGALRM, too_long)
     signal.alarm(120)                                     # where a case hangs, that is what the test says
     try:
