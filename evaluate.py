@@ -56,6 +56,7 @@ from tasks.benchmarks.score import score_all
 from tasks.needle_tables import check_grid, print_needles, sweep, without_details
 from tasks.options import is_generated
 from tasks.problems import add_task_flag, numbers_of
+from tasks.questions import Questions
 from tasks.tables import world_samples, world_table
 from tasks.tools import TOOL_NEEDS, Toolbox, add_tool_flags, open_tools
 from tasks.world import World
@@ -202,6 +203,9 @@ def check_inputs(args: Namespace, benchmarks: Sequence[BenchmarkTask]) -> None:
             raise ValueError(f"{spec} has a tool of its own; leave --tool or calls=N out")
         if kind in ("world", "needle"):
             continue
+        if args.shots and not isinstance(task, Questions):
+            raise ValueError(f"--shots {args.shots}: only a file has solved questions to show, and {spec} is none; measure it "
+                             "without --shots")
         if kind != "text":                                # which needs the tokenizer to know its problems
             numbers_of(task, args.limit or None)
             contamination.check(spec, task, args)

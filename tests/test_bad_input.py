@@ -192,7 +192,9 @@ for more, files, words in (
     ("--compared-with nowhere", {}, "nowhere/config.json: no such file"), ("--data a.jsonl b.jsonl", {}, "b.jsonl: no such file"),
     ("--text a.jsonl b.txt", {}, "b.txt: no such file"), ("--text a.jsonl b.txt", {"b.txt": "x"}, "at least two tokens"),
     ("--data a.jsonl instructions:ops=1", {}, "set a limit"),
-    ("--contamination 0.5", {"a.jsonl": rows(QUESTION, QUESTION | {"question": "Hi"})}, "fewer than two words")):
+    ("--contamination 0.5", {"a.jsonl": rows(QUESTION, QUESTION | {"question": "Hi"})}, "fewer than two words"),
+    ("--data a.jsonl knowledge:people=9 --shots 1", {}, "--shots 1: only a file has solved questions to show, and knowledge:"),
+    ("--task t.py:T --shots 1", {"t.py": "class T:\n    count = 3\n    def problem(self, i): pass\n"}, "and t.py:T is none")):
     case(f"questions {more}", {"a.jsonl": rows(QUESTION)} | files, words)
     UNMEASURED.add(CASES[-1][0])
 case("questions --shots 3", {"a.jsonl": rows(*[QUESTION] * 3)}, "has 3 questions, and --shots 3 shows them all")
