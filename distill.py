@@ -61,10 +61,12 @@ from rl.flags import ROLLOUT_NEEDS, rollout_flags
 from rl.given import ROW, Sources, is_text, open_given
 from rl.lengths import longest_cap, parse_caps
 from rl.record import Records
+from rl.rollouts import CHECKED
 from rl.teacher import Teacher, with_hint
 from sources.fingerprint import fingerprint
 from sources.kinds import kind_of
 from sources.shares import in_share
+from tasks.options import is_generated
 from tasks.problems import join_tasks
 from tasks.rewards import parse_rewards
 from tasks.task import SWITCHES
@@ -163,7 +165,7 @@ def main() -> None:
             rewards = parse_rewards("answer", *(split_spec(d)[0] for d in questions))
             rollouts = asynchronous.make_rollouts(run, args, questions, tokenizer, rewards)
             for task in rollouts.prompts.sources:
-                if task.own_reward:
+                if task.own_reward and is_generated(task.source):
                     raise ValueError(f"{task.source}: is learned from {task.own_reward}, which is for grpo.py; give questions")
         if documents:
             given = open_given(documents, tokenizer, args.mode, args.seq_len, args.batch_tokens, args.seed)
@@ -172,8 +174,9 @@ def main() -> None:
         return asynchronous.only_sample(run, rollouts, model)
     with cli.bad_input():
         teacher = Teacher(run, args, *load_both(args.teacher, dtype=run.weight_dtype), tokenizer)
-        for source in range(len(rollouts.prompts.sources) if args.hint else 0):
-            with_hint(rollouts.prompts.problem(source, 0), teacher.hint)      # refuses problems without what it needs
+        for task in rollouts.prompts.sources if args.hint and run.state is None else ():
+            for i in range(min(task.count or 1, CHECKED)):                    # refuses problems without what the hint needs
+                with_hint(task.problem(i), teacher.hint)
         if run.state is None:
             run.ledger.inherit(args.teacher, checkpoint=True)
 

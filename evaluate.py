@@ -40,7 +40,7 @@ from formats.texts import read_texts
 from measuring.needles import needle_accuracy
 from measuring.questions import file_accuracy, grade_world, open_graded, replies_to
 from measuring.text import bits_per_byte, check_text
-from model import Transformer, load, load_both
+from model import Transformer, check_folder, load, load_both, read_config
 from tasks import contamination
 from tasks.accuracy import (
     file_line,
@@ -55,10 +55,12 @@ from tasks.benchmarks.read import BenchmarkTask, open_benchmark
 from tasks.benchmarks.score import score_all
 from tasks.needle_tables import check_grid, print_needles, sweep, without_details
 from tasks.options import is_generated
-from tasks.problems import add_task_flag, open_task
+from tasks.problems import add_task_flag, numbers_of
+from tasks.questions import Questions
 from tasks.tables import world_samples, world_table
 from tasks.tools import TOOL_NEEDS, Toolbox, add_tool_flags, open_tools
 from tasks.world import World
+from tokenizer import Tokenizer
 from training import cli
 from training.lineage import longest_rows
 from training.weight_change import lines as change_lines
@@ -146,6 +148,7 @@ def main() -> None:
         args.data = [*args.data, *args.task, *map(sweep, args.needle)]
         bands, tools = check(args), open_tools(args.tool, args.max_calls, args.tool_seconds)
         benchmarks = [open_benchmark(name, args.benchmark_data) for name in args.benchmark]
+        check_inputs(args, benchmarks)
         measured = {folder: measure(folder, args, tools, benchmarks) for folder in dict.fromkeys(args.init)}
         found = gains(measured, bands, max(args.k))
         if args.out:
@@ -175,16 +178,39 @@ def check(args: Namespace) -> dict[str, range]:
     if args.out and Path(args.out).exists():
         raise ValueError(f"--out {args.out}: exists already; remove it or choose another file")
     worlds = [World.from_spec(spec) for spec in args.data if spec.startswith("world:")]
-    for spec in args.data:
-        if spec.startswith("needle:"):
-            check_grid(open_task(spec))
-        if is_generated(spec) and open_task(spec).tools and args.tool:
-            raise ValueError(f"{spec} has a tool of its own; leave --tool or calls=N out")
     bands = {flag: parse_band(f"--{flag}", getattr(args, flag)) for flag in ("band", "solved") if getattr(args, flag)}
     for flag, ops in bands.items():
         if not any(set(ops) & set(world.ops) for world in worlds):
             raise ValueError(f"--{flag} {getattr(args, flag)}: no --data world:... has such problems")
     return bands
+
+
+def check_inputs(args: Namespace, benchmarks: Sequence[BenchmarkTask]) -> None:
+    """ValueError or FileNotFoundError for a checkpoint, a task or a text that cannot be read or asked, before anything is
+    measured: a result of many hours must not be lost to the last of them."""
+    for folder in args.init:
+        check_folder(folder)
+        tokenizer = Tokenizer.load(folder) if args.text else None
+        for path in args.text:
+            check_text(path, tokenizer)
+    if args.compared_with:
+        read_config(args.compared_with)
+    for spec in args.data:
+        task, kind = open_graded(spec, None), spec.partition(":")[0]
+        if kind == "needle":
+            check_grid(task)
+        if is_generated(spec) and task.tools and args.tool:
+            raise ValueError(f"{spec} has a tool of its own; leave --tool or calls=N out")
+        if kind in ("world", "needle"):
+            continue
+        if args.shots and not isinstance(task, Questions):
+            raise ValueError(f"--shots {args.shots}: only a file has solved questions to show, and {spec} is none; measure it "
+                             "without --shots")
+        if kind != "text":                                # which needs the tokenizer to know its problems
+            numbers_of(task, args.limit or None)
+            contamination.check(spec, task, args)
+    for task in benchmarks:
+        contamination.check(task.name, task, args)
 
 
 def measure(folder: str, args: Namespace, tools: Toolbox | None = None, benchmarks: Sequence[BenchmarkTask] = ()) -> dict:
@@ -223,7 +249,6 @@ def measure(folder: str, args: Namespace, tools: Toolbox | None = None, benchmar
         tasks = {spec: open_graded(spec, tokenizer, args.device) for spec in args.data} | {b.name: b for b in benchmarks}
         found |= contamination.probe_all(tasks, reply, args)
     for path in args.text:
-        check_text(path, tokenizer)
         found[path] = bits_per_byte(model, tokenizer, read_texts(path), args.seq_len)
         if not math.isfinite(found[path]["loss"]):
             raise ValueError(f"--init {folder}: its log-probabilities of {path} are not numbers (NaN or infinite); its weights "

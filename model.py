@@ -489,7 +489,12 @@ def load(folder: str | Path, device: str | torch.device = "cpu",
 def load_both(folder: str | Path, device: str | torch.device = "cpu",
               dtype: torch.dtype = torch.float32) -> tuple[Transformer, Tokenizer]:
     """As `load`, where there must be a tokenizer: ValueError without one."""
-    model, tokenizer = load(folder, device, dtype)
-    if tokenizer is None:
+    check_folder(folder)
+    return load(folder, device, dtype)
+
+
+def check_folder(folder: str | Path) -> None:
+    """What load_both would refuse, as far as it shows without reading weights."""
+    read_config(folder)
+    if not (Path(folder) / "tokenizer.json").is_file():
         raise ValueError(f"{folder}: the folder has no tokenizer.json; copy the model's tokenizer there")
-    return model, tokenizer

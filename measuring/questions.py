@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from formats.chat import plain_content
 from model import Transformer
 from sampler import Sampler
 from tasks.accuracy import rates
@@ -40,7 +41,7 @@ def replies_to(model: Transformer, tokenizer: Tokenizer, prompts: list[str | lis
         if isinstance(prompt, str):
             return tokenizer.encode_document(prompt)
         *before, last = prompt
-        return tokenizer.chat_prompt([*before, last | {"content": last["content"] + user_suffix}], think)
+        return tokenizer.chat_prompt([*before, last | {"content": plain_content(last["content"]) + user_suffix}], think)
     sampled, tools = tuple(ks) != (1,), [None if isinstance(prompt, str) else tools for prompt in prompts]
     done = Sampler(model, tokenizer, rows, dtype).generate(
         list(map(ids, prompts)), max(samples, *ks) if sampled else 1, limits, temperature if sampled else 0.0, top_p=top_p,
@@ -49,7 +50,7 @@ def replies_to(model: Transformer, tokenizer: Tokenizer, prompts: list[str | lis
             for completions, limit, box in zip(done, limits, tools)]
 
 
-def open_graded(spec: str, tokenizer: Tokenizer, device: torch.device | str = "cpu") -> Task:
+def open_graded(spec: str, tokenizer: Tokenizer | None, device: torch.device | str = "cpu") -> Task:
     """The task of a SPEC. ValueError if its replies cannot be graded without the model that is trained."""
     task = open_task(spec, tokenizer, device)
     if task.by_gain:

@@ -43,6 +43,7 @@ from tasks.rewards import Weighted
 from tasks.task import Problem, prompt_ids
 from tasks.tools import Toolbox, open_tools
 from tokenizer import Tokenizer
+from training import cli
 from training.ledger import Costs
 from training.ranks import Ranks
 from training.run import Run
@@ -146,20 +147,21 @@ class AsyncRollouts(Rollouts):
         while len(owners) < self.P:
             first = sum(self.prompts.given)
             numbers, states = range(first, first + self.P - len(owners)), {}
-            problems |= {g: self.prompts.next() for g in numbers}
-            for g in filter(self.maker.makes, numbers):
-                while g not in self.maker.ready:
-                    if self.run.stopping and self.ranks == 1:
-                        return None
-                    self.maker.feed(numbers.stop + self.P * self.ahead)
-                    self.maker.work()
-                cap, completions = self.maker.ready.pop(g)
-                self.pay(self.costs, completions)         # also those that are too old
-                group = self._take(problems[g], g, cap, completions, step)
-                states[g] = self.rank, group and has_spread(group)
-                if group:
-                    made[g] = group
-                    sampled.append(group)
+            with self.together():
+                problems |= {g: self.prompts.next() for g in numbers}
+                for g in filter(self.maker.makes, numbers):
+                    while g not in self.maker.ready:
+                        if self.run.stopping and self.ranks == 1:
+                            return None
+                        self.maker.feed(numbers.stop + self.P * self.ahead)
+                        self.maker.work()
+                    cap, completions = self.maker.ready.pop(g)
+                    self.pay(self.costs, completions)     # also those that are too old
+                    group = self._take(problems[g], g, cap, completions, step)
+                    states[g] = self.rank, group and has_spread(group)
+                    if group:
+                        made[g] = group
+                        sampled.append(group)
             for g, (rank, spread) in sorted(self.joined(states).items()):
                 if spread is False and spare:             # without spread: it may be replaced
                     spare -= 1
@@ -216,20 +218,24 @@ class AsyncRollouts(Rollouts):
 
     def _collect_from_others(self, step: int) -> Collected | None:
         """Rank 0 takes the groups in order and gives every learner its share."""
-        batch = [self._gather(step)] if self.run.main else [None]
+        batch = [None]
+        with self.together():
+            if self.run.main:
+                batch = [self._gather(step)]
         if self.ranks > 1:
             dist.broadcast_object_list(batch, 0, group=self.run.group)
         if batch[0] is None:
             return None
         taken, busy, slots = batch[0]
         share, groups, sampled = self.P // self.ranks, [], []
-        if not self.run.main:                             # rank 0 has gone through them already
-            self.problems = {g: self.prompts.next() for g in range(sum(self.prompts.given), taken["end"])}
-        for place, (g, cap, completions) in enumerate(taken["groups"]):
-            if place // share == self.rank:
-                group = self._take(self.problems[g], g, cap, [Completion(**c) for c in completions], step)
-                groups.append(group)
-                sampled.append(group)
+        with self.together():
+            if not self.run.main:                         # rank 0 has gone through them already
+                self.problems = {g: self.prompts.next() for g in range(sum(self.prompts.given), taken["end"])}
+            for place, (g, cap, completions) in enumerate(taken["groups"]):
+                if place // share == self.rank:
+                    group = self._take(self.problems[g], g, cap, [Completion(**c) for c in completions], step)
+                    groups.append(group)
+                    sampled.append(group)
         if self.run.main:
             sampled += self.dropped
         return Collected(groups, sampled, busy / self.ranks, slots / self.ranks)
@@ -348,10 +354,14 @@ def make_rollouts(run: Run, args: argparse.Namespace, specs: list[str], tokenize
     check_tools(args, tools, prompts, tokenizer)
     options |= dict(P=args.prompts, G=args.group, mode=args.mode, caps=caps, temperature=args.temperature, seed=args.seed,
                     rows=args.rows, dtype=half, window=args.seq_len, think_budget=args.think_budget, ledger=run.ledger,
-                    tools=tools)
+                    tools=tools, give_up=run.give_up)
     if args.async_steps is None:
-        return Rollouts(prompts, tokenizer, rewards, **options, rank=run.rank, ranks=run.ranks, group=run.group)
-    return AsyncRollouts(run, prompts, tokenizer, rewards, **options, ahead=args.async_steps, recompute=args.recompute)
+        rollouts = Rollouts(prompts, tokenizer, rewards, **options, rank=run.rank, ranks=run.ranks, group=run.group)
+    else:
+        rollouts = AsyncRollouts(run, prompts, tokenizer, rewards, **options, ahead=args.async_steps, recompute=args.recompute)
+    if run.state is None:                                 # a run that goes on has passed it
+        rollouts.check_prompts()
+    return rollouts
 
 
 def check_tools(args: argparse.Namespace, tools: Toolbox | None, prompts: Prompts, tokenizer: Tokenizer) -> None:
@@ -373,5 +383,6 @@ def only_sample(run: Run, rollouts: AsyncRollouts, model: Transformer) -> None:
         saved = {name.removeprefix("model."): w for name, w in run.state["weights"].items() if not name.startswith("value")}
         restore_weights(model, saved)
     run.catch_interrupts()
-    serve(run, rollouts, model.to(run.device))
+    with cli.bad_input():                                 # of a prompt or a task of the user's; rank 0 then saves
+        serve(run, rollouts, model.to(run.device))
     run.close()

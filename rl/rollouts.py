@@ -8,8 +8,9 @@ goes through all prompts, so there is one position in them for any number of ran
 numbers depend. The groups of a step, in the order of their numbers, are split into equal parts, one for each rank.
 """
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -19,7 +20,7 @@ from formats import plugins
 from formats.chat import END_THINK
 from model import Transformer
 from rl.groups import Collected, Group, Rollout, has_spread
-from rl.lengths import Caps, cap_at, overlong_penalty
+from rl.lengths import Caps, cap_at, longest_cap, overlong_penalty
 from rl.mismatch import Mismatch
 from rl.prompts import Prompts
 from rl.scoring import InformationGain
@@ -30,6 +31,8 @@ from tasks.tools import Toolbox
 from tokenizer import Tokenizer
 from training import cli
 from training.ledger import Costs, Ledger
+
+CHECKED = 10_000                     # prompts of a source that are looked at before the first step, at most
 
 
 class Rollouts:
@@ -46,6 +49,7 @@ class Rollouts:
     - rank, ranks, group: of the ranks that share the prompts
     - ledger: where the cost of all that is sampled is entered; None: nowhere
     - gain: what scores thoughts by the text behind them; None: there are no tasks of that kind
+    - give_up: ends the program with an error of the user's; in training it saves first, on all ranks together
 
     failures: the completions on which a reward failed: (name, text, error)."""
 
@@ -54,13 +58,13 @@ class Rollouts:
                  dtype: torch.dtype | None = None, window: int = 0, think_budget: int | None = None, overlong_buffer: int = 0,
                  replace: int = 0, mismatch: Mismatch | None = None, rank: int = 0, ranks: int = 1,
                  group: dist.ProcessGroup | None = None, ledger: Ledger | None = None, tools: Toolbox | None = None,
-                 gain: InformationGain | None = None):
+                 gain: InformationGain | None = None, give_up: Callable = cli.fail):
         self.prompts, self.tokenizer, self.rewards, self.P, self.G, self.mode = prompts, tokenizer, rewards, P, G, mode
         self.caps, self.temperature, self.seed, self.rows, self.dtype = caps, temperature, seed, rows, dtype
         self.window, self.think_budget, self.overlong_buffer = window, think_budget, overlong_buffer
         self.replace, self.rank, self.ranks, self.group = replace, rank, ranks, group
         self.failures, self.sampler, self.first_step = [], None, True
-        self.ledger, self.mismatch, self.tools, self.gain = ledger, mismatch or Mismatch(), tools, gain
+        self.ledger, self.mismatch, self.tools, self.gain, self.give_up = ledger, mismatch or Mismatch(), tools, gain, give_up
         self.use_tools = tools is not None or any(task.tools for task in prompts.sources)
 
     def sample(self, model: Transformer, problems: list[Problem], numbers: Sequence[int], G: int, cap: int, seed: int,
@@ -103,6 +107,14 @@ class Rollouts:
             raise ValueError(f"a prompt of {problem.source} has {len(prompt)} tokens and with {cap} new ones is longer than "
                              f"the window of {self.window}; shorten it, lower --max-new-tokens, or raise --seq-len")
 
+    def check_prompts(self) -> None:
+        """Checks the window before the first step, so that no run is lost to one long prompt: the first CHECKED prompts of each
+        source that ends. Those of an endless one are checked when it is their turn."""
+        for task in self.prompts.sources if self.window else ():
+            for i in range(min(task.count or 0, CHECKED)):
+                problem = task.problem(i)
+                self.check_window(problem, prompt_ids(self.tokenizer, problem, self.mode), longest_cap(self.caps))
+
     def score(self, problem: Problem, number: int, completions: list[Completion], cap: int, seed: int) -> Group:
         """Scores the completions of a problem."""
         tools = self.tools_of(problem)
@@ -126,9 +138,12 @@ class Rollouts:
 
     def collect(self, model: Transformer, step: int) -> Collected | None:
         """This rank's groups of one step. None if the run must stop meanwhile (rl/asynchronous.py)."""
-        began = time.perf_counter()
-        with cli.bad_input():                             # of a file with questions, a task or a reward of the user's
+        began, before = time.perf_counter(), list(self.prompts.given)
+        try:
             found = self._collect(model, step)
+        except (ValueError, OSError) as e:                # of a file with questions, a task or a reward of the user's
+            self.prompts.given = before                   # the step is not made: where it is saved, it begins again
+            self.give_up(e)
         if found is not None:
             found.began, found.seconds = began, time.perf_counter() - began
         return found
@@ -144,18 +159,31 @@ class Rollouts:
         for attempt in range(1 + self.replace):
             missing = self.P - len(owners)
             numbers = range(attempt * self.P, attempt * self.P + missing)
-            problems |= {n: self.prompts.next() for n in numbers}
             parts = [numbers[missing * r // self.ranks:missing * (r + 1) // self.ranks] for r in range(self.ranks)]
-            if mine := parts[self.rank]:
-                groups, used, offered = self.sample(model, [problems[n] for n in mine], mine, self.G, cap,
-                                                    self.seed * 1_000_003 + step, max(0, step - self.mismatch.stale))
-                busy, slots, sampled = busy + used, slots + offered, sampled + groups
-                made |= zip(mine, groups, strict=True)
+            mine = parts[self.rank]
+            with self.together():
+                problems |= {n: self.prompts.next() for n in numbers}
+                if mine:
+                    groups, used, offered = self.sample(model, [problems[n] for n in mine], mine, self.G, cap,
+                                                        self.seed * 1_000_003 + step, max(0, step - self.mismatch.stale))
+                    busy, slots, sampled = busy + used, slots + offered, sampled + groups
+                    made |= zip(mine, groups, strict=True)
             if attempt == self.replace:
                 owners |= {n: r for r, part in enumerate(parts) for n in part}
             else:
                 owners |= self.joined({n: self.rank for n in mine if has_spread(made[n])})
         return Collected(self.share_out(owners, made, problems), sampled, busy, slots)
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Around what each rank does alone: an error on one is raised on all of them, so that none waits for it."""
+        error = None
+        try:
+            yield
+        except (ValueError, OSError) as e:
+            error = e
+        for text in self.joined({} if error is None else {self.rank: str(error)}).values():
+            raise error or ValueError(text)
 
     def joined(self, mine: dict) -> dict:
         """Joins the dicts of all ranks into one; all ranks must call this together."""
@@ -183,15 +211,15 @@ class Rollouts:
         return range(self.rank * (self.P // self.ranks), self.rank * (self.P // self.ranks) + count)
 
     def pass_rates(self, model: Transformer, count: int, samples: int) -> dict[tuple[int, int], float]:
-        """The share of right completions for each of the next `count` prompts (or fewer, if there are not so many questions):
-        {(source, i): rate}. The difficulty filter needs it. Ranks share the work."""
+        """The share of completions that solve each of the next `count` prompts (or fewer, if there are not so many questions),
+        by what the rewards look at: {(source, i): rate}. The difficulty filter needs it. Ranks share the work."""
         keys, step, rates = self.prompts.candidates(count), 64, {}
         mine = range(len(keys) * self.rank // self.ranks, len(keys) * (self.rank + 1) // self.ranks)
         for at in range(0, len(mine), step):
             numbers = mine[at:at + step]
             groups, *_ = self.sample(model, [self.prompts.problem(*keys[n]) for n in numbers], numbers, samples,
                                      cap_at(self.caps, 0), self.seed * 1_000_003 - 1)
-            rates |= {keys[n]: sum(r.score.verdict.right for r in g) / samples for n, g in zip(numbers, groups, strict=True)}
+            rates |= {keys[n]: sum(r.score.solved for r in g) / samples for n, g in zip(numbers, groups, strict=True)}
         return self.joined(rates)
 
     # These methods do nearly nothing if sampling and training take turns; rl/asynchronous.py overrides them.

@@ -23,7 +23,6 @@ from rl.groups import Rollout
 from sampler import Completion
 from tasks.task import Problem, prompt_ids
 from tokenizer import Tokenizer
-from training import cli
 from training.batch import Batch
 from training.ledger import Costs
 from training.run import Run
@@ -108,8 +107,7 @@ class Teacher:
 
     def _tell(self, r: Rollout) -> tuple[Rollout, list[Piece]]:
         """A copy of the rollout with the teacher's prompt and the teacher's ids, and the pieces that both have."""
-        with cli.bad_input():                             # of a file in which some problems have no solution
-            problem = with_hint(r.problem, self.hint) if self.hint else r.problem
+        problem = with_hint(r.problem, self.hint) if self.hint else r.problem
         prompt, tokens, pieces = prompt_ids(self.own, problem, self.mode), list(r.completion.tokens), []
         if not self.same:
             tokens, pieces = translate(tokens, self.tokenizer, self.own)

@@ -34,7 +34,6 @@ from rl.divergence import kl_estimate
 from rl.groups import Group, Rollout
 from rl.lengths import longest_cap, parse_caps
 from rl.losses import LOSSES, Clip
-from training import cli
 from training.run import Run
 
 
@@ -70,7 +69,7 @@ class PolicyUpdate:
                 self.pay_kl(part, micro)
                 mask_out([r for r in part if not self.in_loss(r)], micro)
         if not by_token:
-            with cli.bad_input():                         # of rewards that --scale cannot take
+            with self.run.bad_input():                    # of rewards that --scale cannot take
                 compare_groups(self.run, self.loss.advantages, groups, args.group, args.scale)
         parts = [[r for r in part if self.in_loss(r)] for part in parts]
         if not self.kl_in_reward:
@@ -135,7 +134,9 @@ class PolicyUpdate:
         return found if self.loss.advantages.value_head else (*found, b.values)
 
     def policy_loss(self, b: RolloutBatch, same_weights: bool) -> tuple[torch.Tensor, dict]:
-        """The sum of the weighted token losses of a micro-batch, and its metrics {name: (sum, divisor)}.
+        """The sum of the weighted token losses of a micro-batch, and its metrics {name: (sum, divisor)}. These are means over the
+        tokens that are trained on: completions without a gradient (A = 0, see has_gradient) are not packed, so that entropy and
+        clip shares leave them out.
 
         same_weights: the recomputed log-probabilities are still those of the weights that sampled."""
         args = self.args

@@ -39,7 +39,11 @@ def check_answer(text: str, gold: str) -> bool:
     """Whether the final answer of a completion equals the gold answer."""
     if "\\boxed" in gold or len(gold) > MAX_ANSWER:      # a complete solution
         gold = extract_answer(gold) or gold
-    return same_answer(extract_answer(text), gold)
+    answer = extract_answer(text)
+    chosen = _CHOSEN.fullmatch(answer or "")             # C. 12: the letter, or the number that it stands for
+    if chosen and re.search(r"\d", answer) and same_answer(extract_answer(answer.partition(" ")[2]), gold):
+        return True
+    return same_answer(answer, gold)
 
 
 def extract_answer(text: str) -> str | None:
@@ -65,6 +69,8 @@ def count_answers(text: str) -> int:
 
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s?")
 # What may be between two boxes that are one answer together: a comma or "and", a few words, the name of the next value.
+_ANEW = re.compile(r"\b(?:so|thus|hence|therefore|wait|actually|total is)\b", re.IGNORECASE)      # the box behind it stands alone
+_DENIAL = re.compile(r"\b(?:or|not|never)\b", re.IGNORECASE)
 _BETWEEN = re.compile(r"(?:[\s$,;:=&]|\\[()\[\],; ]|\\q?quad|\\text\s?\{[^{}]{0,30}\}|[A-Za-z]++(?:_\{?\w\}?)?|\([a-z]\)){0,24}")
 
 
@@ -106,6 +112,8 @@ def _boxes(text: str, steps: Steps) -> str | None:
             words = [word for word in re.findall(r"[A-Za-z]+", re.sub(r"\\(?:q?quad|text)", "", between)) if len(word) > 1]
             joined = re.search(r"[,;]|\b(?:and|or)\b", between) or not words
             if len(between) > 60 or not joined or len(words) > 4 or not _BETWEEN.fullmatch(between):
+                break
+            if _ANEW.search(between) and not _DENIAL.search(between):         # 2, so the total is 6; 5. Wait, 6
                 break
         begin = start
         contents.append(content)
@@ -158,7 +166,9 @@ _DOUBT = _pattern(    # a sentence that offers more than one answer, or none
     r"\b(?:or|either|neither|nor|not|wrong|incorrect|false|maybe|perhaps|between|but|never|cannot|no|than|if|unless|except|",
     r"actually|wait)\b|n't\b|\?")
 _NO_WORDS = re.compile(r"[\d\s.,+*/()%$^-]*=[\d\s.,+*/()%$^-]*")                          # 5 = 6: neither is the answer
-_CHOSEN = re.compile(r"\(?[A-J][):](?!.*\b[A-J][):]) .*")                                 # (C) 12, but not (A) 5 (B) 6
+_CHOICE = r"\(?[A-J][).:](?!.*\b[A-J](?:[):]|\.\s)) .*"                                     # (C) 12, but not (A) 5 (B) 6
+_CHOSEN = re.compile(_CHOICE)
+_PICKED = re.compile(rf"\b(?:option|choice)\sis:?\s\**({_CHOICE})")                         # the correct option is (C) 12
 
 
 def _after_phrase(text: str, steps: Steps) -> str | None:
@@ -246,6 +256,9 @@ def _bare(text: str, steps: Steps) -> str | None:
     text = text if "$" in text else re.sub(r"\\text\w*\{([^{}]*)\}", r"\1", text)
     if "\n" not in text and (is_readable(text.rstrip("."), steps) or _NO_WORDS.fullmatch(text)):
         return text.rstrip(".")
+    last = text[text.rfind("\n") + 1:]
+    if (picked := _PICKED.search(last)) and not _DOUBT.search(last):
+        return picked[1].rstrip(".*")
     inline = [found for found in _MATH.finditer(text) if not _PROSE.search(re.sub(r"\\text\w*\{[^{}]*\}", "", found[0]))]
     numbers = list(_LAST.finditer(text))
     number = numbers[-1] if numbers else None

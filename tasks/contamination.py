@@ -91,11 +91,21 @@ def probe_all(tasks: dict[str, Task], reply: Callable, args: argparse.Namespace)
     for name, task in tasks.items():
         def ask(prompts, stops, name=name):
             return reply(prompts, [args.max_new_tokens] * len(prompts), stop_texts=stops, rows=args.rows, progress=name)
-        count = args.problems if name.startswith(("world:", "needle:")) else args.limit or None
-        problems = problems_of(task, count, args.seed)
-        found[f"contamination:{name}"] = {"rows": probe(problems, args.contamination, ask)}
+        found[f"contamination:{name}"] = {"rows": probe(shown(name, task, args), args.contamination, ask)}
         print_probe(name, found[f"contamination:{name}"]["rows"])
     return found
+
+
+def shown(name: str, task: Task, args: argparse.Namespace) -> list[Problem]:
+    """The problems of a task whose questions are shown in part."""
+    count = args.problems if name.startswith(("world:", "needle:")) else args.limit or None
+    return problems_of(task, count, args.seed)
+
+
+def check(name: str, task: Task, args: argparse.Namespace) -> None:
+    """ValueError for a question that cannot be cut, before anything is measured."""
+    for problem in shown(name, task, args) if args.contamination else ():
+        cut(problem.question, args.contamination[0])
 
 
 def print_probe(name: str, rows: list[dict]) -> None:

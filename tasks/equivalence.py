@@ -393,13 +393,13 @@ def _agree(a: list, b: list, scale: Fraction = Fraction(1)) -> bool:
 
 
 def _close(x, y) -> bool:
-    """Exact for fractions; to nine digits where a root or a constant made it a float. A decimal of ten digits stands for a
-    fraction that has no end."""
+    """Exact for fractions; to nine digits where a root or a constant made it a float. A decimal that is rounded to ten digits or
+    more stands for a fraction that has no end."""
     try:
         if isinstance(x, float) or isinstance(y, float):
             return math.isclose(x, y, rel_tol=1e-9, abs_tol=0 if x and y else 1e-12)
         if x == y or (10 ** 200 % x.denominator == 0) == (10 ** 200 % y.denominator == 0):
             return x == y
-        return math.isclose(x, y, rel_tol=1e-10)
+        return f"{float(x):.9e}" == f"{float(y):.9e}" or math.isclose(x, y, rel_tol=1e-10)
     except OverflowError:
         return False

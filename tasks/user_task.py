@@ -15,11 +15,18 @@
 Only `problem` is required. Without the others, the prompt is the question, and a reply is graded by its final answer, as in
 tasks/task.py. In a chat, a text prompt becomes the user's turn, with the flag of the mode at its end. An attribute `count` is the
 number of problems; without it they are endless.
+
+The class may also have these, as in tasks/task.py: score (--reward score pays it), examine, answer_in, steps_in, well_formed,
+has_steps, and for training on solutions reply, messages and useful_calls. What else a Task has would not be used, and is refused.
 """
+
+from collections.abc import Sequence
 
 from formats import plugins
 from tasks.task import SWITCHES, Problem, Reply, Task
 from tasks.verdict import Verdict
+
+UNUSED = ("prepare", "lessons", "lesson", "document", "tools", "by_gain", "take_bills")    # what a Task has for our own tasks
 
 
 class UserTask(Task):
@@ -36,6 +43,14 @@ class UserTask(Task):
         self.count, self.has_steps = getattr(self.own, "count", None), bool(getattr(self.own, "has_steps", False))
         if self.count is not None and (type(self.count) is not int or self.count < 1):
             raise plugins.PluginError(f"{spec}: count is {self.count!r}; use a whole number of problems, or None without end")
+        if unused := [name for name in UNUSED if self._has(name)]:
+            raise plugins.PluginError(f"{spec}: {unused[0]} would not be used in a task of your own; remove or rename it")
+        self.own_reward = getattr(self.own, "own_reward", "") or ("the score of its own" if self._has("score") else "")
+
+    def _has(self, name: str) -> bool:
+        """Whether the user's object has something else under a name than Task has; it may be a Task itself."""
+        found = getattr(self.own, name, getattr(Task, name))
+        return getattr(found, "__func__", found) is not getattr(Task, name)
 
     def _call(self, method: str, *arguments):
         """Calls a method of the user's object, or that of Task if the object does not have it."""
@@ -51,6 +66,8 @@ class UserTask(Task):
 
     def problem(self, i: int) -> Problem:
         problem = self._expect(f"problem({i})", self._call("problem", i), Problem, "a tasks.task.Problem")
+        for name in ("question", "answer", "solution"):
+            self._expect(f"the {name} of problem({i})", getattr(problem, name), str, "text")
         problem.task = self
         return problem
 
@@ -66,6 +83,21 @@ class UserTask(Task):
         verdict = self._expect("grade()", self._call("grade", problem, reply), bool | Verdict,
                                "True, False or a tasks.task.Verdict")
         return verdict if isinstance(verdict, Verdict) else Verdict(verdict, None, None, "ok" if verdict else "graded as wrong")
+
+    def score(self, problem: Problem, reply: Reply, group: Sequence[Reply]) -> float:
+        return self._expect("score()", self._call("score", problem, reply, group), int | float, "a number")
+
+    def examine(self, problem: Problem, replies: Sequence[Reply]) -> None:
+        self._call("examine", problem, replies)
+
+    def reply(self, problem: Problem) -> tuple[str | None, str]:
+        return self._call("reply", problem)
+
+    def messages(self, problem: Problem) -> list[dict]:
+        return self._call("messages", problem)
+
+    def useful_calls(self, problem: Problem) -> list[str] | None:
+        return self._call("useful_calls", problem)
 
     def answer_in(self, text: str) -> str | None:
         return self._call("answer_in", text)

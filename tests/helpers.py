@@ -93,7 +93,7 @@ def given_options(kind):
 def joined_by_threads(ranks):
     """For each of so many ranks, whose place threads take, what Rollouts.joined does among processes: it puts the dicts of all
     of them together. All must call it at the same time."""
-    barrier, held = threading.Barrier(ranks), {}
+    barrier, held = threading.Barrier(ranks, timeout=120), {}     # seconds: some rank will never come
 
     def of(rank):
         def joined(mine):

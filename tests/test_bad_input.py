@@ -185,6 +185,18 @@ for name in ("sft", "grpo", "questions", "augment"):
                        ({"answer": "#### Step 1\nAdd.\n4"}, "after #### there must be only the answer"),
                        ({"answer": "2 + 2\n#### 4", "solution": "add"}, '"solution" and "answer" (before ####) both')):
         case(name, {"a.jsonl": rows(QUESTION, QUESTION | row)}, f"a.jsonl, line 2: {words}")
+UNMEASURED = set()                                        # commands of evaluate.py that are refused before anything is measured
+for more, files, words in (
+    ("--init INIT nowhere", {}, "nowhere/config.json: no such file"),
+    ("--init INIT bare", {"bare": "BARE"}, "bare: the folder has no tokenizer.json"),
+    ("--compared-with nowhere", {}, "nowhere/config.json: no such file"), ("--data a.jsonl b.jsonl", {}, "b.jsonl: no such file"),
+    ("--text a.jsonl b.txt", {}, "b.txt: no such file"), ("--text a.jsonl b.txt", {"b.txt": "x"}, "at least two tokens"),
+    ("--data a.jsonl instructions:ops=1", {}, "set a limit"),
+    ("--contamination 0.5", {"a.jsonl": rows(QUESTION, QUESTION | {"question": "Hi"})}, "fewer than two words"),
+    ("--data a.jsonl knowledge:people=9 --shots 1", {}, "--shots 1: only a file has solved questions to show, and knowledge:"),
+    ("--task t.py:T --shots 1", {"t.py": "class T:\n    count = 3\n    def problem(self, i): pass\n"}, "and t.py:T is none")):
+    case(f"questions {more}", {"a.jsonl": rows(QUESTION)} | files, words)
+    UNMEASURED.add(CASES[-1][0])
 case("questions --shots 3", {"a.jsonl": rows(*[QUESTION] * 3)}, "has 3 questions, and --shots 3 shows them all")
 
 # pairs
@@ -267,6 +279,8 @@ for name in ("pretrain", "sft", "dpo", "grpo", "distill"):
     for there in ("train_state.pt", "log.jsonl", "config.json"):
         case(name, {"a.jsonl": rows(GOOD.get(name, QUESTION)), f"out/{there}": "mine"}, "--out out: holds another run")
     case(f"{name} --resume", {"a.jsonl": rows(GOOD.get(name, QUESTION)), "out/train_state.pt": "mine"}, "cannot be read")
+    case(f"{name} --resume --steps 1", {"a.jsonl": rows(GOOD.get(name, QUESTION)), "out/config.json": "{}", "out/log.jsonl": ""},
+         "no train_state.pt to go on from")
 for name in ("pretrain", "sft", "dpo", "grpo", "train", "prepare"):
     case(name, {"a.jsonl": rows(GOOD.get(name, QUESTION)), "out": "mine"}, "argument --out: out: is a file")
     CASES.append((f"{COMMANDS[name]} --out=", {"a.jsonl": rows(GOOD.get(name, QUESTION))}, "argument --out"))
@@ -328,6 +342,10 @@ for command in ("pretrain --lr 1e300", "pretrain --clip 1e-300", "dpo --beta 1e3
                 "sampler.py --init INIT --prompt x --temperature 1e-300", "augment --temperature 1e-45"):
     case(command, {"a.jsonl": rows(GOOD.get(command.split()[0], QUESTION))}, command.split()[-2])
 case("grpo --mode think --think-budget 2 --max-new-tokens 64 4@9", {"a.jsonl": rows(QUESTION)}, "needs max_new_tokens above")
+LONG = {"a.jsonl": rows(*[QUESTION] * 3, {"question": "2 + " * 99 + "2?", "answer": "200"})}       # one of them, to be asked late
+case("grpo --prompts 1 --seq-len 96 --max-new-tokens 8 --mode plain", LONG, "and with 8 new ones is longer than the window of 96")
+case("distill --hint {question}{solution} --prompts 1",
+     {"a.jsonl": rows(*[QUESTION | {"solution": "So 4."}] * 3, QUESTION)}, "a problem of a.jsonl has no solution: 2 + 2?")
 case("grpo --keep-rate 0.1 0.9 --group 2 --max-new-tokens 2", {"a.jsonl": rows(QUESTION)}, "none of 1 prompts has such a")
 for weight in ("nan", "inf", "0", "-1", "x", "", "1e308"):
     for name in ("pretrain", "sft", "dpo", "grpo", "table"):
@@ -447,6 +465,10 @@ def the_one_line(name, err):
     return lines[0]
 
 
+def measured(*_):
+    raise AssertionError("it has measured something")
+
+
 def too_long(*_):
     raise AssertionError("it does not come to an end")
 
@@ -461,6 +483,8 @@ def test_refused(command, files, words, tmp_path, init, monkeypatch):
         make(tmp_path / name, content, init)
     before = everything(tmp_path)
     name, *flags = command.replace("INIT", str(init)).split()
+    if command in UNMEASURED:
+        monkeypatch.setattr("evaluate.measure", measured)
     previous = signal.signal(signal.SIGALRM, too_long)
     signal.alarm(120)                                     # where a case hangs, that is what the test says
     try:

@@ -85,11 +85,19 @@ def restore(state: dict, model: nn.Module, optimizers: list, data: Any, guard: G
 
 def write(folder: Path, model: nn.Module, tokenizer: Any, state: dict) -> str:
     """Writes the Hugging Face folder, then train_state.pt. Returns "", or the error (for example a full disk); then the older
-    checkpoint is unchanged."""
+    checkpoint is unchanged. The first time train_state.pt comes first, so that weights without it are never those of a run that
+    was killed while it saved (training/resume.py refuses them)."""
+    def write_state():
+        write_atomically(folder / "train_state.pt", lambda path: torch.save(state, path))
+    first = not (folder / "train_state.pt").exists()
     try:
+        if first:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_state()
         model.save(folder, tokenizer, state["weights"])
         write_ledger(folder, state["ledger"])
-        write_atomically(folder / "train_state.pt", lambda path: torch.save(state, path))
+        if not first:
+            write_state()
     except Exception as e:                                # torch and safetensors raise other errors for a full disk
         if not isinstance(e, (OSError, RuntimeError)) and type(e).__name__ != "SafetensorError":
             raise

@@ -34,6 +34,13 @@ class Log:
         self._open_wandb(flags)
         return True
 
+    def result(self) -> dict | None:
+        """The last record, if it is the result of a run: {"result": ..., "step": ...}."""
+        path = self.folder / "log.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        last = json.loads(lines[-1]) if lines and lines[-1].endswith("}") else {}
+        return last if "result" in last else None
+
     def _open_wandb(self, flags):
         if self.project:
             import wandb

@@ -14,6 +14,7 @@ from training import optim
 # flags that a resumed run may change, because they do not change what is learned
 MAY_DIFFER = {"resume", "out", "device", "compile", "checkpointing", "shard", "micro_tokens", "log_every", "eval_every",
               "eval_data", "eval_problems", "save_every", "show_every", "peak_tflops", "wandb", "rollout_ranks"}
+OTHERWISE = "choose another --out, with this folder as --init to train its weights further, or move it away to begin again"
 FILLED_IN = {"scale", "kl_kind"}                          # older versions saved them as given, even without effect
 
 
@@ -26,11 +27,13 @@ def find_state(folder: Path, flags: dict, inputs: dict, defaults: dict) -> dict 
             raise ValueError(f"--out {folder}: holds another run; add --resume to continue it, or choose another folder")
         return None
     if not state.is_file():
+        if (folder / "config.json").exists():             # it would be overwritten by a run that begins again
+            raise ValueError(f"--resume: {folder} has a checkpoint, but no train_state.pt to go on from; {OTHERWISE}")
         return None
     try:
         found = torch.load(state, map_location="cpu", weights_only=True)
     except Exception as e:
-        raise ValueError(f"{state}: cannot be read ({type(e).__name__}); remove it to start again") from None
+        raise ValueError(f"{state}: cannot be read ({type(e).__name__}); {OTHERWISE}") from None
     compare_flags(folder, found, flags, defaults)
     compare_inputs(folder, found, inputs)
     found["weights"] = without_copies(found["weights"])

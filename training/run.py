@@ -20,11 +20,12 @@ A run folder is a Hugging Face folder (config.json, model.safetensors, tokenizer
 (training/log.py), train_state.pt (training/checkpoint.py), and ledger.json, the cost of the run (training/ledger.py).
 """
 
+import contextlib
 import copy
 import signal
 import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -51,13 +52,14 @@ class Run(Ranks):
     args: the flags. inputs: {name: fingerprint} of the files that decide what is learned (data.fingerprints).
 
     Attributes that scripts read and write:
-    step: the number of steps made.
+    step: the number of steps made.  began: how many of them were made when this process began.
     metrics: {name: (sum, divisor)} of this step (training/metrics.py); any code may add to it.
     extra_state: what a script adds to the checkpoint; a dict that torch.save can store.
     state: the saved state of a resumed run, or None.
     ledger: the cost of the run, and of what came before it. costs: FLOPs of the model that is trained; None until `begin`.
     stopping: True after an interrupt.  agreed: True when all ranks know this.
     ended: the flag that ended the run before --steps, or "".
+    logged: the record with the result of a run that was finished before; None while there are steps to make.
     loss, weight, grad_norm, lr: of the last update.  means: {name: mean} of the metrics of the last step.
     """
 
@@ -70,9 +72,10 @@ class Run(Ranks):
         checkpoint.seed_everything(args.seed)
         self.extra_state = dict(self.state["more"]) if self.state else {}
         self.ledger, self.costs, self.spent = self.open_ledger(), None, {}
-        self.until = Until(getattr(args, "until_loss", 0.0), getattr(args, "until_accuracy", 0.0),
-                           self.extra_state.pop("recent", ()), self.extra_state.pop("measured", ()))
-        self.step, self.stopping, self.agreed, self.ended, self.skipped = 0, False, False, "", ""
+        memory = {name: self.extra_state.pop(name) for name in ("recent", "measured", "reached") if name in self.extra_state}
+        self.until = Until(getattr(args, "until_loss", 0.0), getattr(args, "until_accuracy", 0.0), **memory)
+        self.step, self.began, self.stopping, self.agreed, self.ended, self.skipped = 0, 0, False, False, self.until.reached, ""
+        self.logged = self.log_file.result() if self.state else None          # read by all ranks, before any of them writes
         self.metrics, self.means = {}, {}
         self.loss = self.grad_norm = self.lr = float("nan")
         self.weight, self.micro_rows, self.evaluate = 0.0, None, None
@@ -124,7 +127,11 @@ class Run(Ranks):
         if self.state is not None:
             with cli.bad_input():
                 checkpoint.restore(self.state, model, self.optimizers, data, self.guard)
-            self.step = self.state["step"]
+            self.step = self.began = self.state["step"]
+        if self.logged and self.logged["step"] == self.step:                  # data that was used up still is
+            self.ended = self.ended or self.logged["result"].get("ended_by", "")
+        if self.logged and (self.logged["step"] != self.step or self.step < args.steps and not self.ended):
+            self.logged = None                            # there are steps to make
         self.open_log(about)
         self.catch_interrupts()
         self.progress = Progress(Path(sys.argv[0]).stem, self.step, args.steps, shown=self.main)
@@ -133,7 +140,8 @@ class Run(Ranks):
         if not self.main:
             return
         if self.state is not None and self.log_file.reopen(self.flags, self.step):
-            self.log({"resumed_at": self.step, "steps": self.args.steps, "commit": commit()})
+            if not self.logged:
+                self.log({"resumed_at": self.step, "steps": self.args.steps, "commit": commit()})
         else:
             self.log_file.open(self.flags)
             self.log({"flags": self.flags, "script": Path(sys.argv[0]).name, "versions": versions(), "commit": commit(),
@@ -221,11 +229,13 @@ class Run(Ranks):
         self.step += 1
         own = {"grad_norm": self.grad_norm, "lr": self.lr, "weight": self.weight, "skipped": self.skipped,
                "tokens_per_second": round(self.progress.rate(), 1)} | (record or {})
-        with cli.bad_input():
-            self.means = metrics.means(self.metrics, self)
-            metrics.check_names(self.means, [*own, *RESERVED])
         last = self.step >= args.steps
         self.ended = self.ended or self.until.low(self.loss)
+        try:
+            self.means = metrics.means(self.metrics, self)
+            metrics.check_names(self.means, [*own, *RESERVED])
+        except ValueError as e:                           # the same on all ranks
+            self.give_up(e)
         known = {"loss": self.loss} | self.means
         self.progress.step(**{name: f"{known[name]:.3f}" for name in show if name in known})
         if self.step % args.log_every == 0 or last or self.ended or self.skipped:
@@ -241,8 +251,11 @@ class Run(Ranks):
     def finish(self, result: dict | None = None, show: Callable | None = None) -> None:
         """Saves, evaluates if the run is complete, and prints the result as one JSON line.
 
-        result: fields that the script adds to it. show(result) prints tables for people.
+        result: fields that the script adds to it. show(result) prints tables for people. If the run was finished before, its
+        result is printed again as the log has it, and measured anew only on other --eval-data.
         """
+        if self.logged:
+            return self.repeat(show)
         seconds, rate = self.progress.seconds(), self.progress.rate()
         self.progress.bar.close()
         self.save()
@@ -255,10 +268,23 @@ class Run(Ranks):
             found["eval"] = self.measure()
         if self.ended:                                    # report.py tells such a stage from one that was interrupted
             found["ended_by"] = self.ended
+        self.log({"result": found, "step": self.step})
+        self.report(found, show)
+
+    def repeat(self, show: Callable | None) -> None:
+        """What `finish` does where there was nothing to do."""
+        self.progress.bar.close()
+        found, then = self.logged["result"] | {"out": self.args.out}, self.state["args"]
+        same = all(then.get(name) == self.flags[name] for name in ("eval_data", "eval_problems") if name in self.flags)
+        if self.args.eval_data and not (same and "eval" in found):
+            found["eval"] = self.measure()
+            self.log({"result": found, "step": self.step})
+        self.report(found, show)
+
+    def report(self, found: dict, show: Callable | None) -> None:
         if self.main:
             if show:
                 show(found)
-            self.log({"result": found, "step": self.step})
             cli.finish(found)
 
     def close(self) -> None:
@@ -269,7 +295,7 @@ class Run(Ranks):
     # used by the methods above
 
     def measure(self) -> dict:
-        with gathered(self.model):
+        with self.bad_input(), gathered(self.model):      # of a task of the user's
             return self.evaluate(autocast=self.autocast())
 
     def save(self) -> None:
@@ -282,7 +308,21 @@ class Run(Ranks):
         if self.sum(bool(trouble))[0]:
             cli.fail(trouble or "rank 0 could not write the checkpoint")
 
-    def give_up(self, error: Exception) -> NoReturn:
-        """Saves, then ends the program with one line."""
-        self.save()
+    def give_up(self, error: object) -> NoReturn:
+        """Saves the steps that were made, if there are any, then ends the program with one line. All ranks must call this
+        together."""
+        if self.step > self.began:
+            self.save()
         cli.fail(error)
+
+    @contextlib.contextmanager
+    def bad_input(self) -> Iterator[None]:
+        """Like cli.bad_input, for a step: an error of one rank ends all, and the steps before it are saved. All ranks must come
+        here together, and inside only do what one that fails may leave to the others."""
+        error = None
+        try:
+            yield
+        except (ValueError, OSError) as e:
+            error = e
+        if self.max(int(error is not None)):
+            self.give_up(next(filter(None, self.gather(str(error or "")))))

@@ -146,6 +146,41 @@ def test_after_a_resume_no_prompt_comes_twice_and_none_is_lost(able, ahead, befo
         assert drawn == whole
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_an_error_on_one_learner_ends_the_step_on_all_of_them_and_gives_its_prompts_back(able, monkeypatch, ranks):
+    found, errors = learners(able, ranks, ahead=1, caps=[(0, 8)]), []
+    list(steps_with(found, [0]))
+    place = found[0][1].prompts.state()
+
+    def give_up(error):
+        errors.append(str(error))
+        raise SystemExit(2)
+
+    def broken(*_):
+        raise ValueError("a reward of the user's")
+    monkeypatch.setattr(found[-1][1], "_take", broken)
+    for _, rollouts in found:
+        rollouts.give_up = give_up
+    with ThreadPoolExecutor(ranks) as pool:
+        done = [pool.submit(rollouts.collect, model, 1) for model, rollouts in found]
+    assert [d.exception().code for d in done] == [2] * ranks and errors == ["a reward of the user's"] * ranks
+    assert all(rollouts.prompts.state() == place for _, rollouts in found)
+
+
+def test_bad_input_on_a_rank_that_only_samples_is_one_line(able, monkeypatch, capsys):
+    run = a_run()
+    run.rank, run.ranks, run.rollout_ranks = 1, 1, 1
+    run.state, run.stopping, run.catch_interrupts = None, False, lambda: None
+    model, rollouts = rollouts_of(able, lambda *a, **o: AsyncRollouts(run, *a, ahead=0, **o), window=50)
+    news = {"start": rollouts.prompts.state() | {"version": 0}, "news": {"version": 0, "allowed": 4, "stop": False}}
+    monkeypatch.setattr(asynchronous, "look", lambda run, key: news[key])
+    monkeypatch.setattr(asynchronous, "take", lambda run, key, keep: news[key])
+    with pytest.raises(SystemExit) as stop:
+        asynchronous.only_sample(run, rollouts, model)
+    [line] = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2 and "is longer than the window of 50" in line
+
+
 def score_of(rollouts, question, g, sample):
     problem = Problem(question, "0")
     [reply] = [Reply("", sample=sample)]

@@ -19,7 +19,7 @@ from rl.lengths import cap_at, overlong_penalty, parse_caps
 from rl.prompts import Prompts
 from rl.rollouts import Rollouts
 from sampler import Completion
-from tasks.rewards import ReplyGroup, Score, parse_rewards, random_reward
+from tasks.rewards import ReplyGroup, Score, parse_rewards, random_reward, score_group
 from tasks.task import Problem, Reply
 from tasks.verdict import Verdict
 from training import machine
@@ -140,6 +140,29 @@ def test_replacing_takes_as_many_prompts_as_are_missing(tokenizer, tiny, ranks):
     assert sum(rollouts.sampled for rollouts, _ in found) == sum(prompts.given) < 4 * 8 * 3
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_an_error_on_one_rank_ends_the_step_on_all_of_them_and_gives_its_prompts_back(tokenizer, tiny, ranks):
+    """Else the others would train without it, or wait for it."""
+    found, errors = by_ranks(tokenizer, tiny, ranks, specs=["world:ops=1-2"]), []
+
+    def give_up(error):
+        errors.append(str(error))
+        raise SystemExit(2)
+
+    def collected(both, step):
+        both[0].give_up = give_up
+        try:
+            return len(both[0].collect(both[1], step).groups)
+        except SystemExit as e:
+            return e.code
+    with ThreadPoolExecutor(ranks) as pool:
+        assert list(pool.map(collected, found, [0] * ranks)) == [8 // ranks] * ranks
+        found[-1][0].window = 9                           # on one of them
+        assert list(pool.map(collected, found, [1] * ranks)) == [2] * ranks
+    assert len(errors) == ranks and len(set(errors)) == 1 and "longer than the window of 9" in errors[0]
+    assert all(rollouts.prompts.given == [8] for rollouts, _ in found)
+
+
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_pass_rates_ask_each_question_once_and_ranks_share_them(tmp_path, tokenizer, tiny, ranks):
     rows = [{"question": f"What is {i % 9} + 1?", "answer": f"#### {i % 9 + 1}"} for i in range(12)]        # 9 questions
@@ -152,6 +175,21 @@ def test_pass_rates_ask_each_question_once_and_ranks_share_them(tmp_path, tokeni
     assert len(questions) == len(set(questions)) == 9 and [rollouts.sampled for rollouts, _ in found] == [9 // ranks] * ranks
     few = Prompts([str(tmp_path / "q.jsonl"), "world:ops=1-2"]).candidates(7)
     assert len(few) == 7 and {source for source, _ in few} == {0, 1}
+
+
+@pytest.mark.parametrize("reward, rates", [("answer", [1.0, 0.0]), ("strict", [0.0, 0.0]), ("random+process", [0.0, 0.0])])
+def test_pass_rates_are_of_what_the_rewards_look_at(tokenizer, tiny, reward, rates):
+    """An answer without steps solves a problem of the world where no reward looks at steps."""
+    spec = "world:ops=2,split=rl"
+    rollouts = Rollouts(Prompts([spec]), tokenizer, parse_rewards(reward, spec), P=1, G=2, mode="plain", caps=[(0, 1)])
+    first = rollouts.prompts.problem(0, 0)
+
+    def score(problem, number, completions, cap, seed):
+        replies = [Reply(f"Answer: {first.answer if problem.question == first.question else 'none'}")] * len(completions)
+        scores = score_group(problem, replies, rollouts.rewards)
+        return [Rollout(problem, c, r, s) for c, r, s in zip(completions, replies, scores, strict=True)]
+    rollouts.score = score
+    assert list(rollouts.pass_rates(tiny, 2, 2).values()) == rates
 
 
 def test_candidates_beyond_the_questions_there_are_are_told(able, tmp_path):

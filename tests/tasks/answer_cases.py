@@ -5,6 +5,8 @@ EQUAL and UNEQUAL hold pairs of answers; RIGHT and WRONG hold a completion and a
 answer that is read from it."""
 
 EQUAL = [
+    # ten digits of a fraction that has no end
+    ("0.3333333333", "1/3"), ("0.1666666667", "1/6"), ("0.1428571429", "1/7"), ("-33.33333333", "-100/3"),
     # fractions, decimals, mixed numbers
     (r"\frac{1}{2}", "1/2"), (r"\dfrac12", "0.5"), (r"\tfrac{3}{4}", ".75"), (r"\frac 59", "5/9"), (r"\frac43", r"\frac{4}{3}"),
     (r"\frac9{19}", "9/19"), (r"\frac{270}7", "270/7"), (r"-\frac{35}{9}", r"\frac{-35}{9}"), (r"2\frac{1}{2}", "5/2"),
@@ -161,6 +163,7 @@ EQUAL = [
     (r"x < -1 \text{ or } x > 4", r"(-\infty,-1)\cup(4,\infty)"), (r"\text{an ellipse}", r"\text{ellipse}"),
 ]
 UNEQUAL = [
+    ("0.333333333", "1/3"), ("0.3333333334", "1/3"), ("0.1428571428", "1/7"), ("0.1666666667", "0.16666666667"),
     ("12", "120"), ("3", "-3"), ("1/2", "1/3"), ("(1,2)", "(2,1)"), ("[0,1)", "[0,1]"), ("", "5"), (" ", "5"), ("5 or 6", "5"),
     ("x", "y"), ("12", "1.2"), ("0.33", "1/3"), ("1 2", "12"), ("1,2", "12"), ("(1,234)", "1234"), ("1,23", "123"), ("5x", "5"),
     ("5 x", "5"), ("5 a", "5"), ("3 ab", "3 cd"), ("x", "X"), ("east", "seat"), ("abc", "abd"), ("cm", "mc"), ("5 million", "5"),
@@ -286,6 +289,13 @@ UNEQUAL = [
     ("18 negative", "18"),
 ]
 RIGHT = [
+    # a choice with its text, and boxes that are not one answer together
+    ("Answer: C. 12", "C"), ("**Answer: C. 12**", "C"), ("The correct answer is **C. 12 cm**.", "C"), ("Answer: C. 12", "12"),
+    ("The answer is A. 3 apples are left.", "3"), ("The correct option is (C) 12.", "C"),
+    ("The correct choice is **C. 12**", "C"),
+    ("We add.\nThe correct option is (C) 12.", "12"), ("Option (A) gives 5, so the total is 12.", "12"),
+    (r"x = \boxed{2}, so the total is \boxed{6}", "6"), ("\\boxed{5}\n\nWait, actually \\boxed{6}", "6"),
+    ("\\boxed{5}\n\nWait, no, \\boxed{6}", "6"), (r"\boxed{3} and therefore \boxed{4}", "4"),
     ("#### Step 1\nAdd.\n#### Step 2\nThe answer is 42.", "42"),
     ("#### Step 1: add\n3 + 4 = 7\n\n#### Conclusion\nThere are 7 apples.", "7"), ("It is 18.\n#### 18", "18"),
     ("So.\n#### 1,234 apples", "1234"), ("##### Details\nThe answer is 5.", "5"), ("So\n#### $18.00", "18"),
@@ -374,6 +384,15 @@ RIGHT = [
     ("The answer is negative 18.", "-18"), ("Answer: Yes, because they are equal.", "Yes"), ("The price increased by 18%.", "18"),
 ]
 WRONG = [
+    # a choice with its text, and boxes that are not one answer together
+    ("Answer: C. 12", "D"), ("Answer: C. 12", "2"), ("The answer is A. 5 B. 6", "A"), ("The answer is A. 5 B. 6", "6"),
+    ("Answer: A. 5 or B. 6", "A"), ("Answer: C. 12, not D. 13", "D"), ("Answer: B. C 5", "C"),
+    ("The correct option is (C) 12.", "D"),
+    ("The correct option is (C) 12 or (D) 13.", "C"), ("The correct option is (C) 12 or (D) 13.", "D"),
+    ("I do not think that the correct option is (C) 12.", "C"), ("If the option is (C) 12, then she is wrong.", "C"),
+    (r"x = \boxed{2}, so the total is \boxed{6}", "2"), ("\\boxed{5}\n\nWait, actually \\boxed{6}", "5"),
+    (r"\boxed{5}, or actually \boxed{6}", "6"), (r"\boxed{5}, actually not \boxed{6}", "6"),
+    (r"\boxed{5}, not \boxed{6}", "6"), (r"\boxed{3} or so \boxed{4}", "4"),
     ("$x = \\frac{1}{3}$", "3"), ("So it is $\\frac{1}{3}$.", "3"), ("Hence $\\sqrt{51}$", "51"), ("The area is $12\\pi$.", "12"),
     ("$x^2 + 5$", "5"), ("We get $(3, 4)$.", "4"), ("The answer is $[0, 9)$.", "9"), ("$11a + 7$", "7"),
     ("x = \\frac{2}{7}", "7"), ("so \\sqrt{17}", "17"), ("$x^{10}$", "10"), ("it is \\frac{1}{3} of it", "3"),

@@ -3,9 +3,10 @@
 import json
 
 import pytest
-from helpers import refusal, run_main, tiny_checkpoint
+from helpers import refusal, run_main, state_of, tiny_checkpoint
 
 import augment
+import distill
 import evaluate
 import grpo
 from formats import plugins
@@ -122,6 +123,21 @@ def test_a_reward_that_fails_later_is_counted_and_said(folder, tmp_path):
     assert "step 2: reward later.py:f failed on a completion, counted as 0: later.py, line 5: KeyError: 'six'" in err
 
 
+@pytest.mark.parametrize("late, flags, message", [
+    (TASK.replace("return Problem(f\"Twice", "{}[i] if i == 5 else 0\n        return Problem(f\"Twice"),
+     ["--task", "late.py:Doubling"], "late.py, line 6: KeyError: 5"),
+    ("calls = []\ndef f(problem, reply, group):\n    calls.append(1)\n    return -(len(calls) > 9)\n",
+     ["--data", "world:ops=1", "--reward", "late.py:f", "--scale", "mean"], "--scale mean divides by the mean reward"),
+    (TASK.replace("str(2 * i))", "str(2 * i), 'So.' * (i < 5))"),
+     ["--task", "late.py:Doubling", "--hint", "{question} {solution}"], "late.py:Doubling has no solution: Twice 5?")])
+def test_what_fails_later_in_training_ends_the_run_with_its_steps_saved(folder, tmp_path, late, flags, message):
+    (tmp_path / "late.py").write_text(late)
+    script = distill if "--hint" in flags else grpo
+    code, _, err = run_main(script, "--init", folder, "--out", "run", *FEW, *flags, "--steps", 9)
+    assert code == 2 and message in err and "Traceback" not in err
+    assert state_of(tmp_path / "run")["step"] == 2 and (tmp_path / "run" / "model.safetensors").exists()
+
+
 def test_a_run_does_not_go_on_with_another_reward_or_task(folder, tmp_path):
     flags = ["--task", "my_task.py:Doubling", "--reward", "answer+my_rewards.py:brevity"]
     assert train(folder, *flags)[0] == 0
@@ -164,6 +180,8 @@ def test_a_task_that_says_no_more_is_asked_and_graded_as_a_file_of_questions(fol
 
 @pytest.mark.parametrize("method, message", [
     ("def problem(self, i): return {}", r"bad\.py:T: problem\(0\) gave \{\}; return a tasks\.task\.Problem"),
+    ("def problem(self, i): return Problem('q', 2 * i)", r"bad\.py:T: the answer of problem\(0\) gave 0; return text"),
+    ("def problem(self, i): return Problem(None, 'a')", r"bad\.py:T: the question of problem\(0\) gave None; return text"),
     ("def problem(self, i): return [][i]", r"bad\.py, line 3: IndexError"),
     ("def prompt(self, p, mode): return 3", r"bad\.py:T: prompt\(\) gave 3; return text"),
     ("def grade(self, p, r): return 'yes'", r"bad\.py:T: grade\(\) gave 'yes'; return True, False")])
@@ -178,6 +196,61 @@ def test_what_a_task_gives_is_checked(folder, tmp_path, method, message):
         task.grade(p, Reply("x"))
     flags = ["--init", folder, "--out", "run", *FEW, "--task", "bad.py:T"]
     assert "bad.py" in refusal(grpo, *flags)
+
+
+OWN = """
+from tasks.task import Problem
+
+class Own:
+    def problem(self, i):
+        return Problem(f"Twice {i}?", str(2 * i))
+
+    def examine(self, problem, replies):
+        self.most = max(1, *(len(reply.text) for reply in replies))
+
+    def score(self, problem, reply, group):
+        return len(reply.text) / self.most
+
+    def reply(self, problem):
+        return "Add.", f"It is {problem.answer}"
+
+    def useful_calls(self, problem):
+        return ["1 + 1"]
+"""
+
+
+def test_what_else_a_task_says_is_used(folder, tmp_path):
+    (tmp_path / "own.py").write_text(OWN)
+    task = open_task("own.py:Own")
+    p = task.problem(4)
+    task.examine(p, [Reply("12"), Reply("1234")])
+    assert [s.reward for s in score_group(p, [Reply("12"), Reply("1234")], parse_rewards("score"))] == [0.5, 1.0]
+    assert task.messages(p) == [{"role": "assistant", "content": "It is 8", "reasoning": "Add."}]
+    assert task.useful_calls(p) == ["1 + 1"]
+    code, records, err = train(folder, "--task", "own.py:Own", "--reward", "score")
+    assert code == 0 and all(0 <= r["reward"] <= 1 for r in records[:2]), err
+    assert "own.py:Own: the score of its own is paid by --reward score" in refusal(
+        grpo, "--init", folder, "--out", "other", *FEW, "--task", "own.py:Own", "--reward", "answer")
+    assert open_task("my_task.py:Doubling").own_reward == ""
+
+
+@pytest.mark.parametrize("base", ["", "(Task)"])
+@pytest.mark.parametrize("line", ["lessons = 3", "tools = [1]", "def prepare(self, tokenizer, device): pass", "by_gain = True"])
+def test_what_a_task_says_in_vain_is_refused(folder, tmp_path, base, line):
+    body = f"class T{base}:\n    {line}\n    def problem(self, i): return Problem('q', 'a')\n"
+    (tmp_path / "vain.py").write_text(f"from tasks.task import Problem, Task\n{body}")
+    plugins.sys.modules.pop(str(tmp_path / "vain.py"), None)
+    with pytest.raises(plugins.PluginError, match=r"vain\.py:T: \w+ would not be used in a task of your own"):
+        open_task("vain.py:T")
+
+
+def test_a_prompt_in_parts_is_evaluated(folder, tmp_path):
+    (tmp_path / "parts.py").write_text(TASK.replace(
+        'f"Compute. {problem.question}"',
+        '[{"role": "user", "content": [{"type": "text", "text": t} for t in ("Compute. ", problem.question)]}]'))
+    code, result, err = run_main(evaluate, "--init", folder, "--task", "parts.py:Doubling", "--limit", 2, "--chat",
+                                 "--user-suffix", " /no_think", "--max-new-tokens", 4)
+    assert code == 0 and result[str(folder)]["parts.py:Doubling"]["problems"] == 2, err
 
 
 def test_a_verdict_of_its_own_may_have_steps(folder, tmp_path):

@@ -112,6 +112,44 @@ def test_a_goal_ends_the_loop_and_its_step_is_logged(tmp_path, flags, steps):
     loop(run)
     assert run.step == steps and run.ended == flags[0]
     assert "--until-loss" not in flags or records(tmp_path)[-1]["step"] == steps
+    run.finish()
+    again = started(tmp_path, "--steps", 60, "--log-every", 4, "--eval-data", "world:ops=1", *flags, "--resume")
+    loop(again)                                           # a goal that is reached is not left behind
+    assert again.step == steps and again.ended == flags[0]
+
+
+@pytest.mark.parametrize("flags, count", [(["--steps", 5], 100), (["--steps", 9], 4),
+                                          (["--steps", 50, "--until-loss", 100], 100)])
+def test_a_finished_run_that_is_started_again_repeats_its_result_and_writes_nothing(tmp_path, capsys, flags, count):
+    run = started(tmp_path, *flags, "--eval-data", "world:ops=1", count=count)
+    loop(run)
+    run.finish({"mine": 1})
+    result, log = json.loads(capsys.readouterr().out.splitlines()[-1]), (tmp_path / "run" / "log.jsonl").read_bytes()
+    assert result["loss"] > 0 and result["mine"] == 1
+    for _ in range(2):
+        again = started(tmp_path, *flags, "--eval-data", "world:ops=1", "--resume", count=count)
+        again.save = None
+        loop(again)
+        again.finish({"mine": 0})
+        assert json.loads(capsys.readouterr().out.splitlines()[-1]) == result and not again.evaluate.called
+        again.close()
+        assert (tmp_path / "run" / "log.jsonl").read_bytes() == log
+    other = started(tmp_path, *flags, "--eval-data", "world:ops=2", "--resume", count=count)
+    other.evaluate.return_value = {"world:ops=2": []}
+    loop(other)
+    other.finish()                                        # measured on something else, with the loss and the time that it took
+    assert records(tmp_path)[-1]["result"] == result | {"eval": {"world:ops=2": []}}
+
+
+def test_a_result_that_is_missing_is_made_up_for(tmp_path, capsys):
+    """A kill between the last save and the result, say while the run is evaluated."""
+    run = started(tmp_path, "--steps", 3, "--eval-data", "world:ops=1")
+    loop(run)
+    run.save()
+    again = started(tmp_path, "--steps", 3, "--eval-data", "world:ops=1", "--resume")
+    loop(again)
+    again.finish()
+    assert again.evaluate.called and records(tmp_path)[-1]["result"]["steps"] == 3
 
 
 def test_an_interrupted_run_exits_with_130_and_goes_on(tmp_path):
@@ -150,6 +188,38 @@ def test_a_metric_cannot_take_a_name_of_the_log(tmp_path, capsys, name):
     err = capsys.readouterr().err
     assert stop.value.code == 2 and f"metric '{name}': the log has something else under this name" in err
     assert "Traceback" not in err and len(records(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("error", [ValueError("my_task.py, line 3"), OSError("my_task.py, line 3"), None])
+def test_bad_input_in_a_step_ends_the_run_with_its_steps_saved(tmp_path, capsys, error):
+    """An error of this rank, or of another one (None), and on several ranks all of them save together."""
+    run = started(tmp_path, "--steps", 9)
+    for _ in range(2):
+        assert run.going()
+        run.update(run.backward(run.model, run.next_batches(), loss_of))
+        run.end_of_step()
+    if error is None:
+        run.max, run.gather = lambda number: 1, lambda text: [text, "my_task.py, line 3"]
+    with pytest.raises(SystemExit) as stop, run.bad_input():
+        if error:
+            raise error
+    assert stop.value.code == 2 and "my_task.py, line 3" in capsys.readouterr().err
+    assert torch.load(tmp_path / "run" / "train_state.pt", weights_only=True)["step"] == 2
+    again = started(tmp_path, "--steps", 9, "--resume")
+    again.save = None                                     # nothing is new, so there is nothing to save
+    with pytest.raises(SystemExit), again.bad_input():
+        raise ValueError("again")
+    with pytest.raises(KeyError), again.bad_input():      # a bug is no bad input
+        raise KeyError("x")
+
+
+def test_an_evaluation_that_fails_ends_the_run_with_its_steps_saved(tmp_path, capsys):
+    run = started(tmp_path, "--steps", 9, "--eval-every", 2, "--eval-data", "world:ops=1")
+    run.evaluate.side_effect = ValueError("my_task.py, line 3")
+    with pytest.raises(SystemExit):
+        loop(run)
+    assert "my_task.py, line 3" in capsys.readouterr().err
+    assert torch.load(tmp_path / "run" / "train_state.pt", weights_only=True)["step"] == 2
 
 
 def test_metrics_may_differ_between_ranks(tmp_path):

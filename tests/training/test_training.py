@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -274,6 +275,21 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch, capsys, to
         assert torch.load(tmp_path / "run" / "train_state.pt", weights_only=True)["step"] == 0
         assert not list((tmp_path / "run").glob("*.tmp"))
     assert {p.name for p in (tmp_path / "run").iterdir()} == before.keys()
+
+
+def test_a_kill_in_the_first_save_leaves_a_run_that_can_go_on(tmp_path, monkeypatch, tokenizer):
+    """Weights without a state would be refused."""
+    flags = [*SMALL, "--out", tmp_path / "run", "--steps", 2, "--resume"]
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+    for function in ("model.hf.write_folder", "training.checkpoint.write_ledger"):
+        with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
+            m.setattr(function, killed)
+            script("pretrain.py", *flags)
+        assert torch.load(tmp_path / "run" / "train_state.pt", weights_only=True)["step"] == 2
+        shutil.rmtree(tmp_path / "run")
+    script("pretrain.py", *flags)
 
 
 def argparse_like(out):
