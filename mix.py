@@ -62,6 +62,8 @@ from training.ledger import KINDS, Ledger, read_ledger, write_ledger
 OWN = ("--data", "--out", "--init", "--tokenizer", "--layers", "--width", "--steps", "--batch-tokens", "--seed", "--eval-data",
        "--eval-every", "--resume", "--vocab-size")
 
+at_least_two = cli.number("a whole number of at least 2", int, lambda x: 1 < x <= cli.MOST)
+
 
 def flags() -> cli.Parser:
     p = cli.Parser(__doc__, NEEDS)
@@ -69,7 +71,7 @@ def flags() -> cli.Parser:
     p.add_argument("--target", metavar="SPEC", nargs="+", required=True, help="what is minimised, SPEC[@WEIGHT] of --eval-data")
     p.add_argument("--measure", metavar="SPEC", nargs="*", default=[], help="what is measured beside, with weight 0")
     p.add_argument("--out", type=cli.out_folder, metavar="FOLDER", required=True, help="folder to write")
-    p.add_argument("--proxies", type=cli.positive_int, default=32, help="mixtures to train on, the token shares among them")
+    p.add_argument("--proxies", type=at_least_two, default=32, help="mixtures to train on, the token shares among them")
     p.add_argument("--sizes", metavar="LAYERSxWIDTH", nargs="+", default=["2x64"], help="of the proxies, from small to large")
     p.add_argument("--init", metavar="FOLDER", nargs="+", default=[],
                    help="checkpoints to start from, from small to large, instead of --sizes")
@@ -86,8 +88,7 @@ def flags() -> cli.Parser:
     p.add_argument("--temperature", type=cli.not_negative, default=0.5, help="exponent of the token shares in the draw")
     p.add_argument("--strength", type=cli.above_zero, nargs=2, default=[0.5, 5.0], metavar=("LOW", "HIGH"),
                    help="of the Dirichlet draws; small: mixtures of few sources")
-    p.add_argument("--folds", type=cli.number("a whole number of at least 2", int, lambda x: 1 < x <= cli.MOST), default=10,
-                   help="parts of the mixtures, each predicted from the others")
+    p.add_argument("--folds", type=at_least_two, default=10, help="parts of the mixtures, each predicted from the others")
     p.add_argument("--fit", default="best", choices=["best", *FITS],
                    help="that solves; best: which ranks best at the largest size")
     p.add_argument("--simulate", type=cli.positive_int, default=100_000, help="mixtures to choose from")
@@ -173,10 +174,8 @@ def make_plan(args: Namespace) -> tuple[Plan, Tokenizer, np.ndarray, Bounds]:
         tokens.append(None if source.count is None else source.tokens)
     shares = token_shares(tokens, [factor for _, factor in named], args.run_tokens or proxy_tokens)
     bounds = bounds_of(tokens, args.run_tokens or proxy_tokens, args.max_epochs, given)
-    mixtures = [shares.round(4).tolist()]
-    if args.proxies > 1:
-        mixtures += draw(args.proxies - 1, shares, bounds, args.seed, temperature=args.temperature,
-                         strength=tuple(args.strength)).tolist()
+    mixtures = [shares.round(4).tolist(), *draw(args.proxies - 1, shares, bounds, args.seed, temperature=args.temperature,
+                                                strength=tuple(args.strength)).tolist()]
     files = [*sources, *(t.removeprefix("loss:") for t in targets), *args.init, *filter(None, [args.tokenizer])]
     common = ["--steps", str(args.steps), "--batch-tokens", str(args.batch_tokens), *more]
     inputs = {name: fingerprint(name) for name in files}

@@ -76,6 +76,7 @@ def test_bad_input_is_one_line(folders, tmp_path):
         line = refusal(mix, *mix_flags(tmp_path / "out", *folders, *more))
         assert not (tmp_path / "out").exists()
         return line
+    assert "--proxies" in (line := refused("--proxies", 1)) and "at least 2" in line       # one says nothing about a mixture
     assert "use LAYERSxWIDTH" in refused("--sizes", "2by64")
     assert "use SOURCE@LOW-HIGH" in refused("--bound", "nobody@0.1-0.3")
     assert "use SOURCE@LOW-HIGH" in refused("--bound", f"{SOURCES[0]}@30")

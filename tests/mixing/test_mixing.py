@@ -17,6 +17,7 @@ from scipy.stats import spearmanr
 
 from mixing import proxies
 from mixing.draw import Bounds, bounds_of, candidates, draw, token_shares
+from mixing.figures import whole_page
 from mixing.fit import FITS, held_out, rank_correlation
 from mixing.proxies import Plan, Worker, add_result, open_plan, results, value_of
 from mixing.solve import best_mixture, frontier
@@ -128,6 +129,22 @@ def test_the_log_linear_fit_finds_its_law_without_noise():
     for t, (c, a) in enumerate(LAW.values()):
         fit = FITS["log-linear"](ridge=1e-6).fit(X, measured(plan, found, "1x16")[:, t])
         assert np.allclose(fit.predict(grid(0.1)), c + np.exp(grid(0.1) @ a), rtol=0.01)
+
+
+@pytest.mark.parametrize("slope", [1.2, 9.0])
+def test_problems_that_proxies_solve_completely_have_a_fit(slope):
+    """The share that is wrong falls with a source until it is exactly 0; with the steep slope it is 0 for every mixture."""
+    plan, found = planted(4, n=10, noise=0.0)
+    X = np.array(plan.mixtures)
+    y = np.maximum(0, 1 - slope * (X[:, 0] + 0.2)) if slope < 9 else np.zeros(10)
+    assert (y == 0).any() and (slope == 9 or (y > 0).sum() > 2)
+    for i in range(10):
+        found["1x16", i]["values"]["knowledge"] = float(y[i])
+    assert np.abs(FITS["log-linear"]().fit(X, y).predict(X) - y).max() < (0.2 if slope < 9 else 1e-3)
+    rows = correlations(plan, found, folds=2)
+    assert (rows[1]["log-linear"] is None) == (slope == 9)
+    solved = solve(plan, found, "log-linear", FREE, SHARES, 200, 8, 0)
+    assert np.isfinite(solved["predictions"]).all() and whole_page(plan, found, rows, solved, tuple(WEIGHTS), {})
 
 
 def test_rank_correlations_find_the_noise_of_small_proxies():
