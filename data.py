@@ -48,6 +48,7 @@ from formats import plugins
 from sources.fingerprint import fingerprint, parts_of
 from sources.open import open_source
 from sources.shards import prepare
+from tasks.options import is_generated
 from tokenizer import Tokenizer
 from training import cli
 from training.batch import Batch, batch_from
@@ -85,7 +86,8 @@ class Mixture:
 
     The next document comes from the source that most lacks tokens for its share. So the shares are right at every moment,
     without randomness. Inside a source each epoch is a new permutation, made from the seed. A source that reaches `max_epochs`
-    is left out, and the others take its share. When all are left out, `next` raises StopIteration.
+    is left out, and the others take its share. When all are left out, `next` raises StopIteration. A part of an epoch is a part
+    of its tokens, to the end of the document or piece that is given.
 
     piece: a document with more tokens is given piece by piece, and other sources have their turns between two pieces. Otherwise
     a book in one document would fill many batches alone. A piece has one token more, the target of its last position; the next
@@ -98,6 +100,11 @@ class Mixture:
         self.names, weights = [n for n, _ in named], np.array([w for _, w in named])
         self.weights, self.seed, self.max_epochs = weights / weights.sum(), seed, max_epochs
         self.sources = [(opener or open_source)(n, tokenizer) for n in self.names]
+        streamed = [n for n, source in zip(self.names, self.sources)
+                    if source.count is None and not is_generated(n) and not plugins.is_plugin(n)]
+        if max_epochs % 1 and streamed:
+            raise ValueError(f"--max-epochs {max_epochs:g}: {streamed[0]} is streamed, and only its end says how long it is; use "
+                             "a whole number")
         self.cursors, self.epochs = [0] * len(named), [0] * len(named)
         self.given = np.zeros(len(named), np.int64)                           # tokens drawn from each source
         self.orders = [None] * len(named)
@@ -108,8 +115,10 @@ class Mixture:
     def _live(self, s: int) -> bool:
         if self.epochs[s] < 0:                                                # marked as left out
             return False
-        count = self.sources[s].count
-        return not (self.max_epochs and count and self.epochs[s] * count + self.cursors[s] >= self.max_epochs * count)
+        left = self.max_epochs - self.epochs[s]                               # epochs
+        if not self.max_epochs or self.sources[s].count is None or left >= 1:
+            return True
+        return left > 0 and self.given[s] < self.max_epochs * self.sources[s].tokens - 1e-6
 
     def next(self) -> tuple | list[tuple]:
         """One document: a tuple of tokens (n,) int64 and loss weights (n,) float32. A source whose documents must stay together

@@ -133,6 +133,18 @@ def test_a_capped_source_drops_out_and_the_others_go_on(monkeypatch):
     assert sum(t < 10_000 for t in drawn) == 30 and sum(t >= 10_000 for t in drawn) == 300
 
 
+@pytest.mark.parametrize("epochs", [0.25, 1.25, 2])
+def test_a_part_of_an_epoch_is_a_part_of_its_tokens(epochs, monkeypatch):
+    """One long document, which is given in pieces, and documents of different lengths."""
+    for lengths, slack in (([10_000], 64), ([10, 90] * 40, 90)):
+        mixture = mixture_of(monkeypatch, {"a": documents_of(lengths)}, max_epochs=epochs, piece=64)
+        with pytest.raises(StopIteration):
+            while True:
+                mixture.next()
+        total = epochs * sum(lengths)
+        assert total <= mixture.given[0] < total + slack and (epochs % 1 or mixture.given[0] == total)
+
+
 @pytest.mark.parametrize("stop_after", [0, 1, 5])
 def test_a_stream_resumes_bit_for_bit(stop_after, tokenizer, tmp_path):
     (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": f"lions {i} " * (i % 9 + 1)}) for i in range(50)))
@@ -264,6 +276,8 @@ def test_hub_data_sets_stream(tmp_path, tokenizer, monkeypatch):
                 mixture = Mixture(["hf:org/name"], tokenizer, max_epochs=2)
                 mixture.restore(state)
     assert drawn == [f"row {i}" for i in range(5)] * 2
+    with pytest.raises(ValueError, match="--max-epochs 1.5: hf:org/name is streamed.*; use a whole number"):
+        Mixture(["hf:org/name"], tokenizer, max_epochs=1.5)
 
 
 @pytest.mark.parametrize("content, name, message", [
