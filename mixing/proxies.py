@@ -170,8 +170,10 @@ class Worker:
             lock.close()
             return
         with open(f"{base}.out", "w") as out, open(f"{base}.err", "w") as err:
+            # in a session of its own: Ctrl-C in a terminal reaches all processes of one, and with `stop` a proxy would hear of
+            # it twice, which ends it before it has saved
             process = subprocess.Popen(command(self.folder, self.plan, job), stdout=out, stderr=err, env=self.env,
-                                       pass_fds=[lock.fileno()])
+                                       pass_fds=[lock.fileno()], start_new_session=True)
         self.running[job] = process, lock, time.monotonic()
 
     def collect(self) -> bool:

@@ -1,6 +1,7 @@
 """Mixtures are drawn within their bounds, a planted law is found again, ranks are ranks, and no proxy is trained twice."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -239,9 +240,9 @@ def faked(tmp_path, monkeypatch):
     return tmp_path
 
 
-def driver(folder, seconds):
+def driver(folder, seconds, **how):
     code = DRIVER.format(root=str(ROOT), tests=str(Path(__file__).parent), folder=str(folder), seconds=seconds)
-    return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, **how)
 
 
 def seen(folder):
@@ -278,6 +279,19 @@ def test_a_killed_worker_goes_on_without_doing_anything_twice(faked):
     fake(faked / "whole")
     open_plan(faked / "whole" / "out", a_plan(), join=False)
     assert without_time(Worker(faked / "whole" / "out", a_plan(), 3).run(shown=False)) == without_time(found)
+
+
+def test_ctrl_c_in_a_terminal_asks_each_proxy_to_save_once(faked):
+    """The terminal sends it to the whole group of processes. A proxy that is asked twice ends unsaved (training/run.py)."""
+    process = driver(faked, HANG, start_new_session=True)
+    deadline = time.time() + HANG
+    while sum(name.startswith("begun") for name in seen(faked)) < 2 and process.poll() is None and time.time() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.3)                                       # the worker has noted what it began, and waits
+    os.killpg(process.pid, signal.SIGINT)
+    assert "KeyboardInterrupt" in process.communicate(timeout=HANG)[1]
+    assert {name: n for name, n in seen(faked).items() if name} == {
+        f"{what} {job}": 1 for what in ("begun", "asked", "ended") for job in ("s-000", "s-001")}
 
 
 def test_two_workers_share_the_proxies(faked):
