@@ -38,6 +38,7 @@ Simpler than big loaders:
 
 import argparse
 import bisect
+import itertools
 import os
 from collections.abc import Callable
 
@@ -340,7 +341,7 @@ def main() -> None:
             index = prepare(args.data, args.tokenizer, args.out, args.workers, args.shard_tokens, args.tokens,
                             args.shard_dtype)
             ledger = Ledger(args.out, {"data": args.data, "tokens": args.tokens})
-            for name in args.data:
+            for name in itertools.chain.from_iterable(map(parts_of, args.data)):
                 ledger.inherit(name)
             if ledger.inherited:                          # of made data: its cost goes where its tokens go
                 write_ledger(args.out, ledger.found())

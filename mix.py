@@ -50,7 +50,7 @@ from mixing.proxies import Plan, Worker, locked, open_plan, results
 from mixing.solve import weighted
 from mixing.table import best_fit, correlations, measured, solve
 from page.plots import rate_text
-from sources.fingerprint import fingerprint
+from sources.fingerprint import fingerprint, parts_of
 from sources.open import open_source
 from sources.texts import sample_texts
 from tasks.accuracy import interval
@@ -178,7 +178,7 @@ def make_plan(args: Namespace) -> tuple[Plan, Tokenizer, np.ndarray, Bounds]:
                                                 strength=tuple(args.strength)).tolist()]
     files = [*sources, *(t.removeprefix("loss:") for t in targets), *args.init, *filter(None, [args.tokenizer])]
     common = ["--steps", str(args.steps), "--batch-tokens", str(args.batch_tokens), *more]
-    inputs = {name: fingerprint(name) for name in files}
+    inputs = {name: fingerprint(name) for spec in files for name in parts_of(spec)}
     return Plan(sources, mixtures, sizes, targets, common, args.seed, inputs), tokenizer, shares, bounds
 
 
