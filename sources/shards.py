@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import shutil
 import sys
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
@@ -17,6 +18,9 @@ from sources.documents import Documents, document, empty_size, report_empty
 from sources.texts import reader_of
 from tasks.options import is_generated
 from tokenizer import Tokenizer
+
+# where a long text is cut: between two words, where no pattern has a piece that spans the cut; in text without them at a line end
+BETWEEN_WORDS, LINE_END = re.compile(r"(?<=[^\W\d_])(?= [^\W\d_])"), re.compile(r"\n(?=\S)")
 
 
 def open_shards(folder: str | Path, tokenizer: Tokenizer) -> Documents:
@@ -64,14 +68,14 @@ def _start_worker(folder):
 
 
 def _encode_texts(job):
-    name, texts = job
-    return [(document(text, _tokenizer, name), None) for text in texts]
+    name, pieces = job
+    return [(document(text, _tokenizer, name, begins, ends), None, ends) for text, begins, ends in pieces]
 
 
 def _encode_lessons(job):
     spec, first, last = job
     source = reader_of(spec, "open_documents")(spec, _tokenizer)
-    return [source.get(i) for i in range(first, last)]
+    return [(*source.get(i), True) for i in range(first, last)]
 
 
 def _lessons(spec):
@@ -80,30 +84,32 @@ def _lessons(spec):
 
 
 def _jobs(name):
-    """The work of `prepare` in pieces, as (function, argument)."""
+    """The work of `prepare` in pieces, as (function, argument). A function returns a list of (tokens, loss weights or None,
+    whether a document ends here)."""
     if is_generated(name):
         count = _lessons(name) or 2 ** 40
         yield from ((_encode_lessons, (name, i, min(i + 1000, count))) for i in range(0, count, 1000))
         return
-    texts, size = [], 0
+    pieces, size = [], 0
     for text in read_texts(name):
-        # A long text is cut at line ends, so that the processes can share it. Each piece becomes a document.
-        for piece in [text] if len(text) < 1_000_000 else _cut(text, 250_000):
-            texts.append(piece)
-            size += len(piece)
+        # a long text is cut, so that the processes can share it; its pieces become one document again
+        for piece in [(text, True, True)] if len(text) < 1_000_000 else _cut(text, 250_000):
+            pieces.append(piece)
+            size += len(piece[0])
             if size >= 100_000:
-                yield _encode_texts, (name, texts)
-                texts, size = [], 0
-    if texts:
-        yield _encode_texts, (name, texts)
+                yield _encode_texts, (name, pieces)
+                pieces, size = [], 0
+    if pieces:
+        yield _encode_texts, (name, pieces)
 
 
 def _cut(text, size):
+    """Pieces of at least `size` characters: (text, whether it is the first, whether it is the last)."""
     at = 0
     while at < len(text):
-        end = text.find("\n", at + size)
-        end = len(text) if end < 0 else end + 1
-        yield text[at:end]
+        found = BETWEEN_WORDS.search(text, at + size, at + 2 * size) or LINE_END.search(text, at + size)
+        end = found.end() if found else len(text)
+        yield text[at:end], at == 0, end == len(text)
         at = end
 
 
@@ -112,6 +118,7 @@ def prepare(specs: list[str], tokenizer_folder: str | Path, out: str | Path, wor
     """Tokenises sources in parallel processes into a folder of shards; returns its index (dict).
 
     dtype "" takes uint16 if the vocabulary fits, else uint32. World sources are endless and need max_tokens (for each source).
+    Of a document longer than that its beginning is taken.
     The order of documents does not depend on the number of workers. The folder appears only when it is complete.
     """
     out, tokenizer = Path(out), Tokenizer.load(tokenizer_folder)
@@ -149,8 +156,14 @@ def prepare(specs: list[str], tokenizer_folder: str | Path, out: str | Path, wor
         with tqdm(unit=" tokens", unit_scale=True, desc="prepare") as bar:
             for name in specs:
                 taken = empty = count = 0
-                for tokens, weights in itertools.chain.from_iterable(_in_order(pool, _jobs(name), workers * 4)):
-                    count += 1
+                begun = []                                # pieces of a document that has not ended
+                for tokens, weights, ends in itertools.chain.from_iterable(_in_order(pool, _jobs(name), workers * 4)):
+                    begun.append(tokens)
+                    if not ends:
+                        if not max_tokens or taken + sum(map(len, begun)) < max_tokens:
+                            continue
+                        begun.append([tokenizer.eot])     # enough is taken, and the document ends here
+                    tokens, begun, count = np.concatenate(begun), [], count + 1
                     if len(tokens) == empty_size(tokenizer):
                         empty += 1
                         continue

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import real_file, script
-from helpers import a_run, run_main, state_of
+from helpers import a_run, run_main, state_of, write_rows
 
 import data
 import formats
@@ -26,7 +26,7 @@ from sources.kinds import kind_of
 from sources.open import open_source
 from sources.shards import open_shards, prepare
 from tasks.problems import load_problems
-from tokenizer import Tokenizer
+from tokenizer import DEFAULT_PATTERN, Tokenizer
 from training import cli
 from training.batch import Batch, batch_from
 
@@ -230,12 +230,33 @@ def test_prepared_shards_hold_what_memory_holds(workers, tmp_path, saved_tokeniz
     assert np.array_equal(ids, world.get(0)[0]) and np.allclose(weights, world.get(0)[1], atol=1e-3)
 
 
-def test_long_text_is_shared_out_and_loses_nothing(tmp_path, saved_tokenizer, tokenizer):
-    text = "".join(f"line {i} of a long text\n" for i in range(60_000))
-    (tmp_path / "a.txt").write_text(text)
-    prepare([str(tmp_path / "a.txt")], saved_tokenizer, tmp_path / "shards", 2)
-    shards = open_shards(tmp_path / "shards", tokenizer)
-    assert shards.count > 3 and "".join(tokenizer.decode(shards.get(i)[0][:-1]) for i in range(shards.count)) == text
+@pytest.mark.parametrize("pattern", [DEFAULT_PATTERN, GPT2_PATTERN])
+def test_long_text_is_shared_out_and_is_one_document_again(pattern, tmp_path):
+    """With the ids that it has where it is not cut, also of a tokenizer that puts a token before every document."""
+    text = "".join(f"line {i} of a text" + "\n" * (1 + i % 3) + " " * (i % 4) for i in range(50_000))
+    path = str(write_rows(tmp_path / "a.jsonl", [{"text": t} for t in ("short", text, "the end")]))
+    ours = Tokenizer.train([text[:20_000]], 320, pattern)
+    ours.save(tmp_path / "tokenizer")
+    spec = json.loads((tmp_path / "tokenizer" / "tokenizer.json").read_text())
+    spec["post_processor"] = {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "b", "type_id": 0}}],
+                              "special_tokens": {"b": {"id": "b", "ids": [ours.im_start], "tokens": ["b"]}}}
+    (tmp_path / "tokenizer" / "tokenizer.json").write_text(json.dumps(spec))
+    tokenizer = Tokenizer.load(tmp_path / "tokenizer")
+    assert prepare([path], tmp_path / "tokenizer", tmp_path / "shards", 2)["documents"] == 3
+    made, memory = open_shards(tmp_path / "shards", tokenizer), open_source(path, tokenizer)
+    assert all(np.array_equal(made.get(i)[0], memory.get(i)[0]) for i in range(3)) and len(memory.get(1)[0]) > 250_000
+    index = prepare([path], tmp_path / "tokenizer", tmp_path / "part", 2, max_tokens=1000)   # its beginning is enough
+    [_, (ids, _)] = map(open_shards(tmp_path / "part", tokenizer).get, range(2))
+    assert index["documents"] == 2 and 1000 < len(ids) < 250_000 and ids[-1] == tokenizer.eot
+    assert np.array_equal(ids[:-1], memory.get(1)[0][:len(ids) - 1])
+
+
+@pytest.mark.parametrize("text, pieces", [("字字字字字字字字字\n" * 8, 4), ("a b" * 30, 8), ("x" * 90, 1), ("\n" * 90, 1)])
+def test_a_text_without_words_is_cut_at_line_ends_or_not_at_all(text, pieces):
+    cut = list(shards._cut(text, 10))
+    assert "".join(piece for piece, *_ in cut) == text and len(cut) == pieces
+    assert [i for i, (_, begins, _) in enumerate(cut) if begins] == [0]
+    assert [i for i, (*_, ends) in enumerate(cut) if ends] == [pieces - 1]
 
 
 def test_a_vocabulary_larger_than_the_type_is_refused(tmp_path, saved_tokenizer, monkeypatch):
