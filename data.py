@@ -40,6 +40,8 @@ import argparse
 import bisect
 import itertools
 import os
+import signal
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -338,8 +340,13 @@ def main() -> None:
         if args.command == "prepare":
             if weighted := [spec for spec in args.data if split_spec(spec)[0] != spec]:
                 raise ValueError(f"--data {weighted[0]}: shards have no weight; give the weight to the command that reads them")
-            index = prepare(args.data, args.tokenizer, args.out, args.workers, args.shard_tokens, args.tokens,
-                            args.shard_dtype)
+            signal.signal(signal.SIGTERM, signal.default_int_handler)         # a kill is answered as Ctrl-C is
+            try:
+                index = prepare(args.data, args.tokenizer, args.out, args.workers, args.shard_tokens, args.tokens,
+                                args.shard_dtype)
+            except KeyboardInterrupt:
+                print(f"data.py: stopped; nothing is kept, the same command writes {args.out} from its start", file=sys.stderr)
+                raise SystemExit(130) from None
             ledger = Ledger(args.out, {"data": args.data, "tokens": args.tokens})
             for name in itertools.chain.from_iterable(map(parts_of, args.data)):
                 ledger.inherit(name)

@@ -1,11 +1,17 @@
 """Shards: a large corpus is tokenised once, in parallel processes, into a folder of memory-mapped arrays."""
 
+import contextlib
+import glob
 import itertools
 import json
 import os
 import re
 import shutil
+import signal
+import socket
 import sys
+import threading
+import time
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from pathlib import Path
 
@@ -63,8 +69,18 @@ def _open_shard(folder, shard):
 
 
 def _start_worker(folder):
+    """Ctrl-C, which a terminal sends to all processes, is the first one's to answer; if that one is killed, its workers end."""
     global _tokenizer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_without, args=(os.getppid(),), daemon=True).start()
     _tokenizer = Tokenizer.load(folder)
+
+
+def _end_without(parent):
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 def _encode_texts(job):
@@ -131,7 +147,8 @@ def prepare(specs: list[str], tokenizer_folder: str | Path, out: str | Path, wor
     if not max_tokens and any(is_generated(s) and _lessons(s) is None for s in specs):
         raise ValueError("--tokens is needed with a world source, which is endless")
     pool = ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(str(tokenizer_folder),))
-    temporary = Path(f"{out}.{os.getpid()}.tmp")
+    _sweep(out)
+    temporary = Path(f"{out}.{socket.gethostname()}.{os.getpid()}.tmp")
     temporary.mkdir(parents=True)
     index = {"vocab_size": vocab, "tokenizer": tokenizer.fingerprint(), "dtype": str(dtype),
              "sources": specs, "tokens": 0, "documents": 0, "shards": []}
@@ -184,6 +201,16 @@ def prepare(specs: list[str], tokenizer_folder: str | Path, out: str | Path, wor
         pool.shutdown(cancel_futures=True)
         shutil.rmtree(temporary, ignore_errors=True)
     return index
+
+
+def _sweep(out):
+    """Removes what was left behind by commands that were killed while they wrote the same folder on this machine."""
+    for left in out.parent.glob(f"{glob.escape(out.name)}.{glob.escape(socket.gethostname())}.*.tmp"):
+        with contextlib.suppress(ValueError, PermissionError):                # no number; the process of somebody else
+            try:
+                os.kill(int(left.suffixes[-2][1:]), 0)
+            except ProcessLookupError:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _in_order(pool, jobs, ahead):

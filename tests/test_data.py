@@ -1,16 +1,20 @@
 """Sources, shards, mixtures and packing: nothing lost, nothing twice, the same order again after a stop."""
 
 import gzip
+import itertools
 import json
 import os
+import select
 import signal
+import socket
 import sys
+import time
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
-from conftest import real_file, script
+from conftest import HANG, real_file, script
 from helpers import a_run, run_main, state_of, write_rows
 
 import data
@@ -413,6 +417,52 @@ def test_prepare_ends_when_a_worker_does(worker, error, message, tmp_path, saved
     with pytest.raises(error, match=message):
         prepare([str(tmp_path / "a.jsonl")], saved_tokenizer, tmp_path / "shards", 2)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.jsonl", "tokenizer"]
+
+
+def noting(job):
+    (job / f"worker{os.getpid()}").touch()
+    time.sleep(0.1)
+    return []
+
+
+def stopped_by(number, folder, group=False):
+    """Runs data.py prepare, which has no end, in a process of its own, forked; it gets a signal once two workers are at work.
+    Returns how it ended and what it said, after its workers have ended too: they hold the end of a pipe."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.setsid()
+            sys.stderr = open(folder / "err", "w")
+            sys.argv = ["data.py", "prepare", "--data", "a.txt", "--tokenizer", str(folder / "tokenizer"), "--out",
+                        str(folder / "shards"), "--workers", "2"]
+            data.main()
+        except SystemExit as e:
+            sys.stderr.close()
+            os._exit(e.code)
+        finally:
+            os._exit(1)
+    os.close(writing)
+    while len(list(folder.glob("worker*"))) < 2 and os.waitpid(child, os.WNOHANG) == (0, 0):
+        time.sleep(0.01)
+    (os.killpg if group else os.kill)(child, number)
+    _, status = os.waitpid(child, 0)
+    assert select.select([reading], [], [], HANG)[0] and os.read(reading, 1) == b""
+    os.close(reading)
+    for file in folder.glob("worker*"):
+        file.unlink()
+    return status, [line for line in (folder / "err").read_text().replace("\r", "\n").splitlines() if "data.py:" in line]
+
+
+def test_prepare_that_is_stopped_leaves_nothing_behind(tmp_path, saved_tokenizer, monkeypatch):
+    monkeypatch.setattr(shards, "_jobs", lambda name: ((noting, tmp_path) for _ in itertools.count()))
+    assert os.WTERMSIG(stopped_by(signal.SIGKILL, tmp_path)[0]) == signal.SIGKILL
+    [left] = tmp_path.glob("shards.*")                    # and the next one removes it
+    (other := tmp_path / f"shards.{socket.gethostname()}.{os.getpid()}.tmp").mkdir()         # of a process that lives
+    for number, group in ((signal.SIGTERM, False), (signal.SIGINT, True)):
+        status, said = stopped_by(number, tmp_path, group)
+        assert os.WEXITSTATUS(status) == 130 and len(said) == 1 and "stopped; nothing is kept" in said[0]
+        assert "Traceback" not in (tmp_path / "err").read_text() and list(tmp_path.glob("shards*")) == [other]
 
 
 def test_what_tiktoken_panics_at_is_refused(tokenizer):
