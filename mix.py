@@ -191,7 +191,7 @@ def confirm(args: Namespace, plan: Plan, solved: dict) -> dict:
     again = Plan(plan.sources, list(ways.values()) * args.confirm, {size: plan.sizes[size]}, plan.targets, plan.flags,
                  plan.seed + 1_000_000, plan.inputs)
     folder = Path(args.out) / "confirm"
-    open_plan(folder, again, join=folder.exists())
+    open_plan(folder, again, join=True)
     Y = measured(again, Worker(folder, again, args.jobs).run(), size)         # (2 seeds, M), both ways in turn
     values = weighted(Y, list(plan.targets.values()))
     found = {way: {"values": {target: interval(Y[w::2, t]) for t, target in enumerate(plan.targets)},
@@ -264,7 +264,8 @@ def main() -> None:
     with cli.bad_input():
         solved = solve(plan, found, fit, bounds, shares, args.simulate, args.average, args.seed, **how)
         confirmed = confirm(args, plan, solved) if args.confirm else {}
-    report(args, plan, found, rows, solved, confirmed)
+    with locked(folder / "plan.lock"):                    # all who have trained write the same files, one after the other
+        report(args, plan, found, rows, solved, confirmed)
 
 
 if __name__ == "__main__":

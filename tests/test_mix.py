@@ -1,7 +1,9 @@
 """mix.py as a user runs it, with proxies of a few steps."""
 
+import fcntl
 import json
 import subprocess
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -66,6 +68,15 @@ def test_with_resume_nothing_is_trained_again_and_other_flags_are_refused(mixed,
     monkeypatch.setattr(subprocess, "Popen", never)
     code, again, err = run_main(mix, *mix_flags(out, *folders, "--resume"))
     assert code == 0 and again == done.json, err
+    said = []
+
+    def report(*_):
+        with open(out / "plan.lock") as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        said.append("nobody else writes meanwhile")
+    with mock.patch.object(mix, "report", report):
+        run_main(mix, *mix_flags(out, *folders, "--resume"))
+    assert said
     assert "has other mixtures" in refusal(mix, *mix_flags(out, *folders, "--resume", "--seed", 7))
     line = refusal(mix, *mix_flags(out, *folders, "--resume", "--measure", "loss:world:ops=1"))
     assert "has other targets" in line
