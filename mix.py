@@ -191,7 +191,7 @@ def confirm(args: Namespace, plan: Plan, solved: dict) -> dict:
     again = Plan(plan.sources, list(ways.values()) * args.confirm, {size: plan.sizes[size]}, plan.targets, plan.flags,
                  plan.seed + 1_000_000, plan.inputs)
     folder = Path(args.out) / "confirm"
-    open_plan(folder, again, join=True)
+    open_plan(folder, again, True, f"remove {folder}, and only what confirms the mixture is trained again", more=True)
     Y = measured(again, Worker(folder, again, args.jobs).run(), size)         # (2 seeds, M), both ways in turn
     values = weighted(Y, list(plan.targets.values()))
     found = {way: {"values": {target: interval(Y[w::2, t]) for t, target in enumerate(plan.targets)},

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +17,7 @@ from conftest import HANG, ROOT
 from fakes import a_plan, fake
 from scipy.stats import spearmanr
 
+import mix
 from mixing import proxies
 from mixing.draw import Bounds, bounds_of, candidates, draw, token_shares
 from mixing.figures import whole_page
@@ -309,6 +311,20 @@ def test_a_proxy_that_fails_is_told_with_its_own_words(faked):
         Worker(faked / "out", a_plan(), 1).run(shown=False)
     fake(faked)
     assert len(Worker(faked / "out", a_plan(), 3).run(shown=False)) == 12     # and can be done later
+
+
+def test_a_confirmation_goes_on_with_more_seeds_and_with_fewer(faked):
+    """It trains what is new. Another mixture is refused, and the line says which folder is in the way."""
+    def confirm(seeds, share=0.3):
+        args = Namespace(out=str(faked), confirm=seeds, jobs=2)
+        return mix.confirm(args, a_plan(), {"shares": {"a": share, "b": 1 - share}})
+    for seeds, trained in ((1, 2), (2, 4), (1, 4)):
+        rate = confirm(seeds)["chosen"]["value"]
+        assert rate[0] == len("large-000") and sum(name.startswith("begun") for name in seen(faked)) == trained
+        assert set(seen(faked).values()) == {1}
+    assert len(json.loads((faked / "confirm" / "plan.json").read_text())["mixtures"]) == 4
+    with pytest.raises(ValueError, match=f"has other mixtures; .*, or remove {faked / 'confirm'}, and only what confirms"):
+        confirm(2, share=0.4)
 
 
 def test_a_line_that_was_cut_off_is_no_result(tmp_path):
