@@ -131,6 +131,8 @@ def given_bounds(texts: list[str], sources: list[str]) -> dict[int, tuple[float,
     for text in texts:
         source, _, span = text.rpartition("@")
         low, dash, high = span.partition("-")
+        if source in sources and sources.index(source) in found:
+            raise ValueError(f"--bound {text}: the source has another bound already; give it one")
         try:
             found[sources.index(source)] = cli.fraction(low), cli.fraction(high)
         except (ValueError, argparse.ArgumentTypeError):

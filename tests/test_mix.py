@@ -90,6 +90,7 @@ def test_bad_input_is_one_line(folders, tmp_path):
     assert "--proxies" in (line := refused("--proxies", 1)) and "at least 2" in line       # one says nothing about a mixture
     assert "use LAYERSxWIDTH" in refused("--sizes", "2by64")
     assert "use SOURCE@LOW-HIGH" in refused("--bound", "nobody@0.1-0.3")
+    assert "has another bound already" in refused("--bound", f"{SOURCES[0]}@0-0.1", f"{SOURCES[0]}@0-1")
     assert "use SOURCE@LOW-HIGH" in refused("--bound", f"{SOURCES[0]}@30")
     assert "no mixture fits" in refused("--bound", f"{SOURCES[0]}@0.6-1", f"{SOURCES[1]}@0.6-1")
     assert "mix.py says that to pretrain.py itself" in refused("--pretrain", "--width 64")
