@@ -325,11 +325,11 @@ def main() -> None:
         p = commands.add_parser(name, text=text)
         p.add_argument("--data", nargs="+", required=True, metavar="SPEC", help="sources, SOURCE[@WEIGHT]")
         p.add_argument("--tokenizer", required=True, metavar="FOLDER", help="folder with tokenizer.json")
-        p.add_argument("--tokens", type=cli.non_negative_int, default=0,
-                       help="tokens to take from each source (table: in all); 0: all")
+    p.add_argument("--tokens", type=cli.positive_int, default=1_000_000, help="tokens to draw in all")
     p.add_argument("--seq-len", type=cli.positive_int, default=256, help="slots in a row, tokens")
     p.add_argument("--seed", type=cli.seed, default=0, help="order of the documents")
     p = commands.choices["prepare"]
+    p.add_argument("--tokens", type=cli.non_negative_int, default=0, help="tokens to take from each source; 0: all")
     p.add_argument("--out", type=cli.out_folder, required=True, metavar="FOLDER", help="folder to write; must not exist")
     p.add_argument("--workers", type=cli.positive_int, default=os.cpu_count(), help="processes")
     p.add_argument("--shard-tokens", type=cli.positive_int, default=100_000_000, help="tokens in one shard file")
@@ -357,7 +357,7 @@ def main() -> None:
             return
         mixture = Mixture(args.data, Tokenizer.load(args.tokenizer), args.seed, piece=args.seq_len)
         packer = Packer(args.seq_len, mixture.next)
-        while mixture.given.sum() < (args.tokens or 1_000_000):
+        while mixture.given.sum() < args.tokens:
             packer.row()
         print_table(mixture.table())
         cli.finish(packer.report() | mixture.report())

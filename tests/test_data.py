@@ -339,6 +339,14 @@ def test_commands(tmp_path, saved_tokenizer):
     assert "unique tokens" in table.stdout and table.json["mixture"][0]["epochs"] > 1
 
 
+def test_the_table_draws_what_its_help_says(tmp_path, saved_tokenizer):
+    flags = ["table", "--data", "world:ops=1-3", "--tokenizer", saved_tokenizer]
+    _, _, err = run_main(data, *flags, "--tokens", 0)
+    assert "--tokens: 0: use a whole number of at least 1" in err
+    _, found, _ = run_main(data, *flags, "--tokens", 500, "--seq-len", 64)
+    assert 500 <= found["mixture"][0]["tokens"]
+
+
 def test_batch_moves_as_a_whole():
     b = batch_from([[(np.arange(5), np.ones(5, np.float32))]], 8)
     assert isinstance(b.to("cpu"), Batch) and b.documents.tolist() == [[0, 0, 0, 0, -1, -1, -1, -1]]
