@@ -7,8 +7,9 @@ folder with the full name, such as me@home.txt, then the SPEC means this file, w
     world:ops=1-4,contexts=zoo+school@0.9  knowledge:people=200  instructions:ops=1-2  needle:length=1k-4k
 
 A .txt is one document. The other files have one document per row: in a field "text" (other fields are metadata), or in the fields
-"question" and "answer". Empty documents are left out. hf: streams with the `datasets` library. long: keeps the documents of
-a length, and joins rows that belong together (sources/long.py).
+"question" and "answer". Empty documents are left out. hf: streams with the `datasets` library; its full form is
+hf:org/name@REVISION:CONFIGURATION@WEIGHT, and behind a revision there must be a weight. long: keeps the documents of a length,
+and joins rows that belong together (sources/long.py).
 
 The tasks that write documents (world:, knowledge:, instructions:, needle:; see tasks/) have two more options:
 
@@ -66,8 +67,9 @@ def split_spec(spec: str) -> tuple[str, float]:
     try:
         return name, cli.above_zero(weight)
     except argparse.ArgumentTypeError:
+        hub = f", or behind a revision the weight as well, {spec}@1" if spec.startswith("hf:") else ""
         raise ValueError(f"--data {spec}: no file or folder has this name, and as SOURCE@WEIGHT it has the weight "
-                         f"{weight!r}; use a number above 0") from None
+                         f"{weight!r}; use a number above 0{hub}") from None
 
 
 def fingerprints(args: argparse.Namespace) -> dict[str, str]:
