@@ -15,8 +15,8 @@ Ordinary text never becomes a special token: if a user types "<|im_end|>", it st
 
 Its files are those of Hugging Face (formats/tokenizer_file.py), its chat format is ChatML (formats/chat.py).
 
-What it simplifies: about a million whitespace characters in a row are too many for tiktoken's regular expressions. (Our own
-pattern limits the length of a piece, so it does not have this problem.) For the formats see their files.
+What it simplifies: about a million whitespace characters in a row are too many for tiktoken's regular expressions, and are
+refused. (Our own pattern limits the length of a piece, so it does not have this problem.) For the formats see their files.
 """
 import argparse
 import hashlib
@@ -119,6 +119,7 @@ class Tokenizer:
         self._rank_is_id = bool((self._id_of_rank == np.arange(len(self._id_of_rank))).all())
         self._core = tiktoken.Encoding("nanothink", pat_str=vocabulary.pattern, mergeable_ranks=vocabulary.ranks,
                                        special_tokens={})
+        self._any_length = vocabulary.pattern == cover(DEFAULT_PATTERN)       # of whitespace: its pieces are short
         self._text_bytes = vocabulary.text_bytes
         self._bytes = self._text_bytes | {i: text.encode() for text, i in self.special.items()}
         self.vocab_size = max(self._bytes) + 1
@@ -210,7 +211,8 @@ class Tokenizer:
 
     def _encode_pieces(self, texts: list[str], threads: int) -> list[list[int]]:
         """The ids of texts without added tokens."""
-        if any(len(text) > LONGEST_WHITESPACE and self._longest_whitespace(text) > LONGEST_WHITESPACE for text in texts):
+        if not self._any_length and any(len(text) > LONGEST_WHITESPACE and self._longest_whitespace(text) > LONGEST_WHITESPACE
+                                        for text in texts):
             raise ValueError(f"a text has more than {LONGEST_WHITESPACE:,} whitespace characters in a row, which is too many to "
                              "cut it into words; remove them")
         try:

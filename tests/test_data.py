@@ -478,6 +478,9 @@ def test_what_tiktoken_panics_at_is_refused(tokenizer):
     with pytest.raises(ValueError, match="900,000 whitespace characters in a row"):
         look_ahead.encode("a" + " " * 1_000_001 + "a")
     assert len(look_ahead.encode("a" + " " * 800_000 + "a")) > 1
+    for blank in (" ", "\n"):                             # our own pattern has no such limit
+        text = "a" + blank * 1_000_001 + "a"
+        assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
 def test_data_that_fill_no_batch_are_refused_and_looking_changes_nothing(tmp_path, tokenizer):
