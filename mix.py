@@ -76,7 +76,7 @@ def flags() -> cli.Parser:
     p.add_argument("--init", metavar="FOLDER", nargs="+", default=[],
                    help="checkpoints to start from, from small to large, instead of --sizes")
     p.add_argument("--tokenizer", metavar="FOLDER", default="",
-                   help="folder with tokenizer.json; none: one trained on the sources")
+                   help="folder with tokenizer.json; none: one trained on the sources, as tokenizer.py does")
     p.add_argument("--vocab-size", type=cli.positive_int, default=4096, help="of a tokenizer trained here")
     p.add_argument("--steps", type=cli.positive_int, default=200, help="of a proxy")
     p.add_argument("--batch-tokens", type=cli.positive_int, default=2048, help="of a proxy")

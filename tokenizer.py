@@ -315,10 +315,13 @@ def show_command(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
+    from sources.texts import CHARACTERS, sample_texts  # not at the top of the file: sources/ imports this file
+
     parser = cli.Parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True, parser_class=cli.Parser)
     train = commands.add_parser("train", text="Learn a vocabulary from files.")
-    train.add_argument("--data", required=True, nargs="+", metavar="SPEC", help="files of text, or world:...")
+    train.add_argument("--data", required=True, nargs="+", metavar="SPEC",
+                       help=f"files of text, of which it reads the first {CHARACTERS:,} characters each, or world:...")
     train.add_argument("--vocab-size", type=cli.positive_int, default=4096, help="tokens, with bytes and specials")
     train.add_argument("--out", type=cli.out_folder, required=True, metavar="FOLDER", help="folder to write")
     train.add_argument("--overwrite", action="store_true", help="replace the tokenizer in --out")
@@ -326,8 +329,6 @@ def main() -> None:
     show.add_argument("--init", required=True, metavar="FOLDER", help="folder with a tokenizer.json")
     show.add_argument("--text", required=True, help="the text to cut")
     args = parser.parse_args()
-    from sources.texts import sample_texts  # not at the top of the file: sources/ imports this file
-
     with cli.bad_input():
         train_command(args, sample_texts) if args.command == "train" else show_command(args)
 
