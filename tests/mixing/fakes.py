@@ -28,6 +28,7 @@ def a_plan(n=6):
 
 def fake(folder, seconds=0.0):
     """Makes workers run FAKE; what it does stands in folder/seen."""
-    (folder / "fake.py").write_text(FAKE)
+    if not (folder / "fake.py").exists() or (folder / "fake.py").read_text() != FAKE:       # a proxy of another may be reading it
+        (folder / "fake.py").write_text(FAKE)
     proxies.command = lambda out, plan, job: [sys.executable, str(folder / "fake.py"), proxies.name_of(job), str(folder / "seen"),
                                               str(seconds)]
