@@ -41,7 +41,7 @@ from collections.abc import Iterator
 
 from engine.draws import sampling_flags
 from formats import plugins
-from sources.fingerprint import fingerprint
+from sources.fingerprint import fingerprint, parts_of
 from tasks.problems import add_task_flag, join_tasks
 from training import cli
 from training.ledger import summary
@@ -152,7 +152,7 @@ def open_output(transform: Transform, args: Namespace) -> Output:
     files = (getattr(args, flag) for flag in transform.files)
     files = [name for value in files for name in ([value] if isinstance(value, str) else value)]
     named = [*transform.given(args).values(), *files, *getattr(args, "data", []), *[transform.name] * transform.is_plugin]
-    inputs = {name: fingerprint(name) for name in named if name and not name.startswith("oracle:")}
+    inputs = {name: fingerprint(name) for spec in named if spec and not spec.startswith("oracle:") for name in parts_of(spec)}
     if hasattr(args, "prompt"):
         inputs[f"--prompt {args.prompt}"] = prompts.fingerprint(args.prompt)
     output = Output(args.out, settings, inputs, args.resume)
@@ -160,7 +160,7 @@ def open_output(transform: Transform, args: Namespace) -> Output:
         for teacher in transform.given(args).values():
             if not teacher.startswith("oracle:"):
                 output.cost.inherit(teacher, checkpoint=True)
-        for name in getattr(args, "data", []):
+        for name in itertools.chain.from_iterable(map(parts_of, getattr(args, "data", []))):
             output.cost.inherit(name)
     return output
 

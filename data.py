@@ -7,8 +7,9 @@ folder with the full name, such as me@home.txt, then the SPEC means this file, w
     world:ops=1-4,contexts=zoo+school@0.9  knowledge:people=200  instructions:ops=1-2  needle:length=1k-4k
 
 A .txt is one document. The other files have one document per row: in a field "text" (other fields are metadata), or in the fields
-"question" and "answer". Empty documents are left out. hf: streams with the `datasets` library. long: keeps the documents of
-a length, and joins rows that belong together (sources/long.py).
+"question" and "answer". Empty documents are left out. hf: streams with the `datasets` library; its full form is
+hf:org/name@REVISION:CONFIGURATION@WEIGHT, and behind a revision there must be a weight. long: keeps the documents of a length,
+and joins rows that belong together (sources/long.py).
 
 The tasks that write documents (world:, knowledge:, instructions:, needle:; see tasks/) have two more options:
 
@@ -38,7 +39,10 @@ Simpler than big loaders:
 
 import argparse
 import bisect
+import itertools
 import os
+import signal
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -48,6 +52,7 @@ from formats import plugins
 from sources.fingerprint import fingerprint, parts_of
 from sources.open import open_source
 from sources.shards import prepare
+from tasks.options import is_generated
 from tokenizer import Tokenizer
 from training import cli
 from training.batch import Batch, batch_from
@@ -62,8 +67,9 @@ def split_spec(spec: str) -> tuple[str, float]:
     try:
         return name, cli.above_zero(weight)
     except argparse.ArgumentTypeError:
+        hub = f", or behind a revision the weight as well, {spec}@1" if spec.startswith("hf:") else ""
         raise ValueError(f"--data {spec}: no file or folder has this name, and as SOURCE@WEIGHT it has the weight "
-                         f"{weight!r}; use a number above 0") from None
+                         f"{weight!r}; use a number above 0{hub}") from None
 
 
 def fingerprints(args: argparse.Namespace) -> dict[str, str]:
@@ -85,7 +91,8 @@ class Mixture:
 
     The next document comes from the source that most lacks tokens for its share. So the shares are right at every moment,
     without randomness. Inside a source each epoch is a new permutation, made from the seed. A source that reaches `max_epochs`
-    is left out, and the others take its share. When all are left out, `next` raises StopIteration.
+    is left out, and the others take its share. When all are left out, `next` raises StopIteration. A part of an epoch is a part
+    of its tokens, to the end of the document or piece that is given.
 
     piece: a document with more tokens is given piece by piece, and other sources have their turns between two pieces. Otherwise
     a book in one document would fill many batches alone. A piece has one token more, the target of its last position; the next
@@ -98,6 +105,11 @@ class Mixture:
         self.names, weights = [n for n, _ in named], np.array([w for _, w in named])
         self.weights, self.seed, self.max_epochs = weights / weights.sum(), seed, max_epochs
         self.sources = [(opener or open_source)(n, tokenizer) for n in self.names]
+        streamed = [n for n, source in zip(self.names, self.sources)
+                    if source.count is None and not is_generated(n) and not plugins.is_plugin(n)]
+        if max_epochs % 1 and streamed:
+            raise ValueError(f"--max-epochs {max_epochs:g}: {streamed[0]} is streamed, and only its end says how long it is; use "
+                             "a whole number")
         self.cursors, self.epochs = [0] * len(named), [0] * len(named)
         self.given = np.zeros(len(named), np.int64)                           # tokens drawn from each source
         self.orders = [None] * len(named)
@@ -108,8 +120,10 @@ class Mixture:
     def _live(self, s: int) -> bool:
         if self.epochs[s] < 0:                                                # marked as left out
             return False
-        count = self.sources[s].count
-        return not (self.max_epochs and count and self.epochs[s] * count + self.cursors[s] >= self.max_epochs * count)
+        left = self.max_epochs - self.epochs[s]                               # epochs
+        if not self.max_epochs or self.sources[s].count is None or left >= 1:
+            return True
+        return left > 0 and self.given[s] < self.max_epochs * self.sources[s].tokens - 1e-6
 
     def next(self) -> tuple | list[tuple]:
         """One document: a tuple of tokens (n,) int64 and loss weights (n,) float32. A source whose documents must stay together
@@ -313,11 +327,11 @@ def main() -> None:
         p = commands.add_parser(name, text=text)
         p.add_argument("--data", nargs="+", required=True, metavar="SPEC", help="sources, SOURCE[@WEIGHT]")
         p.add_argument("--tokenizer", required=True, metavar="FOLDER", help="folder with tokenizer.json")
-        p.add_argument("--tokens", type=cli.non_negative_int, default=0,
-                       help="tokens to take from each source (table: in all); 0: all")
+    p.add_argument("--tokens", type=cli.positive_int, default=1_000_000, help="tokens to draw in all")
     p.add_argument("--seq-len", type=cli.positive_int, default=256, help="slots in a row, tokens")
     p.add_argument("--seed", type=cli.seed, default=0, help="order of the documents")
     p = commands.choices["prepare"]
+    p.add_argument("--tokens", type=cli.non_negative_int, default=0, help="tokens to take from each source; 0: all")
     p.add_argument("--out", type=cli.out_folder, required=True, metavar="FOLDER", help="folder to write; must not exist")
     p.add_argument("--workers", type=cli.positive_int, default=os.cpu_count(), help="processes")
     p.add_argument("--shard-tokens", type=cli.positive_int, default=100_000_000, help="tokens in one shard file")
@@ -328,10 +342,15 @@ def main() -> None:
         if args.command == "prepare":
             if weighted := [spec for spec in args.data if split_spec(spec)[0] != spec]:
                 raise ValueError(f"--data {weighted[0]}: shards have no weight; give the weight to the command that reads them")
-            index = prepare(args.data, args.tokenizer, args.out, args.workers, args.shard_tokens, args.tokens,
-                            args.shard_dtype)
+            signal.signal(signal.SIGTERM, signal.default_int_handler)         # a kill is answered as Ctrl-C is
+            try:
+                index = prepare(args.data, args.tokenizer, args.out, args.workers, args.shard_tokens, args.tokens,
+                                args.shard_dtype)
+            except KeyboardInterrupt:
+                print(f"data.py: stopped; nothing is kept, the same command writes {args.out} from its start", file=sys.stderr)
+                raise SystemExit(130) from None
             ledger = Ledger(args.out, {"data": args.data, "tokens": args.tokens})
-            for name in args.data:
+            for name in itertools.chain.from_iterable(map(parts_of, args.data)):
                 ledger.inherit(name)
             if ledger.inherited:                          # of made data: its cost goes where its tokens go
                 write_ledger(args.out, ledger.found())
@@ -340,7 +359,7 @@ def main() -> None:
             return
         mixture = Mixture(args.data, Tokenizer.load(args.tokenizer), args.seed, piece=args.seq_len)
         packer = Packer(args.seq_len, mixture.next)
-        while mixture.given.sum() < (args.tokens or 1_000_000):
+        while mixture.given.sum() < args.tokens:
             packer.row()
         print_table(mixture.table())
         cli.finish(packer.report() | mixture.report())

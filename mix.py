@@ -50,7 +50,7 @@ from mixing.proxies import Plan, Worker, locked, open_plan, results
 from mixing.solve import weighted
 from mixing.table import best_fit, correlations, measured, solve
 from page.plots import rate_text
-from sources.fingerprint import fingerprint
+from sources.fingerprint import fingerprint, parts_of
 from sources.open import open_source
 from sources.texts import sample_texts
 from tasks.accuracy import interval
@@ -62,6 +62,8 @@ from training.ledger import KINDS, Ledger, read_ledger, write_ledger
 OWN = ("--data", "--out", "--init", "--tokenizer", "--layers", "--width", "--steps", "--batch-tokens", "--seed", "--eval-data",
        "--eval-every", "--resume", "--vocab-size")
 
+at_least_two = cli.number("a whole number of at least 2", int, lambda x: 1 < x <= cli.MOST)
+
 
 def flags() -> cli.Parser:
     p = cli.Parser(__doc__, NEEDS)
@@ -69,12 +71,12 @@ def flags() -> cli.Parser:
     p.add_argument("--target", metavar="SPEC", nargs="+", required=True, help="what is minimised, SPEC[@WEIGHT] of --eval-data")
     p.add_argument("--measure", metavar="SPEC", nargs="*", default=[], help="what is measured beside, with weight 0")
     p.add_argument("--out", type=cli.out_folder, metavar="FOLDER", required=True, help="folder to write")
-    p.add_argument("--proxies", type=cli.positive_int, default=32, help="mixtures to train on, the token shares among them")
+    p.add_argument("--proxies", type=at_least_two, default=32, help="mixtures to train on, the token shares among them")
     p.add_argument("--sizes", metavar="LAYERSxWIDTH", nargs="+", default=["2x64"], help="of the proxies, from small to large")
     p.add_argument("--init", metavar="FOLDER", nargs="+", default=[],
                    help="checkpoints to start from, from small to large, instead of --sizes")
     p.add_argument("--tokenizer", metavar="FOLDER", default="",
-                   help="folder with tokenizer.json; none: one trained on the sources")
+                   help="folder with tokenizer.json; none: one trained on the sources, as tokenizer.py does")
     p.add_argument("--vocab-size", type=cli.positive_int, default=4096, help="of a tokenizer trained here")
     p.add_argument("--steps", type=cli.positive_int, default=200, help="of a proxy")
     p.add_argument("--batch-tokens", type=cli.positive_int, default=2048, help="of a proxy")
@@ -86,8 +88,7 @@ def flags() -> cli.Parser:
     p.add_argument("--temperature", type=cli.not_negative, default=0.5, help="exponent of the token shares in the draw")
     p.add_argument("--strength", type=cli.above_zero, nargs=2, default=[0.5, 5.0], metavar=("LOW", "HIGH"),
                    help="of the Dirichlet draws; small: mixtures of few sources")
-    p.add_argument("--folds", type=cli.number("a whole number of at least 2", int, lambda x: 1 < x <= cli.MOST), default=10,
-                   help="parts of the mixtures, each predicted from the others")
+    p.add_argument("--folds", type=at_least_two, default=10, help="parts of the mixtures, each predicted from the others")
     p.add_argument("--fit", default="best", choices=["best", *FITS],
                    help="that solves; best: which ranks best at the largest size")
     p.add_argument("--simulate", type=cli.positive_int, default=100_000, help="mixtures to choose from")
@@ -130,6 +131,8 @@ def given_bounds(texts: list[str], sources: list[str]) -> dict[int, tuple[float,
     for text in texts:
         source, _, span = text.rpartition("@")
         low, dash, high = span.partition("-")
+        if source in sources and sources.index(source) in found:
+            raise ValueError(f"--bound {text}: the source has another bound already; give it one")
         try:
             found[sources.index(source)] = cli.fraction(low), cli.fraction(high)
         except (ValueError, argparse.ArgumentTypeError):
@@ -173,13 +176,11 @@ def make_plan(args: Namespace) -> tuple[Plan, Tokenizer, np.ndarray, Bounds]:
         tokens.append(None if source.count is None else source.tokens)
     shares = token_shares(tokens, [factor for _, factor in named], args.run_tokens or proxy_tokens)
     bounds = bounds_of(tokens, args.run_tokens or proxy_tokens, args.max_epochs, given)
-    mixtures = [shares.round(4).tolist()]
-    if args.proxies > 1:
-        mixtures += draw(args.proxies - 1, shares, bounds, args.seed, temperature=args.temperature,
-                         strength=tuple(args.strength)).tolist()
+    mixtures = [shares.round(4).tolist(), *draw(args.proxies - 1, shares, bounds, args.seed, temperature=args.temperature,
+                                                strength=tuple(args.strength)).tolist()]
     files = [*sources, *(t.removeprefix("loss:") for t in targets), *args.init, *filter(None, [args.tokenizer])]
     common = ["--steps", str(args.steps), "--batch-tokens", str(args.batch_tokens), *more]
-    inputs = {name: fingerprint(name) for name in files}
+    inputs = {name: fingerprint(name) for spec in files for name in parts_of(spec)}
     return Plan(sources, mixtures, sizes, targets, common, args.seed, inputs), tokenizer, shares, bounds
 
 
@@ -192,7 +193,7 @@ def confirm(args: Namespace, plan: Plan, solved: dict) -> dict:
     again = Plan(plan.sources, list(ways.values()) * args.confirm, {size: plan.sizes[size]}, plan.targets, plan.flags,
                  plan.seed + 1_000_000, plan.inputs)
     folder = Path(args.out) / "confirm"
-    open_plan(folder, again, join=folder.exists())
+    open_plan(folder, again, True, f"remove {folder}, and only what confirms the mixture is trained again", more=True)
     Y = measured(again, Worker(folder, again, args.jobs).run(), size)         # (2 seeds, M), both ways in turn
     values = weighted(Y, list(plan.targets.values()))
     found = {way: {"values": {target: interval(Y[w::2, t]) for t, target in enumerate(plan.targets)},
@@ -265,7 +266,8 @@ def main() -> None:
     with cli.bad_input():
         solved = solve(plan, found, fit, bounds, shares, args.simulate, args.average, args.seed, **how)
         confirmed = confirm(args, plan, solved) if args.confirm else {}
-    report(args, plan, found, rows, solved, confirmed)
+    with locked(folder / "plan.lock"):                    # all who have trained write the same files, one after the other
+        report(args, plan, found, rows, solved, confirmed)
 
 
 if __name__ == "__main__":

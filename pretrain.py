@@ -40,7 +40,7 @@ def flags() -> cli.Parser:
     p = training_flags(__doc__, NEEDS + EVAL_NEEDS)
     until_flags(p)
     p.add_argument("--tokenizer", metavar="FOLDER", default="",
-                   help="folder with tokenizer.json; none: train one on the data")
+                   help="folder with tokenizer.json; none: train one on the data, as tokenizer.py does")
     p.add_argument("--vocab-size", type=cli.positive_int, default=4096, help="of a tokenizer trained here")
     row_flags(p, 256)
     option_flags(p, Config)

@@ -15,8 +15,8 @@ Ordinary text never becomes a special token: if a user types "<|im_end|>", it st
 
 Its files are those of Hugging Face (formats/tokenizer_file.py), its chat format is ChatML (formats/chat.py).
 
-What it simplifies: about a million whitespace characters in a row are too many for tiktoken's regular expressions. (Our own
-pattern limits the length of a piece, so it does not have this problem.) For the formats see their files.
+What it simplifies: about a million whitespace characters in a row are too many for tiktoken's regular expressions, and are
+refused. (Our own pattern limits the length of a piece, so it does not have this problem.) For the formats see their files.
 """
 import argparse
 import hashlib
@@ -119,6 +119,7 @@ class Tokenizer:
         self._rank_is_id = bool((self._id_of_rank == np.arange(len(self._id_of_rank))).all())
         self._core = tiktoken.Encoding("nanothink", pat_str=vocabulary.pattern, mergeable_ranks=vocabulary.ranks,
                                        special_tokens={})
+        self._any_length = vocabulary.pattern == cover(DEFAULT_PATTERN)       # of whitespace: its pieces are short
         self._text_bytes = vocabulary.text_bytes
         self._bytes = self._text_bytes | {i: text.encode() for text, i in self.special.items()}
         self.vocab_size = max(self._bytes) + 1
@@ -210,7 +211,8 @@ class Tokenizer:
 
     def _encode_pieces(self, texts: list[str], threads: int) -> list[list[int]]:
         """The ids of texts without added tokens."""
-        if any(len(text) > LONGEST_WHITESPACE and self._longest_whitespace(text) > LONGEST_WHITESPACE for text in texts):
+        if not self._any_length and any(len(text) > LONGEST_WHITESPACE and self._longest_whitespace(text) > LONGEST_WHITESPACE
+                                        for text in texts):
             raise ValueError(f"a text has more than {LONGEST_WHITESPACE:,} whitespace characters in a row, which is too many to "
                              "cut it into words; remove them")
         try:
@@ -313,10 +315,13 @@ def show_command(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
+    from sources.texts import CHARACTERS, sample_texts  # not at the top of the file: sources/ imports this file
+
     parser = cli.Parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True, parser_class=cli.Parser)
     train = commands.add_parser("train", text="Learn a vocabulary from files.")
-    train.add_argument("--data", required=True, nargs="+", metavar="SPEC", help="files of text, or world:...")
+    train.add_argument("--data", required=True, nargs="+", metavar="SPEC",
+                       help=f"files of text, of which it reads the first {CHARACTERS:,} characters each, or world:...")
     train.add_argument("--vocab-size", type=cli.positive_int, default=4096, help="tokens, with bytes and specials")
     train.add_argument("--out", type=cli.out_folder, required=True, metavar="FOLDER", help="folder to write")
     train.add_argument("--overwrite", action="store_true", help="replace the tokenizer in --out")
@@ -324,8 +329,6 @@ def main() -> None:
     show.add_argument("--init", required=True, metavar="FOLDER", help="folder with a tokenizer.json")
     show.add_argument("--text", required=True, help="the text to cut")
     args = parser.parse_args()
-    from sources.texts import sample_texts  # not at the top of the file: sources/ imports this file
-
     with cli.bad_input():
         train_command(args, sample_texts) if args.command == "train" else show_command(args)
 

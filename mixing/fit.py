@@ -20,6 +20,8 @@ from sklearn.model_selection import KFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
+LEAST = 1e-3                         # of the mean loss: a smaller one has a logarithm that would drown all others; 0 has none
+
 
 class LogLinear:
     """c + exp(a . x). There is no constant beside a, for the shares of a mixture are 1 together. For each of a few c below the
@@ -30,7 +32,7 @@ class LogLinear:
         self.ridge = ridge
 
     def fit(self, X: np.ndarray, y: np.ndarray) -> "LogLinear":
-        scale = float(y.mean())                           # losses around 1, whatever their unit
+        scale = float(y.mean()) or 1.0                    # losses around 1, whatever their unit; 0: all problems are solved
         y = y / scale
 
         def apart(found):                                 # what least squares square: the errors, then the pull
@@ -39,13 +41,13 @@ class LogLinear:
         starts = []
         for c in np.linspace(0, 0.98 * y.min(), 25):
             more = np.eye(X.shape[1]) * 1e-3              # a source that no mixture has needs some value, too
-            target = np.log(y - c)
+            target = np.log(np.maximum(y - c, LEAST))
             a = np.linalg.lstsq(np.vstack([X, more]), np.concatenate([target, 1e-3 * np.full(len(more), target.mean())]),
                                 rcond=None)[0]
             starts.append(np.array([c, *a]))
         start = min(starts, key=lambda found: float((apart(found) ** 2).sum()))
         low = np.array([0.0] + [-30.0] * X.shape[1])
-        high = np.array([float(y.min())] + [5.0] * X.shape[1])
+        high = np.array([max(float(y.min()), 1e-6)] + [5.0] * X.shape[1])
         found = least_squares(apart, np.clip(start, low + 1e-9, high - 1e-9), bounds=(low, high)).x
         self.c, self.a, self.scale = found[0], found[1:], scale
         return self

@@ -64,8 +64,11 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def open_plan(folder: Path, plan: Plan, join: bool) -> None:
-    """Writes the plan, or sees that the folder has the same. ValueError where it has another, or has one and `join` is False."""
+def open_plan(folder: Path, plan: Plan, join: bool, otherwise: str = "start another with another --out",
+              more: bool = False) -> None:
+    """Writes the plan, or sees that the folder has the same. ValueError where it has another, or has one and `join` is False.
+    otherwise: what to do about another one, other than to give the same flags. more: of two plans whose mixtures begin alike the
+    longer one stays."""
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / "plan.lock"):
         path = folder / "plan.json"
@@ -78,9 +81,13 @@ def open_plan(folder: Path, plan: Plan, join: bool) -> None:
         if not join:
             raise ValueError(f"--out {folder}: holds a plan already; add --resume to go on with it, or choose another")
         then, now = read_json(path), json.loads(json.dumps(asdict(plan)))
-        if other := [key for key in now if then.get(key) != now[key]]:
+        other = [key for key in now if then.get(key) != now[key]]
+        if more and other == ["mixtures"] and all(a == b for a, b in zip(then["mixtures"], now["mixtures"])):
+            if len(now["mixtures"]) > len(then["mixtures"]):
+                write_json(path, now)
+        elif other:
             raise ValueError(f"--resume: the plan in {folder} has other {', '.join(other)}; give the same flags and the same "
-                             "files, or start another with another --out")
+                             f"files, or {otherwise}")
 
 
 def results(folder: Path) -> dict[tuple[str, int], dict]:
@@ -170,8 +177,10 @@ class Worker:
             lock.close()
             return
         with open(f"{base}.out", "w") as out, open(f"{base}.err", "w") as err:
+            # in a session of its own: Ctrl-C in a terminal reaches all processes of one, and with `stop` a proxy would hear of
+            # it twice, which ends it before it has saved
             process = subprocess.Popen(command(self.folder, self.plan, job), stdout=out, stderr=err, env=self.env,
-                                       pass_fds=[lock.fileno()])
+                                       pass_fds=[lock.fileno()], start_new_session=True)
         self.running[job] = process, lock, time.monotonic()
 
     def collect(self) -> bool:

@@ -31,10 +31,12 @@ class Documents:
                                               weights[a:b].astype(np.float32))
 
 
-def document(text: str, tokenizer: Tokenizer, name: str) -> np.ndarray:
-    """The token ids of a text and the end-of-document token, (n + 1,) int32. `name` is for error messages."""
+def document(text: str, tokenizer: Tokenizer, name: str, begins: bool = True, ends: bool = True) -> np.ndarray:
+    """The token ids of a text and the end-of-document token, (n + 1,) int32; of a piece of a text without what stands at its
+    beginning or at its end. `name` is for error messages."""
     try:
-        return np.array(tokenizer.encode_document(text) + [tokenizer.eot], np.int32)
+        ids = tokenizer.encode_document(text) if begins else tokenizer.encode(text)
+        return np.array(ids + [tokenizer.eot] * ends, np.int32)
     except ValueError as e:
         raise ValueError(f"{name}: {e}") from None
 

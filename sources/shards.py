@@ -1,10 +1,17 @@
 """Shards: a large corpus is tokenised once, in parallel processes, into a folder of memory-mapped arrays."""
 
+import contextlib
+import glob
 import itertools
 import json
 import os
+import re
 import shutil
+import signal
+import socket
 import sys
+import threading
+import time
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from pathlib import Path
 
@@ -17,6 +24,9 @@ from sources.documents import Documents, document, empty_size, report_empty
 from sources.texts import reader_of
 from tasks.options import is_generated
 from tokenizer import Tokenizer
+
+# where a long text is cut: between two words, where no pattern has a piece that spans the cut; in text without them at a line end
+BETWEEN_WORDS, LINE_END = re.compile(r"(?<=[^\W\d_])(?= [^\W\d_])"), re.compile(r"\n(?=\S)")
 
 
 def open_shards(folder: str | Path, tokenizer: Tokenizer) -> Documents:
@@ -59,19 +69,29 @@ def _open_shard(folder, shard):
 
 
 def _start_worker(folder):
+    """Ctrl-C, which a terminal sends to all processes, is the first one's to answer; if that one is killed, its workers end."""
     global _tokenizer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_without, args=(os.getppid(),), daemon=True).start()
     _tokenizer = Tokenizer.load(folder)
 
 
+def _end_without(parent):
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
 def _encode_texts(job):
-    name, texts = job
-    return [(document(text, _tokenizer, name), None) for text in texts]
+    name, pieces = job
+    return [(document(text, _tokenizer, name, begins, ends), None, ends) for text, begins, ends in pieces]
 
 
 def _encode_lessons(job):
     spec, first, last = job
     source = reader_of(spec, "open_documents")(spec, _tokenizer)
-    return [source.get(i) for i in range(first, last)]
+    return [(*source.get(i), True) for i in range(first, last)]
 
 
 def _lessons(spec):
@@ -80,30 +100,32 @@ def _lessons(spec):
 
 
 def _jobs(name):
-    """The work of `prepare` in pieces, as (function, argument)."""
+    """The work of `prepare` in pieces, as (function, argument). A function returns a list of (tokens, loss weights or None,
+    whether a document ends here)."""
     if is_generated(name):
         count = _lessons(name) or 2 ** 40
         yield from ((_encode_lessons, (name, i, min(i + 1000, count))) for i in range(0, count, 1000))
         return
-    texts, size = [], 0
+    pieces, size = [], 0
     for text in read_texts(name):
-        # A long text is cut at line ends, so that the processes can share it. Each piece becomes a document.
-        for piece in [text] if len(text) < 1_000_000 else _cut(text, 250_000):
-            texts.append(piece)
-            size += len(piece)
+        # a long text is cut, so that the processes can share it; its pieces become one document again
+        for piece in [(text, True, True)] if len(text) < 1_000_000 else _cut(text, 250_000):
+            pieces.append(piece)
+            size += len(piece[0])
             if size >= 100_000:
-                yield _encode_texts, (name, texts)
-                texts, size = [], 0
-    if texts:
-        yield _encode_texts, (name, texts)
+                yield _encode_texts, (name, pieces)
+                pieces, size = [], 0
+    if pieces:
+        yield _encode_texts, (name, pieces)
 
 
 def _cut(text, size):
+    """Pieces of at least `size` characters: (text, whether it is the first, whether it is the last)."""
     at = 0
     while at < len(text):
-        end = text.find("\n", at + size)
-        end = len(text) if end < 0 else end + 1
-        yield text[at:end]
+        found = BETWEEN_WORDS.search(text, at + size, at + 2 * size) or LINE_END.search(text, at + size)
+        end = found.end() if found else len(text)
+        yield text[at:end], at == 0, end == len(text)
         at = end
 
 
@@ -112,6 +134,7 @@ def prepare(specs: list[str], tokenizer_folder: str | Path, out: str | Path, wor
     """Tokenises sources in parallel processes into a folder of shards; returns its index (dict).
 
     dtype "" takes uint16 if the vocabulary fits, else uint32. World sources are endless and need max_tokens (for each source).
+    Of a document longer than that its beginning is taken.
     The order of documents does not depend on the number of workers. The folder appears only when it is complete.
     """
     out, tokenizer = Path(out), Tokenizer.load(tokenizer_folder)
@@ -124,7 +147,8 @@ def prepare(specs: list[str], tokenizer_folder: str | Path, out: str | Path, wor
     if not max_tokens and any(is_generated(s) and _lessons(s) is None for s in specs):
         raise ValueError("--tokens is needed with a world source, which is endless")
     pool = ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(str(tokenizer_folder),))
-    temporary = Path(f"{out}.{os.getpid()}.tmp")
+    _sweep(out)
+    temporary = Path(f"{out}.{socket.gethostname()}.{os.getpid()}.tmp")
     temporary.mkdir(parents=True)
     index = {"vocab_size": vocab, "tokenizer": tokenizer.fingerprint(), "dtype": str(dtype),
              "sources": specs, "tokens": 0, "documents": 0, "shards": []}
@@ -149,8 +173,14 @@ def prepare(specs: list[str], tokenizer_folder: str | Path, out: str | Path, wor
         with tqdm(unit=" tokens", unit_scale=True, desc="prepare") as bar:
             for name in specs:
                 taken = empty = count = 0
-                for tokens, weights in itertools.chain.from_iterable(_in_order(pool, _jobs(name), workers * 4)):
-                    count += 1
+                begun = []                                # pieces of a document that has not ended
+                for tokens, weights, ends in itertools.chain.from_iterable(_in_order(pool, _jobs(name), workers * 4)):
+                    begun.append(tokens)
+                    if not ends:
+                        if not max_tokens or taken + sum(map(len, begun)) < max_tokens:
+                            continue
+                        begun.append([tokenizer.eot])     # enough is taken, and the document ends here
+                    tokens, begun, count = np.concatenate(begun), [], count + 1
                     if len(tokens) == empty_size(tokenizer):
                         empty += 1
                         continue
@@ -171,6 +201,16 @@ def prepare(specs: list[str], tokenizer_folder: str | Path, out: str | Path, wor
         pool.shutdown(cancel_futures=True)
         shutil.rmtree(temporary, ignore_errors=True)
     return index
+
+
+def _sweep(out):
+    """Removes what was left behind by commands that were killed while they wrote the same folder on this machine."""
+    for left in out.parent.glob(f"{glob.escape(out.name)}.{glob.escape(socket.gethostname())}.*.tmp"):
+        with contextlib.suppress(ValueError, PermissionError):                # no number; the process of somebody else
+            try:
+                os.kill(int(left.suffixes[-2][1:]), 0)
+            except ProcessLookupError:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _in_order(pool, jobs, ahead):

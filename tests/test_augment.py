@@ -178,6 +178,12 @@ def test_bad_flags_are_one_line(folder, tmp_path, flags, message):
     assert not (tmp_path / "o.jsonl").exists()
 
 
+@pytest.mark.parametrize("name", ["o.jsonl.gz", "o.parquet", "o.txt", "o.json"])
+def test_a_name_that_says_another_kind_of_file_is_refused(folder, tmp_path, name):
+    line = refusal(augment, "distill", "--init", folder, "--data", "world:ops=1", "--count", 1, "--out", tmp_path / name)
+    assert "use a name that ends in .jsonl" in line and not list(tmp_path.iterdir())
+
+
 def test_an_existing_file_is_left_alone(folder, tmp_path):
     out = tmp_path / "o.jsonl"
     out.write_text("mine")

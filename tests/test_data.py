@@ -1,17 +1,21 @@
 """Sources, shards, mixtures and packing: nothing lost, nothing twice, the same order again after a stop."""
 
 import gzip
+import itertools
 import json
 import os
+import select
 import signal
+import socket
 import sys
+import time
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
-from conftest import real_file, script
-from helpers import a_run, run_main, state_of
+from conftest import HANG, real_file, script
+from helpers import a_run, run_main, state_of, write_rows
 
 import data
 import formats
@@ -26,7 +30,7 @@ from sources.kinds import kind_of
 from sources.open import open_source
 from sources.shards import open_shards, prepare
 from tasks.problems import load_problems
-from tokenizer import Tokenizer
+from tokenizer import DEFAULT_PATTERN, Tokenizer
 from training import cli
 from training.batch import Batch, batch_from
 
@@ -133,6 +137,18 @@ def test_a_capped_source_drops_out_and_the_others_go_on(monkeypatch):
     assert sum(t < 10_000 for t in drawn) == 30 and sum(t >= 10_000 for t in drawn) == 300
 
 
+@pytest.mark.parametrize("epochs", [0.25, 1.25, 2])
+def test_a_part_of_an_epoch_is_a_part_of_its_tokens(epochs, monkeypatch):
+    """One long document, which is given in pieces, and documents of different lengths."""
+    for lengths, slack in (([10_000], 64), ([10, 90] * 40, 90)):
+        mixture = mixture_of(monkeypatch, {"a": documents_of(lengths)}, max_epochs=epochs, piece=64)
+        with pytest.raises(StopIteration):
+            while True:
+                mixture.next()
+        total = epochs * sum(lengths)
+        assert total <= mixture.given[0] < total + slack and (epochs % 1 or mixture.given[0] == total)
+
+
 @pytest.mark.parametrize("stop_after", [0, 1, 5])
 def test_a_stream_resumes_bit_for_bit(stop_after, tokenizer, tmp_path):
     (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": f"lions {i} " * (i % 9 + 1)}) for i in range(50)))
@@ -218,12 +234,33 @@ def test_prepared_shards_hold_what_memory_holds(workers, tmp_path, saved_tokeniz
     assert np.array_equal(ids, world.get(0)[0]) and np.allclose(weights, world.get(0)[1], atol=1e-3)
 
 
-def test_long_text_is_shared_out_and_loses_nothing(tmp_path, saved_tokenizer, tokenizer):
-    text = "".join(f"line {i} of a long text\n" for i in range(60_000))
-    (tmp_path / "a.txt").write_text(text)
-    prepare([str(tmp_path / "a.txt")], saved_tokenizer, tmp_path / "shards", 2)
-    shards = open_shards(tmp_path / "shards", tokenizer)
-    assert shards.count > 3 and "".join(tokenizer.decode(shards.get(i)[0][:-1]) for i in range(shards.count)) == text
+@pytest.mark.parametrize("pattern", [DEFAULT_PATTERN, GPT2_PATTERN])
+def test_long_text_is_shared_out_and_is_one_document_again(pattern, tmp_path):
+    """With the ids that it has where it is not cut, also of a tokenizer that puts a token before every document."""
+    text = "".join(f"line {i} of a text" + "\n" * (1 + i % 3) + " " * (i % 4) for i in range(50_000))
+    path = str(write_rows(tmp_path / "a.jsonl", [{"text": t} for t in ("short", text, "the end")]))
+    ours = Tokenizer.train([text[:20_000]], 320, pattern)
+    ours.save(tmp_path / "tokenizer")
+    spec = json.loads((tmp_path / "tokenizer" / "tokenizer.json").read_text())
+    spec["post_processor"] = {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "b", "type_id": 0}}],
+                              "special_tokens": {"b": {"id": "b", "ids": [ours.im_start], "tokens": ["b"]}}}
+    (tmp_path / "tokenizer" / "tokenizer.json").write_text(json.dumps(spec))
+    tokenizer = Tokenizer.load(tmp_path / "tokenizer")
+    assert prepare([path], tmp_path / "tokenizer", tmp_path / "shards", 2)["documents"] == 3
+    made, memory = open_shards(tmp_path / "shards", tokenizer), open_source(path, tokenizer)
+    assert all(np.array_equal(made.get(i)[0], memory.get(i)[0]) for i in range(3)) and len(memory.get(1)[0]) > 250_000
+    index = prepare([path], tmp_path / "tokenizer", tmp_path / "part", 2, max_tokens=1000)   # its beginning is enough
+    [_, (ids, _)] = map(open_shards(tmp_path / "part", tokenizer).get, range(2))
+    assert index["documents"] == 2 and 1000 < len(ids) < 250_000 and ids[-1] == tokenizer.eot
+    assert np.array_equal(ids[:-1], memory.get(1)[0][:len(ids) - 1])
+
+
+@pytest.mark.parametrize("text, pieces", [("字字字字字字字字字\n" * 8, 4), ("a b" * 30, 8), ("x" * 90, 1), ("\n" * 90, 1)])
+def test_a_text_without_words_is_cut_at_line_ends_or_not_at_all(text, pieces):
+    cut = list(shards._cut(text, 10))
+    assert "".join(piece for piece, *_ in cut) == text and len(cut) == pieces
+    assert [i for i, (_, begins, _) in enumerate(cut) if begins] == [0]
+    assert [i for i, (*_, ends) in enumerate(cut) if ends] == [pieces - 1]
 
 
 def test_a_vocabulary_larger_than_the_type_is_refused(tmp_path, saved_tokenizer, monkeypatch):
@@ -264,6 +301,8 @@ def test_hub_data_sets_stream(tmp_path, tokenizer, monkeypatch):
                 mixture = Mixture(["hf:org/name"], tokenizer, max_epochs=2)
                 mixture.restore(state)
     assert drawn == [f"row {i}" for i in range(5)] * 2
+    with pytest.raises(ValueError, match="--max-epochs 1.5: hf:org/name is streamed.*; use a whole number"):
+        Mixture(["hf:org/name"], tokenizer, max_epochs=1.5)
 
 
 @pytest.mark.parametrize("content, name, message", [
@@ -298,6 +337,14 @@ def test_commands(tmp_path, saved_tokenizer):
                    saved_tokenizer, "--tokens", 100_000)
     assert abs(table.json["mixture"][1]["share"] - 0.75) < 0.03
     assert "unique tokens" in table.stdout and table.json["mixture"][0]["epochs"] > 1
+
+
+def test_the_table_draws_what_its_help_says(tmp_path, saved_tokenizer):
+    flags = ["table", "--data", "world:ops=1-3", "--tokenizer", saved_tokenizer]
+    _, _, err = run_main(data, *flags, "--tokens", 0)
+    assert "--tokens: 0: use a whole number of at least 1" in err
+    _, found, _ = run_main(data, *flags, "--tokens", 500, "--seq-len", 64)
+    assert 500 <= found["mixture"][0]["tokens"]
 
 
 def test_batch_moves_as_a_whole():
@@ -380,11 +427,60 @@ def test_prepare_ends_when_a_worker_does(worker, error, message, tmp_path, saved
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.jsonl", "tokenizer"]
 
 
+def noting(job):
+    (job / f"worker{os.getpid()}").touch()
+    time.sleep(0.1)
+    return []
+
+
+def stopped_by(number, folder, group=False):
+    """Runs data.py prepare, which has no end, in a process of its own, forked; it gets a signal once two workers are at work.
+    Returns how it ended and what it said, after its workers have ended too: they hold the end of a pipe."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.setsid()
+            sys.stderr = open(folder / "err", "w")
+            sys.argv = ["data.py", "prepare", "--data", "a.txt", "--tokenizer", str(folder / "tokenizer"), "--out",
+                        str(folder / "shards"), "--workers", "2"]
+            data.main()
+        except SystemExit as e:
+            sys.stderr.close()
+            os._exit(e.code)
+        finally:
+            os._exit(1)
+    os.close(writing)
+    while len(list(folder.glob("worker*"))) < 2 and os.waitpid(child, os.WNOHANG) == (0, 0):
+        time.sleep(0.01)
+    (os.killpg if group else os.kill)(child, number)
+    _, status = os.waitpid(child, 0)
+    assert select.select([reading], [], [], HANG)[0] and os.read(reading, 1) == b""
+    os.close(reading)
+    for file in folder.glob("worker*"):
+        file.unlink()
+    return status, [line for line in (folder / "err").read_text().replace("\r", "\n").splitlines() if "data.py:" in line]
+
+
+def test_prepare_that_is_stopped_leaves_nothing_behind(tmp_path, saved_tokenizer, monkeypatch):
+    monkeypatch.setattr(shards, "_jobs", lambda name: ((noting, tmp_path) for _ in itertools.count()))
+    assert os.WTERMSIG(stopped_by(signal.SIGKILL, tmp_path)[0]) == signal.SIGKILL
+    [left] = tmp_path.glob("shards.*")                    # and the next one removes it
+    (other := tmp_path / f"shards.{socket.gethostname()}.{os.getpid()}.tmp").mkdir()         # of a process that lives
+    for number, group in ((signal.SIGTERM, False), (signal.SIGINT, True)):
+        status, said = stopped_by(number, tmp_path, group)
+        assert os.WEXITSTATUS(status) == 130 and len(said) == 1 and "stopped; nothing is kept" in said[0]
+        assert "Traceback" not in (tmp_path / "err").read_text() and list(tmp_path.glob("shards*")) == [other]
+
+
 def test_what_tiktoken_panics_at_is_refused(tokenizer):
     look_ahead = tokenizer.train(["Three lions. "] * 9, 300, GPT2_PATTERN)
     with pytest.raises(ValueError, match="900,000 whitespace characters in a row"):
         look_ahead.encode("a" + " " * 1_000_001 + "a")
     assert len(look_ahead.encode("a" + " " * 800_000 + "a")) > 1
+    for blank in (" ", "\n"):                             # our own pattern has no such limit
+        text = "a" + blank * 1_000_001 + "a"
+        assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
 def test_data_that_fill_no_batch_are_refused_and_looking_changes_nothing(tmp_path, tokenizer):

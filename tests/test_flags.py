@@ -402,6 +402,9 @@ def test_whole_names_come_before_weights(tmp_path, monkeypatch):
     assert split_spec("two@2") == ("two@2", 1.0) and split_spec("two@3") == ("two", 3.0)
     with pytest.raises(ValueError, match=r"no file or folder has this name, .* the weight 'home.jsonl'"):
         split_spec("me@home.jsonl")
+    assert split_spec("hf:org/name@main:en@0.5") == ("hf:org/name@main:en", 0.5)         # the last one is the weight
+    with pytest.raises(ValueError, match="behind a revision the weight as well, hf:org/name@main@1"):
+        split_spec("hf:org/name@main")
 
 
 def test_value_heads_need_whole_weights():

@@ -1,10 +1,13 @@
 """Long documents: chosen by length, joined out of rows, and packed without being cut."""
 
 import json
+from unittest import mock
 
 import pytest
 from helpers import run_main, write_rows
 
+import augment
+import mix
 import pretrain
 from data import Mixture, Packer, fingerprints
 from sources.fingerprint import fingerprint, parts_of
@@ -12,6 +15,7 @@ from sources.open import open_source
 from sources.shards import prepare
 from sources.texts import sample_texts
 from training.ledger import Ledger, write_ledger
+from transforms import find
 
 PAGES = [("a", 30), ("b", 8), ("a", 60), ("c", 200), ("b", 9), ("a", 50)]         # (book, words)
 
@@ -89,6 +93,27 @@ def test_a_run_knows_the_file_within_and_its_cost(pages, tmp_path):
     assert before[f"--data {pages}"] == fingerprint(str(pages))
     pages.write_text(pages.read_text() + pages.read_text())
     assert fingerprints(args) != before
+
+
+def test_mixtures_and_made_data_know_the_file_within_and_its_cost(pages, tmp_path):
+    cost = Ledger(tmp_path / "made", {})
+    cost.add("teacher", 1000, 10)
+    write_ledger(pages, cost.found())
+    with mock.patch("sys.argv", ["augment.py"]):
+        mixed = mix.flags().parse_args(["--sources", f"long:{pages},by=book", "world:ops=1", "--max-epochs", "0", "--vocab-size",
+                                        "300", "--target", "loss:world:ops=1", "--proxies", "2", "--out", str(tmp_path / "m")])
+        asked = augment.flags().parse_args(["reject", "--init", "oracle:", "--data", f"text:{pages}", "--out",
+                                            str(tmp_path / "o.jsonl")])
+
+    def inputs():
+        output = augment.open_output(find("reject"), asked)
+        return mix.make_plan(mixed)[0].inputs, output.state["inputs"], output.cost.found()["total"]
+    before = inputs()
+    assert before[0] == {str(pages): fingerprint(str(pages)), "world:ops=1": fingerprint("world:ops=1")}
+    assert before[1:] == ({str(pages): fingerprint(str(pages))}, 1000)
+    pages.write_text(pages.read_text() * 2)               # what stands behind the first texts
+    after = inputs()
+    assert after[0] != before[0] and after[1] != before[1]
 
 
 @pytest.mark.parametrize("options, why", [

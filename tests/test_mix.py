@@ -1,7 +1,9 @@
 """mix.py as a user runs it, with proxies of a few steps."""
 
+import fcntl
 import json
 import subprocess
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -66,6 +68,15 @@ def test_with_resume_nothing_is_trained_again_and_other_flags_are_refused(mixed,
     monkeypatch.setattr(subprocess, "Popen", never)
     code, again, err = run_main(mix, *mix_flags(out, *folders, "--resume"))
     assert code == 0 and again == done.json, err
+    said = []
+
+    def report(*_):
+        with open(out / "plan.lock") as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        said.append("nobody else writes meanwhile")
+    with mock.patch.object(mix, "report", report):
+        run_main(mix, *mix_flags(out, *folders, "--resume"))
+    assert said
     assert "has other mixtures" in refusal(mix, *mix_flags(out, *folders, "--resume", "--seed", 7))
     line = refusal(mix, *mix_flags(out, *folders, "--resume", "--measure", "loss:world:ops=1"))
     assert "has other targets" in line
@@ -76,8 +87,10 @@ def test_bad_input_is_one_line(folders, tmp_path):
         line = refusal(mix, *mix_flags(tmp_path / "out", *folders, *more))
         assert not (tmp_path / "out").exists()
         return line
+    assert "--proxies" in (line := refused("--proxies", 1)) and "at least 2" in line       # one says nothing about a mixture
     assert "use LAYERSxWIDTH" in refused("--sizes", "2by64")
     assert "use SOURCE@LOW-HIGH" in refused("--bound", "nobody@0.1-0.3")
+    assert "has another bound already" in refused("--bound", f"{SOURCES[0]}@0-0.1", f"{SOURCES[0]}@0-1")
     assert "use SOURCE@LOW-HIGH" in refused("--bound", f"{SOURCES[0]}@30")
     assert "no mixture fits" in refused("--bound", f"{SOURCES[0]}@0.6-1", f"{SOURCES[1]}@0.6-1")
     assert "mix.py says that to pretrain.py itself" in refused("--pretrain", "--width 64")

@@ -16,6 +16,7 @@ from helpers import calls_of
 import tokenizer as T
 from formats.chat import split_thinking, thinking_mode
 from formats.tokenizer_file import CHAR_OF_BYTE, unspell
+from sources.texts import sample_texts
 from tokenizer import Tokenizer
 
 hf = pytest.importorskip("tokenizers")
@@ -484,6 +485,18 @@ def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys, name, content, sai
         T.main()
     lines = [line for line in capsys.readouterr().err.splitlines() if line.strip() and not line.startswith("reading")]
     assert exit.value.code == 2 and len(lines) == 1 and said in lines[0] and not out.exists()
+
+
+def test_a_file_that_is_not_read_to_its_end_is_said_to_be(tmp_path, monkeypatch, capsys):
+    for name, texts, said in (("a.jsonl", ["Three lions.", "Two owls."], 1), ("b.jsonl", ["Three lions.", "Two"], 0)):
+        (tmp_path / name).write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+        monkeypatch.setattr(sample_texts, "__defaults__", (15, 9))            # so many characters
+        assert list(sample_texts(str(tmp_path / name))) == ["Three lions.", "Two"]
+        monkeypatch.setattr(sys, "argv", ["tokenizer.py", "train", "--data", str(tmp_path / name), "--vocab-size", "300", "--out",
+                                          str(tmp_path / name[0])])
+        T.main()
+        out, err = capsys.readouterr()
+        assert json.loads(out)["bytes"] == 15 and err.count(f"{tmp_path / name}: is longer than the 15 characters") == said
 
 
 def test_other_bad_input(tmp_path):

@@ -67,7 +67,8 @@ def row_flags(p: cli.Parser, length: int, fits: str = "") -> None:
     """The flags of stages that pack documents into rows. length: the default of --seq-len; fits: what must fit into a row."""
     p.add_argument("--seq-len", type=cli.positive_int, default=length,
                    help="tokens in a row" + (f"; {fits} must fit" if fits else ""))
-    p.add_argument("--max-epochs", type=cli.not_negative, default=0.0, help="most passes through each source; 0: no limit")
+    p.add_argument("--max-epochs", type=cli.not_negative, default=0.0,
+                   help="most passes through each source; a part of one ends with a document or row; 0: no limit")
 
 
 def loss_needs(losses: dict) -> tuple:

@@ -111,10 +111,11 @@ class Ledger:
 
     def inherit(self, path: str | Path, checkpoint: bool = False) -> None:
         """Takes over the ledger of a run folder, of a folder of shards or of a file, if it has one. A checkpoint always has cost
-        something; without a ledger it is unknown how much."""
+        something; without a ledger it is unknown how much. checkpoint: it is one, also where it does not look like one."""
         found = read_ledger(path)
         if found is not None:
             self.inherited |= found["inherited"] | {found["name"]: {"own": found["own"], "tokens": found["tokens"]}}
+        checkpoint = checkpoint or (Path(path) / "config.json").is_file()
         unknown = found["unknown"] if found else [str(path)] * checkpoint
         self.unknown += [name for name in unknown if name not in self.unknown]
 

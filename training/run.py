@@ -91,7 +91,7 @@ class Run(Ranks):
             ledger.inherit(init, checkpoint=True)
         for flag, _, name in (what.partition(" ") for what in self.inputs):
             if flag in ("--data", "--sft-data"):
-                ledger.inherit(name, checkpoint=(Path(name) / "config.json").is_file())
+                ledger.inherit(name)
         return ledger
 
     def count(self, kind: str, batches: list, passes: int = 1) -> None:

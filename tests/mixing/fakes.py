@@ -6,10 +6,17 @@ from mixing import proxies
 from mixing.proxies import Plan
 
 FAKE = """
-import json, sys, time
-name = sys.argv[1]
+import json, signal, sys, time
+name, asked = sys.argv[1], []
+def note(*_):
+    asked.append(open(sys.argv[2], "a").write(f"asked {name}\\n"))
+signal.signal(signal.SIGINT, note)
+signal.signal(signal.SIGTERM, note)
 open(sys.argv[2], "a").write(f"begun {name}\\n")
-time.sleep(float(sys.argv[3]))
+until = time.time() + float(sys.argv[3])
+while time.time() < until and not asked:
+    time.sleep(0.01)
+time.sleep(0.3 * len(asked))         # as long as it takes to save
 open(sys.argv[2], "a").write(f"ended {name}\\n")
 print(json.dumps({"eval": {"t": {"loss": len(name)}}, "parameters": 5, "flops": {"total": 7}, "mixture": []}))
 """
@@ -21,6 +28,7 @@ def a_plan(n=6):
 
 def fake(folder, seconds=0.0):
     """Makes workers run FAKE; what it does stands in folder/seen."""
-    (folder / "fake.py").write_text(FAKE)
+    if not (folder / "fake.py").exists() or (folder / "fake.py").read_text() != FAKE:       # a proxy of another may be reading it
+        (folder / "fake.py").write_text(FAKE)
     proxies.command = lambda out, plan, job: [sys.executable, str(folder / "fake.py"), proxies.name_of(job), str(folder / "seen"),
                                               str(seconds)]

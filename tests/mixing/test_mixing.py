@@ -1,10 +1,12 @@
 """Mixtures are drawn within their bounds, a planted law is found again, ranks are ranks, and no proxy is trained twice."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -15,8 +17,10 @@ from conftest import HANG, ROOT
 from fakes import a_plan, fake
 from scipy.stats import spearmanr
 
+import mix
 from mixing import proxies
 from mixing.draw import Bounds, bounds_of, candidates, draw, token_shares
+from mixing.figures import whole_page
 from mixing.fit import FITS, held_out, rank_correlation
 from mixing.proxies import Plan, Worker, add_result, open_plan, results, value_of
 from mixing.solve import best_mixture, frontier
@@ -130,6 +134,22 @@ def test_the_log_linear_fit_finds_its_law_without_noise():
         assert np.allclose(fit.predict(grid(0.1)), c + np.exp(grid(0.1) @ a), rtol=0.01)
 
 
+@pytest.mark.parametrize("slope", [1.2, 9.0])
+def test_problems_that_proxies_solve_completely_have_a_fit(slope):
+    """The share that is wrong falls with a source until it is exactly 0; with the steep slope it is 0 for every mixture."""
+    plan, found = planted(4, n=10, noise=0.0)
+    X = np.array(plan.mixtures)
+    y = np.maximum(0, 1 - slope * (X[:, 0] + 0.2)) if slope < 9 else np.zeros(10)
+    assert (y == 0).any() and (slope == 9 or (y > 0).sum() > 2)
+    for i in range(10):
+        found["1x16", i]["values"]["knowledge"] = float(y[i])
+    assert np.abs(FITS["log-linear"]().fit(X, y).predict(X) - y).max() < (0.2 if slope < 9 else 1e-3)
+    rows = correlations(plan, found, folds=2)
+    assert (rows[1]["log-linear"] is None) == (slope == 9)
+    solved = solve(plan, found, "log-linear", FREE, SHARES, 200, 8, 0)
+    assert np.isfinite(solved["predictions"]).all() and whole_page(plan, found, rows, solved, tuple(WEIGHTS), {})
+
+
 def test_rank_correlations_find_the_noise_of_small_proxies():
     """The larger size has the law, the smaller one the law and noise as large as its spread."""
     plan, found = planted(5, n=20, noise=0.0)
@@ -222,9 +242,9 @@ def faked(tmp_path, monkeypatch):
     return tmp_path
 
 
-def driver(folder, seconds):
+def driver(folder, seconds, **how):
     code = DRIVER.format(root=str(ROOT), tests=str(Path(__file__).parent), folder=str(folder), seconds=seconds)
-    return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, **how)
 
 
 def seen(folder):
@@ -263,6 +283,19 @@ def test_a_killed_worker_goes_on_without_doing_anything_twice(faked):
     assert without_time(Worker(faked / "whole" / "out", a_plan(), 3).run(shown=False)) == without_time(found)
 
 
+def test_ctrl_c_in_a_terminal_asks_each_proxy_to_save_once(faked):
+    """The terminal sends it to the whole group of processes. A proxy that is asked twice ends unsaved (training/run.py)."""
+    process = driver(faked, HANG, start_new_session=True)
+    deadline = time.time() + HANG
+    while sum(name.startswith("begun") for name in seen(faked)) < 2 and process.poll() is None and time.time() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.3)                                       # the worker has noted what it began, and waits
+    os.killpg(process.pid, signal.SIGINT)
+    assert "KeyboardInterrupt" in process.communicate(timeout=HANG)[1]
+    assert {name: n for name, n in seen(faked).items() if name} == {
+        f"{what} {job}": 1 for what in ("begun", "asked", "ended") for job in ("s-000", "s-001")}
+
+
 def test_two_workers_share_the_proxies(faked):
     workers = [driver(faked, 0.05) for _ in range(2)]
     assert [w.wait(timeout=HANG) for w in workers] == [0, 0], [w.stderr.read() for w in workers]
@@ -278,6 +311,20 @@ def test_a_proxy_that_fails_is_told_with_its_own_words(faked):
         Worker(faked / "out", a_plan(), 1).run(shown=False)
     fake(faked)
     assert len(Worker(faked / "out", a_plan(), 3).run(shown=False)) == 12     # and can be done later
+
+
+def test_a_confirmation_goes_on_with_more_seeds_and_with_fewer(faked):
+    """It trains what is new. Another mixture is refused, and the line says which folder is in the way."""
+    def confirm(seeds, share=0.3):
+        args = Namespace(out=str(faked), confirm=seeds, jobs=2)
+        return mix.confirm(args, a_plan(), {"shares": {"a": share, "b": 1 - share}})
+    for seeds, trained in ((1, 2), (2, 4), (1, 4)):
+        rate = confirm(seeds)["chosen"]["value"]
+        assert rate[0] == len("large-000") and sum(name.startswith("begun") for name in seen(faked)) == trained
+        assert set(seen(faked).values()) == {1}
+    assert len(json.loads((faked / "confirm" / "plan.json").read_text())["mixtures"]) == 4
+    with pytest.raises(ValueError, match=f"has other mixtures; .*, or remove {faked / 'confirm'}, and only what confirms"):
+        confirm(2, share=0.4)
 
 
 def test_a_line_that_was_cut_off_is_no_result(tmp_path):

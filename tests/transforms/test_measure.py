@@ -134,6 +134,28 @@ def test_questions_and_pairs_and_their_meta(tmp_path):
     assert found[str(pairs)]["rows"] == 1 and found[str(pairs)]["reasoning"] == 1
 
 
+@pytest.mark.parametrize("place", ["after", "before"])
+def test_a_document_is_graded_by_what_it_says_wherever_its_thinking_stands(place, tmp_path):
+    data = ["--data", "world:ops=1-3,split=sft", "--count", 4]
+    code, found, err = run_main(augment, "think", "--init", "oracle:", *data, "--place", place, "--out", tmp_path / "t.jsonl")
+    assert code == 0 and found["verified"][0] == 1, err
+    rows = [json.loads(line) for line in (tmp_path / "t.jsonl").read_text().splitlines()]
+    before, _, last = rows[0]["text"].rpartition("\nAnswer: ")
+    rows[0]["text"] = f"{before}\nAnswer: 9{last}"        # what it says is wrong now, and what it thinks is as right as before
+    texts = corpus.texts_of(str(write_rows(tmp_path / "o.jsonl", rows)))
+    assert [corpus.is_right(text) for text in texts] == [False, True, True, True]
+
+
+def test_a_label_alone_is_right_if_it_is_the_answer(tmp_path):
+    source = "world:ops=2,seed=3"
+    rows = [{"question": p.question, "answer": p.answer + "1" * (i == 2), "meta": {"source": source, "index": i}}
+            for i, p in enumerate(load_problems(source, 3))]
+    rows.append(rows[0] | {"solution": "lions 1 + 1 = owls 3\nAnswer: " + rows[0]["answer"]})       # with working, which counts
+    rows.append(rows[0] | {"solution": load_problems(source, 1)[0].solution})
+    texts = corpus.texts_of(str(write_rows(tmp_path / "labels.jsonl", rows)))
+    assert [corpus.is_right(text) for text in texts] == [True, True, False, False, True]
+
+
 def test_the_entropy_under_a_checkpoint(files, tmp_path, tokenizer):
     """Against the whole softmax, token by token."""
     pytest.importorskip("datasketch")

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 
 from data import batch_from
-from formats.chat import THINK, split_thinking
+from formats.chat import END_THINK, THINK, split_thinking
 from formats.files import write_json
 from formats.rows import file_at, read_rows
 from formats.texts import read_texts, row_text
@@ -25,6 +25,7 @@ from model import load_both
 from sources.conversations import read_conversation
 from sources.kinds import kind_of
 from tasks.accuracy import interval
+from tasks.answers import same_answer
 from tasks.problems import open_task
 from tasks.task import Problem, Reply
 from tasks.words import CONTEXTS
@@ -41,6 +42,7 @@ class Text:
     text: str                          # all of it
     reply: str                         # what was answered; of a text without a question the text
     reasoning: bool                    # whether there is working before the answer
+    kind: str = "answer"               # what the reply is: "answer", "label" (an answer without working), or "document"
     problem: Problem | None = None     # that it answers, where that is known
 
 
@@ -68,7 +70,7 @@ def texts_of(spec: str, count: int = 0) -> list[Text]:
     if spec.startswith("world:"):
         task = open_task(spec)
         problems = map(task.problem, range(count or 1000))
-        return [Text(f"{p.question}\n{p.solution}", p.solution, "\n" in p.solution, p) for p in problems]
+        return [Text(f"{p.question}\n{p.solution}", p.solution, "\n" in p.solution, problem=p) for p in problems]
     if spec.endswith(".txt"):
         return [Text(text, text, THINK in text) for text in read_texts(spec)]
     kind = kind_of(spec)
@@ -90,9 +92,10 @@ def _read(row, where, kind):
     if kind == "questions" and "text" not in row:
         solution, answer = (str(row.get(key) or "") for key in ("solution", "answer"))
         reply, working = f"{solution}\n{answer}".strip(), solution or answer.rpartition("####")[0]
-        return Text(f"{row.get('question') or row.get('problem')}\n{reply}", reply, bool(working.strip())), row
+        return Text(f"{row.get('question') or row.get('problem')}\n{reply}", reply, bool(working.strip()),
+                    "answer" if working.strip() else "label"), row
     text = row_text(row, where)
-    return Text(text, text, THINK in text), row
+    return Text(text, text, THINK in text, "document"), row
 
 
 def _thinks(reply: str) -> bool:
@@ -135,12 +138,22 @@ def _by_question(source: str) -> dict[str, Problem]:
 
 # measuring
 
+def is_right(text: Text) -> bool:
+    """Whether a row answers its problem, steps included where it has any."""
+    said = text.reply
+    if text.kind == "label":
+        return same_answer(said, text.problem.answer)
+    if text.kind == "document" and said.endswith(END_THINK):                  # thinking behind it, which is not what it says
+        said = said.rpartition(f"\n{THINK}")[0]
+    return bool(text.problem.task.grade(text.problem, Reply(said)).right)
+
+
 def measure(texts: list[Text], topics: list[str], scorer: Callable | None = None) -> dict:
     """The numbers of some rows: {"rows", "words", "diversity", "complexity", "accuracy", "reasoning"}. scorer: texts -> what a
     checkpoint makes of them."""
     whole = [t.text for t in texts]
     known = [t for t in texts if t.problem is not None]
-    right = [bool(t.problem.task.grade(t.problem, Reply(t.reply)).right) for t in known]
+    right = [is_right(t) for t in known]
     steps = [len((t.problem or Problem("", "")).task.steps_in(t.reply)) for t in texts]
     near = measures.near_duplicates(whole)
     return {

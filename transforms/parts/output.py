@@ -24,6 +24,8 @@ class Output:
         self.path, self.cost = Path(path), Ledger(path, {"settings": settings, "inputs": inputs})
         self.state = {"settings": settings, "inputs": inputs, "finished": False, "items": 0, "rows": 0, "bytes": 0,
                       "dropped": {}, "counts": {}, "teachers": {}}
+        if self.path.suffix not in (".jsonl", ""):        # readers go by the ending, and would take the rows for something else
+            raise ValueError(f"--out {path}: rows are written as JSON lines, as they are; use a name that ends in .jsonl")
         if self.path.exists() and not resume:
             raise ValueError(f"--out {path}: exists already; remove it or choose another file, or add --resume to go on with it")
         self.begun = False
