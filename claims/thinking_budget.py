@@ -9,6 +9,8 @@ from claims.runner.measures import Result
 NONE, MIDDLE, WHOLE = BUDGETS[0], BUDGETS[1], BUDGETS[-1]
 FIRST, SECOND = f"answers, {MIDDLE} tokens of thinking - none", f"answers, all thinking - {MIDDLE} tokens"
 
+ACTS = f"tokens of a reply before RL, all thinking - {MIDDLE} tokens"
+
 
 def arms(s: Setting) -> dict[str, Command]:
     """Each budget, before and after reinforcement. The null arm: other draws of the same."""
@@ -19,7 +21,8 @@ def arms(s: Setting) -> dict[str, Command]:
 
 
 def statistic(r: dict[str, Result]) -> dict[str, float]:
-    """Of the answer alone: with a budget, steps are cut off. Tokens are those of the whole reply."""
+    """Of the answer alone: with a budget, steps are cut off. Tokens are those of the whole reply. That a budget acts is seen
+    before reinforcement, where half of the thoughts are long."""
     rate = {arm: result.rate(of="answered") for arm, result in r.items()}
     found = {FIRST: rate[f"RL, {MIDDLE}"] - rate[f"RL, {NONE}"], SECOND: rate[f"RL, {WHOLE}"] - rate[f"RL, {MIDDLE}"]}
     for budget in BUDGETS:
@@ -27,8 +30,7 @@ def statistic(r: dict[str, Result]) -> dict[str, float]:
                   f"tokens of a reply with {budget}, after RL": r[f"RL, {budget}"].mean("lengths")}
     return found | {"other draws": rate["RL, on, other draws"] - rate["RL, on"],
                     "taught - untaught": rate["on"] - rate["untaught"],
-                    "tokens of a reply, all thinking - none": found[f"tokens of a reply with {WHOLE}, after RL"]
-                    - found[f"tokens of a reply with {NONE}, after RL"]}
+                    ACTS: r[WHOLE].mean("lengths") - r[str(MIDDLE)].mean("lengths")}
 
 
 CLAIM = Claim(
@@ -40,4 +42,4 @@ CLAIM = Claim(
                "and all of the thinking more than these",
     arms=arms, statistic=statistic, headline=SECOND, also=(FIRST,),
     verdict=lambda n: both(positive(n[FIRST]), positive(n[SECOND])),
-    null="other draws", oracle="tokens of a reply, all thinking - none")
+    null="other draws", oracle=ACTS)

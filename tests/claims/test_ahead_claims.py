@@ -40,7 +40,7 @@ def verdict(claim, rates):
 BASE = {"base": 0.2}
 UNCORRECTED = BASE | {f"{mismatch.LARGE}, none": 0.3}
 DPPO = BASE | {"dppo_tv": 0.6, "dppo_kl": 0.8}
-THINKS = {"RL, 0": (0.2, 20), "RL, 16": 0.5, "RL, on": 0.8, "RL, on, other draws": 0.8}
+THINKS = {"16": (0.5, 20), "RL, 0": 0.2, "RL, 16": 0.5, "RL, on": 0.8, "RL, on, other draws": 0.8}
 LONGER = {"before": (0.2, 80), "RL": (0.5, 120), "RL again": (0.5, 120)}
 
 
@@ -50,7 +50,7 @@ LONGER = {"before": (0.2, 80), "RL": (0.5, 120), "RL again": (0.5, 120)}
     (staleness.CLAIM, BASE, BASE | {"8 old, corrected": 0.3}, {"base": 0.6}, {"fresh again": 0.8}),
     (staleness_corrected.CLAIM, BASE | {"none": 0.3}, BASE | {"none": 0.6}, {"base": 0.6}, {"fresh again": 0.8}),
     (in_flight.CLAIM, BASE, BASE | {"kept": 0.3}, {"base": 0.6}, {"in turns, again": 0.8}),
-    (thinking_budget.CLAIM, THINKS, THINKS | {"RL, on": 0.5, "RL, on, other draws": 0.5}, {"RL, 0": (0.2, 80)},
+    (thinking_budget.CLAIM, THINKS, THINKS | {"RL, on": 0.5, "RL, on, other draws": 0.5}, {"16": (0.5, 80)},
      {"RL, on, other draws": 0.5}),
     (length_growth.CLAIM, LONGER, LONGER | {"RL": (0.5, 80), "RL again": (0.5, 80)}, {"RL": (0.1, 120), "RL again": (0.1, 120)},
      {"RL again": (0.5, 80)})])
