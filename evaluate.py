@@ -188,13 +188,6 @@ def check(args: Namespace) -> dict[str, range]:
 def check_inputs(args: Namespace, benchmarks: Sequence[BenchmarkTask]) -> None:
     """ValueError or FileNotFoundError for a checkpoint, a task or a text that cannot be read or asked, before anything is
     measured: a result of many hours must not be lost to the last of them."""
-    for folder in args.init:
-        check_folder(folder)
-        tokenizer = Tokenizer.load(folder) if args.text else None
-        for path in args.text:
-            check_text(path, tokenizer)
-    if args.compared_with:
-        read_config(args.compared_with)
     for spec in args.data:
         task, kind = open_graded(spec, None), spec.partition(":")[0]
         if kind == "needle":
@@ -211,6 +204,13 @@ def check_inputs(args: Namespace, benchmarks: Sequence[BenchmarkTask]) -> None:
             contamination.check(spec, task, args)
     for task in benchmarks:
         contamination.check(task.name, task, args)
+    for folder in args.init:
+        check_folder(folder)
+        tokenizer = Tokenizer.load(folder) if args.text else None
+        for path in args.text:
+            check_text(path, tokenizer)
+    if args.compared_with:
+        read_config(args.compared_with)
 
 
 def measure(folder: str, args: Namespace, tools: Toolbox | None = None, benchmarks: Sequence[BenchmarkTask] = ()) -> dict:

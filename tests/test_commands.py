@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -175,9 +176,10 @@ def test_command(where, command, fresh, sandbox):
     command = toy(command)
     out = re.search(r"--out (\S+)", command)
     if out and "bench" not in command:
-        shutil.rmtree(sandbox / f"made_{where}", ignore_errors=True)
-        (sandbox / f"made_{where}").unlink(missing_ok=True)
-        command = command.replace(out[0], f"--out {sandbox}/made_{where}")
+        made = sandbox / f"made_{where}{Path(out[1]).suffix}"
+        shutil.rmtree(made, ignore_errors=True)
+        made.unlink(missing_ok=True)
+        command = command.replace(out[0], f"--out {made}")
     command = command.replace("--nproc_per_node=8", "--standalone --nproc_per_node=2")
     command = re.sub(r"--data (corpus/)\*", r"--data \1*", command)
     if "shards" in command and "prepare" not in command and not (sandbox / "shards").exists():

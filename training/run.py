@@ -311,6 +311,7 @@ class Run(Ranks):
     def give_up(self, error: object) -> NoReturn:
         """Saves the steps that were made, if there are any, then ends the program with one line. All ranks must call this
         together."""
+        self.progress.bar.close()
         if self.step > self.began:
             self.save()
         cli.fail(error)
