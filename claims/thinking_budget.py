@@ -9,7 +9,7 @@ from claims.runner.measures import Result
 NONE, MIDDLE, WHOLE = BUDGETS[0], BUDGETS[1], BUDGETS[-1]
 FIRST, SECOND = f"answers, {MIDDLE} tokens of thinking - none", f"answers, all thinking - {MIDDLE} tokens"
 
-ACTS = f"tokens of a reply before RL, all thinking - {MIDDLE} tokens"
+ACTS = f"tokens by which {MIDDLE} tokens of thinking change a reply, before RL"
 
 
 def arms(s: Setting) -> dict[str, Command]:
@@ -21,8 +21,8 @@ def arms(s: Setting) -> dict[str, Command]:
 
 
 def statistic(r: dict[str, Result]) -> dict[str, float]:
-    """Of the answer alone: with a budget, steps are cut off. Tokens are those of the whole reply. That a budget acts is seen
-    before reinforcement, where half of the thoughts are long."""
+    """Of the answer alone: with a budget, steps are cut off. Tokens are those of the whole reply. A budget that has no effect
+    changes none of them, because all draws are the same; one that has may lengthen a reply, whose answer then goes on thinking."""
     rate = {arm: result.rate(of="answered") for arm, result in r.items()}
     found = {FIRST: rate[f"RL, {MIDDLE}"] - rate[f"RL, {NONE}"], SECOND: rate[f"RL, {WHOLE}"] - rate[f"RL, {MIDDLE}"]}
     for budget in BUDGETS:
@@ -30,7 +30,7 @@ def statistic(r: dict[str, Result]) -> dict[str, float]:
                   f"tokens of a reply with {budget}, after RL": r[f"RL, {budget}"].mean("lengths")}
     return found | {"other draws": rate["RL, on, other draws"] - rate["RL, on"],
                     "taught - untaught": rate["on"] - rate["untaught"],
-                    ACTS: r[WHOLE].mean("lengths") - r[str(MIDDLE)].mean("lengths")}
+                    ACTS: abs(r[WHOLE].mean("lengths") - r[str(MIDDLE)].mean("lengths"))}
 
 
 CLAIM = Claim(
