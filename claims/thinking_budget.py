@@ -8,7 +8,6 @@ from claims.runner.measures import Result
 
 NONE, MIDDLE, WHOLE = BUDGETS[0], BUDGETS[1], BUDGETS[-1]
 FIRST, SECOND = f"answers, {MIDDLE} tokens of thinking - none", f"answers, all thinking - {MIDDLE} tokens"
-
 ACTS = f"tokens by which {MIDDLE} tokens of thinking change a reply, before RL"
 
 
@@ -22,7 +21,7 @@ def arms(s: Setting) -> dict[str, Command]:
 
 def statistic(r: dict[str, Result]) -> dict[str, float]:
     """Of the answer alone: with a budget, steps are cut off. Tokens are those of the whole reply. A budget that has no effect
-    changes none of them, because all draws are the same; one that has may lengthen a reply, whose answer then goes on thinking."""
+    changes none of them, because all draws are the same; one that has one may lengthen a reply, whose answer goes on thinking."""
     rate = {arm: result.rate(of="answered") for arm, result in r.items()}
     found = {FIRST: rate[f"RL, {MIDDLE}"] - rate[f"RL, {NONE}"], SECOND: rate[f"RL, {WHOLE}"] - rate[f"RL, {MIDDLE}"]}
     for budget in BUDGETS:
