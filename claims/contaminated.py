@@ -35,7 +35,8 @@ def leak(s: Setting, split: str) -> Command:
 
 
 def base(s: Setting, kind: str) -> Command:
-    """The branch; "clean" or "contaminated". Its rate never falls: from here begins reinforcement (see tiny.steady)."""
+    """The branch; "clean" or "contaminated". Its learning rate never falls, because reinforcement starts here (see
+    tiny.steady)."""
     styles = tiny.world(s, tiny.SKILLS, "pretrain", 0.6), tiny.world(s, tiny.SKILLS, "pretrain", 0.4, solution=0)
     return tiny.branch(s, tiny.steady(s, tiny.tokenizer(), *styles), (leak(s, BASES[kind]), "@0.5"),
                        tiny.world(s, tiny.SKILLS, "midtrain", 0.5), steps=180, **tiny.STEADY)

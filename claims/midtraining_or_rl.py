@@ -7,8 +7,8 @@ group, and groups whose rewards are equal are not trained on. So "FLOPs, RL alon
 spent, and one more arm, RL alone with MORE times the steps, stands beside.
 
 Mid-training and reinforcement see problems of two and three operations (the edge); those of four are hard. The base has seen a
-few of these. The rate of its pre-training never falls, nor that of mid-training where reinforcement follows, so that what comes
-next can still move the model.
+few of these. The learning rate of pre-training never falls, nor that of mid-training where reinforcement follows, so that what
+comes next can still move the model.
 """
 
 from claims import midtraining, tiny

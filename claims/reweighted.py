@@ -17,7 +17,7 @@ from claims.runner.measures import Result
 
 IN, OUT = {"contexts": "zoo"}, {"contexts": "market"}      # options of the world
 NEW, OLD = "sft", "pretrain"                               # splits of people
-PEOPLE = 96                                                # of each; every fact is told many times
+PEOPLE = 96                                                # in each split; training sees every fact many times
 RATES = {"lr": 0.005, "adam_lr": 0.001}                    # at twice these, all of the other domain is lost (results/tried.jsonl)
 METHODS = {"SFT": {}, "DFT": {"loss": "dft"}, "iw-SFT": {"loss": "iw"}, "PSFT": {"loss": "psft"}}
 

@@ -20,7 +20,7 @@ from claims.runner.measures import Result
 TEACHER, STUDENT = {"width": 320, "ff": 1024}, {"width": 192}
 STEPS, PROMPTS, GROUP = 48, 16, 4                          # of on-policy distillation
 ONCE, PASSES = 128, 3                                      # steps of fine-tuning that read all answers once; and how often else
-RATE_ONCE = {"lr": 1e-4}                                   # of that fine-tuning; more passes gain more with more
+RATE_ONCE = {"lr": 1e-4}                                   # of fine-tuning that reads the answers once
 RATES = {"lr": 1e-3, "schedule": "wsd", "decay": 0.5}
 BOUND = {"clip_divergence": 3}                             # nats of a token
 LIFTS, BOUNDED = "on-policy - student", "bounded - not bounded"

@@ -20,8 +20,9 @@ def arms(s: Setting) -> dict[str, Command]:
 
 
 def statistic(r: dict[str, Result]) -> dict[str, float]:
-    """Of the answer alone: with a budget, steps are cut off. Tokens are those of the whole reply. A budget that has no effect
-    changes none of them, because all draws are the same; one that has one may lengthen a reply, whose answer goes on thinking."""
+    """Of the answer alone: with a budget, steps are cut off. Tokens are those of the whole reply. If --think had no
+    effect, all replies would be the same, because all draws are. Where it has one, replies may grow shorter or longer: behind a
+    thought that was cut, some answers go on with it. So the oracle arm is the size of the difference."""
     rate = {arm: result.rate(of="answered") for arm, result in r.items()}
     found = {FIRST: rate[f"RL, {MIDDLE}"] - rate[f"RL, {NONE}"], SECOND: rate[f"RL, {WHOLE}"] - rate[f"RL, {MIDDLE}"]}
     for budget in BUDGETS:

@@ -182,8 +182,8 @@ class Rollouts:
             yield
         except (ValueError, OSError) as e:
             error = e
-        for text in self.joined({} if error is None else {self.rank: str(error)}).values():
-            raise error or ValueError(text)
+        if errors := self.joined({} if error is None else {self.rank: str(error)}):
+            raise error or ValueError(next(iter(errors.values())))
 
     def joined(self, mine: dict) -> dict:
         """Joins the dicts of all ranks into one; all ranks must call this together."""

@@ -320,10 +320,10 @@ class Run(Ranks):
     def bad_input(self) -> Iterator[None]:
         """Like cli.bad_input, for a step: an error of one rank ends all, and the steps before it are saved. All ranks must come
         here together, and inside only do what one that fails may leave to the others."""
-        error = None
+        error = ""
         try:
             yield
         except (ValueError, OSError) as e:
-            error = e
-        if self.max(int(error is not None)):
-            self.give_up(next(filter(None, self.gather(str(error or "")))))
+            error = str(e) or type(e).__name__
+        if self.max(int(bool(error))):
+            self.give_up(next(filter(None, self.gather(error))))
