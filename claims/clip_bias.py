@@ -6,7 +6,7 @@ from claims.runner.commands import Command
 from claims.runner.measures import Result
 
 EFFECT, GAIN = "a coin, with the clip - without it", "a coin, with the clip - before"
-ACTS = "tokens at the clip"
+ACTS, SELDOM = "tokens at the clip", 0.001                 # a share below SELDOM is as if there were no clip
 
 
 def arms(s: Setting) -> dict[str, Command]:
@@ -41,5 +41,5 @@ CLAIM = Claim(
     would_show="Both above 0, where the clip acts: with it the score after a random reward is higher than without it, and than "
                "before",
     arms=arms, statistic=statistic, headline=EFFECT, also=(GAIN, ACTS),
-    verdict=lambda n: both(positive(n[EFFECT]), positive(n[GAIN])) if n[ACTS][0] > 0.001 else OPEN,
+    verdict=lambda n: both(positive(n[EFFECT]), positive(n[GAIN])) if n[ACTS][0] > SELDOM else OPEN,
     null="other draws of the coin", oracle="right steps, truth - before")

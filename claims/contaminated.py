@@ -44,9 +44,9 @@ def base(s: Setting, kind: str) -> Command:
 
 def labels(s: Setting, by: Command | str, only: str = "all") -> Command:
     """Questions with the vote of that base as their answers; of ORACLE, the right ones."""
-    base = () if by == ORACLE else ("--plain", "--max-new-tokens", 48, "--rows", 256)
+    sampling = () if by == ORACLE else ("--plain", "--max-new-tokens", 48, "--rows", 256)
     return make("augment.py", "vote", "--init", by, "--data", tiny.world(s, tiny.EDGE, "rl"), "--count", s.count(256),
-                "--samples", 1 if by == ORACLE else 64, "--only", only, *base, "--seed", s.seed, "--device", s.device)
+                "--samples", 1 if by == ORACLE else 64, "--only", only, *sampling, "--seed", s.seed, "--device", s.device)
 
 
 def rewarded(s: Setting, start: Command, reward: str, **flags) -> Command:
