@@ -21,6 +21,9 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 HANG = 3600                              # seconds after which a test's program counts as hung, however slow the machine; no more
 
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN: # a shell that starts the tests in the background has them, and all programs
+    signal.signal(signal.SIGINT, signal.default_int_handler)                  # that they start, ignore Ctrl-C
+
 
 def real_file(name):
     """A real data file, from $NANOTHINK_DATA or ../shared/data; skips the test where neither has it."""

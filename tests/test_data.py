@@ -8,6 +8,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 import time
 from collections import Counter
 
@@ -454,7 +455,10 @@ def stopped_by(number, folder, group=False):
     while len(list(folder.glob("worker*"))) < 2 and os.waitpid(child, os.WNOHANG) == (0, 0):
         time.sleep(0.01)
     (os.killpg if group else os.kill)(child, number)
+    late = threading.Timer(HANG, os.kill, (child, signal.SIGKILL))            # one that goes on is killed, and the test fails
+    late.start()
     _, status = os.waitpid(child, 0)
+    late.cancel()
     assert select.select([reading], [], [], HANG)[0] and os.read(reading, 1) == b""
     os.close(reading)
     for file in folder.glob("worker*"):
