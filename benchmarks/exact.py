@@ -64,7 +64,7 @@ def grpo_steps(device: torch.device, dtype: torch.dtype, shape: dict, count: int
         tokenizer = Tokenizer.train((f"{p.question}\n{p.solution}" for p in map(world.problem, range(300 if toy else 2000))), 512)
         torch.manual_seed(0)
         Transformer(Config(**shape | {"vocab_size": len(tokenizer)})).save(f"{folder}/model", tokenizer)
-        for i in range(1 if toy else max(2, count // 3)):
+        for i in range(1 if toy else max(1, count // 3)):
             for name in list(seconds)[::1 if i % 2 else -1]:
                 out = f"{folder}/{name}{i}"
                 command = [sys.executable, HERE / "grpo.py", "--init", f"{folder}/model", "--out", out, "--mode", "plain",

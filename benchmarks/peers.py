@@ -189,7 +189,7 @@ def continuously(theirs: Any, prompts: list[list[int]], limits: list[int], rows:
         settings = settings_of(theirs)
         settings.eos_token_id = -1                        # None is not allowed here
         blocks = rows * -(-max(len(p) + n for p, n in zip(prompts, limits, strict=True)) // 256) + 1
-        how = transformers.ContinuousBatchingConfig(max_requests_per_batch=rows, page_size=256, num_blocks=blocks,
+        how = transformers.ContinuousBatchingConfig(max_requests_per_batch=rows, num_blocks=blocks,       # pages of 256 tokens
                                                     max_batch_tokens=max(512, rows, *map(len, prompts)))
         manager, drawn, done = theirs.init_continuous_batching(settings, how), 0, 0
         manager.start()
