@@ -10,6 +10,7 @@ import torch
 
 from benchmarks.timing import turns
 from engine.cache import KVCache, pages_of
+from engine.graphs import Graphs
 from engine.weights import SamplingCopy
 from kernels import PAGE
 from model import Config, Transformer
@@ -49,6 +50,7 @@ def bench_groups(device: torch.device, dtype: torch.dtype, count: int, rows: lis
     shape, lengths, sequences = load_of(device, dtype, toy)
     models = {K: Transformer(config_of(K, shape)).to(device, dtype) for K in GROUPS}
     copies = {K: SamplingCopy(model).refresh() for K, model in models.items()}
+    graphs = Graphs(device.type == "cuda")                # as the sampler decodes; without them a GPU waits for its launches
     for length in lengths:
         work, megabytes = {}, {}
         for K, model in models.items():
@@ -57,9 +59,11 @@ def bench_groups(device: torch.device, dtype: torch.dtype, count: int, rows: lis
                 cache.reserve(row, length + 1)
             for pool in cache.pools.values():
                 pool.k.normal_(), pool.v.normal_()
-            work[str(K)] = functools.partial(a_step, copies[K], cache, length)
+            step = functools.partial(a_step, copies[K], cache, length)
+            work[str(K)] = functools.partial(graphs.replay, (K, length), step, cache.lengths)
             megabytes[str(K)] = round(KVCache.page_bytes(model.config, dtype) / PAGE * length * sequences / 2 ** 20, 3)
         ms = turns(device, work, count)
+        graphs.clear()                                    # and the caches that they hold
         able = all(isinstance(ms[str(K)], float) for K in (GROUPS[0], GROUPS[-1]))
         ratio = round(ms[str(GROUPS[-1])] / ms[str(GROUPS[0])], 3) if able else None
         rows.append({"length": length, "ms": ms, "cache_mb": megabytes, "ratio": ratio})
