@@ -181,6 +181,9 @@ def in_batches(theirs: Any, prompts: list[list[int]], limits: list[int], rows: i
     return work
 
 
+STALLED = 60                             # seconds without any finished answer, after which continuous batching counts as hung
+
+
 def continuously(theirs: Any, prompts: list[list[int]], limits: list[int], rows: int) -> Callable[[], None]:
     """Hugging Face's continuous batching, with as many requests at once as we have rows."""
     import transformers
@@ -196,12 +199,11 @@ def continuously(theirs: Any, prompts: list[list[int]], limits: list[int], rows:
         try:
             for prompt, limit in zip(prompts, limits, strict=True):
                 manager.add_request(prompt, max_new_tokens=limit)
-            for result in manager:
+            while done < len(prompts):
+                result = manager.get_result(timeout=STALLED)
+                if result is None or result.error:
+                    raise RuntimeError(result.error if result else f"no answer in {STALLED} s")
                 drawn, done = drawn + len(result.generated_tokens), done + 1
-                if result.error:
-                    raise RuntimeError(result.error)
-                if done == len(prompts):
-                    break
         finally:
             manager.stop(block=True)
         assert drawn == sum(limits), f"it drew {drawn} tokens of {sum(limits)}"
