@@ -25,7 +25,7 @@ def config_of(kv_heads: int, shape: dict) -> Config:
     """The Config with this number of key/value heads, and about as many parameters as with one for each query head. The width of
     its feed-forward layer stays a multiple of 8: a GPU's products are slow where rows do not begin at 16 bytes."""
     saved = 2 * (shape["heads"] - kv_heads) * (shape["width"] // shape["heads"])              # columns of k_proj and v_proj
-    return Config(**shape | {"kv_heads": kv_heads, "ff": shape["ff"] + 8 * round(saved / 24)})       # three matrices of ff columns
+    return Config(**shape | {"kv_heads": kv_heads, "ff": shape["ff"] + 8 * round(saved / 24)})    # three matrices of ff columns
 
 
 def load_of(device: torch.device, dtype: torch.dtype, toy: bool = False) -> tuple[dict, tuple[int, ...], int]:

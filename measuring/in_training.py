@@ -75,10 +75,12 @@ def modes_of(think: str | None, no_think: str | None) -> dict:
     return {flag if i else "": CHAT | {"user_suffix": flag} for i, flag in enumerate(flags)}
 
 
-# when a flag of the training scripts about --eval-data has an effect (see cli.Parser)
+# when flags of the training scripts about --eval-data have an effect (see cli.Parser)
 EVAL_NEEDS = (
     ("--eval-problems", lambda a: any(kind_of(spec) not in ("text", "loss") for spec in a.eval_data),
      "on text, which has no problems"),
+    ("--until-accuracy", lambda a: a.eval_every and any(kind_of(spec) not in ("text", "loss") for spec in a.eval_data),
+     "without --eval-every, and a world or questions in --eval-data"),
 )
 
 

@@ -552,8 +552,18 @@ def test_a_goal_counts_answers_with_thinking(start):
         return [{"ops": 1, "process": {"pass@1": [rate, 0, 1]}}]
     until = Until(0.0, 0.5)
     for _ in range(2):
-        reached = until.accurate({WORLD: table(0.6), f"{WORLD} /no_think": table(0.0), "file": {"accuracy": {}}})
+        reached = until.accurate({WORLD: table(0.6), f"{WORLD} /no_think": table(0.0), "text.txt": {"bits_per_byte": 2.0}})
     assert reached == "--until-accuracy" and until.measured == [0.6, 0.6]
+
+
+def test_a_goal_counts_questions(start):
+    """A file or a task counts as much as each number of operations of a world; a loss counts nothing."""
+    file, world = {"accuracy": {"pass@1": [0.8, 0, 1]}}, [{"ops": ops, "process": {"pass@1": [0.2, 0, 1]}} for ops in (1, 2)]
+    until = Until(0.0, 0.4)
+    for _ in range(2):
+        reached = until.accurate({WORLD: world, "file": file, "file /no_think": {"accuracy": {"pass@1": [0, 0, 0]}},
+                                  "loss:world:ops=1": 0.01})
+    assert reached == "--until-accuracy" and until.measured == pytest.approx([0.4, 0.4])
 
 
 def test_the_page_shows_both_modes(start, tmp_path):

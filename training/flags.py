@@ -59,8 +59,8 @@ def until_flags(p: cli.Parser) -> None:
     p.add_argument("--until-loss", type=cli.not_negative, default=0.0,
                    help="end early, when the mean loss of 20 steps is at most this; 0: never")
     p.add_argument("--until-accuracy", type=cli.fraction, default=0.0,
-                   help="end early, when the greedy, process-verified accuracy on the worlds of --eval-data (the mean of the "
-                        "last two evaluations by --eval-every) is at least this; 0: never")
+                   help="end early, when the greedy accuracy on the worlds (with every step right) and questions of --eval-data, "
+                        "the mean of the last two evaluations by --eval-every, is at least this; 0: never")
 
 
 def row_flags(p: cli.Parser, length: int, fits: str = "") -> None:
@@ -132,8 +132,6 @@ NEEDS = (
     ("--shard", lambda a: a.resume or int(os.environ.get("WORLD_SIZE", 1)) - getattr(a, "rollout_ranks", 0) > 1,
      "with one rank that learns (torchrun starts more)"),
     ("--eval-every --eval-problems", lambda a: a.eval_data, "without --eval-data"),
-    ("--until-accuracy", lambda a: a.eval_every and any(spec.startswith("world:") for spec in a.eval_data),
-     "without --eval-every and a world in --eval-data"),
     ("--max-epochs", lambda a: not all(spec.startswith(("world:", "instructions:", "needle:")) for spec in a.data),
      "on worlds, which never end"),
 )

@@ -29,10 +29,11 @@ class Until:
 
     def accurate(self, found: dict) -> str:
         """Takes the result of evaluate_all (measuring/in_training.py); returns the same as `low`. The accuracy is the mean over
-        numbers of operations. If there are two modes, it is that of the mode with thinking."""
-        tables = [table for name, table in found.items() if isinstance(table, list) and not name.endswith(" /no_think")]
-        rows = [row for table in tables for row in table if "ops" in row]
-        rates = [row["process"]["pass@1"][0] for row in rows]
+        numbers of operations of worlds, and over other tasks and files of questions, of which each counts once. If there are
+        two modes, it is that of the mode with thinking."""
+        tables = [table for name, table in found.items() if not name.endswith(" /no_think")]
+        rates = [row["process"]["pass@1"][0] for table in tables if isinstance(table, list) for row in table if "ops" in row]
+        rates += [table["accuracy"]["pass@1"][0] for table in tables if isinstance(table, dict) and "accuracy" in table]
         if rates:
             self.measured = [*self.measured, sum(rates) / len(rates)][-2:]
         if bool(self.accuracy) and len(self.measured) == 2 and sum(self.measured) / 2 >= self.accuracy:
