@@ -7,17 +7,18 @@ from claims.runner.measures import Result
 
 EFFECT, GAIN = "a coin, with the clip - without it", "a coin, with the clip - before"
 ACTS, SELDOM = "tokens at the clip", 0.001                 # a share below SELDOM is as if there were no clip
+RATE = 5e-4                                                # at less hardly a token is clipped (results/tried.jsonl)
 
 
 def arms(s: Setting) -> dict[str, Command]:
     """The contaminated base, a coin for a reward, and eight updates for a batch; with one update the ratio is 1."""
     start = base(s, "contaminated")
-    again = {"seed": s.seed + 100}
-    ways = {"clip": {}, "clip, again": again, "no clip": NO_CLIP, "no clip, again": NO_CLIP | again,
-            "one update": {"minibatches": 1}}
+    usual, again = {"lr": RATE}, {"lr": RATE, "seed": s.seed + 100}
+    ways = {"clip": usual, "clip, again": again, "no clip": usual | NO_CLIP, "no clip, again": again | NO_CLIP,
+            "one update": usual | {"minibatches": 1}}
     found = {name: measured(s, rewarded(s, start, "random", **flags)) for name, flags in ways.items()}
-    return found | {"before": measured(s, start), "truth": measured(s, rewarded(s, start, "truth")),
-                    "clip, run": rewarded(s, start, "random")}
+    return found | {"before": measured(s, start), "truth": measured(s, rewarded(s, start, "truth", **usual)),
+                    "clip, run": rewarded(s, start, "random", **usual)}
 
 
 def statistic(r: dict[str, Result]) -> dict[str, float]:
