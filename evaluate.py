@@ -156,7 +156,8 @@ def main() -> None:
     if len(args.init) > 1:
         print_comparison(measured, args.k, found)
     cli.finish({"k": args.k, "gain": found} | {
-        folder: {name: last_line(value) for name, value in results.items()} for folder, results in measured.items()})
+        f"./{folder}" if folder in ("k", "gain") else folder: {name: last_line(value) for name, value in results.items()}
+        for folder, results in measured.items()})
 
 
 def last_line(found: dict) -> dict | list[dict]:
@@ -249,11 +250,12 @@ def measure(folder: str, args: Namespace, tools: Toolbox | None = None, benchmar
         tasks = {spec: open_graded(spec, tokenizer, args.device) for spec in args.data} | {b.name: b for b in benchmarks}
         found |= contamination.probe_all(tasks, reply, args)
     for path in args.text:
-        found[path] = bits_per_byte(model, tokenizer, read_texts(path), args.seq_len)
-        if not math.isfinite(found[path]["loss"]):
+        name = f"text:{path}" if path in found else path   # a file that is asked as well
+        found[name] = bits_per_byte(model, tokenizer, read_texts(path), args.seq_len)
+        if not math.isfinite(found[name]["loss"]):
             raise ValueError(f"--init {folder}: its log-probabilities of {path} are not numbers (NaN or infinite); its weights "
                              "are damaged, or too large for --dtype")
-        print(file_line(path, found[path]))
+        print(file_line(path, found[name]))
     return found
 
 

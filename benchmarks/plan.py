@@ -301,6 +301,8 @@ def main(argv: list[str] | None = None) -> None:
         if args.check:
             found = check(max(4, args.rounds), CASES[:1] if args.toy else CASES)
             return cli.finish(keep("plan", {"rows": found}, torch.device("cpu"), "float32", args.out))
+        if 0 < args.longest < args.response:
+            raise ValueError(f"--longest {args.longest:g}: is less than the mean, --response {args.response:g}; raise it")
         rates, whence = rates_of(args.device)
         for name in ("flops", "bandwidth", "link"):
             setattr(rates, name, getattr(args, name) or getattr(rates, name))

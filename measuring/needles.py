@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import torch
 
 from engine.attention_mass import attention_mass, by_kind, by_layer
-from measuring.questions import open_graded, replies_to
+from measuring.questions import ids_of, open_graded, replies_to
 from model import Transformer
 from tasks.accuracy import rates
 from tasks.needle_tables import PARTS, check_grid, needle_table, prompt_parts
 from tasks.tables import Graded, reply_style
-from tasks.task import Problem, prompt_ids
+from tasks.task import Problem
 from tasks.tools import Toolbox
 from tokenizer import Tokenizer
 
@@ -37,7 +37,8 @@ def needle_accuracy(model: Transformer, tokenizer: Tokenizer, spec: str, count: 
                            progress=f"{length:,} tokens" if progress else "", tools=tools, **how)
         graded += [Graded(p, replies, [task.grade(p, r) for r in replies]) for p, replies in zip(part, drawn)]
         if measured := part[:attention]:
-            layers = by_layer([needle_attention(model, tokenizer, p, mode) for p in measured], PARTS)
+            asked = [ids_of(tokenizer, task.prompt(p, mode), how.get("think"), how.get("user_suffix", "")) for p in measured]
+            layers = by_layer([needle_attention(model, tokenizer, p, ids) for p, ids in zip(measured, asked)], PARTS)
             masses.append({"length": length, "beyond": length > window, "problems": len(measured), "layers": layers,
                            "kinds": by_kind(layers)})
     right = [[verdict.right for verdict in a.verdicts] for a in graded]
@@ -46,10 +47,9 @@ def needle_accuracy(model: Transformer, tokenizer: Tokenizer, spec: str, count: 
             "right": [[sum(each), len(each)] for each in right]}
 
 
-def needle_attention(model: Transformer, tokenizer: Tokenizer, problem: Problem, mode: str) -> list:
+def needle_attention(model: Transformer, tokenizer: Tokenizer, problem: Problem, ids: list[int]) -> list:
     """What the question of a needle looks at, layer by layer: the LayerMass of its tokens, up to that which predicts the first
-    token of the reply."""
-    ids = prompt_ids(tokenizer, problem, mode)
+    token of the reply. ids: the prompt."""
     parts = torch.tensor([prompt_parts(tokenizer, ids, problem)], device=model.head.device)
     return attention_mass(model, torch.tensor([ids], device=model.head.device), parts, parts == PARTS.index("question"),
                           len(PARTS))

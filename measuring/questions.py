@@ -3,14 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import numpy as np
 import torch
 
 from formats.chat import plain_content
 from model import Transformer
 from sampler import Sampler
 from tasks.accuracy import rates
-from tasks.problems import open_task, problems_of
+from tasks.problems import asked_of, open_task, problems_of
 from tasks.questions import Questions, format_question
 from tasks.tables import Graded, reply_style, world_table
 from tasks.task import Reply, Task
@@ -37,17 +36,21 @@ def replies_to(model: Transformer, tokenizer: Tokenizer, prompts: list[str | lis
     tools          what a reply may call in a chat
     stop_texts     texts that end a reply; the one that did is a part of it
     """
-    def ids(prompt):
-        if isinstance(prompt, str):
-            return tokenizer.encode_document(prompt)
-        *before, last = prompt
-        return tokenizer.chat_prompt([*before, last | {"content": plain_content(last["content"]) + user_suffix}], think)
     sampled, tools = tuple(ks) != (1,), [None if isinstance(prompt, str) else tools for prompt in prompts]
+    ids = [ids_of(tokenizer, prompt, think, user_suffix) for prompt in prompts]
     done = Sampler(model, tokenizer, rows, dtype).generate(
-        list(map(ids, prompts)), max(samples, *ks) if sampled else 1, limits, temperature if sampled else 0.0, top_p=top_p,
-        top_k=top_k, seed=seed, progress=progress, think_budget=think_budget, tools=tools, stop_texts=[stop_texts] * len(prompts))
+        ids, max(samples, *ks) if sampled else 1, limits, temperature if sampled else 0.0, top_p=top_p, top_k=top_k, seed=seed,
+        progress=progress, think_budget=think_budget, tools=tools, stop_texts=[stop_texts] * len(prompts))
     return [[Reply.of(c, tokenizer, limit, tools=box) for c in completions]
             for completions, limit, box in zip(done, limits, tools)]
+
+
+def ids_of(tokenizer: Tokenizer, prompt: str | list[dict], think: bool | None = None, user_suffix: str = "") -> list[int]:
+    """The tokens of a prompt, as `replies_to` takes it."""
+    if isinstance(prompt, str):
+        return tokenizer.encode_document(prompt)
+    *before, last = prompt
+    return tokenizer.chat_prompt([*before, last | {"content": plain_content(last["content"]) + user_suffix}], think)
 
 
 def open_graded(spec: str, tokenizer: Tokenizer | None, device: torch.device | str = "cpu") -> Task:
@@ -104,9 +107,7 @@ def file_accuracy(model: Transformer, tokenizer: Tokenizer, spec: str, limit: in
     if not todo:
         raise ValueError(f"{spec}: has {len(everything)} questions, and --shots {shots} shows them all, so none is left to ask; "
                          "lower --shots")
-    if limit:
-        order = np.random.default_rng(seed).permutation(len(todo))[:limit]
-        todo = [todo[i] for i in sorted(order)]
+    todo = asked_of(todo, limit, seed)
     if chat or shots is None or not isinstance(task, Questions):
         prompts = [task.prompt(p, "chat" if chat else "plain") for p in todo]
     else:

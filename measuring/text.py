@@ -26,7 +26,7 @@ def bits_per_byte(model: Transformer, tokenizer: Tokenizer, texts: Iterable[str]
     """
     pieces, size = [], 0
     for text in texts:
-        ids = np.array(tokenizer.encode_document(text))
+        ids = np.array(tokenizer.encode_document(text))[:max_tokens - size if max_tokens else None]
         counts = np.ones(len(ids), np.float32)
         counts[:len(tokenizer.prefix)] = 0
         pieces += [(ids[i:i + T + 1], counts[i:i + T + 1]) for i in range(0, len(ids) - 1, T)]

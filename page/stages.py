@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tasks.benchmarks.ask import TEMPLATES
 from training.ledger import read_ledger
 
 RL = ("grpo.py", "distill.py")      # the stages that sample
@@ -55,6 +56,10 @@ class Stage:
 
     def add(self, name: str, found: dict | list) -> None:
         """Stores one measurement, by evaluate.py or by the training script itself."""
+        if name.startswith("contamination:"):
+            rows = found["rows"] if "rows" in found else found                # as in a file, or as in evaluate.py's last line
+            self.others |= {f"{name}, {row['share']:.0%} of a question shown: right answers": row["answer"] for row in rows}
+            return
         if "rows" in found:
             self.samples += found["samples"]
             found = found["rows"]
@@ -62,6 +67,10 @@ class Stage:
             self.tables[name] = {row["ops"]: row for row in found if "ops" in row}
         elif "accuracy" in found:
             self.others |= {f"{name}: {k}": rate for k, rate in found["accuracy"].items()}
+        elif name.startswith("benchmark:"):
+            for template in TEMPLATES:
+                rates = found.get(template, {}).get("accuracy", {})
+                self.others |= {f"{found['benchmark']}, {template}: {k}": rate for k, rate in rates.items()}
         elif "bits_per_byte" in found:
             self.others[f"{name}: bits per byte"] = [found["bits_per_byte"]]
         elif "loss" in found:
@@ -120,10 +129,15 @@ def read_evaluation(path: str, stages: list[Stage]) -> dict:
     named = {key(Path(name)): measured for name, measured in folders.items()}
     if named.keys().isdisjoint(key(s.folder) for s in stages):
         raise ValueError(f"--evaluation {path}: measures {', '.join(folders) or 'nothing'}, which is not in --runs")
-    for stage in stages:
-        stage.tables = {}                                  # greedy and sampled accuracies must not be mixed
-        for name, value in named.get(key(stage.folder), {}).items():
-            stage.add(name, value)
+    for stage in stages:                                   # greedy and sampled accuracies must not be mixed
+        stage.tables = {}
+        stage.others = {name: rate for name, rate in stage.others.items() if ": pass@" not in name}
+    try:
+        for stage in stages:
+            for name, value in named.get(key(stage.folder), {}).items():
+                stage.add(name, value)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise ValueError(f"--evaluation {path}: {name} is not what evaluate.py writes; measure it again") from None
     return found.get("flags", {"k": found.get("k", [1])})
 
 

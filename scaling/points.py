@@ -87,14 +87,18 @@ def curve_of(records: list[dict], by: str = "flops", name: str = "") -> Curve:
 
 def evaluations(records: list[dict]) -> list[dict]:
     """[{"step", "eval", "flops"}] of the measurements on the way, and of the one at the end; in the order of their steps, also
-    where a run that had ended went on."""
+    where a run that had ended went on. Where it was measured on other problems later, those that it was measured on most often
+    count; and of several at one step the last."""
     found = [r for r in records if "eval" in r and "flops" in r]
     for record in records:
         if "eval" in record.get("result", {}):
             flops = record["result"]["flops"]
             found.append({"step": record["step"], "eval": record["result"]["eval"],
                           "flops": flops["total"] - flops["inherited"]})
-    return sorted(found, key=lambda record: record["step"])
+    sets = [tuple(sorted(record["eval"])) for record in found]
+    usual = max(sets, key=sets.count, default=None)
+    last = {record["step"]: record for record, names in zip(found, sets) if names == usual}
+    return [last[step] for step in sorted(last)]
 
 
 def accuracy_of(found: dict, name: str = "") -> tuple[int, float]:

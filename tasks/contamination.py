@@ -18,7 +18,7 @@ from dataclasses import replace
 
 from tasks.accuracy import interval, rate_text
 from tasks.benchmarks.ask import before
-from tasks.problems import problems_of
+from tasks.problems import asked_of, problems_of
 from tasks.task import Problem, Reply, Task
 
 STOP = ("\nQuestion:",)
@@ -98,8 +98,9 @@ def probe_all(tasks: dict[str, Task], reply: Callable, args: argparse.Namespace)
 
 def shown(name: str, task: Task, args: argparse.Namespace) -> list[Problem]:
     """The problems of a task whose questions are shown in part."""
-    count = args.problems if name.startswith(("world:", "needle:")) else args.limit or None
-    return problems_of(task, count, args.seed)
+    if task.count is None:
+        return problems_of(task, args.problems if name.startswith(("world:", "needle:")) else args.limit or None)
+    return asked_of(problems_of(task)[args.shots or 0:], args.limit, args.seed)
 
 
 def check(name: str, task: Task, args: argparse.Namespace) -> None:

@@ -79,8 +79,8 @@ def number_in(text: str) -> int | None:
         return int(alone)
     if alone in _numbers_in_words():
         return _numbers_in_words()[alone]
-    found = re.search(r"\b(?:is|are) (-?\d{1,9})\b", text)
-    return int(found[1]) if found else None
+    found = {int(number) for number in re.findall(r"\b(?:is|are) (-?\d{1,9})\b(?![.,/]\d)", text)}
+    return found.pop() if len(found) == 1 else None        # two numbers are no answer
 
 
 def _lines(text: str) -> list[str]:

@@ -245,10 +245,13 @@ class Needle(Task):
 
     def answer_in(self, text: str) -> str | None:
         """The final answer (tasks/answers.py). Where the first line is a number alone, or none is marked as the answer, it is on
-        the first line: behind it a base model goes on with other questions and their answers."""
-        first = (after_thinking(text) or "").strip().partition("\n")[0]
+        the first line, else in the first "Answer:" line: behind it a base model goes on with other questions and answers."""
+        said = (after_thinking(text) or "").strip()
+        first = said.partition("\n")[0]
         if first.rstrip(". ").isdecimal():
             return extract_answer(first)
+        if marked := re.search(r"^Answer: .*$", said, re.MULTILINE):
+            return extract_answer(said[:marked.end()])
         return (None if count_answers(text) else extract_answer(first)) or extract_answer(text)
 
     def well_formed(self, text: str, thinking: bool) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from tasks.accuracy import rate_text, rates
 from tasks.needle import Needle, NeedleProblem
-from tasks.options import need
+from tasks.options import need, token_count
 from tasks.tables import Graded
 from tokenizer import Tokenizer
 
@@ -22,20 +22,26 @@ def sweep(text: str) -> str:
     """The SPEC of what --needle says, "LENGTHS[,OPTION=VALUE...]": a range of lengths is doubled from its low end on; all usual
     depths; problems of the test split. ValueError for options that do not fit."""
     lengths, _, options = text.partition(",")
-    low, dash, high = lengths.partition("-")
-    if dash and low and high:
-        (first, _), (last, _) = (Needle(length=end).lengths[0] for end in (low, high))
-        need(first <= last, f"--needle {text}: use a range that rises")
-        doubled, length = [], first
-        while length <= last:
-            doubled.append(f"{length // 1024}k" if length % 1024 == 0 else str(length))
-            length *= 2
-        lengths = "+".join(doubled)
+    lengths = "+".join(doubled(part, text) for part in lengths.split("+"))
     given = {part.partition("=")[0] for part in options.split(",")}
     usual = [part for part in (f"depth={DEPTHS}", "split=test") if part.partition("=")[0] not in given]
     spec = ",".join([f"needle:length={lengths}", *usual, *filter(None, [options])])
     check_grid(Needle.from_spec(spec))
     return spec
+
+
+def doubled(part: str, text: str) -> str:
+    """"1k-4k" -> "1k+2k+4k"; one length stays as it is. ValueError for what is no range (text: the whole of --needle)."""
+    low, dash, high = part.partition("-")
+    if not (dash and low and high):
+        return part                                        # what is no number is refused with the SPEC
+    length, last = token_count(low), token_count(high)
+    need(0 < length <= last, f"--needle {text}: use a range that rises")
+    found = []
+    while length <= last:
+        found.append(f"{length // 1024}k" if length % 1024 == 0 else str(length))
+        length *= 2
+    return "+".join(found)
 
 
 def check_grid(task: Needle) -> None:

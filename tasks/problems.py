@@ -14,6 +14,8 @@ import argparse
 import random
 from collections.abc import Sequence
 
+import numpy as np
+
 from formats import plugins
 from tasks.options import GENERATED, is_generated
 from tasks.questions import Questions
@@ -47,6 +49,12 @@ def problems_of(task: Task, limit: int | None = None, seed: int = 0) -> list[Pro
     """All problems of a task, or `limit` of them, sampled without replacement. An endless task, such as a world, needs a limit
     and gives its first problems (the seed of a world is in its SPEC: world:seed=1,...)."""
     return [task.problem(i) for i in numbers_of(task, limit, seed)]
+
+
+def asked_of(problems: Sequence, limit: int = 0, seed: int = 0) -> list:
+    """`limit` of the problems that a checkpoint is asked, sampled without replacement, in their order; 0: all."""
+    order = np.random.default_rng(seed).permutation(len(problems))[:limit or None]
+    return [problems[i] for i in sorted(order.tolist())]
 
 
 def numbers_of(task: Task, limit: int | None = None, seed: int = 0) -> Sequence[int]:

@@ -40,7 +40,8 @@ from training import cli
 ERROR = "error: "                     # how the answer of a call that failed begins
 LONGEST = 1000                        # characters of an answer; a longer one is an error
 CALCULATOR = "calculator"
-_ARITHMETIC = re.compile(r"[-+*/^()., 0-9]{1,200}")
+_ARITHMETIC = re.compile(r"[-+*/^(). 0-9]{1,200}")
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 
 
 class Call(NamedTuple):
@@ -82,9 +83,10 @@ def call_in(said: str) -> tuple[str, str] | None:
 
 
 def calculate(text: str) -> str:
-    """The value of an arithmetic expression: exact for + - * / ^ of whole and decimal numbers, "7/2" for a fraction. ValueError
-    for anything else. Time and size are bounded (tasks/expression.py); there is no eval."""
-    values = evaluate(text.replace(",", ""), Steps()) if _ARITHMETIC.fullmatch(text) else None
+    """The value of an arithmetic expression: exact for + - * / ^ of whole and decimal numbers, "7/2" for a fraction; 1,234 is a
+    number. ValueError for anything else. Time and size are bounded (tasks/expression.py); there is no eval."""
+    plain = _THOUSANDS.sub("", text)
+    values = evaluate(plain, Steps()) if _ARITHMETIC.fullmatch(plain) else None
     if values is None:
         raise ValueError("write numbers, brackets and + - * / ^")
     if values[0] is None:

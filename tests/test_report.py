@@ -299,11 +299,40 @@ def test_runs_that_were_moved_keep_their_evaluation(pipeline, tmp_path):
     assert stages[0].tables and not stages[1].tables
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_benchmarks_and_probes_stand_beside_other_measurements(pipeline, tmp_path, whole):
+    """Of a file of evaluate.py, and of its last line."""
+    folders, evaluation = pipeline
+    scores = {"benchmark": "GSM8K", "problems": 2, "right": {"rl": [[1, 1], [0, 1]]},
+              "rl": {"asked": "chat", "accuracy": {"pass@1": [0.25, 0, 1]}}, "few-shot": {"accuracy": {"pass@1": [0.75, 0, 1]}}}
+    probed = [{"share": 0.4, "problems": 2, "exact": [0, 0, 0], "rouge_l": [0.1, 0, 1], "answer": [0.125, 0, 1]}]
+    found = {str(folders[-1]): {"benchmark:gsm8k": scores, "contamination:world:x": {"rows": probed} if whole else probed}}
+    evaluation.write_text(json.dumps({"results": found} if whole else {"k": [1], "gain": []} | found))
+    page, _ = make(tmp_path, folders, "--evaluation", evaluation)
+    for part in ("GSM8K, rl: pass@1", "GSM8K, few-shot: pass@1", "contamination:world:x, 40% of a question shown", "0.75",
+                 "0.12"):
+        assert part in page, part
+    assert "Nothing was measured" not in page
+
+
+def test_own_greedy_accuracies_do_not_stand_beside_sampled_ones(pipeline, tmp_path):
+    folders, evaluation = pipeline
+    stages = [reading.read_stage(f) for f in folders[:2]]
+    for stage in stages:
+        stage.add("q.jsonl", {"accuracy": {"pass@1": [0.5, 0, 1]}})
+        stage.add("held.txt", {"bits_per_byte": 2.0})
+    evaluation.write_text(json.dumps({"results": {str(folders[1]): {"q.jsonl": {"accuracy": {"pass@1": [0.1, 0, 1]}}}}}))
+    reading.read_evaluation(evaluation, stages)
+    assert [s.others.get("q.jsonl: pass@1") for s in stages] == [None, [0.1, 0, 1]]
+    assert all(s.others["held.txt: bits per byte"] == [2.0] for s in stages)
+
+
 def test_bad_input_is_one_line(pipeline, tmp_path):
     folders, evaluation = pipeline
     (tmp_path / "empty").mkdir()
     (tmp_path / "list.json").write_text("[1]")
     (tmp_path / "other.json").write_text('{"runs/x": {}}')
+    (tmp_path / "rows.json").write_text(json.dumps({"results": {str(folders[0]): {"world:tiny": {"rows": [1], "samples": []}}}}))
     damaged = tmp_path / "damaged"
     damaged.mkdir()
     (damaged / "log.jsonl").write_text('{"flags": {}}\nnonsense\n{"step": 1}\n')
@@ -317,6 +346,7 @@ def test_bad_input_is_one_line(pipeline, tmp_path):
         (("--runs", folders[0], "--evaluation", tmp_path / "list.json", *new), "list.json"),
         (("--runs", folders[0], "--evaluation", tmp_path / "other.json", *new), "runs/x"),
         (("--runs", folders[0], "--evaluation", tmp_path / "none.json", *new), "none.json"),
+        (("--runs", folders[0], "--evaluation", tmp_path / "rows.json", *new), "world:tiny is not what evaluate.py writes"),
         (("--runs", *new), "--runs"),
     ):
         done = script("report.py", *command, ok=False)

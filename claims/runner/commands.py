@@ -13,7 +13,9 @@ The version of the code is not in the hash: otherwise each commit would make hou
 commit that made it, every result lists the commits of all its folders, and `claims/run.py --fresh` makes them anew.
 """
 
+import contextlib
 import hashlib
+import re
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -100,11 +102,14 @@ def parts_of(word: object) -> tuple:
 
 
 def contents_of(word: str) -> str:
-    """A hash of the file that a word names, which may have @WEIGHT or :NAME behind it; "" where it names none."""
-    for name in (word, word.rpartition("@")[0], word.rpartition(":")[0]):
-        if name and len(name) < 1000 and Path(name).is_file():
-            with open(name, "rb") as f:
-                return hashlib.file_digest(f, "sha256").hexdigest()
+    """A hash of the file that a word names, which may have @WEIGHT or :NAME behind it, or stand among the options of a SPEC, such
+    as needle:haystack=FILE or loss:FILE; "" where it names none."""
+    parts = [part.rpartition("@")[0] or part for part in re.split("[:,=]", word)]
+    for name in (word, word.rpartition("@")[0], word.rpartition(":")[0], *parts):
+        with contextlib.suppress(OSError):                 # a name that is too long is none
+            if name and Path(name).is_file():
+                with open(name, "rb") as f:
+                    return hashlib.file_digest(f, "sha256").hexdigest()
     return ""
 
 

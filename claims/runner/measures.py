@@ -190,9 +190,11 @@ def read_result(out: Path, line: dict) -> Result:
             for row in found.get("lengths", []):          # needles
                 stratum = (name, row["length"], len(row["right"]))
                 result.right[stratum] = result.answered[stratum] = row["right"]
-            if "right" in found and "lengths" not in found:                   # questions of another task
-                stratum = (name, 0, len(found["right"]))
-                result.right[stratum] = result.answered[stratum] = found["right"]
+            if "right" in found and "lengths" not in found:                   # questions of another task, or of a benchmark
+                asked = found["right"] if isinstance(found["right"], dict) else {"": found["right"]}
+                for template, right in asked.items():
+                    stratum = (f"{name} {template}".strip(), 0, len(right))
+                    result.right[stratum] = result.answered[stratum] = right
     elif out.suffix == ".jsonl" and "documents" in line:
         result.thoughts = thoughts_in(out, line["documents"])
     elif (out / "plan.json").exists():

@@ -105,7 +105,7 @@ STEM = set("""abstract_algebra anatomy astronomy college_biology college_chemist
 def not_stem(row: dict) -> bool:
     """Whether a row of MMLU is about another subject; a file without subjects is taken to have only these."""
     subject = row.get("subject") or row.get("type") or row.get("topic")
-    return bool(subject) and subject not in STEM
+    return bool(subject) and str(subject).strip().lower().replace(" ", "_") not in STEM
 
 
 def several_answers(row: dict) -> bool:

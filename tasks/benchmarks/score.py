@@ -13,6 +13,7 @@ from tasks.accuracy import interval, rate_text, rates
 from tasks.benchmarks.ask import DIALOGUE_STOP, FEW_SHOT_STOP, TEMPLATES, before, dialogue_prompt
 from tasks.benchmarks.read import BenchmarkProblem, BenchmarkTask
 from tasks.benchmarks.shots import SHOTS
+from tasks.problems import asked_of
 from tasks.tables import reply_style
 from tasks.task import Reply
 
@@ -21,8 +22,7 @@ Ask = Callable[[list[str | list[dict]], Sequence[str]], list[list[Reply]]]
 
 def chosen(task: BenchmarkTask, limit: int = 0, seed: int = 0) -> list[BenchmarkProblem]:
     """`limit` questions, sampled without replacement, in the order of the file; 0: all."""
-    order = np.random.default_rng(seed).permutation(task.count)[:limit or None]
-    return [task.problem(i) for i in sorted(order.tolist())]
+    return [task.problem(i) for i in asked_of(range(task.count), limit, seed)]
 
 
 def prompts_for(task: BenchmarkTask, problems: list[BenchmarkProblem], template: str, chat: bool) -> tuple[list, Sequence[str]]:

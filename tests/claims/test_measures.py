@@ -113,6 +113,10 @@ def test_results_are_read_from_what_scripts_write(tmp_path):
     assert found.bits() == 2.0 and found.mean("needless") == 1.5 and found.mean("lengths") == 10
     assert found.rate(of="formed") == 0.75
     assert found.unverified() == 0.25 and found.unverified(ops=2) == 0.25
+    scores = {"benchmark": "GSM8K", "right": {"few-shot": [[0, 1], [1, 1]], "rl": [[1, 1], [1, 1]]}}
+    file.write_text(json.dumps({"results": {"run": {"benchmark:gsm8k": scores}}}))
+    found = read_result(file, {})
+    assert found.rate(data="few-shot") == 0.5 and found.rate(data="rl") == 1 and found.rate() == 0.75
     moved = {kind: {"moved": {"bf16": share, "0.1": share / 2}} for kind, share in (("all", 0.5), ("q_proj", 0.25))}
     file.write_text(json.dumps({"results": {"run": {"weights against runs/base": moved}}}))
     found = read_result(file, {})

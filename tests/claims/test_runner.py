@@ -11,7 +11,7 @@ from conftest import ROOT, script
 
 from claims import run, tiny
 from claims.runner.claim import HOLDS, OPEN, Setting
-from claims.runner.commands import in_order
+from claims.runner.commands import in_order, make
 from tasks.options import is_generated, set_apart
 from tasks.problems import open_task
 
@@ -130,6 +130,19 @@ def refused(*words):
     lines = [line for line in done.stderr.splitlines() if line.startswith("claims.run: ")]
     assert done.returncode == 2 and len(lines) == 1 and "Traceback" not in done.stderr, done.stderr
     return lines[0]
+
+
+@pytest.mark.parametrize("word", ["{}", "{}@0.3", "{}:CLASS", "loss:{}", "needle:length=256,haystack={},seed=1",
+                                  "text:{},kind=rlpt@2"])
+def test_a_file_that_a_word_names_is_part_of_the_name(tmp_path, word):
+    file = tmp_path / "h.txt"
+    file.write_text("one")
+    command = make("evaluate.py", "--data", word.format(file))
+    again = make("evaluate.py", "--data", word.format(file))
+    assert command.name == again.name
+    file.write_text("two")
+    assert make("evaluate.py", "--data", word.format(file)).name != command.name
+    assert make("evaluate.py", "--data", "world:" + "x" * 5000).name          # longer than any name of a file
 
 
 def test_refusals(tmp_path):

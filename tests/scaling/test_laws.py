@@ -207,6 +207,14 @@ def test_a_run_that_ended_early_or_went_on_costs_what_its_measured_steps_cost():
     assert went_on.per_step() == pytest.approx(12e6 / 5)
 
 
+def test_other_problems_of_a_later_measurement_do_not_count():
+    """A finished run that is resumed with other --eval-data measures these, and says so in one more record."""
+    result = {"eval": {"world:y": log()[4]["eval"]["world:x"]}, "flops": {"total": 9e6, "inherited": 1e6}}
+    assert list(curve_of([*log(), {"result": result, "step": 3}]).loss) == list(curve_of(log()).loss)
+    again = {"result": log(last=0.7)[-1]["result"], "step": 3}                # the same problems, measured once more
+    assert list(curve_of([*log(), again]).loss)[1:] == [pytest.approx(3.5 / 11)]
+
+
 def test_a_run_writes_what_it_had_spent(tmp_path, tokenizer):
     """A run that measures itself after two steps has spent by then what a run of two steps spends."""
     tiny_checkpoint(tmp_path / "init", tokenizer)

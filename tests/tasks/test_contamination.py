@@ -2,11 +2,15 @@
 
 import argparse
 import itertools
+import json
 import random
+from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 
-from tasks.contamination import cut, exact, probe, probe_all, rouge_l, shares
+from measuring import questions
+from tasks.contamination import cut, exact, probe, probe_all, rouge_l, shares, shown
 from tasks.problems import open_task
 from tasks.task import Problem, Reply
 from tasks.world import World
@@ -78,3 +82,16 @@ def test_as_many_questions_are_cut_as_are_asked():
     tasks = {spec: open_task(spec) for spec in ("world:ops=1", "needle:length=64", "instructions:ops=1")}
     found = probe_all(tasks, lambda prompts, limits, **how: [[Reply("no")] for _ in prompts], args)
     assert [found[f"contamination:{spec}"]["rows"][0]["problems"] for spec in tasks] == [5, 5, 3]
+
+
+def test_the_questions_that_are_cut_are_those_that_are_asked(tmp_path):
+    file, asked = tmp_path / "q.jsonl", []
+    rows = [{"question": f"What is {i} and {i}?", "answer": f"#### {2 * i}"} for i in range(20)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    args = argparse.Namespace(limit=4, seed=3, contamination=[0.5], shots=2)
+    cut_ones = [p.question for p in shown(str(file), open_task(str(file)), args)]
+    with mock.patch.object(questions, "replies_to", lambda m, t, prompts, *_, **how: [[Reply("no")] for _ in prompts]):
+        model = SimpleNamespace(head=SimpleNamespace(device="cpu"))
+        questions.file_accuracy(model, None, str(file), limit=4, shots=2, seed=3, chat=True,
+                                on_answer=lambda problem, text, right: asked.append(problem.question))
+    assert asked == cut_ones and len(set(asked)) == 4 and not {"What is 0 and 0?", "What is 1 and 1?"} & set(asked)

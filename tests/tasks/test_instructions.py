@@ -106,7 +106,9 @@ def test_numbers_in_words_are_read_back():
         "zero", "seven", "thirteen", "twenty", "forty-two", "one hundred", "one hundred and one", "nine hundred and ninety-nine"]
     assert len({in_words(n) for n in range(1000)}) == 1000 and all(number_in(in_words(n)) == n for n in range(1000))
     for text, number in (("12", 12), ("-3", -3), ("Twelve.", 12), ("Answer: 5\nAnswer: 6", 6), ("There are 4 owls.", 4),
-                         ("owls", None), ("", None), ("9" * 5000, None), ("4 owls", None)):
+                         ("owls", None), ("", None), ("9" * 5000, None), ("4 owls", None),
+                         ("The number is 5.7.", None), ("It is 5/2.", None), ("It is 1,200.", None), ("It is 7 or is 8.", None),
+                         ("It is 7, which is 7.", 7)):
         assert number_in(text) == number
 
 

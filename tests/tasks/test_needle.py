@@ -161,6 +161,7 @@ def test_documents_that_ask_more_than_once(tokenizer):
             orders.add(tuple(thing for _, thing, *_ in lessons))
             assert task.grade(p, Reply(learned)).right, "what a model that has learned it goes on with"
             assert not task.grade(p, Reply(f" {int(p.answer) + 1}\nHow many cats?\nAnswer: {p.answer}")).right
+            assert task.grade(p, Reply(f"{p.solution}\nHow many cats?\nAnswer: {int(p.answer) + 1}")).right
         assert len(orders) > 10 and task.document(3) == open_task(spec, tokenizer).document(3)
     plain, named = (open_task(f"needle:tiny,length=64{more}", tokenizer).problem(5) for more in ("", ",named=1"))
     assert named.tokens <= 64 and plain.answer == named.answer and plain.question[plain.asked:] == named.question[named.asked:]
@@ -222,6 +223,9 @@ def test_lengths_of_a_sweep_double():
     assert sweep("1k-16k") == "needle:length=1k+2k+4k+8k+16k,depth=0+0.25+0.5+0.75+1,split=test"
     assert sweep("96-500,kind=chain") == "needle:length=96+192+384,depth=0+0.25+0.5+0.75+1,split=test,kind=chain"
     assert sweep("64+100,depth=0.5,split=dev") == "needle:length=64+100,depth=0.5,split=dev"
+    assert sweep("1k-2k+8k").startswith("needle:length=1k+2k+8k,")
+    assert sweep("256+1k-4k").startswith("needle:length=256+1k+2k+4k,")
+    assert sweep("24-64,tiny").startswith("needle:length=24+48,")             # too short for a needle without tiny
     for text, why in (("2k-1k", "range that rises"), ("1k,depth=0-1", "depth is a range"), ("1k,colour=red", "not known"),
                       ("long", "such as 1k-16k")):
         with pytest.raises(ValueError, match=why):
