@@ -84,7 +84,8 @@ def common_flags(p: cli.Parser, transform: Transform) -> None:
                        if transform.takes == "problems" else "documents: files of text or of questions, or world:...")
         add_task_flag(p)
         p.add_argument("--count", type=cli.non_negative_int, default=0,
-                       help=f"{transform.takes} from each source; 0: all of a file")
+                       help=f"{transform.takes} from each source (of a long document its pieces count); 0: all of a file"
+                       if transform.takes == "documents" else "problems from each source; 0: all of a file")
     else:
         p.add_argument("--count", type=cli.positive_int, required=True, help="how many to write")
     if transform.takes == "documents" and transform.teachers:

@@ -56,6 +56,7 @@ from data import fingerprints, split_spec
 from measuring.in_training import CHAT, EVAL_NEEDS, PLAIN, check_specs, evaluate_all, print_results
 from model import load_both
 from rl import asynchronous
+from rl.batches import MICRO_TOKENS
 from rl.distillation import LOSSES, Lessons
 from rl.flags import ROLLOUT_NEEDS, rollout_flags
 from rl.given import ROW, Sources, is_text, open_given
@@ -104,6 +105,8 @@ def flags() -> cli.Parser:
 NEEDS = (
     ("--batch-tokens", lambda a: a.on_policy < 1, "with --on-policy 1, where --prompts and --group say how much is read"),
     ("--prompts --group --rows --show-every --tool", lambda a: a.on_policy, "with --on-policy 0, where nothing is sampled"),
+    ("--think-budget", lambda a: a.on_policy or a.eval_data,
+     "with --on-policy 0 and no --eval-data, where nothing is sampled"),
     ("--async-steps --rollout-ranks", lambda a: a.on_policy == 1, "with --on-policy {on_policy}, where not every step samples"),
 )
 
@@ -170,6 +173,8 @@ def main() -> None:
         if documents:
             given = open_given(documents, tokenizer, args.mode, args.seq_len, args.batch_tokens, args.seed)
             run.plan_micro_batches(given)
+            if not args.micro_tokens:                     # as many as of rollouts
+                run.micro_rows = min(run.micro_rows, max(1, MICRO_TOKENS[run.device.type] // args.seq_len))
     if not run.learns:
         return asynchronous.only_sample(run, rollouts, model)
     with cli.bad_input():

@@ -29,12 +29,14 @@ mixtures when the sources change.
 """
 
 import argparse
+import contextlib
 import itertools
 import os
 import shlex
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -235,6 +237,17 @@ def report(args: Namespace, plan: Plan, found: dict, rows: list[dict], solved: d
     cli.finish(result)
 
 
+@contextlib.contextmanager
+def stoppable(folder: Path, plan: Plan) -> Iterator[None]:
+    """Ctrl-C ends the program with one line."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"stopped: {len(results(folder))} of {len(plan.jobs())} proxies are done; the same command with --resume goes on",
+              file=sys.stderr)
+        raise SystemExit(130) from None
+
+
 def main() -> None:
     args = flags().parse_args()
     rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -252,18 +265,14 @@ def main() -> None:
             if not args.init and not args.tokenizer and not (folder / "tokenizer" / "tokenizer.json").exists():
                 tokenizer.save(folder / "tokenizer")
         device = os.environ.get("LOCAL_RANK", "") if ranks > 1 else ""
-        try:
+        with stoppable(folder, plan):
             found = Worker(folder, plan, args.jobs, device).run(shown=rank == 0)
-        except KeyboardInterrupt:
-            print(f"stopped: {len(results(folder))} of {len(plan.jobs())} proxies are done; the same command with --resume goes "
-                  "on", file=sys.stderr)
-            raise SystemExit(130) from None
     if rank:
         return
     rows = correlations(plan, found, args.folds)
     fit = best_fit(rows, plan) if args.fit == "best" else args.fit
     how = dict(temperature=args.temperature, strength=tuple(args.strength))
-    with cli.bad_input():
+    with cli.bad_input(), stoppable(folder, plan):
         solved = solve(plan, found, fit, bounds, shares, args.simulate, args.average, args.seed, **how)
         confirmed = confirm(args, plan, solved) if args.confirm else {}
     with locked(folder / "plan.lock"):                    # all who have trained write the same files, one after the other

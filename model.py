@@ -112,7 +112,7 @@ class Config:
             (any(LAYER_KINDS[kind].window for kind in self.attention if kind in LAYER_KINDS) != (self.window > 0),
              f"window={self.window} must be set with, and only with, window layers"),
             (self.heads % self.kv_heads, f"heads={self.heads} must be a multiple of kv_heads={self.kv_heads}"),
-            (self.head_size % 2, f"head size {self.head_size} must be even (width / heads)"),
+            (self.head_size < 2 or self.head_size % 2, f"head size {self.head_size} must be even and at least 2 (width / heads)"),
             (self.qk_norm not in ("", "head", "full"), f"qk_norm={self.qk_norm}: use head, full or nothing"),
             (self.qk_scale and not self.qk_norm, "qk_scale is a factor behind a norm, so it needs qk_norm=head or qk_norm=full"),
         ):

@@ -74,7 +74,7 @@ def flags() -> cli.Parser:
 NEEDS = (
     ("--no-think", lambda a: any(kind_of(split_spec(spec)[0]) in ("world", "questions") for spec in a.data),
      "on conversations, which are used as they are"),
-    ("--unflagged", lambda a: a.no_think, "without --no-think above 0: else no question has a flag"),
+    ("--unflagged", lambda a: 0 < a.no_think < 1, "without --no-think between 0 and 1: else no question has a flag /think"),
 )
 
 

@@ -35,10 +35,9 @@ if [ -e "$OUT" ] && [ -z "${RESUME:-}" ]; then
     echo "generations.sh: $OUT exists already; remove it, set OUT to another folder, or RESUME=1 to go on after its last whole step" >&2
     exit 2
 fi
-whole() { [ -e "$1/log.jsonl" ] && grep -q '"result"' "$1/log.jsonl"; }
 learn() {                  # FOLDER SPEC...: a new model, from random weights
     local out=$1; shift
-    whole "$out" || $PYTHON pretrain.py --tokenizer "$OUT/tokenizer" --out "$out" $SHAPE $RATE --steps "$STEPS" --seed "$SEED" --data "$@"
+    $PYTHON pretrain.py --tokenizer "$OUT/tokenizer" --out "$out" --resume $SHAPE $RATE --steps "$STEPS" --seed "$SEED" --data "$@"
 }
 
 [ -e "$OUT/tokenizer/tokenizer.json" ] || $PYTHON tokenizer.py train --data "world:ops=1-5,$WORLD" --vocab-size 512 --out "$OUT/tokenizer"

@@ -18,10 +18,9 @@ SFT=${SFT:-120} GRPO=${GRPO:-50}                   # steps
 PROMPTS=${PROMPTS:-64} GROUP=${GROUP:-16} NEW=${NEW:-256} BATCH=${BATCH:-32768} LIMIT=${LIMIT:-0}
 GPU=${GPU:---device cuda --dtype bfloat16}
 
-whole() { [ -e "$OUT/$1/log.jsonl" ] && grep -q '"result"' "$OUT/$1/log.jsonl"; }
-whole sft || $PYTHON sft.py --init "$MODEL" --data "$TRAIN" --out "$OUT/sft" --seq-len 512 --batch-tokens "$BATCH" --micro-tokens "$BATCH" \
+$PYTHON sft.py --init "$MODEL" --data "$TRAIN" --out "$OUT/sft" --seq-len 512 --batch-tokens "$BATCH" --micro-tokens "$BATCH" \
     --optimizer adamw --lr 2e-5 --steps "$SFT" --save-every 40 --resume $GPU
-whole grpo || $PYTHON grpo.py --init "$OUT/sft" --data "$TRAIN" --out "$OUT/grpo" --prompts "$PROMPTS" --group "$GROUP" \
+$PYTHON grpo.py --init "$OUT/sft" --data "$TRAIN" --out "$OUT/grpo" --prompts "$PROMPTS" --group "$GROUP" \
     --rows $((PROMPTS * GROUP)) --max-new-tokens "$NEW" --micro-tokens 32768 --lr 2e-6 --steps "$GRPO" --save-every 10 --resume $GPU
 [ -e "$OUT/accuracy.json" ] || $PYTHON evaluate.py --init "$MODEL" "$OUT/sft" "$OUT/grpo" --chat --data "$TEST" --limit "$LIMIT" --max-new-tokens "$NEW" --rows 512 \
     --out "$OUT/accuracy.json" $GPU

@@ -29,34 +29,33 @@ WORLD="contexts=zoo,branch=0,seed=$SEED"
 START=$SECONDS
 
 if [ -e "$OUT" ] && [ -z "${RESUME:-}" ]; then
-    echo "laptop.sh: $OUT exists already; remove it, set OUT to another folder, or RESUME=1 to continue after its last complete stage" >&2
+    echo "laptop.sh: $OUT exists already; remove it, set OUT to another folder, or RESUME=1 to go on with what it holds" >&2
     exit 2
 fi
-whole() { [ -e "$OUT/$1/tokenizer.json" ] && { [ "$1" = tokenizer ] || grep -q '"result"' "$OUT/$1/log.jsonl"; }; }
 
 echo "== 1. A tokenizer, trained on the world's own text"
-whole tokenizer || $PYTHON tokenizer.py train --data world:ops=1-6,split=pretrain,contexts=zoo --vocab-size 1024 --out "$OUT/tokenizer"
+[ -e "$OUT/tokenizer/tokenizer.json" ] || $PYTHON tokenizer.py train --data world:ops=1-6,split=pretrain,contexts=zoo --vocab-size 1024 --out "$OUT/tokenizer"
 
 echo "== 2. Pre-training: 1 to 3 operations, and a few longer problems, so that these can be learned later"
-whole base || $PYTHON pretrain.py --tokenizer "$OUT/tokenizer" --out "$OUT/base" --seq-len 512 --seed "$SEED" \
+$PYTHON pretrain.py --tokenizer "$OUT/tokenizer" --out "$OUT/base" --resume --seq-len 512 --seed "$SEED" \
     --attention window+nope --window 8 --rope-theta 100 --qk-norm head \
     --data "world:ops=$SOLVED,split=pretrain,$WORLD@0.9" "world:ops=$LONG,split=pretrain,$WORLD@0.1" \
     --steps "$BASE" --lr 0.04 --adam-lr 0.008 --save-every 200 \
     --until-accuracy 0.8 --eval-every 25 --eval-data "world:ops=${SOLVED#*-},split=dev,$WORLD" --eval-problems 40
 
 echo "== 3. Mid-training on long problems, with easy ones against forgetting"
-whole mid || $PYTHON pretrain.py --init "$OUT/base" --out "$OUT/mid" --seq-len 512 --seed "$SEED" \
+$PYTHON pretrain.py --init "$OUT/base" --out "$OUT/mid" --resume --seq-len 512 --seed "$SEED" \
     --data "world:ops=$LONG,split=midtrain,$WORLD@0.8" "world:ops=$SOLVED,split=midtrain,$WORLD@0.2" \
     --steps "$MID" --lr 0.02 --adam-lr 0.004 --schedule constant \
     --until-accuracy 0.4 --eval-every 25 --eval-data "world:ops=$EDGE,split=dev,$WORLD" --eval-problems 20
 
 echo "== 4. Supervised fine-tuning: chats about easy problems, with and without thinking"
-whole sft || $PYTHON sft.py --init "$OUT/mid" --out "$OUT/sft" --seed "$SEED" --no-think 0.2 --unflagged 0.1 \
+$PYTHON sft.py --init "$OUT/mid" --out "$OUT/sft" --resume --seed "$SEED" --no-think 0.2 --unflagged 0.1 \
     --data "world:ops=$SOLVED,split=sft,$WORLD" --steps "$SFT" --lr 0.01 --adam-lr 0.002
 
 echo "== 5. Reinforcement learning from verified answers at the edge"
-whole grpo || OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} $PYTHON -m torch.distributed.run --standalone --nproc_per_node="$RANKS" \
-    grpo.py --init "$OUT/sft" --out "$OUT/grpo" --seed "$SEED" \
+OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} $PYTHON -m torch.distributed.run --standalone --nproc_per_node="$RANKS" \
+    grpo.py --init "$OUT/sft" --out "$OUT/grpo" --resume --seed "$SEED" \
     --data "world:ops=$EDGE,split=rl,$WORLD@0.875" "world:ops=$EASY,split=rl,$WORLD@0.125" \
     --mode think --reward strict+process:0.5 --steps "$GRPO" --prompts 16 --group 16 --max-new-tokens 120 --lr 1e-3 \
     --schedule wsd --decay 0.5 --save-every 20

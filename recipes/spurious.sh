@@ -5,11 +5,11 @@
 # arXiv 2506.10947 found gains from random rewards in some models. With one update per batch nothing is clipped, and then a random
 # reward cannot bring a gain.
 #
-#   INIT=runs/laptop/dpo bash recipes/spurious.sh
+#   INIT=runs/laptop/sft bash recipes/spurious.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python}
-INIT=${INIT:-runs/laptop/dpo}
+INIT=${INIT:-runs/laptop/sft}
 OUT=${OUT:-runs/spurious}
 STEPS=${STEPS:-80} LR=${LR:-1e-4}      # at four times this rate the noise of a random reward ruins the model
 SEEDS=${SEEDS:-0}          # one or several in one string: "0 1 2"

@@ -32,6 +32,7 @@ if [ -e "$OUT" ]; then
     echo "star.sh: $OUT exists already; remove it, or set OUT to another folder" >&2
     exit 2
 fi
+case "$METHOD" in star|rft) ;; *) echo "star.sh: METHOD=$METHOD: use star or rft" >&2; exit 2 ;; esac
 teacher=$INIT plain=--plain models=("$INIT") plains=("$INIT")
 if [ -n "$CHAT" ]; then plain="" plains=(); fi
 if [ "$METHOD" = rft ]; then ROUNDS=1; fi

@@ -38,6 +38,10 @@ if [ -e "$OUT" ]; then
     exit 2
 fi
 spec() { echo "text:$TEXT,kind=$1,ask=$ASK$([ "$1" != rpt ] || echo ",proxy=$INIT")"; }   # RPT chooses its positions by a proxy
+case "$CHATS" in                # as chats, where a task makes them; pretrain.py reads a file as it is
+    world:*|knowledge:*) LEARNED=$CHATS,format=chat ;;
+    *) LEARNED=$CHATS ;;
+esac
 flops() { $PYTHON -c 'import json, sys; print(sum(json.load(open(sys.argv[1]))["own"].values()))' "$1/ledger.json"; }
 
 if [ "$INIT" = "$OUT/base" ]; then
@@ -59,7 +63,7 @@ for kind in $KINDS; do
     $PYTHON grpo.py --init "$OUT/cold" --out "$OUT/$kind" --data "$(spec "$kind")" --reward score --steps "$RL" --prompts 16 --group 8 \
         --sft-data "$CHATS" --sft-tokens 1024 --sft-weight 0.1 $([ "$kind" != rlp ] || echo "--loss rlp") $ROLLOUTS
     echo "== $kind: next-token training for as many FLOPs, as two steps tell"
-    MIXED="--init $OUT/cold --data $READ@0.7 $CHATS@0.3 --seq-len 256 --batch-tokens 2048 --lr 0.03 --adam-lr 0.006 --seed $SEED $MORE"
+    MIXED="--init $OUT/cold --data $READ@0.7 $LEARNED@0.3 --seq-len 256 --batch-tokens 2048 --lr 0.03 --adam-lr 0.006 --seed $SEED $MORE"
     [ -e "$OUT/probe" ] || $PYTHON pretrain.py $MIXED --steps 2 --out "$OUT/probe"
     spent=$(flops "$OUT/$kind") two=$(flops "$OUT/probe")
     $PYTHON pretrain.py $MIXED --steps $((2 * spent / two + 1)) --save-every 100 --out "$OUT/$kind-mixed"

@@ -22,7 +22,6 @@ world() { echo "world:ops=$1,split=$2,branch=0,seed=$SEED"; }
 
 for STAGE in ${@:-data base mid sft grpo evaluate}; do
     echo "== $STAGE" >&2
-    if [ -e "$OUT/$STAGE/log.jsonl" ] && grep -q '"result"' "$OUT/$STAGE/log.jsonl"; then continue; fi
     case $STAGE in
     data)
         [ -e "$OUT/tokenizer" ] || $PYTHON tokenizer.py train --data "world:ops=$SOLVED,split=pretrain" --vocab-size "$VOCAB" --out "$OUT/tokenizer"

@@ -125,6 +125,7 @@ class AsyncRollouts(Rollouts):
 
     def begin(self, model: Transformer, version: int) -> None:
         """Starts to sample. Comes once the model has the weights, and `prompts` the place, that the run goes on from."""
+        super().begin(model, version)
         self.costs = Costs.of(model)
         if not self.apart:
             self.maker = Maker(self, model, version, self.rank, self.ranks, self.P // self.ranks)

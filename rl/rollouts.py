@@ -225,7 +225,8 @@ class Rollouts:
     # These methods do nearly nothing if sampling and training take turns; rl/asynchronous.py overrides them.
 
     def begin(self, model: Transformer, version: int) -> None:
-        """Called before the first step."""
+        """Called before the first step of this program; version: the steps that were made before."""
+        self.first_step = version == 0
 
     def publish(self, model: Transformer, step: int) -> None:
         """Called after each update, with the new weights for sampling."""

@@ -98,10 +98,9 @@ def joined(path: str, by: str, tokenizer: Tokenizer, most: float) -> Iterator[st
     for rows in groups.values():
         text, size = "", empty_size(tokenizer)
         for row in rows:
-            more = len(tokenizer.encode(BETWEEN + row))
-            if text and size + more > most:
+            if text and size + len(tokenizer.encode(BETWEEN + row)) > most:
                 yield text
                 text, size = "", empty_size(tokenizer)
+            size += len(tokenizer.encode(BETWEEN + row if text else row))
             text = text + BETWEEN + row if text else row
-            size += more
         yield text

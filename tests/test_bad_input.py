@@ -333,6 +333,7 @@ for name, flags in (("pretrain", "--lr nan --steps 0 --steps -3 --batch-tokens -
     for flag in re.findall(r"--\S+(?: [^-\s]\S*| -\d+)?", flags):
         case(f"{name} {flag}", {"a.jsonl": rows(GOOD.get(name, QUESTION))}, flag.split()[0])
 for command, words in (("pretrain --heads 3", "head size 5"), ("pretrain --width 7", "head size 3"),
+                       ("pretrain --width 1", "head size 0"),
                        ("pretrain --attention moon", "moon"),
                        ("pretrain --kv-heads 3", "kv_heads"), ("dpo --reference nowhere", "nowhere/config.json"),
                        ("grpo --reward x", "reward 'x' is not known"),

@@ -98,7 +98,8 @@ CASES = {
         "--peak-tflops 9": [("--device cpu", "--device cuda")]}),
     "sft": (f"{FROM} {A_RUN}", OPTIMISER | ENDING | EPOCHS | {
         "--iw-form token": [("--loss sft", "--loss iw")], "--refresh 3": [("--loss iw", "--loss psft")],
-        "--clip-high 0.1": [("--loss dft", "--loss psft")], "--unflagged 0.1": [("", "--no-think 0.5")],
+        "--clip-high 0.1": [("--loss dft", "--loss psft")],
+        "--unflagged 0.1": [("", "--no-think 0.5"), ("--no-think 1", "--no-think 0.5")],
         "--no-think 0.5": [("--data chats.jsonl", "--data chats.jsonl questions.jsonl@3"), ("--data chats.jsonl", "")]}),
     "dpo": (f"{FROM} --out o --data p.jsonl", OPTIMISER | {
         "--max-epochs 2": [("--data world:ops=1", "")], "--label-smoothing 0.1": [("--loss kto", "--loss simpo")],
@@ -132,7 +133,8 @@ CASES = {
         "--top-k 9": [("", "--loss forward"), ("--loss opd", "--loss jsd")],
         "--beta 0.1": [("--loss reverse", "--loss jsd"), ("", "--loss jsd")],
         "--think-budget 9": [("--mode plain", "--mode think")], "--recompute": [("", "--async-steps 1")],
-        "--async-steps 1": [("--on-policy 0.5", "")], "--rollout-ranks 1": [("--on-policy 0", "")]} | {
+        "--async-steps 1": [("--on-policy 0.5", "")], "--rollout-ranks 1": [("--on-policy 0", "")],
+        "--think-budget 8": [("--on-policy 0 --mode think", f"--on-policy 0 --mode think {HELD_OUT}")]} | {
         flag: [("--on-policy 0", "--on-policy 0.5")] for flag in ("--prompts 4", "--group 2", "--rows 9", "--show-every 3")}),
     "sampler": ("--init i --prompt x", DRAWS | {
         "--tool t.py:f": [("", "--chat")], "--max-calls 2": [("--chat", "--chat --tool calculator")],

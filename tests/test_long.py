@@ -62,6 +62,9 @@ def test_rows_that_belong_together_are_one_document_in_their_order(pages, tokeni
     assert found == ["\n\n".join(a[:2]), a[2], whole[1]], "c alone is too long"
     assert all(len(tokenizer.encode(text)) + 1 <= most for text in found)
     assert list(sample_texts(f"long:{pages},by=book")) == [row["text"] for row in rows]
+    exactly = len(tokenizer.encode_document(whole[0])) + 1                    # with the end-of-document token
+    for most, first in ((exactly, whole[0]), (exactly - 1, "\n\n".join(a[:2]))):
+        assert texts_of(open_source(f"long:{pages},by=book,tokens=-{most}", tokenizer), tokenizer)[0] == first
 
 
 def test_where_none_is_longer_than_a_row_none_is_cut(pages, tokenizer):

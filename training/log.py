@@ -8,6 +8,15 @@ from formats.files import write_text
 from training import cli
 
 
+def read(line: str) -> dict | None:
+    """A record; None for a line that was only half written when the power went."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
+
+
 class Log:
     """The log of a run. Only one rank opens it; on the other ranks it writes nothing."""
 
@@ -27,8 +36,8 @@ class Log:
         path = self.folder / "log.jsonl"
         if not path.exists():
             return False
-        whole = [line for line in path.read_text().splitlines() if line.endswith("}")]
-        before = [line for line in whole if json.loads(line).get("step", 0) <= step]
+        lines = path.read_text().splitlines()
+        before = [line for line in lines if (record := read(line)) is not None and record.get("step", 0) <= step]
         write_text(path, "\n".join(before) + "\n")
         self.file = open(path, "a")
         self._open_wandb(flags)
@@ -38,8 +47,17 @@ class Log:
         """The last record, if it is the result of a run: {"result": ..., "step": ...}."""
         path = self.folder / "log.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
-        last = json.loads(lines[-1]) if lines and lines[-1].endswith("}") else {}
-        return last if "result" in last else None
+        last = read(lines[-1]) if lines else None
+        return last if last and "result" in last else None
+
+    def of_step(self, step: int) -> tuple[float, dict]:
+        """The loss and the other numbers of a step, from its record; nan and none where it was not logged."""
+        path = self.folder / "log.jsonl"
+        for record in map(read, path.read_text().splitlines() if path.exists() else []):
+            if record and record.get("step") == step and isinstance(record.get("loss"), float):
+                return record["loss"], {name: value for name, value in record.items() if type(value) in (int, float)
+                                        and name not in ("step", "loss", "lr", "weight", "grad_norm", "tokens_per_second")}
+        return float("nan"), {}
 
     def _open_wandb(self, flags):
         if self.project:

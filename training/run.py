@@ -132,6 +132,8 @@ class Run(Ranks):
             self.ended = self.ended or self.logged["result"].get("ended_by", "")
         if self.logged and (self.logged["step"] != self.step or self.step < args.steps and not self.ended):
             self.logged = None                            # there are steps to make
+        if self.state is not None and not self.logged:    # it may have been killed behind its last step, before its result
+            self.loss, self.means = self.log_file.of_step(self.step)
         self.open_log(about)
         self.catch_interrupts()
         self.progress = Progress(Path(sys.argv[0]).stem, self.step, args.steps, shown=self.main)
@@ -143,6 +145,9 @@ class Run(Ranks):
             if not self.logged:
                 self.log({"resumed_at": self.step, "steps": self.args.steps, "commit": commit()})
         else:
+            if self.args.resume and (self.folder / "log.jsonl").exists():
+                print("--resume: there is no checkpoint yet (--save-every writes them on the way), so the run begins again",
+                      file=sys.stderr)
             self.log_file.open(self.flags)
             self.log({"flags": self.flags, "script": Path(sys.argv[0]).name, "versions": versions(), "commit": commit(),
                       "ranks": self.ranks, "device": device_name(self.device)} | about)

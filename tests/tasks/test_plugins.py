@@ -123,6 +123,17 @@ def test_a_reward_that_fails_later_is_counted_and_said(folder, tmp_path):
     assert "step 2: reward later.py:f failed on a completion, counted as 0: later.py, line 5: KeyError: 'six'" in err
 
 
+def test_a_reward_that_fails_in_the_first_step_after_a_resume_is_counted_too(folder, tmp_path):
+    (tmp_path / "later.py").write_text("import os\ndef f(problem, reply, group):\n    if os.path.exists('late'):\n"
+                                       "        raise KeyError('late')\n    return 1.0\n")
+    flags = ["--init", folder, "--out", "run", "--data", "world:ops=1", *FEW, "--reward", "later.py:f", "--schedule", "constant",
+             "--warmup", 0]
+    assert run_main(grpo, *flags, "--steps", 1)[0] == 0
+    (tmp_path / "late").touch()
+    code, _, err = run_main(grpo, *flags, "--steps", 2, "--resume")
+    assert code == 0 and "step 2: reward later.py:f failed on a completion, counted as 0" in err
+
+
 @pytest.mark.parametrize("late, flags, message", [
     (TASK.replace("return Problem(f\"Twice", "{}[i] if i == 5 else 0\n        return Problem(f\"Twice"),
      ["--task", "late.py:Doubling"], "late.py, line 6: KeyError: 5"),

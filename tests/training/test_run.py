@@ -106,6 +106,43 @@ def test_data_that_is_used_up_ends_the_run_as_meant(tmp_path, capsys):
     assert result["ended_by"] == "--max-epochs" and result["steps"] == 4 and "eval" in result and "is used up" in out.err
 
 
+def test_a_run_that_was_killed_while_it_measured_itself_has_its_loss_and_metrics(tmp_path, capsys):
+    """The last checkpoint is written, the result is not."""
+    run = started(tmp_path, "--steps", 5, "--eval-data", "world:ops=1")
+    loop(run)
+    run.evaluate.side_effect = KeyboardInterrupt          # as a kill would end it
+    with pytest.raises(KeyboardInterrupt):
+        run.finish()
+    run.log_file.close()
+    again = started(tmp_path, "--steps", 5, "--eval-data", "world:ops=1", "--resume")
+    loop(again)
+    again.finish()
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["steps"] == 5 and result["loss"] == round(run.loss, 4) > 0 and result["x"] == run.means["x"] > 0
+
+
+@pytest.mark.parametrize("half", ['{"step": 3, "a": {"b": 1}', '{"step": 3', "3", ""])
+def test_a_last_line_that_was_half_written_is_left_out(tmp_path, half):
+    """A cut may stand behind a bracket within the record."""
+    run = started(tmp_path, "--steps", 4)
+    loop(run)
+    run.save()
+    run.log_file.close()
+    file = tmp_path / "run" / "log.jsonl"
+    whole = records(tmp_path)
+    file.write_text(file.read_text() + half)
+    again = started(tmp_path, "--steps", 8, "--resume")
+    assert records(tmp_path)[:-1] == whole and records(tmp_path)[-1]["resumed_at"] == 4 == again.step
+    again.log_file.close()
+
+
+def test_a_resume_without_a_checkpoint_says_that_it_begins_again(tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "log.jsonl").write_text('{"flags": {}}\n')
+    assert started(tmp_path, "--steps", 2, "--resume").step == 0
+    assert "no checkpoint yet" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("flags, steps", [(["--until-loss", 100], 20), (["--until-accuracy", 0.7, "--eval-every", 3], 6)])
 def test_a_goal_ends_the_loop_and_its_step_is_logged(tmp_path, flags, steps):
     run = started(tmp_path, "--steps", 50, "--log-every", 4, "--eval-data", "world:ops=1", *flags)

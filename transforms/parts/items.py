@@ -1,5 +1,6 @@
 """What a transform works on, opened by SPEC: problems of tasks, documents of files, or only numbers."""
 
+import itertools
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 
@@ -54,8 +55,7 @@ def _lessons(spec: str, count: int) -> Iterator[tuple[str, int, str, Problem | N
 def _texts(spec: str, count: int, cut: Cut) -> Iterator[tuple[str, int, str]]:
     next(read_texts(spec))                                # a file that cannot be read is refused here
     pieces = (piece for text in read_texts(spec) if text.strip() for piece in cut(text))
-    return ((spec, i, piece) for i, piece in zip(range(count), pieces)) if count else (
-        (spec, i, piece) for i, piece in enumerate(pieces))
+    return ((spec, i, piece) for i, piece in enumerate(itertools.islice(pieces, count or None)))
 
 
 def document_of(problem: Problem) -> str:
