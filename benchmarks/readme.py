@@ -21,7 +21,7 @@ TABLES = {"pipeline": tables.pipeline_table, "sampler": tables.sampler_table, "s
           "probe": tables.probe_table, "async": tables.async_table, "plan": tables.plan_table, "large": tables.large_table,
           "spurious": tables.spurious_table, "real": tables.real_table, "answers": tables.answers_table,
           "harness": tables.harness_table, "groups": tables.groups_table}
-VERDICT = 5                          # the column of the verdict in the table of claims/README.md
+OURS, VERDICT = 4, 5                 # columns of the table of claims/README.md
 
 
 def files() -> dict:
@@ -72,8 +72,11 @@ def claims_line() -> str:
     said = {"holds": "hold here", "does not hold here": "do not", "undecided": "are undecided", "": "are not measured yet"}
     verdicts = [re.match(r"[a-z ]*", row[VERDICT])[0].strip() for row in rows]           # without the words behind it
     counts = {words: verdicts.count(verdict) for verdict, words in said.items()}
+    decided = [row[OURS] for row, verdict in zip(rows, verdicts) if verdict in ("holds", "does not hold here")]
+    firm = sum(int(seeds[1]) >= 3 for ours in decided if (seeds := re.search(r"(\d+) seeds?$", ours)))
     return (f"**Claims.** {len(rows)} contested claims of papers, measured again on a small world: "
-            + ", ".join(f"{count} {words}" for words, count in counts.items() if count) + ".")
+            + ", ".join(f"{count} {words}" for words, count in counts.items() if count)
+            + f". Of the {len(decided)} that are decided {firm} are so by three seeds or more.")
 
 
 def pipeline_line() -> str:

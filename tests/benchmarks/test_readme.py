@@ -115,12 +115,13 @@ def test_readme_says_what_the_last_stage_gains_over_all_seeds(monkeypatch):
 
 def test_claims_are_counted_by_their_verdicts(tmp_path, monkeypatch):
     verdicts = ("holds", "does not hold here", "undecided (the null arm); to decide it: 5 seeds", "undecided; x", "", "")
-    rows = [f"| {i} | claim {i}, a \\| b, holds | paper | 1 | +0.1 [0, 1] | {verdict} | `python` | 2 |"
+    rows = [f"| {i} | claim {i}, a \\| b, holds | paper | 1 | +0.1 [0, 1], {1 + 2 * i} seeds | {verdict} | `python` | 2 |"
             for i, verdict in enumerate(verdicts)]
     (tmp_path / "claims").mkdir()
     (tmp_path / "claims" / "README.md").write_text("\n".join(["# Claims", "", "|  | claim |", "| --- | --- |", *rows, ""]))
     monkeypatch.setattr(readme, "HERE", tmp_path)
-    assert readme.claims_line().endswith(": 1 hold here, 1 do not, 2 are undecided, 2 are not measured yet.")
+    assert readme.claims_line().endswith(": 1 hold here, 1 do not, 2 are undecided, 2 are not measured yet. "
+                                           "Of the 2 that are decided 1 are so by three seeds or more.")
     assert "6 contested claims" in readme.claims_line()
 
 
