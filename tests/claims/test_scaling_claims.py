@@ -16,7 +16,7 @@ def planted(**rates):
     hard, found = rng.normal(0, 0.1, 300), {}
     for name, rate in rates.items():
         found[name] = Result({})
-        for ops, chance in zip((2, 4), rate if isinstance(rate, tuple) else (rate,)):
+        for ops, chance in zip((2, 3, 4), (*rate, 0) if isinstance(rate, tuple) else (rate,)):
             counts = rng.binomial(8, np.clip(chance + hard, 0, 1))
             found[name].right["world:tiny,split=test", ops, 300] = [[int(c), 8] for c in counts]
     return found
