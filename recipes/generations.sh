@@ -32,7 +32,7 @@ REAL="world:ops=$OPS,$WORLD,split=pretrain,seed=$SEED"
 LEARNED="$REAL,q_weight=1" # real documents in training: every token counts, as in what a model wrote
 
 if [ -e "$OUT" ] && [ -z "${RESUME:-}" ]; then
-    echo "generations.sh: $OUT exists already; remove it, set OUT to another folder, or RESUME=1 to go on after its last whole step" >&2
+    echo "generations.sh: $OUT exists already; remove it, set OUT to another folder, or RESUME=1 to go on with what it holds" >&2
     exit 2
 fi
 learn() {                  # FOLDER SPEC...: a new model, from random weights

@@ -220,6 +220,16 @@ def test_given_documents_and_the_students_own_take_turns(folder, drawn, tmp_path
     assert [row["source"] for row in result["prompts"] + result["mixture"]] == ["world:ops=1", str(folder / "chats.jsonl")]
 
 
+def test_given_documents_go_through_the_model_in_micro_batches(folder, monkeypatch, tmp_path):
+    """As many tokens at once as of rollouts, where --micro-tokens does not say it."""
+    seen, loss = [], distill.Lessons.loss
+    monkeypatch.setattr(distill, "MICRO_TOKENS", {"cpu": 128})
+    monkeypatch.setattr(distill.Lessons, "loss", lambda self, b: seen.append(tuple(b.tokens.shape)) or loss(self, b))
+    ran(tmp_path / "run", "--init", folder / "student", "--teacher", folder / "teacher", "--loss", "forward", "--data",
+        folder / "chats.jsonl", "--seq-len", 64, "--batch-tokens", 256, "--steps", 1, "--on-policy", 0, "--device", "cpu")
+    assert [rows for rows, _ in seen] == [2, 2]
+
+
 @pytest.mark.parametrize("mode, flag", [("chat", ""), ("think", " /think"), ("no_think", " /no_think")])
 def test_given_questions_are_all_asked_in_the_mode(tokenizer, mode, flag):
     source = open_given(["world:ops=1"], tokenizer, mode, 256, 256, 0).mixture.sources[0]

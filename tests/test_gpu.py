@@ -57,6 +57,7 @@ STAGES = {
     "contamination": f"{EVALUATE} --data {ZOO},split=test --problems 4 --contamination 0.5",
 }
 
+
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory):
     """A short base, and a second one of other weights, both with QK-norm and windows."""
