@@ -191,11 +191,19 @@ class AsyncRollouts(Rollouts):
                 w = whole(w)
                 weights += [w] * self.run.main
             if self.run.main:
-                for handle in self.sending:
-                    handle.wait()
-                self.version = step
-                self._announce()
-                self.sending = [dist.broadcast(w, 0, group=self.run.sync_group, async_op=True) for w in weights]
+                self._send(weights, step)
+
+    def _send(self, weights: list[torch.Tensor], version: int) -> None:
+        """Announces and sends weights to the rollout ranks. If one of them has died, the run must stop, with its steps saved."""
+        try:
+            for handle in self.sending:
+                handle.wait()
+            self.version = version
+            self._announce()
+            self.sending = [dist.broadcast(w, 0, group=self.run.sync_group, async_op=True) for w in weights]
+        except RuntimeError as e:                         # the step is made: it counts before torchrun ends this rank as well
+            self.sending, self.run.stopping = [], True
+            self.run.say(f"the run must stop: new weights do not reach the ranks that sample ({str(e).splitlines()[0]})")
 
     def notes(self) -> dict:
         """The age of the groups of this step, in updates, and how many were too old."""

@@ -1,5 +1,6 @@
 """Rollouts ahead of training: what is consumed, how old it may be, and what happens when a rank dies."""
 
+import argparse
 import functools
 import itertools
 import json
@@ -322,11 +323,45 @@ def processes(out):
     return found
 
 
+@pytest.mark.parametrize("fails", ["on the way", "at once"])
+def test_weights_that_do_not_arrive_stop_the_run_after_its_step(able, monkeypatch, fails):
+    """A rollout rank dies while weights are sent to it, before torchrun tells the learner: gloo tells this with the last
+    broadcast, or refuses the next. Both leave a step that was made and is not saved yet."""
+    class Handle:
+        def wait(self):
+            if fails == "on the way":
+                raise RuntimeError("Connection closed by peer\nframe #0")
+
+    def broadcast(weight, source, group, async_op):
+        if fails == "at once" and sent:
+            raise RuntimeError("Connection closed by peer")
+        sent.append(weight)
+        return Handle()
+    run, sent, said = a_run(), [], []
+    run.rollout_ranks = 1
+    run.say = said.append
+    monkeypatch.setattr(asynchronous, "post", lambda *_: None)
+    model, rollouts = rollouts_of(able, lambda *a, **o: AsyncRollouts(run, *a, ahead=1, **o))
+    rollouts.begin(model, 0)
+    monkeypatch.setattr(asynchronous.dist, "broadcast", broadcast)
+    if fails == "on the way":
+        rollouts.publish(model, 1)
+        assert len(sent) == len(model.state_dict()) and not run.stopping and not said
+    else:
+        sent.append(None)
+    rollouts.publish(model, 2)
+    assert run.stopping
+    assert said == ["the run must stop: new weights do not reach the ranks that sample (Connection closed by peer)"]
+    monkeypatch.setattr(run, "store", argparse.Namespace(check=lambda _: False), raising=False)
+    assert rollouts.collect(model, 2) is None             # so the loop ends, and the run is saved
+
+
 STOPPED = [pytest.param(what, marks=pytest.mark.slow) for what in ("rollout rank stopped", "learner stopped")]    # half a minute
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes where Linux lists them")
-@pytest.mark.parametrize("what", ["rollout rank killed", "learner killed", *STOPPED, "Ctrl-C"])
+@pytest.mark.parametrize("what", ["rollout rank killed", "rollout rank killed, groups ready", "learner killed", *STOPPED,
+                                  "Ctrl-C"])
 def test_faults_end_the_run_or_go_by(able, tmp_path, what):
     out = tmp_path / "run"
     flags = ["--init", able, "--out", out, "--steps", 100_000, "--async-steps", 1, "--rollout-ranks", 1, "--save-every", 3, *TOY]
@@ -347,6 +382,12 @@ def test_faults_end_the_run_or_go_by(able, tmp_path, what):
             wait_for(lambda: len(steps_of(out)) >= before + 4)
         if what == "Ctrl-C":
             os.killpg(agent.pid, signal.SIGINT)
+        elif "ready" in what:                             # the learner makes a step more, whose weights nobody takes
+            os.kill(pids[0], signal.SIGSTOP)
+            time.sleep(3)
+            os.kill(pid, signal.SIGKILL)
+            time.sleep(0.5)
+            os.kill(pids[0], signal.SIGCONT)
         else:
             os.kill(pid, signal.SIGKILL)
         assert agent.wait(timeout=HANG) != 0
