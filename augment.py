@@ -208,6 +208,8 @@ def main() -> None:
     except KeyboardInterrupt:
         print(f"augment.py: stopped after {output.done} items; the same command with --resume goes on", file=sys.stderr)
         raise SystemExit(130) from None
+    except OSError as e:
+        cli.fail(f"{args.out}: {e.strerror or e}; {output.done} items are done, and the same command with --resume goes on")
     report(transform, output, args)
 
 

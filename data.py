@@ -266,15 +266,21 @@ class Packer:
                 "cut_documents": round(s["cut"] / max(1, s["documents"]), 4)}
 
     def state(self) -> dict:
-        def as_tensors(documents):
-            return [[torch.from_numpy(np.array(x)) for x in document] for document in documents]
         return {"born": self.born, "stats": dict(self.stats), "waiting": [(n, b, as_tensors(d)) for n, b, d in self.waiting]}
 
     def restore(self, state: dict) -> None:
         self.born, self.stats = state["born"], dict(state["stats"])
-        self.waiting = [(n, b, [tuple(x.numpy() for x in document) for document in documents])
-                        for n, b, documents in state["waiting"]]
+        self.waiting = [(n, b, as_arrays(documents)) for n, b, documents in state["waiting"]]
         self.slots = sum(n for n, *_ in self.waiting)
+
+
+def as_tensors(documents: list[tuple]) -> list[list]:
+    """Documents as torch.save stores them."""
+    return [[torch.from_numpy(np.array(x)) for x in document] for document in documents]
+
+
+def as_arrays(documents: list[list]) -> list[tuple]:
+    return [tuple(x.numpy() for x in document) for document in documents]
 
 
 class Stream:
@@ -288,7 +294,7 @@ class Stream:
             raise ValueError(f"--batch-tokens {batch_tokens} must be a multiple of --seq-len {T}")
         self.T, self.rows, self.make = T, batch_tokens // T, make
         self.mixture = Mixture(specs, tokenizer, seed, max_epochs, opener, piece=T)
-        self.packer = Packer(T, self.mixture.next)
+        self.packer, self.packed = Packer(T, self.mixture.next), []           # packed: rows of a batch that is not complete
         if max_epochs:                                    # without a limit every source is endless
             start = self.state()
             try:
@@ -302,7 +308,9 @@ class Stream:
     def next(self, rank: int = 0, ranks: int = 1, micro_rows: int | None = None) -> list[Batch]:
         """This rank's part of the next global batch, as a list of micro-batches of at most micro_rows rows. Raises StopIteration
         if sources with a limit cannot fill another batch."""
-        rows = [self.packer.row() for _ in range(self.rows)]
+        while len(self.packed) < self.rows:               # if a source cannot be read now, a resumed run begins with these rows
+            self.packed.append(self.packer.row())
+        rows, self.packed = self.packed, []
         mine = rows[rank::ranks]
         size = micro_rows or len(mine)
         return [self.make(mine[i:i + size], self.T) for i in range(0, len(mine), size)]
@@ -312,11 +320,12 @@ class Stream:
         return self.packer.report() | self.mixture.report()
 
     def state(self) -> dict:
-        return {"mixture": self.mixture.state(), "packer": self.packer.state()}
+        return {"mixture": self.mixture.state(), "packer": self.packer.state(), "packed": list(map(as_tensors, self.packed))}
 
     def restore(self, state: dict) -> None:
         self.mixture.restore(state["mixture"])
         self.packer.restore(state["packer"])
+        self.packed = list(map(as_arrays, state.get("packed", [])))           # older states have none
 
 
 def main() -> None:

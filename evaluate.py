@@ -25,10 +25,12 @@ model is asked, and as reinforcement learning asks. --contamination shows a mode
 of --data (tasks/contamination.py).
 """
 
+import contextlib
 import functools
 import math
+import sys
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -149,15 +151,40 @@ def main() -> None:
         bands, tools = check(args), open_tools(args.tool, args.max_calls, args.tool_seconds)
         benchmarks = [open_benchmark(name, args.benchmark_data) for name in args.benchmark]
         check_inputs(args, benchmarks)
-        measured = {folder: measure(folder, args, tools, benchmarks) for folder in dict.fromkeys(args.init)}
+        measured, trouble = {}, ""
+        with kept_if_cut_off(args, measured):
+            for folder in dict.fromkeys(args.init):
+                measured[folder] = measure(folder, args, tools, benchmarks)
         found = gains(measured, bands, max(args.k))
-        if args.out:
-            write_text(args.out, cli.to_json({"flags": vars(args), "results": measured, "gain": found}) + "\n")
+        try:
+            write(args.out, {"flags": vars(args), "results": measured, "gain": found})
+        except OSError as e:                              # a full disk: what was measured is printed all the same
+            trouble = f"--out {args.out}: {e.strerror}; the last line has the results"
     if len(args.init) > 1:
         print_comparison(measured, args.k, found)
     cli.finish({"k": args.k, "gain": found} | {
         f"./{folder}" if folder in ("k", "gain") else folder: {name: last_line(value) for name, value in results.items()}
         for folder, results in measured.items()})
+    if trouble:
+        cli.fail(trouble)
+
+
+def write(file: str, found: dict) -> None:
+    if file:
+        write_text(file, cli.to_json(found) + "\n")
+
+
+@contextlib.contextmanager
+def kept_if_cut_off(args: Namespace, measured: dict) -> Iterator[None]:
+    """If an error or Ctrl-C ends the program, the checkpoints that are measured are kept, in FILE.unfinished."""
+    try:
+        yield
+    except BaseException:
+        if args.out and measured:
+            write(f"{args.out}.unfinished", {"flags": vars(args), "results": measured})
+            print(f"the results of {len(measured)} checkpoint{'s' * (len(measured) > 1)} are in {args.out}.unfinished",
+                  file=sys.stderr)
+        raise
 
 
 def last_line(found: dict) -> dict | list[dict]:

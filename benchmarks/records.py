@@ -1,6 +1,5 @@
 """Writes and reads the records in results/: a line of JSON for each bench, with the machine, the versions and the commit."""
 
-import json
 import os
 import time
 from collections.abc import Iterable
@@ -8,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from formats.files import read_json_lines
+from formats.locks import append_line
 from training import cli, machine
 
 HERE = Path(__file__).parent.parent
@@ -18,16 +19,13 @@ def keep(name: str, result: dict, device: torch.device, dtype: str, folder: str 
     """Appends a result to bench_<name>.jsonl in the folder; returns the record."""
     record = result | {"bench": name, "device": machine.device_name(device), "dtype": dtype, "versions": machine.versions(),
                        "commit": machine.commit(), "date": time.strftime("%Y-%m-%d")}
-    os.makedirs(folder, exist_ok=True)
-    with open(Path(folder) / f"bench_{name}.jsonl", "a") as f:
-        f.write(cli.to_json(record) + "\n")
+    append_line(Path(folder) / f"bench_{name}.jsonl", cli.to_json(record))
     return record
 
 
 def records_of(name: str, folder: str | Path = RESULTS) -> list[dict]:
     """All records of bench_<name>.jsonl, the oldest first."""
-    file = Path(folder) / f"bench_{name}.jsonl"
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return read_json_lines(Path(folder) / f"bench_{name}.jsonl")
 
 
 def newest(name: str) -> dict:
@@ -45,9 +43,7 @@ class Rows(list):
 
     def append(self, row: dict) -> None:
         super().append(row)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a") as f:
-            f.write(cli.to_json(row) + "\n")
+        append_line(self.path, cli.to_json(row))
 
     def extend(self, rows: Iterable[dict]) -> None:
         for row in rows:

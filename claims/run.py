@@ -92,10 +92,13 @@ def measure(claims: dict[str, Claim], args: Namespace) -> int:
         for (name, setting), arms in list(todo.items()):
             if all(command in schedule.seconds for command in arms.values()):
                 del todo[name, setting]
-                with plugins.named(f"{path_of(name)}:statistic"):
-                    record = record_of(claims[name], Path(name).stem, setting, arms, schedule)
-                add(record, args.results)
-                say(one_line(claims[name], record))
+                try:
+                    with plugins.named(f"{path_of(name)}:statistic"):
+                        record = record_of(claims[name], Path(name).stem, setting, arms, schedule)
+                    add(record, args.results)
+                    say(one_line(claims[name], record))
+                except (ValueError, OSError) as e:        # of this claim: the others go on
+                    broken.append(f"{name}, seed {setting.seed}: no result, because {e}")
             elif why := next((schedule.failed[c] for c in arms.values() if c in schedule.failed), ""):
                 del todo[name, setting]
                 broken.append(f"{name}, seed {setting.seed}: no result, because {why}")

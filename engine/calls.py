@@ -47,11 +47,11 @@ class Worker:
     def call(self, spec: str, text: str, seconds: float) -> Answer:
         """What the tool answers. After a failure of the process it is `dead`."""
         if spec not in self.loaded:
-            answer, failed = self._ask({"load": spec}, LOADING)
+            answer, failed = self._ask({"load": spec, "seconds": LOADING}, LOADING)
             if failed:
                 return answer, True
             self.loaded.add(spec)
-        return self._ask({"spec": spec, "text": text}, seconds)
+        return self._ask({"spec": spec, "text": text, "seconds": seconds}, seconds)
 
     def _ask(self, wish: dict, seconds: float) -> Answer:
         try:

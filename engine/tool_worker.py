@@ -1,12 +1,13 @@
 """The process in which functions of a user's file run as tools: it may hang, fail or be killed without harm to the sampler.
 
-engine/calls.py starts it. Each line of its input is a JSON object {"load": SPEC}, or {"spec": SPEC, "text": argument}; each is
-answered with a line {"text": answer, "failed": bool}. It ends when its input ends.
+engine/calls.py starts it. Each line of its input is a JSON object {"load": SPEC} or {"spec": SPEC, "text": argument}, with
+"seconds", the time that it may take; each is answered with a line {"text": answer, "failed": bool}. It ends when its input ends.
 """
 
 import json
 import os
 import queue
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from typing import Any
 
 from formats import plugins
 from tasks.tools import LONGEST
+
+GRACE = 10.0                                              # seconds more, after which the kernel ends the process
 
 
 class Printed:
@@ -63,7 +66,10 @@ def main() -> None:
         return ""
     while True:
         wish = asked.get()
+        # If a tool keeps Python from running other threads, and the sampler is gone, the kernel ends this process.
+        signal.setitimer(signal.ITIMER_REAL, wish["seconds"] + GRACE)
         found = guarded(load, wish["load"]) if "load" in wish else guarded(tools[wish["spec"]], wish["text"])
+        signal.setitimer(signal.ITIMER_REAL, 0)
         answers.write(json.dumps(found) + "\n")
         answers.flush()
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,18 @@ def read_json(path: str | Path) -> dict:
         raise ValueError(f"{path}: not valid JSON ({e}); fetch or write it again") from None
     if not isinstance(found, dict):
         raise ValueError(f"{path}: must hold a JSON object, not {type(found).__name__}")
+    return found
+
+
+def read_json_lines(path: str | Path) -> list[dict]:
+    """The records of a .jsonl file of ours; none if there is no such file. A line that was cut off by a full disk or a power cut
+    is left out, and standard error says so."""
+    found = []
+    for number, line in enumerate(Path(path).read_text().splitlines() if Path(path).exists() else [], 1):
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            print(f"{path}, line {number}: is cut off, so it is left out", file=sys.stderr)
     return found
 
 

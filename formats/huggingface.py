@@ -330,6 +330,12 @@ STALE = ("model.safetensors.index.json", "model-*-of-*.safetensors", "pytorch_mo
          "adapter_config.json", "adapter_model.*")
 
 
+def holds_weights(folder: str | Path) -> str:
+    """The name of a file of weights, or of an adapter, in a folder; "" if there is none."""
+    found = [path.name for pattern in ("model.safetensors", *STALE) for path in Path(folder).glob(pattern)]
+    return min(found, default="")
+
+
 def write_folder(folder: str | Path, config: dict, weights: dict[str, torch.Tensor], generation: dict | None = None) -> None:
     """Writes model.safetensors ({our name: tensor}), config.json and generation_config.json (dicts), and removes the files of an
     older checkpoint. Each file is written under a temporary name and then renamed. Old shards are removed last, so the folder has

@@ -82,7 +82,7 @@ def named(spec: str) -> Iterator[None]:
     """Put this around calls of a user's code: an exception becomes a PluginError."""
     try:
         yield
-    except Exception as error:
+    except (Exception, SystemExit) as error:              # exit() in a user's code must not end the run as if all were well
         raise PluginError(describe(error, spec)) from error
 
 

@@ -28,6 +28,7 @@ from typing import Any
 from tqdm import tqdm
 
 from formats.files import read_json, write_json
+from formats.locks import append_line
 
 # what torchrun tells its processes; a proxy is a run of its own
 OF_RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK", "ROLE_WORLD_SIZE", "MASTER_ADDR",
@@ -101,14 +102,7 @@ def results(folder: Path) -> dict[tuple[str, int], dict]:
 
 
 def add_result(folder: Path, row: dict) -> None:
-    """Appends a line, behind whole lines alone."""
-    with locked(folder / "proxies.lock"):
-        path = folder / "proxies.jsonl"
-        cut = path.exists() and not path.read_text().endswith("\n") and path.stat().st_size
-        with open(path, "a") as file:
-            file.write("\n" * bool(cut) + json.dumps(row) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+    append_line(folder / "proxies.jsonl", json.dumps(row))
 
 
 def name_of(job: tuple[str, int]) -> str:

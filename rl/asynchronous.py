@@ -25,6 +25,7 @@ Simpler than OlmoRL: the complete weights are sent to every rollout rank.
 """
 
 import argparse
+import contextlib
 import copy
 import json
 import time
@@ -202,8 +203,12 @@ class AsyncRollouts(Rollouts):
             self._announce()
             self.sending = [dist.broadcast(w, 0, group=self.run.sync_group, async_op=True) for w in weights]
         except RuntimeError as e:                         # the step is made: it counts before torchrun ends this rank as well
-            self.sending, self.run.stopping = [], True
-            self.run.say(f"the run must stop: new weights do not reach the ranks that sample ({str(e).splitlines()[0]})")
+            self.sending = []
+            self._must_stop("new weights do not reach the ranks that sample", e)
+
+    def _must_stop(self, why: str, error: Exception) -> None:
+        self.run.stopping = True
+        self.run.say(f"the run must stop: {why} ({str(error).splitlines()[0]})")
 
     def notes(self) -> dict:
         """The age of the groups of this step, in updates, and how many were too old."""
@@ -215,7 +220,8 @@ class AsyncRollouts(Rollouts):
     def finish(self) -> None:
         """Tells the rollout ranks to stop."""
         if self.apart and self.run.main:
-            post(self.run, "news", {"version": self.version, "allowed": 0, "stop": True})
+            with contextlib.suppress(dist.DistError):     # torchrun has died, and the run is saved
+                post(self.run, "news", {"version": self.version, "allowed": 0, "stop": True})
 
     # rollouts on separate ranks
 
@@ -230,7 +236,10 @@ class AsyncRollouts(Rollouts):
         batch = [None]
         with self.together():
             if self.run.main:
-                batch = [self._gather(step)]
+                try:
+                    batch = [self._gather(step)]
+                except dist.DistError as e:               # torchrun, which keeps the store, has died
+                    self._must_stop("the ranks that sample cannot be reached", e)
         if self.ranks > 1:
             dist.broadcast_object_list(batch, 0, group=self.run.group)
         if batch[0] is None:

@@ -16,6 +16,7 @@ class Rollout:
     score: Score                     # the rewards of the task, and the verdict
     overlong_penalty: float = 0.0    # DAPO's, at most 0; both penalties are added to the reward
     kl_penalty: float = 0.0          # summed over its tokens, with --kl-in reward
+    needless: int = 0                # calls of tools that failed, were made before, or asked for nothing useful
     advantage: float = 0.0
     baseline: float = 0.0            # subtracted from the reward before returns are computed (REINFORCE++-baseline)
     batch: int = -1                  # set by `batches.pack`: number of the micro-batch, row and document; -1: not packed

@@ -12,7 +12,6 @@ from rl.batches import Minibatch
 from rl.diagnosis import Diagnosis, nothing_to_learn
 from rl.groups import Collected, has_spread
 from rl.rollouts import Rollouts
-from tasks.tools import needless_calls
 from training.metrics import Largest, add
 from training.run import Run
 
@@ -36,8 +35,7 @@ def of_completions(found: Collected, tools: bool = False) -> dict:
     if tools:
         calls = [r.completion.calls for r in flat]
         by_completion |= {"calls": list(map(len, calls)), "failed_calls": [sum(call.failed for call in c) for c in calls],
-                          "needless_calls": [needless_calls(c, r.problem.task.useful_calls(r.problem))
-                                             for r, c in zip(flat, calls, strict=True)]}
+                          "needless_calls": [r.needless for r in flat]}
     levels = {level: [len(r.completion.tokens) for r in flat if getattr(r.problem, "difficulty", "") == level]
               for level in ("easy", "medium", "hard")}    # of tasks that know it
     by_group = {

@@ -27,7 +27,7 @@ from rl.scoring import InformationGain
 from sampler import Completion, Sampler
 from tasks.rewards import Weighted, score_group
 from tasks.task import Problem, Reply, prompt_ids
-from tasks.tools import Toolbox
+from tasks.tools import Toolbox, needless_calls
 from tokenizer import Tokenizer
 from training import cli
 from training.ledger import Costs, Ledger
@@ -126,7 +126,9 @@ class Rollouts:
         for bill in problem.task.take_bills():
             if self.ledger is not None:
                 self.ledger.add(*bill)
-        return [Rollout(problem, c, reply, s, overlong_penalty(len(c.tokens), cap, self.overlong_buffer))
+        useful = problem.task.useful_calls(problem) if tools else None
+        return [Rollout(problem, c, reply, s, overlong_penalty(len(c.tokens), cap, self.overlong_buffer),
+                        needless=needless_calls(c.calls, useful) if tools else 0)
                 for c, reply, s in zip(completions, replies, scores, strict=True)]
 
     def reward_failed(self, name: str, text: str, error: Exception) -> None:

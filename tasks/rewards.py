@@ -244,7 +244,7 @@ def score_group(problem: Problem, replies: list[Reply], rewards: list[Weighted],
     def guarded(name, reply, function, *arguments, otherwise):
         try:
             return function(*arguments)
-        except Exception as error:
+        except (Exception, SystemExit) as error:          # a text that a reward runs may call exit()
             if on_error:
                 on_error(name, reply.text, error)
             return otherwise

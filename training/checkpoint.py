@@ -86,13 +86,15 @@ def restore(state: dict, model: nn.Module, optimizers: list, data: Any, guard: G
 def write(folder: Path, model: nn.Module, tokenizer: Any, state: dict) -> str:
     """Writes the Hugging Face folder, then train_state.pt. Returns "", or the error (for example a full disk); then the older
     checkpoint is unchanged. The first time train_state.pt comes first, so that weights without it are never those of a run that
-    was killed while it saved (training/resume.py refuses them)."""
+    was killed while it saved (training/resume.py refuses them). The tokenizer comes before it: a run that goes on needs both."""
     def write_state():
         write_atomically(folder / "train_state.pt", lambda path: torch.save(state, path))
     first = not (folder / "train_state.pt").exists()
     try:
         if first:
             folder.mkdir(parents=True, exist_ok=True)
+            if tokenizer is not None:
+                tokenizer.save(folder)
             write_state()
         model.save(folder, tokenizer, state["weights"])
         write_ledger(folder, state["ledger"])

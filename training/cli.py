@@ -175,4 +175,15 @@ def finish(result: dict) -> None:
     line = to_json(result)
     if line != json.dumps(result):
         print("a result is not a finite number; it is null in the last line", file=sys.stderr)
-    print(line, flush=True)
+    with reader_may_leave():
+        print(line, flush=True)
+
+
+@contextlib.contextmanager
+def reader_may_leave() -> Iterator[None]:
+    """Put this around what is printed: a program that read it, such as `head`, may have ended. The rest is not printed then."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())        # or Python complains again at its exit

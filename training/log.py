@@ -1,10 +1,13 @@
 """Writes log.jsonl in the run folder, one record per line; with --wandb also to Weights & Biases."""
 
+import contextlib
 import importlib.util
 import json
 from pathlib import Path
+from typing import ClassVar, TextIO
 
 from formats.files import write_text
+from formats.locks import take
 from training import cli
 
 
@@ -19,6 +22,7 @@ def read(line: str) -> dict | None:
 
 class Log:
     """The log of a run. Only one rank opens it; on the other ranks it writes nothing."""
+    opened: ClassVar[dict[Path, TextIO]] = {}             # by this process
 
     def __init__(self, folder: Path, project: str = ""):
         if project and importlib.util.find_spec("wandb") is None:
@@ -28,7 +32,8 @@ class Log:
     def open(self, flags: dict) -> None:
         """Starts the file."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.file = open(self.folder / "log.jsonl", "w")
+        self.file = self._locked()
+        self.file.truncate(0)
         self._open_wandb(flags)
 
     def reopen(self, flags: dict, step: int) -> bool:
@@ -36,12 +41,24 @@ class Log:
         path = self.folder / "log.jsonl"
         if not path.exists():
             return False
-        lines = path.read_text().splitlines()
-        before = [line for line in lines if (record := read(line)) is not None and record.get("step", 0) <= step]
-        write_text(path, "\n".join(before) + "\n")
-        self.file = open(path, "a")
+        with self._locked():                              # until the new file is there, which is locked as well
+            lines = path.read_text().splitlines()
+            before = [line for line in lines if (record := read(line)) is not None and record.get("step", 0) <= step]
+            write_text(path, "\n".join(before) + "\n")
+            self.file = self._locked()
         self._open_wandb(flags)
         return True
+
+    def _locked(self) -> TextIO:
+        """The file, to append to; locked as long as it is open. ValueError if another process writes to it."""
+        path = (self.folder / "log.jsonl").resolve()
+        if path in self.opened:                           # by an earlier run in this process, as in a notebook
+            self.opened.pop(path).close()
+        file = open(path, "a")
+        if not take(file):
+            raise ValueError(f"--out {self.folder}: another process is writing to it; end that one, or choose another folder")
+        self.opened[path] = file
+        return file
 
     def result(self) -> dict | None:
         """The last record, if it is the result of a run: {"result": ..., "step": ...}."""
@@ -73,7 +90,8 @@ class Log:
 
     def close(self) -> None:
         if self.file:
-            self.file.close()
+            with contextlib.suppress(OSError):            # a full disk; Run.log has said it
+                self.file.close()
             self.file = None
         if self.wandb:
             self.wandb.finish()

@@ -2,8 +2,32 @@
 
 import sys
 import time
+from typing import TextIO
 
 from tqdm import tqdm
+
+
+class Unbroken:
+    """A stream that drops what it cannot write. Standard error may close before the run ends: the terminal is gone, or Ctrl-C has
+    ended the `tee` behind it. The run then still saves."""
+
+    def __init__(self, stream: TextIO):
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self.stream.write(text)
+        except OSError:
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self.stream.flush()
+        except OSError:
+            pass
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.stream, name)
 
 
 class Progress:

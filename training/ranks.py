@@ -15,6 +15,9 @@ from torch import nn
 
 from training.flags import uses_gpu
 
+# One rank may sample or evaluate longer than the 10 minutes that nccl waits by itself. (torchrun notices a rank that has died.)
+LONGEST_WAIT = timedelta(hours=3)
+
 
 class Ranks:
     """This process, and its relation to the others.
@@ -46,10 +49,10 @@ class Ranks:
         self.dtype = getattr(torch, args.dtype) if args.dtype != "auto" else (torch.bfloat16 if cuda else torch.float32)
         self.weight_dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
         if world > 1 and not dist.is_initialized():
-            dist.init_process_group("nccl" if cuda else "gloo", device_id=self.device if cuda else None)
+            dist.init_process_group("nccl" if cuda else "gloo", timeout=LONGEST_WAIT, device_id=self.device if cuda else None)
         if self.rollout_ranks:
-            self.group = dist.new_group(list(range(self.ranks)))
-            self.sync_group = dist.new_group([0, *range(self.ranks, world)])
+            self.group = dist.new_group(list(range(self.ranks)), timeout=LONGEST_WAIT)
+            self.sync_group = dist.new_group([0, *range(self.ranks, world)], timeout=LONGEST_WAIT)
             self.store = dist.PrefixStore("rollouts", dist.distributed_c10d._get_default_store())
 
     @property

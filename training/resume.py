@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from formats.huggingface import holds_weights
 from training import optim
 
 # flags that a resumed run may change, because they do not change what is learned
@@ -25,6 +26,8 @@ def find_state(folder: Path, flags: dict, inputs: dict, defaults: dict) -> dict 
     if not flags["resume"]:
         if state.exists() or log.exists() or (folder / "config.json").exists():
             raise ValueError(f"--out {folder}: holds another run; add --resume to continue it, or choose another folder")
+        if there := holds_weights(folder):                # saving would remove them
+            raise ValueError(f"--out {folder}: holds {there}, of another model; choose another folder")
         return None
     if not state.is_file():
         if (folder / "config.json").exists():             # it would be overwritten by a run that begins again

@@ -37,7 +37,7 @@ from training.guard import Guard
 from training.ledger import Costs, Ledger, summary
 from training.log import Log
 from training.machine import commit, device_name, versions
-from training.progress import Progress
+from training.progress import Progress, Unbroken
 from training.ranks import Ranks
 from training.resume import find_state
 from training.weights import gathered
@@ -134,7 +134,8 @@ class Run(Ranks):
             self.logged = None                            # there are steps to make
         if self.state is not None and not self.logged:    # it may have been killed behind its last step, before its result
             self.loss, self.means = self.log_file.of_step(self.step)
-        self.open_log(about)
+        with cli.bad_input():
+            self.open_log(about)
         self.catch_interrupts()
         self.progress = Progress(Path(sys.argv[0]).stem, self.step, args.steps, shown=self.main)
 
@@ -153,7 +154,13 @@ class Run(Ranks):
                       "ranks": self.ranks, "device": device_name(self.device)} | about)
 
     def log(self, record: dict) -> None:
-        self.log_file.write(record)
+        """Writes a record. If the disk is full, the run saves and ends after this step."""
+        try:
+            self.log_file.write(record)
+        except OSError as e:
+            if not self.stopping:
+                self.say(f"{self.folder / 'log.jsonl'}: cannot be written ({e.strerror}); the run stops after this step")
+            self.stopping = True
 
     def say(self, text: str) -> None:
         """Prints a line on standard error, only on the first rank."""
@@ -161,15 +168,19 @@ class Run(Ranks):
             self.progress.say(text)
 
     def catch_interrupts(self) -> None:
-        """Ctrl-C or SIGTERM: the run saves and ends after the current step. A second one ends it at once."""
+        """Ctrl-C, SIGTERM or a closed terminal: the run saves and ends after the current step. A second one ends it at once."""
         def note(signum, frame):
             if self.stopping:
                 raise KeyboardInterrupt
             self.stopping = True
             if self.main:
                 print("stopping after this step ...", file=sys.stderr, flush=True)
-        signal.signal(signal.SIGINT, note)
-        signal.signal(signal.SIGTERM, note)
+        if not isinstance(sys.stderr, Unbroken):
+            sys.stderr = Unbroken(sys.stderr)
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number and signal.getsignal(number) != signal.SIG_IGN:         # nohup ignores SIGHUP
+                signal.signal(number, note)
 
     # the methods of the loop, in their order
 
@@ -288,8 +299,9 @@ class Run(Ranks):
 
     def report(self, found: dict, show: Callable | None) -> None:
         if self.main:
-            if show:
-                show(found)
+            with cli.reader_may_leave():
+                if show:
+                    show(found)
             cli.finish(found)
 
     def close(self) -> None:

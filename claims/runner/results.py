@@ -11,6 +11,8 @@ from claims.runner.claim import Claim, Setting, judge
 from claims.runner.commands import Command, in_order
 from claims.runner.measures import Result, numbers_of, over_seeds, read_result
 from claims.runner.schedule import Schedule, makespan
+from formats.files import read_json_lines
+from formats.locks import append_line
 from training import cli, machine
 from training.ledger import KINDS, read_ledger
 
@@ -79,17 +81,14 @@ def costs(command: Command, runs: Path) -> dict:
 
 def add(record: dict, folder: str | Path) -> None:
     """Appends a record to claims.jsonl in the folder."""
-    path = Path(folder) / "claims.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a") as f:
-        f.write(cli.to_json(record) + "\n")
+    append_line(Path(folder) / "claims.jsonl", cli.to_json(record))
 
 
 def records_of(name: str, claim: Claim, folder: str | Path) -> list[dict]:
     """The records of a claim that count: of its largest budget that was measured (never toy), the newest of each seed. What was
     measured before the claim got other arms or other numbers does not count."""
     path = Path(folder) / "claims.jsonl"
-    every = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    every = read_json_lines(path)
     for budget in ("full", "small"):
         found = {r["seed"]: r for r in every if r["claim"] == name and r["budget"] == budget and is_of(claim, r)}
         if found:

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import TextIO
 
 from claims.runner.commands import ROOT, Command, in_order
-from formats.files import write_json
+from formats.files import write_json, write_text
 from page.plots import clock
 from training.machine import commit
 
@@ -178,7 +178,8 @@ class Schedule:
             remove_all_but(folder, "lock")
             self.waiting.append(command)
         else:
-            (folder / "spent").write_text(str(before + seconds))
+            with contextlib.suppress(OSError):            # a full disk: the seconds are not known then
+                write_text(folder / "spent", str(before + seconds))
             if self.stopping:
                 self.waiting.append(command)
             else:
@@ -191,16 +192,24 @@ class Schedule:
         """The first signal asks the commands to save and end, and lets no new one start; a further one asks them again."""
         def stop(signum, frame):
             self.stopping = True
-            say("stopping: the commands that train save what they have; the same call goes on later")
-            for running in self.running:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(running.process.pid, signal.SIGTERM)
+            say("stopping: the commands that train save what they have; the same call goes on later" +
+                ", without --fresh" * self.fresh)
+            self.end_all()
         before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
+        except BaseException:                             # of after_each: nothing must go on that nobody waits for
+            self.end_all()
+            raise
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def end_all(self) -> None:
+        """Asks the commands to end; those that train save first."""
+        for running in self.running:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(running.process.pid, signal.SIGTERM)
 
     # how long it takes
 

@@ -9,6 +9,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
+from formats.locks import take
 from training import cli
 from training.ledger import Ledger, path_of, read_ledger, write_ledger
 
@@ -28,9 +29,16 @@ class Output:
             raise ValueError(f"--out {path}: rows are written as JSON lines, as they are; use a name that ends in .jsonl")
         if self.path.exists() and not resume:
             raise ValueError(f"--out {path}: exists already; remove it or choose another file, or add --resume to go on with it")
-        self.begun = False
+        self.begun, self.held = False, None
         if self.path.exists():
+            self._hold()
             self._find()
+
+    def _hold(self):
+        """Locks the file as long as this object lives."""
+        self.held = open(self.path, "ab")
+        if not take(self.held):
+            raise ValueError(f"--out {self.path}: another process is writing to it; end that one, or choose another file")
 
     def _begin(self):
         """Called before the first change: a new file, or an old one cut off behind the last row that the ledger knows."""
@@ -42,6 +50,8 @@ class Output:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._write_ledger()                          # first: rows without a ledger could not be gone on with
             self.path.touch()
+        if self.held is None:
+            self._hold()
         self.begun = True
 
     def _find(self):
@@ -84,10 +94,9 @@ class Output:
         """The rows of the next `items` items; first to the file, then to the ledger."""
         self._begin()
         data = "".join(cli.to_json(row) + "\n" for row in rows).encode()
-        with open(self.path, "ab") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
+        self.held.write(data)
+        self.held.flush()
+        os.fsync(self.held.fileno())
         state = self.state
         state["items"], state["rows"] = state["items"] + items, state["rows"] + len(rows)
         state["bytes"] += len(data)
@@ -102,3 +111,4 @@ class Output:
         self._begin()
         self.state["finished"] = True
         self._write_ledger(summary=found)
+        self.held.close()
