@@ -4,7 +4,7 @@
     python bench.py sampler   generated tokens/s against its generate and its continuous batching, for three kinds of load
     python bench.py kernels   single blocks against torch: attention, matrix product, norm, log-probability
     python bench.py exact     what exact mode costs: a training step, a rollout, a GRPO step
-    python bench.py learn --init runs/laptop/sft --steps 60         GRPO in exact and in fast mode: rewards, differing bits
+    python bench.py learn --init runs/laptop/sft --steps 100        GRPO in exact and in fast mode: rewards, differing bits
     python bench.py groups    a decoding step with 1, 2, 4, 8 key/value heads at equal parameters: time and memory by length
     python bench.py launches              registers, spills, instructions of each Triton launch; no GPU needed
     python bench.py probe     which blocks give a row the same bits in every batch on this device

@@ -234,7 +234,10 @@ def check_inputs(args: Namespace, benchmarks: Sequence[BenchmarkTask]) -> None:
         contamination.check(task.name, task, args)
     for folder in args.init:
         check_folder(folder)
-        tokenizer = Tokenizer.load(folder) if args.text else None
+        needles = [spec for spec in args.data if spec.startswith("needle:")]
+        tokenizer = Tokenizer.load(folder) if args.text or needles else None
+        for spec in needles:
+            open_graded(spec, tokenizer)                  # there must be room for the needles, in its tokens
         for path in args.text:
             check_text(path, tokenizer)
     if args.compared_with:

@@ -110,7 +110,7 @@ class Config:
         for wrong, message in (
             (set(self.attention) - set(LAYER_KINDS), f"attention={','.join(self.attention)}: use {', '.join(LAYER_KINDS)}"),
             (any(LAYER_KINDS[kind].window for kind in self.attention if kind in LAYER_KINDS) != (self.window > 0),
-             f"window={self.window} must be set with, and only with, window layers"),
+             f"window={self.window}: layers with a window need its size, and other layers have none (--window N)"),
             (self.heads % self.kv_heads, f"heads={self.heads} must be a multiple of kv_heads={self.kv_heads}"),
             (self.head_size < 2 or self.head_size % 2, f"head size {self.head_size} must be even and at least 2 (width / heads)"),
             (self.qk_norm not in ("", "head", "full"), f"qk_norm={self.qk_norm}: use head, full or nothing"),

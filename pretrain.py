@@ -33,6 +33,7 @@ from tokenizer import Tokenizer
 from training import cli
 from training.batch import Batch
 from training.flags import option_flags, option_names, options_from, row_flags, training_flags, until_flags, uses_gpu
+from training.lineage import longest_rows
 from training.run import Run
 
 
@@ -46,14 +47,15 @@ def flags() -> cli.Parser:
     option_flags(p, Config)
     p.set_defaults(rope_theta=None)                       # with --init: as the checkpoint has it
     p.add_argument("--yarn-factor", type=cli.not_negative, default=0.0,
-                   help="makes the context of --init so many times as long, by YaRN; if it has YaRN already, the context before "
-                   "that; 0: no")
+                   help="makes the context of --init so many times as long, by YaRN; if YaRN has made it longer before, the "
+                   "first context counts; 0: no")
     p.add_argument("--yarn-context", type=cli.non_negative_int, default=0,
-                   help="tokens in the context before YaRN; 0: max_position_embeddings in config.json")
+                   help="tokens in the context before YaRN; 0: the longest rows that --init was trained on; if its folder "
+                   "does not say this, max_position_embeddings in its config.json")
     p.add_argument("--yarn-beta-fast", type=cli.above_zero, default=32.0,
-                   help="turns within this context from which a pair of a head keeps its speed")
+                   help="pairs of a head that turn at least so many times in this context keep their speed")
     p.add_argument("--yarn-beta-slow", type=cli.above_zero, default=1.0,
-                   help="turns up to which a pair becomes slower by the factor; those between become slower by less")
+                   help="pairs that turn at most so many times become slower by the factor; those between by less")
     p.add_argument("--yarn-full-only", action="store_true", help="YaRN not in layers with a window, as in OLMo 3")
     p.add_argument("--peak-tflops", type=cli.above_zero, default=989.0,
                    help="of one GPU, for utilisation (H100, H200: 989 in bf16)")
@@ -118,7 +120,7 @@ def with_positions(c: Config, args: Namespace) -> Config:
     if args.yarn_full_only and windows != {True, False}:
         raise ValueError(f"{args.init}: {'all' if windows == {True} else 'no'} layers with RoPE have a window; leave "
                          "--yarn-full-only out")
-    before = args.yarn_context or old.get("original_max_position_embeddings", c.context)
+    before = args.yarn_context or old.get("original_max_position_embeddings") or longest_rows(args.init) or c.context
     scaling = {"rope_type": "yarn", "factor": args.yarn_factor, "original_max_position_embeddings": before,
                "beta_fast": args.yarn_beta_fast, "beta_slow": args.yarn_beta_slow}
     return dataclasses.replace(c, rope_scaling=scaling, scale_windows=not args.yarn_full_only,

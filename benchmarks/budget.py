@@ -22,6 +22,9 @@ def spend(runs: list[str], flops: float, hours: float, law: str, steepness: tupl
     if bool(flops) == bool(hours):
         raise ValueError("--fit needs what there is to spend: --budget FLOPS or --hours H, one of them")
     curves = [read_curve(run) for run in dict.fromkeys(runs)]
+    if flat := [c.name for c in curves if len(c.X) > 1 and float(c.score.max() - c.score.min()) < 1e-9]:
+        raise ValueError(f"--fit {flat[0]}: all its measurements found the same score, so no law can be fitted; measure on "
+                         "easier problems, on more of them, or for longer")
     times = {c.name: time_of(c) for c in curves}
     by_time = (lambda c, budget: budget * 3600 / times[c.name][0]) if hours else None
     found = sorted(options(curves, hours or flops, law, by_time, steepness), key=lambda option: not times[option.curve.name][1])

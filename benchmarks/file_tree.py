@@ -5,6 +5,7 @@ README.md has the files of the root and the folders; FILES.md has every file.
 
 import ast
 import re
+import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -43,9 +44,16 @@ def in_order(names: Iterable[str], order: Sequence[str]) -> list[str]:
     return sorted(names, key=lambda name: (order.index(name) if name in order else len(order), name))
 
 
+def tracked(paths: Iterable[Path]) -> list[Path]:
+    """Those that git knows: a user's own files beside them are not part of the project. All of them where there is no git."""
+    done = subprocess.run(["git", "-C", str(HERE), "ls-files", "-z"], capture_output=True, text=True, check=False)
+    known = {HERE / name for name in done.stdout.split("\0")}
+    return [path for path in paths if done.returncode or path in known]
+
+
 def folders() -> list[str]:
     """The folders that hold code or scripts, and results."""
-    found = {p.parent.name for kind in ("py", "sh") for p in HERE.glob(f"[a-z]*/*.{kind}")} | {"results"}
+    found = {p.parent.name for kind in ("py", "sh") for p in tracked(HERE.glob(f"[a-z]*/*.{kind}"))} | {"results"}
     return in_order(found - {"runs"}, FOLDERS)
 
 
@@ -54,12 +62,12 @@ def files_of(folder: str) -> list[Path]:
     if folder in ("results", "tests"):
         return []
     found = [*(HERE / folder).rglob("*.py"), *(HERE / folder).rglob("*.sh"), *(HERE / folder).glob("README.md")]
-    return sorted((p for p in found if p.name != "__init__.py"), key=lambda p: (len(p.parts), p))
+    return sorted((p for p in tracked(found) if p.name != "__init__.py"), key=lambda p: (len(p.parts), p))
 
 
 def root_lines() -> list[str]:
     """A line of Markdown, with a link, for each script and file in the root."""
-    return [f"- [{name}]({name}): {about(HERE / name)}" for name in in_order((p.name for p in HERE.glob("*.py")), ROOT)]
+    return [f"- [{name}]({name}): {about(HERE / name)}" for name in in_order((p.name for p in tracked(HERE.glob("*.py"))), ROOT)]
 
 
 def about_folder(folder: str) -> str:

@@ -126,7 +126,8 @@ def exact_line() -> str:
 def exact_cost(row: dict) -> str:
     """Such as "rollout 0.85"; each variant of fast mode in the row has its own ratio."""
     arms = {name: t for name, t in row["ms"].items() if name != "exact" and isinstance(t, float)}
-    return ", ".join(f"{row['block']}{name.removeprefix('fast')} {t / row['ms']['exact']:.2f}" for name, t in arms.items())
+    ratios = {name: row["ratio"] if t == min(arms.values()) else t / row["ms"]["exact"] for name, t in arms.items()}
+    return ", ".join(f"{row['block']}{name.removeprefix('fast')} {ratio:.2f}" for name, ratio in ratios.items())
 
 
 def speed_line() -> str:

@@ -61,5 +61,5 @@ CLAIM = Claim(
     source="Scaling behaviours of RL post-training, arXiv 2509.25300 (transfer)",
     theirs="RL on mathematics: mathematics rises, code and science about 0, logic puzzles fall for large models (in words)",
     would_show="The reinforced task above 0, and facts that were told often within 0.05 of 0",
-    arms=arms, statistic=statistic, headline=GAIN, verdict=lambda n: both(positive(n[GAIN]), about_zero(n[KEPT])),
+    arms=arms, statistic=statistic, headline=GAIN, also=(KEPT,), verdict=lambda n: both(positive(n[GAIN]), about_zero(n[KEPT])),
     null="facts, measured again", oracle="facts that other facts replace")

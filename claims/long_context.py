@@ -1,8 +1,8 @@
 """Claim 27: QK-norm costs what a model retrieves from a long context, and no short-context loss.
 
 Bases with seven kinds of attention learn from short documents, go on with long ones, and are asked for needles. As the paper did,
-the share of attention on each part of the text stands beside: a norm bounds the scores, so no key can stand out of many; with a
-learnable factor behind it (which the paper does not try) it can.
+the share of attention on each part of the text stands beside: a norm bounds the scores, so no key can stand out of many. A
+learnable factor behind it, which the paper does not try, lifts that bound; whether it helps is measured beside.
 
 Such small models learn to find needles from texts of a few facts first, with several questions about each; longer texts with one
 question each taught nothing (results/tried.jsonl). When a base learns it depends on its weights, more than on its kind: so all

@@ -41,10 +41,11 @@ def statistic(r: dict[str, Result]) -> dict[str, float]:
 
 
 CLAIM = Claim(
-    number="22a", says="DPO that goes on on fixed pairs drifts: chosen answers lose too, and answers outside of its data gain.",
+    number="22a", says="Long DPO on fixed pairs drifts: chosen answers become less likely as well, and answers outside of its "
+    "data more likely.",
     source="likelihood displacement, arXiv 2410.08847; Olmo 3, arXiv 2512.13961 (early stopping of DPO)",
     theirs="chosen answers become less likely; Olmo 3 sweeps the number of pairs, because early stopping matters (in words)",
     would_show="Both above 0, in the last third of long training: what chosen answers lose against the student, and what the two "
                "answers of a pair lose together",
-    arms=arms, statistic=statistic, headline=LOST, verdict=lambda n: both(positive(n[LOST]), positive(n[MASS])),
+    arms=arms, statistic=statistic, headline=LOST, also=(MASS,), verdict=lambda n: both(positive(n[LOST]), positive(n[MASS])),
     null="nats, another seed", oracle="nats, margin of chosen over rejected")

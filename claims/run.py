@@ -12,9 +12,9 @@ A claim is a file of this folder, or a file of yours (README.md here says how to
 in a folder of its own under runs/claims and is never run twice (runner/commands.py). On a CPU as many run at one time as there
 are cores, one thread each. Ctrl-C, a kill or a power cut lose little: the same call goes on.
 
-Each claim and seed adds a line to results/claims.jsonl; what is measured again replaces the older line in the table and on the
-page, not in the file. Lines of other arms than the claim has now do not count there. --table writes the table of README.md here,
---page one HTML file with a card and a figure for each claim.
+Each claim and seed adds a line to results/claims.jsonl (those of --budget toy, which do not count, to runs/claims); what is
+measured again replaces the older line in the table and on the page, not in the file. Lines of other arms than the claim has now
+do not count there. --table writes the table of README.md here, --page one HTML file with a card and a figure for each claim.
 A small budget is meant for 15 minutes on two cores; full makes four times the steps and measures twice the problems.
 """
 
@@ -95,7 +95,7 @@ def measure(claims: dict[str, Claim], args: Namespace) -> int:
                 try:
                     with plugins.named(f"{path_of(name)}:statistic"):
                         record = record_of(claims[name], Path(name).stem, setting, arms, schedule)
-                    add(record, args.results)
+                    add(record, args.runs if args.budget == "toy" and args.results == str(RESULTS) else args.results)
                     say(one_line(claims[name], record))
                 except (ValueError, OSError) as e:        # of this claim: the others go on
                     broken.append(f"{name}, seed {setting.seed}: no result, because {e}")
@@ -135,6 +135,8 @@ def main() -> None:
             raise ValueError("--device cuda: no GPU is visible; use cpu")
         if args.names:
             code = measure({name: find_claim(name) for name in dict.fromkeys(args.names)}, args)
+        if args.table and Path(args.results).resolve() != RESULTS.resolve():
+            raise ValueError("--table writes the table of this repository from its results; leave --results out, or use --page")
         known = {name: find_claim(name) for name in all_claims()}
         if args.list:
             for name, claim in sorted(known.items(), key=place):
@@ -142,7 +144,8 @@ def main() -> None:
         if args.table:
             found["table"] = write_table(HERE / "README.md", known, args.results)
         if args.page:
-            found["page"] = write_page(args.page, known, args.results)
+            own = {Path(name).stem: find_claim(name) for name in args.names if name.endswith(".py")}
+            found["page"] = write_page(args.page, known | own, args.results)
     if code:
         raise SystemExit(code)
     cli.finish({"claims": args.names} | found)

@@ -57,7 +57,7 @@ class NeedleProblem(AnyProblem):
     """A text with needles and the question behind it (`question` is all of it). `solution` has the steps, then "Answer: N"."""
     kind: str = ""                   # one of KINDS
     length: int = 0                  # in tokens, as it was asked for
-    depth: float = 0.0               # of the needle: that which is asked for, or says the number (chain), or comes first
+    depth: float = 0.0               # of one needle: the one asked for (single), the one with the number (chain), else the first
     needles: tuple[tuple[int, int], ...] = ()     # (start, end) in `question` of the sentences that the answer needs
     asked: int = 0                   # where in `question` the last sentence starts, which asks
     tokens: int = 0                  # of its prompt as plain text

@@ -22,8 +22,11 @@ def sweep(text: str) -> str:
     """The SPEC of what --needle says, "LENGTHS[,OPTION=VALUE...]": a range of lengths is doubled from its low end on; all usual
     depths; problems of the test split. ValueError for options that do not fit."""
     lengths, _, options = text.partition(",")
+    need(lengths[:1].isdigit(), f"--needle {text}: begins with lengths, as in 1k-16k or 64+100,kind=chain")
     lengths = "+".join(doubled(part, text) for part in lengths.split("+"))
     given = {part.partition("=")[0] for part in options.split(",")}
+    idle = [name for name in ("asks", "solution", "format") if name in given]
+    need(not idle, f"--needle {text}: {''.join(idle[:1])} is of documents for training, and has no effect here; leave it out")
     usual = [part for part in (f"depth={DEPTHS}", "split=test") if part.partition("=")[0] not in given]
     spec = ",".join([f"needle:length={lengths}", *usual, *filter(None, [options])])
     check_grid(Needle.from_spec(spec))
@@ -41,6 +44,7 @@ def doubled(part: str, text: str) -> str:
     while length <= last:
         found.append(f"{length // 1024}k" if length % 1024 == 0 else str(length))
         length *= 2
+    need(length == 2 * last, f"--needle {text}: {low}, doubled again and again, is never {high}; use {low}-{found[-1]}+{high}")
     return "+".join(found)
 
 

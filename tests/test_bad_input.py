@@ -192,6 +192,7 @@ for more, files, words in (
     ("--compared-with nowhere", {}, "nowhere/config.json: no such file"), ("--data a.jsonl b.jsonl", {}, "b.jsonl: no such file"),
     ("--text a.jsonl b.txt", {}, "b.txt: no such file"), ("--text a.jsonl b.txt", {"b.txt": "x"}, "at least two tokens"),
     ("--data a.jsonl instructions:ops=1", {}, "set a limit"),
+    ("--data a.jsonl --needle 24,tiny,depth=1", {}, "length=24 is too short"),
     ("--contamination 0.5", {"a.jsonl": rows(QUESTION, QUESTION | {"question": "Hi"})}, "fewer than two words"),
     ("--data a.jsonl knowledge:people=9 --shots 1", {}, "--shots 1: only a file has solved questions to show, and knowledge:"),
     ("--task t.py:T --shots 1", {"t.py": "class T:\n    count = 3\n    def problem(self, i): pass\n"}, "and t.py:T is none")):
@@ -399,6 +400,8 @@ for log, more, words in (
     (rows({"flags": {"group": 2, "prompts": 2}, "parameters": 9}, MEASURED), "", "--budget FLOPS or --hours H"),
     (rows({"flags": {"group": 2, "prompts": 2}, "parameters": 9}, MEASURED), "--budget 1 --hours 1", "one of them"),
     (rows({"flags": {"group": 2, "prompts": 2}, "parameters": 9}, MEASURED), "--budget 1", "after the same X"),
+    (rows({"flags": {"group": 2, "prompts": 2}, "parameters": 9}, MEASURED, MEASURED | {"step": 4, "flops": 2e9}), "--budget 1",
+     "found the same score"),
     (rows({"flags": {"group": 2, "prompts": 2}, "parameters": 9}, MEASURED), "--budget 1 --law sigmoid", "at least five")):
     case(f"bench.py plan --fit run {more}", {"run/log.jsonl": log}, words)
 case("bench.py plan --fit nowhere --budget 1", {}, "nowhere: no such file")

@@ -106,9 +106,10 @@ def judge(claim: Claim, numbers: dict[str, Rate]) -> tuple[str, str]:
     interval does not hold 0 and it shows more than half as much as the number that decides, or as what matters: a claim that
     nothing changes would else be open whenever it is true."""
     null, oracle, effect = numbers[claim.null], numbers[claim.oracle], numbers[claim.headline]
+    verdict = claim.verdict(numbers)                      # an error in it shows in a toy run as well
     if (null[1] > 0 or null[2] < 0) and abs(null[0]) > claim.chance(effect):
         return OPEN, f"the null arm shows {null[0]:+.3f} where it must show nothing"
     if oracle[1] <= 0:
-        why = "no effect where there must be one" if oracle[0] <= 0 else "but its interval holds 0"
+        why = "no effect where there must be one" if oracle[0] <= 0 else "but its interval contains 0"
         return OPEN, f"the oracle arm shows {oracle[0]:+.3f}, {why}"
-    return claim.verdict(numbers), ""
+    return verdict, ""

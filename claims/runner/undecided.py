@@ -25,9 +25,9 @@ def to_decide(claim: Claim, records: list[dict]) -> str:
     if why.startswith("the oracle"):
         return f"an oracle arm that shows its effect ({claim.oracle}): more steps, or easier problems"
     if why.startswith("the null"):
-        return (f"a null arm ({claim.null}) of at most {claim.chance(numbers[claim.headline]):.3f}, half of the effect or of "
-                "what matters; more seeds do not change it")
-    return f"more than {MOST} seeds, or another measure: the means are where the rule decides nothing"
+        return (f"its null arm ({claim.null}) must show at most {claim.chance(numbers[claim.headline]):.3f}; more seeds do not "
+                "change what it shows")
+    return f"more than {MOST} seeds, or another measure: with these means the rule does not decide"
 
 
 def expected(claim: Claim, records: list[dict], seeds: int) -> dict[str, Rate]:

@@ -271,8 +271,8 @@ def test_of_one_seed_the_null_arm_says_how_large_the_chance_of_training_is():
 
 
 def test_an_undecided_claim_says_which_control_arm_more_seeds_do_not_repair():
-    assert "a null arm (nothing) of at most 0.050" in to_decide(a_claim(), gains(0.1, 0.1, null=0.2))
-    assert "a null arm (nothing) of at most 0.075" in to_decide(a_claim(matters=0.15), gains(0.1, 0.1, null=0.2))
+    assert "its null arm (nothing) must show at most 0.050" in to_decide(a_claim(), gains(0.1, 0.1, null=0.2))
+    assert "its null arm (nothing) must show at most 0.075" in to_decide(a_claim(matters=0.15), gains(0.1, 0.1, null=0.2))
     assert "an oracle arm that shows its effect (surely)" in to_decide(a_claim(), gains(0.1, 0.1, oracle=-0.3))
     never = a_claim(verdict=lambda n: OPEN)
     assert "more than 100 seeds" in to_decide(never, gains(0.1, 0.1))

@@ -221,13 +221,14 @@ def test_what_a_token_is_part_of(tokenizer):
 
 def test_lengths_of_a_sweep_double():
     assert sweep("1k-16k") == "needle:length=1k+2k+4k+8k+16k,depth=0+0.25+0.5+0.75+1,split=test"
-    assert sweep("96-500,kind=chain") == "needle:length=96+192+384,depth=0+0.25+0.5+0.75+1,split=test,kind=chain"
+    assert sweep("96-384,kind=chain") == "needle:length=96+192+384,depth=0+0.25+0.5+0.75+1,split=test,kind=chain"
     assert sweep("64+100,depth=0.5,split=dev") == "needle:length=64+100,depth=0.5,split=dev"
     assert sweep("1k-2k+8k").startswith("needle:length=1k+2k+8k,")
     assert sweep("256+1k-4k").startswith("needle:length=256+1k+2k+4k,")
-    assert sweep("24-64,tiny").startswith("needle:length=24+48,")             # too short for a needle without tiny
+    assert sweep("24-48,tiny").startswith("needle:length=24+48,")             # too short for a needle without tiny
     for text, why in (("2k-1k", "range that rises"), ("1k,depth=0-1", "depth is a range"), ("1k,colour=red", "not known"),
-                      ("long", "such as 1k-16k")):
+                      ("long", "begins with lengths"), ("needle:tiny,length=64", "begins with lengths"),
+                      ("64-500,tiny", "is never 500; use 64-256[+]500"), ("64,asks=4,tiny", "asks is of documents for training")):
         with pytest.raises(ValueError, match=why):
             sweep(text)
 
