@@ -192,7 +192,7 @@ for more, files, words in (
     ("--compared-with nowhere", {}, "nowhere/config.json: no such file"), ("--data a.jsonl b.jsonl", {}, "b.jsonl: no such file"),
     ("--text a.jsonl b.txt", {}, "b.txt: no such file"), ("--text a.jsonl b.txt", {"b.txt": "x"}, "at least two tokens"),
     ("--data a.jsonl instructions:ops=1", {}, "set a limit"),
-    ("--data a.jsonl --needle 24,tiny,depth=1", {}, "length=24 is too short"),
+    ("--data a.jsonl --needle 128,kind=chain,depth=1", {}, "length=128 is too short"),
     ("--contamination 0.5", {"a.jsonl": rows(QUESTION, QUESTION | {"question": "Hi"})}, "fewer than two words"),
     ("--data a.jsonl knowledge:people=9 --shots 1", {}, "--shots 1: only a file has solved questions to show, and knowledge:"),
     ("--task t.py:T --shots 1", {"t.py": "class T:\n    count = 3\n    def problem(self, i): pass\n"}, "and t.py:T is none")):
