@@ -1,6 +1,7 @@
 """Measures against their definitions."""
 
 import contextlib
+import errno
 import itertools
 import json
 import math
@@ -12,7 +13,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import script
+from helpers import run_main
 
+import evaluate
 from formats.files import write_json
 from measuring import in_training
 from measuring.in_training import evaluate_all
@@ -270,6 +273,36 @@ def test_commands(toy_run, tmp_path):
     (tmp_path / "q.jsonl").write_text(json.dumps({"question": "1 + 1?", "answer": "2"}) + "\n")
     done = script("evaluate.py", "--init", toy_run, "--data", tmp_path / "q.jsonl", "--max-new-tokens", 4, "--show", 1)
     assert "1 questions" in done.stdout and "--- wrong, gold 2" in done.stdout
+
+
+def test_checkpoints_that_are_measured_are_kept_if_the_next_one_fails(tmp_path, monkeypatch):
+    """And if the file cannot be written, the last line has all of them."""
+    out, there = tmp_path / "result.json", {"data": []}
+
+    def measured(folder, *_):
+        if folder == "bad":
+            raise there["error"]
+        return {"world:x": {"rows": [], "samples": []}}
+    for name, put in (("measure", measured), ("check_inputs", lambda *_: None), ("gains", lambda *_: [])):
+        monkeypatch.setattr(evaluate, name, put)
+    flags = ["--init", "good", "bad", "--data", "world:ops=1", "--out", out]
+    for there["error"], code in ((ValueError("my_task.py, line 3"), 2), (KeyboardInterrupt(), None)):
+        if code:
+            assert run_main(evaluate, *flags)[0] == code
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                run_main(evaluate, *flags)
+        assert not out.exists()
+        assert list(json.loads((tmp_path / "result.json.unfinished").read_text())["results"]) == ["good"]
+        (tmp_path / "result.json.unfinished").unlink()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(evaluate, "write_text", full)
+    printed = []
+    monkeypatch.setattr(evaluate.cli, "finish", printed.append)
+    code, _, err = run_main(evaluate, "--init", "good", "--data", "world:ops=1", "--out", out)
+    assert code == 2 and printed == [{"k": [1], "gain": [], "good": {"world:x": []}}] and "No space left on device" in err
 
 
 def test_the_sampler_draws_as_the_flags_say(toy_run, tokenizer, monkeypatch):

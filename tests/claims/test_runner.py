@@ -166,6 +166,25 @@ def test_a_failure_is_told_and_the_exit_code_says_so(tmp_path):
     assert "seed 0: no result, because tokenizer-" in last and "exit code 2" in last
 
 
+def test_an_error_in_one_claim_does_not_stop_the_others(tmp_path):
+    """Each is measured by one command, so this is quick. The page shows a claim of a user's too."""
+    arms, rest = CLAIM.replace("STEPS", "2").split("def statistic")
+    arms = arms[:arms.index("    long, short")] + '    return {"long": words}\n\n\n'
+    statistic = 'def statistic(r):\n    return {"effect": 1.0, "again": 0.0, "both": 1.0}\n\n\n'
+    good = arms + statistic + rest[rest.index("CLAIM ="):]
+    for name, text in (("bad", good.replace('return {"effect": 1.0', 'return {"effect": 1 / 0')), ("good", good)):
+        (tmp_path / f"{name}.py").write_text(text)
+    done = script("-m", "claims.run", tmp_path / "bad.py", tmp_path / "good.py", "--runs", tmp_path / "runs", "--results",
+                  tmp_path, "--page", tmp_path / "page.html", ok=False)
+    assert done.returncode == 1 and [r["claim"] for r in records(tmp_path)] == ["good"], done.stderr
+    assert "bad" in (last := done.stderr.splitlines()[-1]) and "no result, because" in last and "ZeroDivisionError" in last
+    assert "Training helps." in (tmp_path / "page.html").read_text()
+
+
+def test_toy_results_and_the_table_of_other_results_stay_out(tmp_path):
+    assert "--table writes the table of this repository" in refused("--table", "--results", tmp_path)
+
+
 def test_slots(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
     assert run.slots("cuda", 3) == [{"CUDA_VISIBLE_DEVICES": c} for c in "464"] and len(run.slots("cuda", 0)) == 2

@@ -356,6 +356,23 @@ def test_weights_that_do_not_arrive_stop_the_run_after_its_step(able, monkeypatc
     assert rollouts.collect(model, 2) is None             # so the loop ends, and the run is saved
 
 
+def test_a_store_that_is_gone_stops_the_run_with_its_steps_saved(able, monkeypatch):
+    """torchrun, which keeps the store, was killed; its ranks live on."""
+    run, said, gone = a_run(), [], []
+
+    def post(*_):
+        if gone:
+            raise asynchronous.dist.DistNetworkError("Broken pipe")
+    run.rollout_ranks, run.say = 1, said.append
+    monkeypatch.setattr(asynchronous, "post", post)
+    model, rollouts = rollouts_of(able, lambda *a, **o: AsyncRollouts(run, *a, ahead=1, **o))
+    rollouts.begin(model, 0)
+    before, _ = list(rollouts.prompts.given), gone.append(True)
+    assert rollouts.collect(model, 0) is None and rollouts.prompts.given == before and run.stopping
+    assert said == ["the run must stop: the ranks that sample cannot be reached (Broken pipe)"]
+    rollouts.finish()
+
+
 STOPPED = [pytest.param(what, marks=pytest.mark.slow) for what in ("rollout rank stopped", "learner stopped")]    # half a minute
 
 

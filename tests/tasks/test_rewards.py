@@ -6,10 +6,11 @@ import math
 import pytest
 from helpers import calls_of
 
+from formats import plugins
 from sampler import Completion
 from tasks import rewards as reward_module
 from tasks.problems import load_problems
-from tasks.rewards import REWARDS, ReplyGroup, grade, parse_rewards, score_group
+from tasks.rewards import REWARDS, ReplyGroup, Weighted, grade, parse_rewards, score_group
 from tasks.task import Problem, Reply
 from tasks.verdict import Verdict
 
@@ -185,6 +186,15 @@ def test_a_reward_that_fails_counts_as_zero_and_is_reported(monkeypatch):
         ("nan", ValueError), ("inf", ValueError), ("word", ValueError), ("oh", KeyError)]
     assert sum(name == "length" for name, *_ in seen) == 5                    # no limit was given
     assert score_group(WORLD[0], [Reply("oh")], parse_rewards("custom"))[0].reward == 0
+
+
+def test_exit_in_a_reward_is_an_error_like_others():
+    """A reward that runs the text of a reply meets it; it must not end the run as if all were well."""
+    seen, leaves = [], Weighted("leaves", lambda *_: exit(), 1.0)
+    [score] = score_group(WORLD[0], [Reply("x")], [leaves], on_error=lambda name, text, error: seen.append((name, type(error))))
+    assert score.reward == 0 and seen == [("leaves", SystemExit)]
+    with pytest.raises(plugins.PluginError, match="SystemExit"), plugins.named("my_rewards.py:leaves"):
+        exit()
 
 
 def test_a_text_that_cannot_be_graded_is_reported(monkeypatch):

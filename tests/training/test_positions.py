@@ -60,11 +60,13 @@ def test_yarn_by_its_formula(full_only):
     assert c.context == 1024 and kind_of(c) == ("nanothink" if full_only else "smollm3")
 
 
-def test_the_defaults_of_yarn_and_another_base():
+def test_the_defaults_of_yarn_and_another_base(monkeypatch):
     c = with_flags(Config(**SHAPE, context=512), "--yarn-factor", 2, "--rope-theta", 50_000, "--seq-len", 64)
     assert c.rope_theta == 50_000 and c.context == 1024
     angles = Transformer(c).angles(POSITIONS)
     assert_angles(angles["rope"], yarn(32, 50_000.0, 2, 512), 0.1 * math.log(2) + 1)
+    monkeypatch.setattr(pretrain, "longest_rows", lambda folder: 128)         # known of a run folder, whatever its config allows
+    assert with_flags(Config(**SHAPE, context=2048), "--yarn-factor", 4).context == 512
     again = with_flags(c, "--yarn-factor", 8)                                 # from the context of the first model
     assert again.rope_scaling["original_max_position_embeddings"] == 512 and again.context == 4096
     longer = with_flags(Config(**SHAPE, context=512), "--rope-theta", 1e6, "--seq-len", 4096)
