@@ -5,8 +5,8 @@ the share of attention on each part of the text stands beside: a norm bounds the
 learnable factor behind it, which the paper does not try, lifts that bound; whether it helps is measured beside.
 
 Such small models learn to find needles from texts of a few facts first, with several questions about each; longer texts with one
-question each taught nothing (results/tried.jsonl). When a base learns it depends on its weights, more than on its kind: so all
-make more steps than the slowest of those tried needed, and the same number, or the kind that learns first would read least.
+question each taught nothing (results/tried.jsonl). When a base learns it depends on its weights, more than on its kind. So all
+bases have the same number of steps, more than the slowest of those tried needed.
 """
 
 from claims import tiny

@@ -59,7 +59,7 @@ def test_a_new_kind_of_layer_is_one_entry(tmp_path):
         changed = torch.cat([(seen[:, :1] + 1) % 50, seen[:, 1:]], dim=1)
         x, other = (model.layers[0](model.embed_tokens(t), shared_of(model, t)) for t in (seen, changed))
         assert not torch.equal(x[0, 2], other[0, 2]) and torch.equal(x[0, 3:], other[0, 3:])
-        with pytest.raises(ValueError, match="must be set with, and only with, window layers"):
+        with pytest.raises(ValueError, match="layers with a window need its size"):
             Config(attention="near")
     with pytest.raises(ValueError, match="use rope, nope, window"):
         Config(attention="near", window=3)

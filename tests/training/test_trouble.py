@@ -45,7 +45,7 @@ def wait_for_steps(process, out, steps):
 def test_a_run_that_nobody_watches_any_more_saves(tmp_path, how):
     """A terminal that closes sends SIGHUP, and what is written to it fails. Ctrl-C ends the `tee` behind a run as well."""
     out = tmp_path / "run"
-    process = start(out, stderr=subprocess.PIPE)
+    process = start(out, stderr=subprocess.PIPE, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))      # not nohup
     wait_for_steps(process, out, 3)
     process.stderr.close()
     process.stdout.close()
