@@ -28,7 +28,7 @@ from typing import Any
 from tqdm import tqdm
 
 from formats.files import read_json, write_json
-from formats.locks import append_line
+from formats.locks import append_line, take
 
 # what torchrun tells its processes; a proxy is a run of its own
 OF_RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK", "ROLE_WORLD_SIZE", "MASTER_ADDR",
@@ -162,9 +162,7 @@ class Worker:
         """Starts a proxy, unless somebody else has it."""
         base = self.folder / "proxies" / name_of(job)
         lock = open(f"{base}.lock", "a")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not take(lock):
             lock.close()
             return
         if job in results(self.folder):                   # it was done between our look and our lock

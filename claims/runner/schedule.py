@@ -15,7 +15,6 @@ that train save first), and the same call goes on later.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -31,6 +30,7 @@ from typing import TextIO
 
 from claims.runner.commands import ROOT, Command, in_order
 from formats.files import write_json, write_text
+from formats.locks import take
 from page.plots import clock
 from training.machine import commit
 
@@ -126,9 +126,7 @@ class Schedule:
         folder = command.folder(self.runs)
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder / "lock", "a")                  # noqa: SIM115 (it is held as long as the command runs)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not take(lock):
             lock.close()
             if command not in self.said:
                 self.said.add(command)
@@ -287,10 +285,8 @@ def remove_unlocked(folder: Path) -> None:
     if not folder.exists():
         return
     with open(folder / "lock", "a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ValueError(f"--fresh: {folder} is in use by another process; wait for it") from None
+        if not take(lock):
+            raise ValueError(f"--fresh: {folder} is in use by another process; wait for it")
         shutil.rmtree(folder)
 
 

@@ -93,8 +93,10 @@ def test_one_process_at_a_time_writes_to_a_run(tmp_path):
     assert first.wait(HANG) == 130
     steps = [r["step"] for r in read_json_lines(out / "log.jsonl") if "loss" in r]
     assert steps == list(range(1, steps[-1] + 1))         # no line is lost
-    done = start(out, "--save-every", 2, "--resume", steps=steps[-1] + 2, stderr=subprocess.PIPE)
-    assert "--schedule" in done.communicate(timeout=HANG)[1].decode() or done.returncode == 0      # no lock is left
+    third = start(out, "--save-every", 2, "--resume", stderr=subprocess.DEVNULL)                   # no lock is left
+    wait_for_steps(third, out, steps[-1] + 4)
+    third.send_signal(signal.SIGINT)
+    assert third.wait(HANG) == 130
 
 
 def test_a_log_is_locked_before_and_after_it_is_written_anew(tmp_path):
