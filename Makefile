@@ -1,4 +1,4 @@
-# make run    the pipeline on a laptop: pre-training, mid-training, SFT, DPO, GRPO, evaluation, and a report page
+# make run    the pipeline on a laptop: pre-training, mid-training, SFT, GRPO, evaluation, and a report page
 # make test   the tests, and the times of the ten slowest
 # make slow   the tests that take minutes each
 # make gpu    the tests that need a GPU, and the benches on it

@@ -91,8 +91,8 @@ class Mixture:
 
     The next document comes from the source that most lacks tokens for its share. So the shares are right at every moment,
     without randomness. Inside a source each epoch is a new permutation, made from the seed. A source that reaches `max_epochs`
-    is left out, and the others take its share. When all are left out, `next` raises StopIteration. A part of an epoch is a part
-    of its tokens, to the end of the document or piece that is given.
+    is left out, and the others take its share. When all are left out, `next` raises StopIteration. With max_epochs 1.5
+    the second epoch ends after half of the source's tokens, with a whole document or piece.
 
     piece: a document with more tokens is given piece by piece, and other sources have their turns between two pieces. Otherwise
     a book in one document would fill many batches alone. A piece has one token more, the target of its last position; the next
@@ -217,7 +217,7 @@ class Packer:
         self.T, self.draw, self.enough = T, draw, waiting_rows * T
         # waiting: sorted (slots, number, documents)
         self.waiting, self.slots, self.born = [], 0, 0
-        self.stats = {"slots": 0, "padding": 0, "documents": 0, "cut": 0}
+        self.stats = {"slots": 0, "padding": 0}
 
     def _refill(self) -> None:
         empty = 0                                         # consecutive documents that fill no slot; a stream may have them
@@ -226,7 +226,6 @@ class Packer:
                 drawn = self.draw()
             except StopIteration:
                 return
-            self.stats["documents"] += 1
             if isinstance(drawn, list):                                       # its source made sure that it fits
                 self._add(drawn)
                 continue
@@ -234,7 +233,6 @@ class Packer:
             empty = 0 if len(ids) > 1 else empty + 1
             if empty > 100_000:
                 raise ValueError(f"--data: {empty:,} documents in a row hold no text")
-            self.stats["cut"] += len(ids) - 1 > self.T
             for at in range(0, len(ids) - 1, self.T):
                 self._add([(ids[at:at + self.T + 1], weights[at:at + self.T + 1])])
 
@@ -260,10 +258,8 @@ class Packer:
         return row
 
     def report(self) -> dict:
-        """Shares of padding and of documents that were cut."""
-        s = self.stats
-        return {"padding": round(s["padding"] / max(1, s["slots"]), 4),
-                "cut_documents": round(s["cut"] / max(1, s["documents"]), 4)}
+        """The share of padding."""
+        return {"padding": round(self.stats["padding"] / max(1, self.stats["slots"]), 4)}
 
     def state(self) -> dict:
         return {"born": self.born, "stats": dict(self.stats), "waiting": [(n, b, as_tensors(d)) for n, b, d in self.waiting]}
@@ -340,7 +336,8 @@ def main() -> None:
     p.add_argument("--seq-len", type=cli.positive_int, default=256, help="slots in a row, tokens")
     p.add_argument("--seed", type=cli.seed, default=0, help="order of the documents")
     p = commands.choices["prepare"]
-    p.add_argument("--tokens", type=cli.non_negative_int, default=0, help="tokens to take from each source; 0: all")
+    p.add_argument("--tokens", type=cli.non_negative_int, default=0,
+                   help="tokens to take from each source, at least (documents are taken whole); 0: all")
     p.add_argument("--out", type=cli.out_folder, required=True, metavar="FOLDER", help="folder to write; must not exist")
     p.add_argument("--workers", type=cli.positive_int, default=os.cpu_count(), help="processes")
     p.add_argument("--shard-tokens", type=cli.positive_int, default=100_000_000, help="tokens in one shard file")

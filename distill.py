@@ -24,7 +24,8 @@ One GPU, and eight:
 The losses (--loss), with p of the student and q of the teacher. All are means over tokens:
 
     loss      what falls                                                needs                        source
-    opd       KL(p || q), by the policy gradient with A = log q - log p the tokens' log-probs alone  Thinking Machines, 2025
+    opd       KL(p || q), by the policy gradient:                       the tokens' log-probs        Thinking Machines, 2025
+              A = log q - log p
     forward   KL(q || p)                                                both distributions           arXiv 1503.02531
     reverse   KL(p || q)                                                both distributions           MiniLLM, arXiv 2306.08543
     jsd       the generalised Jensen-Shannon divergence                 both distributions           GKD, arXiv 2306.13649
@@ -72,7 +73,7 @@ from tasks.problems import join_tasks
 from tasks.rewards import parse_rewards
 from tasks.task import SWITCHES
 from training import cli, machine
-from training.flags import loss_needs, training_flags
+from training.flags import check_common, loss_needs, training_flags
 from training.guard import Guard
 from training.run import Run
 from training.weights import full_weights, restore_weights
@@ -94,8 +95,8 @@ def flags() -> cli.Parser:
                    help="compare the teacher's K likeliest words one by one, and all others as one word; 0: all one by one. "
                    "Biased: it is at most the whole divergence, and nothing is learned of how the others differ among themselves")
     p.add_argument("--clip-divergence", type=cli.not_negative, default=0.0, metavar="NATS",
-                   help="of a token at most so much counts: with opd its advantage is not lower, and from a divergence beyond it "
-                   "nothing is learned; 0: no bound")
+                   help="bound on what one token counts: with opd its advantage is at least minus this; with the other losses a "
+                   "token whose divergence is larger has no gradient; 0: no bound")
     p.add_argument("--hint", metavar="TEMPLATE", default="", help="what the teacher is asked, with {question} and {answer} or "
                    "{solution}; or a file with it (as transforms/prompts/hint.txt)")
     return p
@@ -113,10 +114,9 @@ NEEDS = (
 
 def check(args: argparse.Namespace) -> None:
     """Checks that argparse cannot make. ValueError: one line that says how to fix it."""
+    check_common(args)
     for wrong, fix in (
-        (not args.init, "--init is needed: the checkpoint to train"),
         (not args.teacher, "--teacher is needed: the checkpoint to learn from (or a --hint, for a model that teaches itself)"),
-        (args.exact and args.compile, "--exact computes without --compile, which joins operations and rounds less often"),
         (args.loss == "opd" and args.on_policy < 1, f"--loss opd learns from what the student samples, and --on-policy "
          f"{args.on_policy:g} has other steps; use --loss forward, reverse or jsd"),
         (args.hint and args.on_policy < 1, f"--hint goes into questions, and --on-policy {args.on_policy:g} has steps on given "

@@ -22,7 +22,7 @@ The losses. h = (log pi - log pi_reference of the chosen answer) - (the same of 
     dpo_norm   the same with means over tokens instead of sums            arXiv 2512.13961, appendix A.6.2 (OLMo 3)
     ipo        (h - 1 / (2 beta))^2                                       arXiv 2310.12036, equation 17
     simpo      -log sigmoid(beta h - gamma), means, no reference          arXiv 2405.14734, equation 6
-    orpo       SFT on chosen + beta -log sigmoid(log odds ratio), means   arXiv 2403.07691, equations 6 and 7
+    orpo       SFT on chosen - beta log sigmoid(log odds ratio), means    arXiv 2403.07691, equations 6 and 7
     kto        1 - sigmoid(beta (c - z)) and 1 - sigmoid(beta (z - r))    arXiv 2402.01306, equation 8
 
 In the row of kto, c and r are the log-ratios of chosen and rejected, and z is the mean log-ratio of mismatched answers, at least
@@ -30,7 +30,7 @@ In the row of kto, c and r are the log-ratios of chosen and rejected, and z is t
 
 Each loss can fall while both answers become less likely, if the rejected one does so faster. To show this the log has
 
-- chosen, rejected: their mean log-probabilities;
+- chosen, rejected: their log-probabilities, summed over the tokens of an answer (a mean over pairs);
 - mass: the mean probability of the two answers of a pair together; what it loses has gone to answers outside of the data;
 - chosen_change, rejected_change, mass_change: the change of these against the reference;
 - margin: the mean of h; accuracy: the share of pairs with h > 0.
@@ -63,7 +63,7 @@ from sources.conversations import Pairs
 from tokenizer import Tokenizer
 from training import cli
 from training.batch import Batch, document_sums, pair_batch, rounded_up
-from training.flags import loss_needs, row_flags, training_flags
+from training.flags import check_common, loss_needs, row_flags, training_flags
 from training.ledger import Costs
 from training.run import Run
 
@@ -240,7 +240,7 @@ def reference_logprobs(run: Run, model: nn.Module, source: Pairs, rows: int) -> 
     for at in tqdm(range(0, len(mine), rows), desc="reference", unit=" batches", leave=False, disable=not run.main):
         some = mine[at:at + rows]
         batch = pair_batch([source.get(i) for i in some], rounded_up(source.slots[some[-1]], 64)).to(run.device)
-        run.ledger.add("scoring", costs.forward_batch(batch), int((batch.documents >= 0).sum()))
+        run.ledger.add("scoring", costs.forward_batch(batch), batch.filled)
         with run.autocast():
             table[some] = answer_sums(model, batch, source.size)[0].double().cpu()
     return torch.tensor(run.sum(*table.flatten().tolist()), dtype=torch.float64).view(table.shape)
@@ -250,9 +250,7 @@ def load_reference(args: Namespace, run: Run, tokenizer: Tokenizer) -> Transform
     """The model of --reference. ValueError if it has other tokens than --init."""
     model, own = load(args.reference, dtype=run.weight_dtype)
     model.exact = args.exact
-    size = len(tokenizer)
-    if model.config.vocab_size < size or (own and (len(own) != size or own.special != tokenizer.special or any(
-            own.token_bytes(i) != tokenizer.token_bytes(i) for i in range(size)))):
+    if model.config.vocab_size < len(tokenizer) or (own and not own.same_ids(tokenizer)):
         raise ValueError(f"--reference {args.reference}: has another vocabulary than --init {args.init}; their "
                          "log-probabilities cannot be compared, so choose a checkpoint with the same tokenizer")
     return model
@@ -269,14 +267,6 @@ def modes_of_prompts(sources: list[Pairs], tokenizer: Tokenizer) -> dict:
     return modes_of(think, " /no_think" if flags[" /no_think"] else None)
 
 
-def check(args: Namespace) -> None:
-    """Checks that argparse cannot make. ValueError: one line that says how to fix it."""
-    if not args.init:
-        raise ValueError("--init is needed: the checkpoint to train")
-    if args.exact and args.compile:
-        raise ValueError("--exact computes without --compile, which joins operations and rounds less often")
-
-
 def warning(step: int, change: float) -> str:
     """The warning that the chosen answers have become less likely than under the reference."""
     return (f"step {step}: the chosen answers have become less likely than under the reference, by {-change:.2f} nats; "
@@ -287,7 +277,7 @@ def main() -> None:
     args = flags().parse_args()
     method = LOSSES[args.loss]
     with cli.bad_input():
-        check(args)
+        check_common(args)
         run = Run(args, fingerprints(args))
         model, tokenizer = load_both(args.init, dtype=run.weight_dtype)
         model.exact = args.exact

@@ -56,7 +56,7 @@ Sampling and training take turns. With --async-steps or --rollout-ranks they ove
 
 Simpler than the papers:
 - The sampler always samples from the full vocabulary. (With top-k or top-p the loss would have to do the same, so there are no
-  flags for them. What comes of it otherwise shows --mismatch truncated=0.9.)
+  flags for them. To see what happens otherwise, use --mismatch truncated=0.9.)
 - The value head of ppo uses the hidden states of the policy. It needs complete weights on each rank (DDP, not --shard).
 """
 
@@ -80,7 +80,7 @@ from rl.flags import ROLLOUT_NEEDS, rollout_flags, runs_ahead
 from rl.given import Sources
 from rl.lengths import longest_cap, parse_caps, shortest_cap
 from rl.losses import LOSSES, NO_CLIP
-from rl.mismatch import KINDS, Older, parse_mismatch
+from rl.mismatch import KINDS, Older, agree, parse_mismatch
 from rl.prompts import Prompts
 from rl.record import Records
 from rl.rollouts import Rollouts
@@ -90,7 +90,7 @@ from tasks.problems import join_tasks
 from tasks.rewards import REWARDS, parse_rewards
 from tasks.task import SWITCHES
 from training import cli, machine
-from training.flags import loss_needs, training_flags
+from training.flags import check_common, loss_needs, training_flags
 from training.guard import Guard
 from training.run import Run
 from training.weights import full_weights, restore_weights
@@ -193,11 +193,6 @@ def ratio_moves(args: argparse.Namespace) -> bool:
     return args.updates * args.minibatches > 1 or differs
 
 
-def agree(args: argparse.Namespace) -> bool:
-    """Whether sampler and trainer agree to the last bit."""
-    return args.exact and not args.mismatch
-
-
 # when a flag has an effect (see cli.Parser), in addition to what LOSSES says
 NEEDS = (
     ("--prompts", lambda a: not a.batch_tokens, "with --batch-tokens, from which the number of prompts follows"),
@@ -221,9 +216,8 @@ NEEDS = (
 
 def check(args: argparse.Namespace) -> None:
     """Checks that argparse cannot make. ValueError: one line that says how to fix it."""
+    check_common(args)
     for wrong, fix in (
-        (not args.init, "--init is needed: the checkpoint to train"),
-        (args.exact and args.compile, "--exact computes without --compile, which joins operations and rounds less often"),
         (args.minibatches > args.prompts * args.group, f"--minibatches {args.minibatches}: more parts than completions "
          f"({args.prompts} prompts x --group {args.group})"),
         (args.kl and KL_KINDS[args.kl_kind].place != args.kl_in,

@@ -44,11 +44,12 @@ import numpy as np
 
 from data import split_spec
 from formats.files import write_json, write_text
+from formats.locks import held
 from measuring.in_training import check_specs
 from mixing.draw import Bounds, bounds_of, draw, token_shares
 from mixing.figures import whole_page
 from mixing.fit import FITS
-from mixing.proxies import Plan, Worker, locked, open_plan, results
+from mixing.proxies import Plan, Worker, open_plan, results
 from mixing.solve import weighted
 from mixing.table import best_fit, correlations, measured, solve
 from page.plots import rate_text
@@ -58,6 +59,7 @@ from sources.texts import sample_texts
 from tasks.accuracy import interval
 from tokenizer import Tokenizer
 from training import cli
+from training.flags import ENDLESS
 from training.ledger import KINDS, Ledger, read_ledger, write_ledger
 
 # what mix.py says to pretrain.py itself
@@ -108,7 +110,7 @@ def flags() -> cli.Parser:
 NEEDS = (
     ("--sizes --tokenizer --vocab-size", lambda a: not a.init, "with --init, which brings its model and its tokenizer"),
     ("--vocab-size", lambda a: not a.tokenizer, "with --tokenizer, which has a size of its own"),
-    ("--max-epochs --run-tokens", lambda a: not all(spec.startswith("world:") for spec in a.sources),
+    ("--max-epochs --run-tokens", lambda a: not all(spec.startswith(ENDLESS) for spec in a.sources),
      "on worlds, which never end"),
     ("--pareto", lambda a: len(a.target) + len(a.measure) > 1, "with one target"),
 )
@@ -261,7 +263,7 @@ def main() -> None:
             time.sleep(0.2)                               # the first rank may refuse; then torchrun ends all
         plan, tokenizer, shares, bounds = make_plan(args)
         open_plan(folder, plan, join=args.resume or rank > 0)
-        with locked(folder / "plan.lock"):                # whoever comes first writes it
+        with held(folder / "plan.lock"):                # whoever comes first writes it
             if not args.init and not args.tokenizer and not (folder / "tokenizer" / "tokenizer.json").exists():
                 tokenizer.save(folder / "tokenizer")
         device = os.environ.get("LOCAL_RANK", "") if ranks > 1 else ""
@@ -275,7 +277,7 @@ def main() -> None:
     with cli.bad_input(), stoppable(folder, plan):
         solved = solve(plan, found, fit, bounds, shares, args.simulate, args.average, args.seed, **how)
         confirmed = confirm(args, plan, solved) if args.confirm else {}
-    with locked(folder / "plan.lock"):                    # all who have trained write the same files, one after the other
+    with held(folder / "plan.lock"):                    # all who have trained write the same files, one after the other
         report(args, plan, found, rows, solved, confirmed)
 
 

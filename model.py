@@ -15,7 +15,7 @@ The letters used everywhere:
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ class Config:
     window: int = option(0, "tokens that a window layer sees")                # itself included
     # "head": each head by itself (Qwen3); "full": all heads together (OLMo 2)
     qk_norm: str = option("", "norm of queries and keys", choices=["", "head", "full"])
-    # A norm bounds the scores q k. With a learnable factor for each head they can be as large as without one
+    # A norm bounds the scores q k. A learnable factor for each head lets them grow as large as without the norm
     qk_scale: bool = option(False, "a learnable factor for each query head, behind the norm of --qk-norm")
     head_gate: bool = option(False, "a sigmoid gate for each head, after attention")                 # arXiv 2505.06708
     # A sink is a learnable score that takes part in the softmax of a head, with a value of 0 (gpt-oss)
@@ -106,7 +106,7 @@ class Config:
         if not self.attention:
             raise ValueError(f"attention is empty: use {', '.join(LAYER_KINDS)}")
         self.attention = tuple(self.attention[i % len(self.attention)] for i in range(self.layers))
-        self.scale_windows = self.scale_windows or not (self.rope_scaling and self.window)    # one value where it says nothing
+        self.scale_windows = self.scale_windows or not (self.rope_scaling and self.window)    # True where it has no effect
         for wrong, message in (
             (set(self.attention) - set(LAYER_KINDS), f"attention={','.join(self.attention)}: use {', '.join(LAYER_KINDS)}"),
             (any(LAYER_KINDS[kind].window for kind in self.attention if kind in LAYER_KINDS) != (self.window > 0),
@@ -148,8 +148,9 @@ def _check_scaling(s):
 def rope_frequencies(config: Config, scaled: bool = True) -> tuple[Tensor, float]:
     """Angle per position of each pair of a head: (hd/2,) of float32, and YaRN's factor on cos and sin.
 
-    Llama 3 slows down only waves longer than the old context. YaRN (arXiv 2309.00071, section 3.2) slows down long waves, keeps
-    short ones, and interpolates between them, linearly in the index of the pair.
+    Llama 3 keeps waves that turn at least high_freq_factor times within the old context, slows down those that turn at most
+    low_freq_factor times, and interpolates between them. YaRN (arXiv 2309.00071, section 3.2) does the same with other bounds,
+    and interpolates linearly in the index of the pair.
     """
     hd, theta, s = config.head_size, config.rope_theta, config.rope_scaling if scaled else None
     frequencies = 1.0 / theta ** (torch.arange(0, hd, 2, dtype=torch.float32) / hd)
@@ -331,7 +332,7 @@ class Transformer(nn.Module):
         torch._dynamo.config.recompile_limit = 8 * len(set(self.config.attention))
         self.compiled = True
 
-    def uncompiled(self) -> Iterator[None]:
+    def uncompiled(self) -> contextlib.AbstractContextManager[None]:
         """A context in which layers run without their compiled code. It is for sampling and evaluation: there almost every shape
         is new, and each would use up one of the few graphs that training needs."""
         return torch.compiler.set_stance("force_eager") if self.compiled else contextlib.nullcontext()

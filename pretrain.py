@@ -131,7 +131,7 @@ def speed(run: Run, model: Transformer, batches: list[Batch]) -> dict:
     """Tokens per second, FLOP/s, and utilisation of the GPU. FLOPs are counted twice: by the usual convention (every token
     attends to all T tokens of a row), and truly (only to the tokens before it in its document)."""
     rate = run.progress.rate()
-    tokens, flops = sum(int((b.documents >= 0).sum()) for b in batches), 3 * sum(map(run.costs.forward_batch, batches))
+    tokens, flops = sum(b.filled for b in batches), 3 * sum(map(run.costs.forward_batch, batches))
     counts = {"": model.flops_per_token(run.args.seq_len), "_true": flops / tokens}
     found = {"tokens_per_second": round(rate, 1)} | {f"flops_per_second{k}": round(rate * n) for k, n in counts.items()}
     if run.device.type == "cuda":

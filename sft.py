@@ -22,8 +22,8 @@ All four losses have the gradient of a sum over tokens of -w log pi(token). They
     iw     pi / pi_reference, of the whole answer or a token    arXiv 2507.12856; the reference is --init
     psft   pi / pi_old while below 1 + clip-high, then 0        arXiv 2508.17784; pi_old is some steps old
 
-The log has the plain negative log-likelihood too, because it may move in another direction than the trained loss. With dft the
-negative log-likelihood rises while the loss falls: likely tokens become more likely, and unlikely ones less likely.
+The log has the plain negative log-likelihood too, because it may move in another direction than the trained loss. With dft it may
+rise while the loss falls: likely tokens become more likely, and unlikely ones hardly move or become less likely.
 
 Simpler than the papers:
 - psft has no warm-up;
@@ -48,7 +48,7 @@ from sources.conversations import open_conversations
 from sources.kinds import kind_of
 from training import cli
 from training.batch import Batch, document_sums
-from training.flags import loss_needs, row_flags, training_flags, until_flags
+from training.flags import check_common, loss_needs, row_flags, training_flags, until_flags
 from training.run import Run
 from training.weights import full_weights, restore_weights
 
@@ -181,17 +181,11 @@ def modes_of_questions(args: Namespace) -> dict:
     return modes_of(think, " /no_think" if args.no_think else None)
 
 
-def check(args: Namespace) -> None:
-    """Checks that argparse cannot make. ValueError: one line that says how to fix it."""
-    if not args.init:
-        raise ValueError("--init is needed: the checkpoint to train")
-
-
 def main() -> None:
     args = flags().parse_args()
     method = LOSSES[args.loss]
     with cli.bad_input():
-        check(args)
+        check_common(args)
         run = Run(args, fingerprints(args))
         model, tokenizer = load_both(args.init, dtype=run.weight_dtype)
         check_specs(args.eval_data, tokenizer)

@@ -234,6 +234,11 @@ class Tokenizer:
         """The largest number of whitespace characters in a row if it is at least a thousand, else 0."""
         return max((len(run.group()) for run in regex.finditer(r"\s{1000,}", text)), default=0)
 
+    def same_ids(self, other: "Tokenizer") -> bool:
+        """Whether every id means the same in both."""
+        return (len(self) == len(other) and self.special == other.special
+                and all(self.token_bytes(i) == other.token_bytes(i) for i in range(len(self))))
+
     def decode_bytes(self, ids: Iterable[int], skip_special: bool = False) -> bytes:
         """The bytes of the ids. skip_special leaves out special tokens, but not thinking marks. ValueError for an unknown id."""
         ids = [int(i) for i in ids]

@@ -1,9 +1,8 @@
 """The tiny world that claims share, as commands: a tokenizer, a base, a branch of mid-training, SFT, GRPO, and their measure.
 
 Numbers are plain and small, there is one context, and problems are chains, so that a very small model learns quickly. What
-made it cheap, by effect: no modulus; a layer with a window below one
-that sees everything; two layers of width 128; QK-norm; one token for each name and digit, so the tokenizer is trained on the
-world.
+made it cheap, the largest effect first: no modulus; a layer with a window below a layer that sees everything; two layers of
+width 128; QK-norm; one token for each name and digit, so the tokenizer is trained on the world.
 
 Every function returns a Command and takes the Setting. Steps are those of budget small. Training problems depend on the seed, and
 so do test problems, which are the same in all arms of a seed. More flags go behind the usual ones, where the last one counts.

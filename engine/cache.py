@@ -215,7 +215,7 @@ class KVCache:
             self.lengths[upload(rows, self.lengths.device)] = 0
 
     def move(self, sources: Sequence[int], targets: Sequence[int]) -> None:
-        """Gives the pages of rows to other rows, as many, which have none."""
+        """Gives the pages of the rows `sources` to the rows `targets`, one to one. The targets hold no pages before."""
         for pool in self.pools.values():
             pool.move(sources, targets)
         at, to = (upload(rows, self.lengths.device) for rows in (sources, targets))

@@ -16,7 +16,7 @@ class Completion:
     prompt: list[int]                                            # token ids
     tokens: list[int] = field(default_factory=list)              # with the end token, if it was sampled
     logprobs: list[float] = field(default_factory=list)          # under the distribution from which the token was sampled
-    finish: str = ""                                             # "stop" (an end token), "length" or "aborted"
+    finish: str = ""                                             # "stop" (an end token or a stop text), "length" or "aborted"
     versions: list[int] = field(default_factory=list)            # of the weights that sampled the token
     forced: list[bool] = field(default_factory=list)             # True: not sampled: set by a thinking budget, or said by a tool
     calls: list[Call] = field(default_factory=list)              # of tools, in order

@@ -32,7 +32,8 @@ class Rows:
         self.positions[:B] += 1
 
     def move(self, sources: list[int], targets: list[int]) -> None:
-        """Moves the sequences of rows to other rows, as many."""
+        """Moves the sequences of the rows `sources` to the rows `targets`, one to one. `hidden` is not moved: the next decode
+        writes it."""
         at, to = upload(sources, self.device), upload(targets, self.device)
         for t in (self.pending, self.keys, self.positions):
             t[to] = t[at]

@@ -11,6 +11,9 @@ def stream(name: str, split: str) -> Iterable[dict]:
         import datasets
     except ImportError:
         raise ValueError(f"hf:{name} needs the datasets library; run pip install datasets") from None
-    path, revision, configuration = re.fullmatch(r"([^@:]+)(?:@([^:]+))?(?::(.+))?", name).groups()
+    found = re.fullmatch(r"([^@:]+)(?:@([^:]+))?(?::(.+))?", name)
+    if not found:
+        raise ValueError(f"hf:{name}: use hf:owner/name, with @REVISION and :CONFIGURATION behind it where they are needed")
+    path, revision, configuration = found.groups()
     more = ({"revision": revision} if revision else {}) | ({"name": configuration} if configuration else {})
     return datasets.load_dataset(path, split=split, streaming=True, **more)

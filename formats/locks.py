@@ -1,6 +1,8 @@
 """Locks of files, held by the kernel: a lock ends with the process that holds it, however that ends."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -21,6 +23,15 @@ def take(file: IO) -> bool:
     except OSError:                                       # a file system without locks
         pass
     return True
+
+
+@contextlib.contextmanager
+def held(path: str | Path) -> Iterator[None]:
+    """Waits for the lock of a file, which is made if it is missing, and holds it."""
+    with open(path, "a") as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def append_line(path: str | Path, line: str) -> None:

@@ -1,4 +1,5 @@
-"""Loads code that users add: rewards and tasks, given on the command line as FILE.py:NAME, and files in our packages.
+"""Loads code that users add: rewards, tasks, tools, transforms and claims, given on the command line as FILE.py:NAME or FILE.py,
+and files in our packages.
 
     brevity = plugins.load("my_rewards.py:brevity")     whatever `brevity` is in that file
     with plugins.named("my_rewards.py:brevity"):        around every call of it

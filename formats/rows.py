@@ -46,7 +46,7 @@ def file_at(path: str | Path) -> Path:
     if path.is_dir():
         raise ValueError(f"{path}: is a folder; give a file (a folder of shards is for pre-training, with --tokenizer)")
     if str(path).startswith(("hf:", "world:", "knowledge:", "instructions:", "needle:", "long:", "text:")):
-        raise ValueError(f"{path}: only a file can be read here")
+        raise ValueError(f"{path}: only a file can be read here; give a .txt, .jsonl, .jsonl.gz or .parquet file")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     if path.stat().st_size == 0:

@@ -1,5 +1,6 @@
 """Reads documents as text, from .txt files (one document) and files of rows (a document per row)."""
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,12 @@ def row_text(row: object, where: str) -> str:
         raise ValueError(f'{where}: no field "text", nor "question" and "answer" (found: {", ".join(row)})')
     refuse_unknown(row, ("question", "answer"), where)
     return f"{question}\n{answer}"
+
+
+def without_notes(path: str | Path) -> str:
+    """The text of a file without its notes, the lines at its head that begin with #."""
+    lines = Path(path).read_text(encoding="utf-8").splitlines(keepends=True)
+    return "".join(itertools.dropwhile(lambda line: line.startswith("#"), lines)).removesuffix("\n")
 
 
 def read_texts(path: str | Path) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
     files = TokenizerFiles.read("smollm2/")       what the files hold
     vocabulary = read_vocabulary(files.spec)      how text becomes ids, as tokenizer.json says
-    files.write("runs/base")
+    write_files("runs/base", files.spec, files.config, files.template)     the same, written again
 
 What it simplifies:
 - SentencePiece and WordPiece are refused.

@@ -12,9 +12,9 @@ together, on the position of its row, or on whether its past comes from a cache.
      with values of head size 6 or 10). So each shape is tested once. If it fails, the operands are padded to multiples of ROUND.
      If this fails too, the products are added one after the other.
 2. Outside of matrix products there are only
-   - additions, multiplications and divisions, for which IEEE 754 defines one result;
-   - exp and log;
-   - sums along the last axis of a contiguous tensor.
+   - additions, multiplications, divisions, square roots and maxima, for which IEEE 754 defines one result;
+   - exp, log and rsqrt;
+   - sums, also of squares, along the last axis of a contiguous tensor.
    There is no sigmoid or silu (torch's vector code and its code for the last elements of a tensor differ in the last bit), and no
    fused multiply-add.
 

@@ -69,14 +69,16 @@ class Packing:
         self.gather = torch.cat([i.flatten() for i in index])                 # bucket slot -> token; fillers repeat one
         self.real = torch.cat([r.flatten() for r in real])[:, None]           # not a filler: (slots, 1)
         slots = self.real.flatten().nonzero().flatten()
-        self.scatter = torch.empty(self.B * self.T, dtype=torch.long)         # token -> its bucket slot, which fillers are not:
-        self.scatter[self.gather[slots]] = slots                              # they see the last token more than once
+        # token -> its bucket slot. Filler slots repeat the last token of a document, so they are left out
+        self.scatter = torch.empty(self.B * self.T, dtype=torch.long)
+        self.scatter[self.gather[slots]] = slots
 
 
 class _Rows(torch.autograd.Function):
     """x[index] whose backward is also one plain look-up: g[inverse], then zero where `keep` is False.
 
-    True for a gather into slots and back because fillers get no gradient; an ordinary index would scatter-add."""
+    This is right for the gather into slots and for the way back, because fillers have no gradient. An ordinary index would need
+    a scatter-add."""
 
     @staticmethod
     def forward(ctx, x, index, inverse, keep):

@@ -12,7 +12,6 @@ its line is the same. The processes must share a file system whose locks hold (o
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import shlex
@@ -20,7 +19,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +26,7 @@ from typing import Any
 from tqdm import tqdm
 
 from formats.files import read_json, write_json
-from formats.locks import append_line, take
+from formats.locks import append_line, held, take
 
 # what torchrun tells its processes; a proxy is a run of its own
 OF_RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK", "ROLE_WORLD_SIZE", "MASTER_ADDR",
@@ -57,21 +55,13 @@ class Plan:
         return [(size, i) for size in self.sizes for i in range(len(self.mixtures))]
 
 
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Waits for the lock of a file and holds it."""
-    with open(path, "a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def open_plan(folder: Path, plan: Plan, join: bool, otherwise: str = "start another with another --out",
               more: bool = False) -> None:
     """Writes the plan, or sees that the folder has the same. ValueError where it has another, or has one and `join` is False.
     otherwise: what to do about another one, other than to give the same flags. more: of two plans whose mixtures begin alike the
     longer one stays."""
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / "plan.lock"):
+    with held(folder / "plan.lock"):
         path = folder / "plan.json"
         if not path.exists():
             if left := [p.name for p in folder.iterdir() if p.name != "plan.lock" and p.name != "tokenizer"]:

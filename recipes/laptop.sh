@@ -8,7 +8,7 @@
 #   BASE=3 MID=2 SFT=2 GRPO=1 PROBLEMS=2 bash recipes/laptop.sh   a quick test that everything works
 #
 # Mid-training shows the long problems as plain documents only, and fine-tuning the form of a chat on short problems only. So what
-# reinforcement has to find is that the long ones can be solved in a chat, too. Half of its reward is for right steps, so that a
+# reinforcement has to find is that the long ones can be solved in a chat, too. A third of its reward is for right steps, so that a
 # group of answers that are all wrong still says which of them were nearer. A few easy problems are among the long ones: without
 # them the model forgets how to answer in one step.
 set -euo pipefail

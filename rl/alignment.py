@@ -56,11 +56,6 @@ def special_id(token: int, text: str, student: Tokenizer, teacher: Tokenizer) ->
     return teacher.special.get(text, end)
 
 
-def same_ids(a: Tokenizer, b: Tokenizer) -> bool:
-    """Whether every id means the same in both."""
-    return len(a) == len(b) and a.special == b.special and all(a.token_bytes(i) == b.token_bytes(i) for i in range(len(a)))
-
-
 def piece_sums(logprobs: Tensor, pieces: Tensor) -> tuple[Tensor, Tensor]:
     """The sum of the log-probabilities of the piece that a token is in, and the number of its tokens: all (B, T). The tokens of a
     piece are neighbours. Tokens without a piece (a negative number) have 0 and 1."""

@@ -7,7 +7,7 @@ bound C:
 - tis: min(rho, C), truncated importance sampling
 - mis: rho where rho <= C, else 0, masked importance sampling
 - icepop: rho where it is within [c, C], else 0, masked on both sides (Ring-1T, arXiv 2510.18855; 0.5 and 5)
-- seq-tis, seq-mis: the same with the product of the completion's rho, which is unbiased but varies more
+- seq-tis, seq-mis: the same with the product of the completion's rho; without the bound it would be unbiased, and it varies more
 - geo-mis: their geometric mean where it is within [1/C, C], else 0
 
 Beside it there are two masks that go with any correction: `veto` in `correction`, and `sequence_mask`.

@@ -63,7 +63,7 @@ class Lessons:
     def _minibatch(self, taught, sampled):
         self.sampled = sampled                            # whether the student has written it
         return Minibatch(taught, sum(float(b.loss_mask.double().sum()) for b in taught),
-                         sum(int((b.documents >= 0).sum()) for b in taught))
+                         sum(b.filled for b in taught))
 
     def loss(self, b: TaughtBatch) -> tuple[Tensor, dict]:
         """The loss summed over the tokens of a micro-batch, and its metrics {name: (sum, divisor)}."""

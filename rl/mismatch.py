@@ -19,6 +19,7 @@ Random numbers come from those of the draw, which depend on (seed, completion, p
 of ranks. logprob_diff_mean and logprob_diff_max in the log say what came of it.
 """
 
+from argparse import Namespace
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +29,11 @@ from torch import Tensor
 
 from engine.draws import uniform
 from training import cli
+
+
+def agree(args: Namespace) -> bool:
+    """Whether sampler and trainer agree to the last bit."""
+    return args.exact and not args.mismatch
 
 
 def size(text: str) -> float:

@@ -59,7 +59,7 @@ class Supervised:
             batches = self.stream.next(self.run.rank, self.run.ranks, self.micro_rows)
         except (ValueError, OSError) as e:                # from a source that reads its rows only now
             self.run.give_up(e)
-        self.slots += sum(int((b.documents >= 0).sum()) for b in batches)
+        self.slots += sum(b.filled for b in batches)
         return self.run.backward(self.policy, batches, self.loss)
 
     def loss(self, b: Batch) -> tuple[torch.Tensor, dict]:

@@ -8,16 +8,15 @@ batch of its own, and its results are carried over to the student's slots:
 """
 
 import dataclasses
-import itertools
 import re
 from argparse import Namespace
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from formats.texts import without_notes
 from model import Transformer
-from rl.alignment import Piece, piece_sums, same_ids, translate
+from rl.alignment import Piece, piece_sums, translate
 from rl.batches import TaughtBatch, pack
 from rl.groups import Rollout
 from sampler import Completion
@@ -33,10 +32,7 @@ PLACES = ("question", "answer", "solution")              # of a hint
 def read_hint(name: str) -> str:
     """A template: the text itself, or a file with it (without lines at its head that begin with #). ValueError unless it has
     the question's place once, and another one of PLACES."""
-    text = name
-    if "{" not in name:
-        lines = Path(name).read_text(encoding="utf-8").splitlines(keepends=True)
-        text = "".join(itertools.dropwhile(lambda line: line.startswith("#"), lines)).removesuffix("\n")
+    text = name if "{" in name else without_notes(name)
     found = re.findall(r"\{(\w+)\}", text)
     if found.count("question") != 1 or len(found) < 2 or not set(found) <= set(PLACES):
         places = ", ".join(f"{{{place}}}" for place in found) or "none"
@@ -64,7 +60,7 @@ class Teacher:
         self.model, self.own, self.tokenizer = model.to(run.device).requires_grad_(False), own, tokenizer
         self.hint = read_hint(args.hint) if args.hint else ""
         self.model.exact, self.costs = args.exact, Costs.of(model)
-        self.same = same_ids(own, tokenizer)
+        self.same = own.same_ids(tokenizer)
         if not self.same and args.loss != "opd":
             raise ValueError(f"--loss {args.loss}: --teacher {args.teacher} has another tokenizer than --init {args.init}, and "
                              "words of two vocabularies cannot be compared one by one; use --loss opd, which aligns their texts")
@@ -81,7 +77,7 @@ class Teacher:
         seen = b
         if rollouts and (self.hint or not self.same):
             seen = self._rewrite(found, rollouts)
-        self.run.ledger.add("scoring", self.costs.forward_batch(seen), int((seen.documents >= 0).sum()))
+        self.run.ledger.add("scoring", self.costs.forward_batch(seen), seen.filled)
         return found
 
     def _rewrite(self, b: TaughtBatch, rollouts: list[Rollout]) -> Batch:

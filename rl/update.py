@@ -34,6 +34,7 @@ from rl.divergence import kl_estimate
 from rl.groups import Group, Rollout
 from rl.lengths import longest_cap, parse_caps
 from rl.losses import LOSSES, Clip
+from rl.mismatch import agree
 from training.run import Run
 
 
@@ -49,7 +50,7 @@ class PolicyUpdate:
         self.clip = Clip(args.clip_low, args.clip_high, args.dual_clip, args.tau_pos, args.tau_neg)
         self.longest = longest_cap(parse_caps(args.max_new_tokens))
         self.kl_in_loss, self.kl_in_reward = (args.kl, 0.0) if args.kl_in == "loss" else (0.0, args.kl)
-        self.agree = args.exact and not args.mismatch     # sampler and trainer agree to the last bit
+        self.agree = agree(args)
         # needs_first_pass: is there a pass without gradient before the updates? Where they agree pi_old comes from the sampler,
         # without one
         several = args.updates * args.minibatches > 1
@@ -79,7 +80,7 @@ class PolicyUpdate:
         else:
             for part, micro in zip(parts, micros, strict=True):
                 fill_advantages(part, micro)
-        return [Minibatch(micro, self.loss.divisor(part), sum(int((b.documents >= 0).sum()) for b in micro))
+        return [Minibatch(micro, self.loss.divisor(part), sum(b.filled for b in micro))
                 for part, micro in zip(parts, micros, strict=True)]
 
     def in_loss(self, r: Rollout) -> bool:

@@ -5,6 +5,7 @@ from functools import cached_property
 
 import numpy as np
 
+from sources.shares import in_share
 from tasks.options import set_apart
 from tasks.problems import open_task
 from tasks.task import Task
@@ -50,8 +51,7 @@ class GeneratedDocuments:
 
     def get(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         """Document i: tokens (n,) and loss weights (n,), q_weight on what is given and 1 on what follows."""
-        # i * 0.618... % 1 spreads evenly over [0, 1): of any documents in a row nearly the wanted share, without randomness
-        if self.chat and (i * 0.6180339887) % 1 < self.chat:
+        if in_share(i, self.chat):
             lesson = self.task.lesson(i)
             messages = [{"role": "user", "content": lesson.question}, *self.task.messages(lesson)]
             ids, mask = self.tokenizer.encode_chat(messages)

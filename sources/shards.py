@@ -69,7 +69,8 @@ def _open_shard(folder, shard):
 
 
 def _start_worker(folder):
-    """Ctrl-C, which a terminal sends to all processes, is the first one's to answer; if that one is killed, its workers end."""
+    """Workers ignore Ctrl-C, which a terminal sends to all processes: the main process answers it. If that one is killed, its
+    workers end too."""
     global _tokenizer
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -134,7 +135,8 @@ def prepare(specs: list[str], tokenizer_folder: str | Path, out: str | Path, wor
     """Tokenises sources in parallel processes into a folder of shards; returns its index (dict).
 
     dtype "" takes uint16 if the vocabulary fits, else uint32. World sources are endless and need max_tokens (for each source).
-    Of a document longer than that its beginning is taken.
+    Documents are taken whole, so there may be more tokens than that. Only a text of a million characters or more ends earlier,
+    at one of its pieces (`_cut`).
     The order of documents does not depend on the number of workers. The folder appears only when it is complete.
     """
     out, tokenizer = Path(out), Tokenizer.load(tokenizer_folder)

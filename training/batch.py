@@ -15,6 +15,11 @@ class Batch:
     documents: torch.Tensor          # number of the document in its row; -1 is padding
     loss_mask: torch.Tensor          # float; 0 on padding
 
+    @property
+    def filled(self) -> int:
+        """The number of slots that hold a token."""
+        return int((self.documents >= 0).sum())
+
     def to(self, device: torch.device) -> "Batch":
         return type(self)(*(t.to(device, non_blocking=True) for t in vars(self).values()))
 

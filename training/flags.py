@@ -118,9 +118,19 @@ def flag_of(f: dataclasses.Field) -> str:
     return f.metadata.get("flag", f.name)
 
 
+def check_common(args: Namespace) -> None:
+    """Checks of all stages that train a checkpoint further. ValueError: one line that says how to fix it."""
+    if not args.init:
+        raise ValueError("--init is needed: the checkpoint to train")
+    if getattr(args, "exact", False) and args.compile:
+        raise ValueError("--exact computes without --compile, which joins operations and rounds less often")
+
+
 def uses_gpu(args: Namespace) -> bool:
     return args.device == "cuda" or (args.device == "auto" and torch.cuda.is_available())
 
+
+ENDLESS = ("world:", "instructions:", "needle:")           # sources that never end
 
 # when the flags above have an effect; also --max-epochs of row_flags (see cli.Parser)
 NEEDS = (
@@ -132,6 +142,6 @@ NEEDS = (
     ("--shard", lambda a: a.resume or int(os.environ.get("WORLD_SIZE", 1)) - getattr(a, "rollout_ranks", 0) > 1,
      "with one rank that learns (torchrun starts more)"),
     ("--eval-every --eval-problems", lambda a: a.eval_data, "without --eval-data"),
-    ("--max-epochs", lambda a: not all(spec.startswith(("world:", "instructions:", "needle:")) for spec in a.data),
+    ("--max-epochs", lambda a: not all(spec.startswith(ENDLESS) for spec in a.data),
      "on worlds, which never end"),
 )

@@ -97,7 +97,7 @@ class Run(Ranks):
     def count(self, kind: str, batches: list, passes: int = 1) -> None:
         """Enters forward passes over these batches into the ledger, so many over each. A model without a Config has no costs."""
         if self.costs is not None:
-            tokens = sum(int((b.documents >= 0).sum()) for b in batches)
+            tokens = sum(b.filled for b in batches)
             self.ledger.add(kind, passes * sum(map(self.costs.forward_batch, batches)), tokens)
 
     def plan_micro_batches(self, stream: Any) -> None:

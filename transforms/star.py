@@ -23,6 +23,7 @@ from tasks.task import Problem, Reply
 from training import cli
 from transforms import Ask, Item
 from transforms.parts import prompts, turns
+from transforms.parts.filters import grams
 
 GRAM = 4           # words in a row that only somebody who has read the hint would write
 
@@ -104,8 +105,7 @@ def tells(text: str, words: str, problem: Problem) -> bool:
 
 
 def _grams(text: str) -> set[tuple[str, ...]]:
-    words = _WORD.findall(text.lower())
-    return {tuple(words[at:at + GRAM]) for at in range(len(words) - GRAM + 1)}
+    return set(grams(_WORD.findall(text.lower()), GRAM))
 
 
 def tally(item: Item, answers: list[list[Reply]], args: Namespace) -> Counter:

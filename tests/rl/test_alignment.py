@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rl.alignment import common_ends, piece_sums, same_ids, translate
+from rl.alignment import common_ends, piece_sums, translate
 from rl.teacher import read_hint, with_hint
 from tasks.task import Problem
 from tokenizer import Tokenizer
@@ -62,7 +62,7 @@ def test_half_a_character_is_in_no_piece(tokenizer, coarse):
 
 def test_ids_are_the_same_or_not(tokenizer, coarse, tmp_path):
     tokenizer.save(tmp_path)
-    assert same_ids(tokenizer, Tokenizer.load(tmp_path)) and not same_ids(tokenizer, coarse)
+    assert tokenizer.same_ids(Tokenizer.load(tmp_path)) and not tokenizer.same_ids(coarse)
 
 
 def test_sums_of_pieces_across_rows():

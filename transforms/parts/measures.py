@@ -13,6 +13,8 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from transforms.parts.filters import grams
+
 MINHASHES = 128        # hash functions of a signature
 SHINGLE = 5            # words in a row that two near-duplicates are compared by
 NEAR = 0.8             # share of these that they have in common, from which on they count as near-duplicates
@@ -38,8 +40,8 @@ def first_words(texts: Iterable[str], most: int) -> list[str]:
 
 def distinct_ngrams(texts: Sequence[str], n: int) -> float | None:
     """The number of different runs of n words, divided by the number of runs: 1 where none comes twice (arXiv 1510.03055)."""
-    grams = Counter(gram for text in texts for gram in _grams(words_of(text), n))
-    return len(grams) / grams.total() if grams else None
+    found = Counter(gram for text in texts for gram in grams(words_of(text), n))
+    return len(found) / found.total() if found else None
 
 
 def compression_ratio(texts: Sequence[str]) -> float | None:
@@ -71,7 +73,7 @@ def near_duplicates(texts: Sequence[str], near: float = NEAR) -> int:
         raise ValueError("near-duplicates are found by datasketch, which is not installed; run pip install datasketch") from None
     index, shingles, found = MinHashLSH(threshold=near * 0.9, num_perm=MINHASHES), [], 0
     for number, text in enumerate(texts):
-        own = {" ".join(gram) for gram in _grams(words_of(text), SHINGLE)} or {" ".join(words_of(text))}
+        own = {" ".join(gram) for gram in grams(words_of(text), SHINGLE)} or {" ".join(words_of(text))}
         signature = MinHash(num_perm=MINHASHES, seed=1)
         signature.update_batch([shingle.encode("utf-8", "replace") for shingle in own])
         others = (shingles[other] for other in index.query(signature))
@@ -87,7 +89,3 @@ def spread(values: Sequence[float]) -> dict | None:
         return None
     ordered, n = sorted(values), len(values)
     return {"mean": sum(values) / n} | {f"p{q}": ordered[min(n - 1, q * n // 100)] for q in (10, 50, 90)}
-
-
-def _grams(words: list[str], n: int) -> list[tuple[str, ...]]:
-    return [tuple(words[at:at + n]) for at in range(len(words) - n + 1)]

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from formats.texts import read_texts
 from sources.kinds import kind_of
 from tasks.problems import load_problems
+from transforms.parts.filters import grams
 
 GRAM = 13          # words in a row
 SHORTEST = 4       # words of a text that is looked for at all
@@ -27,16 +28,12 @@ class Overlap:
             words = _WORD.findall(text.lower())
             size = min(n, len(words))
             if size >= min(n, SHORTEST):
-                self.grams.setdefault(size, set()).update(_grams(words, size))
+                self.grams.setdefault(size, set()).update(map(" ".join, grams(words, size)))
 
     def touches(self, text: str) -> bool:
         """Whether a text shares a run with one of them."""
         words = _WORD.findall(text.lower())
-        return any(gram in known for size, known in self.grams.items() for gram in _grams(words, size))
-
-
-def _grams(words: list[str], size: int):
-    return (" ".join(words[at:at + size]) for at in range(len(words) - size + 1))
+        return any(gram in known for size, known in self.grams.items() for gram in map(" ".join, grams(words, size)))
 
 
 @functools.lru_cache(maxsize=4)

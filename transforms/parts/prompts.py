@@ -5,10 +5,10 @@ it. What the places are depends on the transform; one that a prompt names and th
 """
 
 import hashlib
-import itertools
 import re
 from pathlib import Path
 
+from formats.texts import without_notes
 from training import cli
 
 FOLDER = Path(__file__).parent.parent / "prompts"
@@ -29,8 +29,7 @@ def file_of(name: str) -> Path:
 
 def read(name: str) -> str:
     """The text of a prompt, without its notes."""
-    lines = file_of(name).read_text(encoding="utf-8").splitlines(keepends=True)
-    return "".join(itertools.dropwhile(lambda line: line.startswith("#"), lines)).removesuffix("\n")
+    return without_notes(file_of(name))
 
 
 def fingerprint(name: str) -> str:
