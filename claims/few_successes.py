@@ -1,8 +1,9 @@
 """Claim 21b: reinforcement learns most from prompts that are solved half of the time, and little from those seldom solved.
 
-A reward tells most where success and failure are equally likely. So prompts are chosen by their pass rate before training, from
-as many candidates, and the arms draw as many completions. Two cures are tried: rewards for each right step on the prompts that
-are seldom solved, and a curriculum from easy to hard.
+A reward tells most where success and failure are equally likely. So prompts are chosen by their pass rate before training, and
+the arms draw as many completions. What is rare is chosen from more candidates, so that all arms have about as many different
+prompts and use each as often: to use a prompt again costs something by itself (claim 19b). Two cures are tried: rewards for each
+right step on the prompts that are seldom solved, and a curriculum, which goes over its prompts from easy to hard again and again.
 """
 
 from claims import sweep, tiny
@@ -10,30 +11,38 @@ from claims.runner.claim import Claim, Setting, positive
 from claims.runner.commands import Command
 from claims.runner.measures import Result
 
-BANDS = {"seldom": (0.05, 0.2), "half": (0.3, 0.7), "often": (0.8, 0.95)}      # of eight tries: 1; 3 to 5; 7
-SOME = (0.05, 0.95)
+# of eight tries: 1; 3 to 5; 7; any but none and all. Candidates: so many that each band has about ninety
+BANDS = {"seldom": (0.05, 0.2), "half": (0.3, 0.7), "often": (0.8, 0.95), "any": (0.05, 0.95)}
+CANDIDATES = {"seldom": 1024, "half": 704, "often": 704, "any": 192}
 MOST = "solved half of the time - seldom"
 
 
-def chosen(s: Setting, band: tuple[float, float], **flags) -> Command:
+def chosen(s: Setting, band: str, **flags) -> Command:
     """Reinforcement on prompts of a band. (A model of budget toy solves none, so there all are kept.)"""
-    return tiny.grpo(s, sweep.base(s), keep_rate=s.unless_toy(band, (0, 1)), candidates=s.count(512), **flags)
+    return tiny.grpo(s, sweep.base(s), keep_rate=s.unless_toy(BANDS[band], (0, 1)), candidates=s.count(CANDIDATES[band]), **flags)
 
 
 def arms(s: Setting) -> dict[str, Command]:
-    made = {name: chosen(s, band) for name, band in BANDS.items()}
-    made |= {"base": sweep.base(s), "half, again": chosen(s, BANDS["half"], seed=s.seed + 100),
-             "seldom, partial rewards": chosen(s, BANDS["seldom"], reward="process"), "any": chosen(s, SOME),
-             "curriculum": chosen(s, SOME, curriculum=True)}
-    return {name: tiny.evaluate(s, command) for name, command in made.items()}
+    """"NAME, run" is the run that the arm NAME measures."""
+    made = {name: chosen(s, name) for name in BANDS}
+    runs = {f"{name}, run": command for name, command in made.items()}
+    made |= {"base": sweep.base(s), "half, again": chosen(s, "half", seed=s.seed + 100),
+             "seldom, partial rewards": chosen(s, "seldom", reward="process"), "curriculum": chosen(s, "any", curriculum=True)}
+    return {name: tiny.evaluate(s, command) for name, command in made.items()} | runs
+
+
+def different(r: Result) -> int:
+    """How many different prompts a run had."""
+    return sum(row["unique_prompts"] for row in r.line["prompts"])
 
 
 def statistic(r: dict[str, Result]) -> dict[str, float]:
-    rate = {name: result.rate() for name, result in r.items()}
+    rate = {name: result.rate() for name, result in r.items() if result.right}
     return {MOST: rate["half"] - rate["seldom"], "solved half of the time - often": rate["half"] - rate["often"],
             "seldom solved, partial rewards - none": rate["seldom, partial rewards"] - rate["seldom"],
             "curriculum - any order": rate["curriculum"] - rate["any"],
-            **{f"{name} - before RL": rate[name] - rate["base"] for name in (*BANDS, "any")},
+            **{f"{name} - before RL": rate[name] - rate["base"] for name in BANDS},
+            **{f"different prompts, {name} / half": different(r[f"{name}, run"]) / different(r["half, run"]) for name in BANDS},
             "RL with other draws": rate["half, again"] - rate["half"]}
 
 
