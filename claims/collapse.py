@@ -1,7 +1,11 @@
-"""Claim 5a: bases that learn from what bases wrote, generation after generation, collapse."""
+"""Claim 5a: bases that learn from what bases wrote, generation after generation, collapse: they solve less and less.
+
+How varied the texts of the first and of the third generation are stands beside it; both are self-made. (Texts that go wrong may
+well be more varied than right ones, so this says little of a collapse by itself.)
+"""
 
 from claims import generations
-from claims.runner.claim import Claim, Setting, both, positive
+from claims.runner.claim import Claim, Setting, positive
 from claims.runner.commands import Command
 from claims.runner.measures import Result
 
@@ -29,7 +33,7 @@ def statistic(r: dict[str, Result]) -> dict[str, float]:
 CLAIM = Claim(
     number="5a", says="Bases that learn from self-made documents alone collapse within three generations.",
     source="The curse of recursion, arXiv 2305.17493", theirs="texts of later generations lose their rare parts (in words)",
-    would_show="Both above 0: the third generation solves less than the base of real documents, and the texts get less varied",
-    arms=arms, statistic=statistic, headline=SOLVED, also=(VARIED,),
-    verdict=lambda n: both(positive(n[SOLVED]), generations.clearly(n[VARIED])),
+    would_show="The first above 0: the third generation solves less than the base of real documents; the second is above 0 if "
+    "the texts get less varied as well",
+    arms=arms, statistic=statistic, headline=SOLVED, also=(VARIED,), verdict=lambda n: positive(n[SOLVED]),
     null=generations.NULL, oracle=generations.ORACLE)

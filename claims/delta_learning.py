@@ -34,5 +34,6 @@ CLAIM = Claim(
     source="delta learning, arXiv 2507.06187; Olmo 3, arXiv 2512.13961, table 21",
     theirs="Olmo 3: start 70.3, DPO 72.9, SFT on the chosen side 64.5",
     would_show="Both above 0: DPO on weak pairs against the student, and against SFT on what is chosen in them",
-    arms=arms, statistic=statistic, headline=GAIN, verdict=lambda n: both(positive(n[GAIN]), positive(n[OVER_SFT])),
+    arms=arms, statistic=statistic, headline=GAIN, also=(OVER_SFT,),
+    verdict=lambda n: both(positive(n[GAIN]), positive(n[OVER_SFT])),
     null="another seed of training", oracle="SFT on right answers - student")

@@ -19,6 +19,6 @@ CLAIM = Claim(
     source="Interplay of pre-training, mid-training and RL, arXiv 2512.07783",
     theirs="pass@128 at 11-14 operations: up to +42 points by RL there; RL on 7-10 or on 17-20 gives flat reward curves",
     would_show="All above 0: pass@8 at the edge after RL there, against before, and against RL on what is solved or out of reach",
-    arms=depths.arms, statistic=statistic, headline=AT_EDGE,
+    arms=depths.arms, statistic=statistic, headline=AT_EDGE, also=(OVER_SOLVED, OVER_HARD),
     verdict=lambda n: both(positive(n[AT_EDGE]), positive(n[OVER_SOLVED]), positive(n[OVER_HARD])),
     null=chance(8, EDGE), oracle=gain(1, EDGE, EDGE))

@@ -72,5 +72,5 @@ CLAIM = Claim(
     theirs="GSM8K, base of 4B tokens: pass@1 from 2 to 18%; pass@32 rises by RL on the base and falls by RL after SFT (in words)",
     would_show="pass@8 rises by RL at once; after SFT pass@1 rises and pass@8 does not",
     arms=arms, statistic=statistic, headline=f"pass@8, {ONCE}",
-    also=(f"pass@1, {AFTER}", f"pass@8, {AFTER}"), verdict=verdict,
+    also=(f"pass@1, {ONCE}", f"pass@1, {AFTER}", f"pass@8, {AFTER}"), verdict=verdict,
     null="RL with other draws", oracle="last checkpoint - first")

@@ -23,9 +23,9 @@ def chosen(s: Setting, band: str, **flags) -> Command:
 
 
 def arms(s: Setting) -> dict[str, Command]:
-    """"NAME, run" is the run that the arm NAME measures."""
+    """"cost of NAME" is the run that the arm NAME measures."""
     made = {name: chosen(s, name) for name in BANDS}
-    runs = {f"{name}, run": command for name, command in made.items()}
+    runs = {f"cost of {name}": command for name, command in made.items()}
     made |= {"base": sweep.base(s), "half, again": chosen(s, "half", seed=s.seed + 100),
              "seldom, partial rewards": chosen(s, "seldom", reward="process"), "curriculum": chosen(s, "any", curriculum=True)}
     return {name: tiny.evaluate(s, command) for name, command in made.items()} | runs
@@ -42,7 +42,7 @@ def statistic(r: dict[str, Result]) -> dict[str, float]:
             "seldom solved, partial rewards - none": rate["seldom, partial rewards"] - rate["seldom"],
             "curriculum - any order": rate["curriculum"] - rate["any"],
             **{f"{name} - before RL": rate[name] - rate["base"] for name in BANDS},
-            **{f"different prompts, {name} / half": different(r[f"{name}, run"]) / different(r["half, run"]) for name in BANDS},
+            **{f"different prompts, {name} / half": different(r[f"cost of {name}"]) / different(r["cost of half"]) for name in BANDS},
             "RL with other draws": rate["half, again"] - rate["half"]}
 
 

@@ -26,7 +26,8 @@ def statistic(r: dict[str, Result]) -> dict[str, float]:
 CLAIM = Claim(
     number="5d", says="Fresh seeds keep self-made documents varied, and their readers able, over generations.",
     source="phi-4, arXiv 2412.08905, section 2 (seeds for diversity)", theirs="a principle of theirs, without a figure",
-    would_show="Both above 0 in the third generation: more distinct runs of words, and more problems solved",
+    would_show="Both above 0 in the third generation: more problems solved, and more distinct runs of words (whether there are "
+    "fewer without seeds, so that there is something to keep, shows claim 5a)",
     arms=arms, statistic=statistic, headline=GAIN, also=(VARIED,),
     verdict=lambda n: both(positive(n[GAIN]), generations.clearly(n[VARIED])),
     null=generations.NULL, oracle=generations.ORACLE)

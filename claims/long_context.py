@@ -92,5 +92,6 @@ CLAIM = Claim(
     theirs="8B models, needles at 65k tokens (of 10): RoPE 9.82, QK-norm 7.93, NoPE 9.03; loss 1.52, 1.53, 1.58; windowed hybrid "
            "at 128k 9.56, RoPE 7.40",
     would_show="Above 0 at the longest rows of training, with a difference of the short-context loss near 0",
-    arms=arms, statistic=statistic, headline=NEEDLES, verdict=lambda n: both(positive(n[NEEDLES]), about_zero(n[COST])),
+    arms=arms, statistic=statistic, headline=NEEDLES, also=(COST,),
+    verdict=lambda n: both(positive(n[NEEDLES]), about_zero(n[COST])),
     null="RoPE from other weights", oracle="RoPE - windows alone")

@@ -1,7 +1,8 @@
-"""Claim 23b: what teaches in a pair is the difference: the same chosen answers teach nothing over rejected ones that are as good.
+"""Claim 23b: what teaches in a pair is the difference: the same chosen answers do harm over rejected ones that are better.
 
 The chosen side errs at 40% of its steps. The rejected side is, from good to bad: the student itself, which is better than the
-chosen one; a student of little training; and answers that are made wrong on purpose.
+chosen one; a student of little training; and answers that are made wrong on purpose. The differences within the pairs are
+measured, and so is what each does to the student: one that does less harm is not yet one that teaches.
 """
 
 from claims import midtraining, preferences, tiny
@@ -42,9 +43,10 @@ def statistic(r: dict[str, Result]) -> dict[str, float]:
 
 
 CLAIM = Claim(
-    number="23b", says="The same chosen answers teach more over a weak rejected side than over one that is as good as they are.",
+    number="23b", says="The same chosen answers teach more over a weak rejected side than over one that is better than they are.",
     source="delta learning, arXiv 2507.06187; Olmo 3, arXiv 2512.13961",
     theirs="the difference within a pair is the signal, and both sides may be weaker than the student (a finding in words)",
     would_show="Above 0: the student after DPO in which wrong answers are rejected, and in which its own answers are",
-    arms=arms, statistic=statistic, headline=DELTA, verdict=lambda n: positive(n[DELTA]),
+    arms=arms, statistic=statistic, headline=DELTA,
+    also=tuple(f"{name} - student" for name in SIDES), verdict=lambda n: positive(n[DELTA]),
     null="another seed of training", oracle="SFT on right answers - student")

@@ -8,7 +8,7 @@ from claims.runner.measures import Result
 
 NONE, MIDDLE, WHOLE = BUDGETS[0], BUDGETS[1], BUDGETS[-1]
 FIRST, SECOND = f"answers, {MIDDLE} tokens of thinking - none", f"answers, all thinking - {MIDDLE} tokens"
-ACTS = f"tokens by which {MIDDLE} tokens of thinking change a reply, before RL"
+ACTS = f"problems whose replies {MIDDLE} tokens of thinking change, before RL"
 
 
 def arms(s: Setting) -> dict[str, Command]:
@@ -22,7 +22,8 @@ def arms(s: Setting) -> dict[str, Command]:
 def statistic(r: dict[str, Result]) -> dict[str, float]:
     """Of the answer alone: with a budget, steps are cut off. Tokens are those of the whole reply. If --think had no
     effect, all replies would be the same, because all draws are. Where it has one, replies may grow shorter or longer: behind a
-    thought that was cut, some answers go on with it. So the oracle arm is the size of the difference."""
+    thought that was cut, some answers go on with it. So the oracle arm is the share of problems whose replies get another
+    length."""
     rate = {arm: result.rate(of="answered") for arm, result in r.items()}
     found = {FIRST: rate[f"RL, {MIDDLE}"] - rate[f"RL, {NONE}"], SECOND: rate[f"RL, {WHOLE}"] - rate[f"RL, {MIDDLE}"]}
     for budget in BUDGETS:
@@ -30,7 +31,7 @@ def statistic(r: dict[str, Result]) -> dict[str, float]:
                   f"tokens of a reply with {budget}, after RL": r[f"RL, {budget}"].mean("lengths")}
     return found | {"other draws": rate["RL, on, other draws"] - rate["RL, on"],
                     "taught - untaught": rate["on"] - rate["untaught"],
-                    ACTS: abs(r[WHOLE].mean("lengths") - r[str(MIDDLE)].mean("lengths"))}
+                    ACTS: r[WHOLE].differs(r[str(MIDDLE)], "lengths")}
 
 
 CLAIM = Claim(

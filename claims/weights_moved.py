@@ -58,4 +58,5 @@ CLAIM = Claim(
     theirs="mid-training moves over 90% of the weights, RL about 5%",
     would_show=f"More than {MOST:.0%} of the weights moved by mid-training, fewer than {FEW:.0%} by RL, by a tenth of a matrix's "
                "root mean square",
-    arms=arms, statistic=statistic, headline=MORE, verdict=verdict, null="RL with other draws", oracle="another base - RL")
+    arms=arms, statistic=statistic, headline=MORE, verdict=verdict, null="RL with other draws", oracle="another base - RL",
+    also=(moved("mid-training"), moved("RL"), moved("documents at RL's rate"), moved("RL", "bf16")))

@@ -48,7 +48,8 @@ class Claim:
     arms         Setting -> {name: Command}; the command is the last one of the arm, which measures
     statistic    {arm: Result} -> {name: number}; all arms hold the same test problems (runner/measures.py)
     headline     the name of the number that the table shows
-    also         names of other numbers without which the verdict cannot be understood; the table shows them, too
+    also         names of other numbers without which the verdict cannot be understood, among them all that `verdict` reads; the
+                 table shows them, too
     verdict      {name: (mean, low, high)} -> "holds", "does not hold here" or "undecided"
     null         the name of a number that must show nothing (`judge` says what that means)
     oracle       the name of a number that must show the effect: its interval lies above 0
@@ -77,16 +78,19 @@ class Claim:
         return max(abs(effect[0]), self.matters) / 2
 
 
+# These rules decide by the interval, and by the mean which way they can: as an interval narrows around its mean, an undecided
+# verdict becomes a decided one and then stays what it is.
+
 def positive(rate: Rate, matters: float = 0.02) -> str:
-    """The verdict on a number that is claimed to be above 0: it holds where the whole interval is, it does not where the
-    interval stays below what matters, and else it is undecided."""
-    return HOLDS if rate[1] > 0 else FAILS if rate[2] < matters else OPEN
+    """The verdict on a number that is claimed to be above 0: it holds where the whole interval is, if the mean is what matters
+    or more. It does not where the interval stays below what matters. Else it is undecided."""
+    return FAILS if rate[2] < matters else HOLDS if rate[1] > 0 and rate[0] >= matters else OPEN
 
 
 def no_worse(rate: Rate, matters: float = 0.05) -> str:
-    """The verdict on a number that is claimed not to be below 0: it holds where the whole interval is above what matters, it does
-    not where the interval lies below 0, and else it is undecided."""
-    return HOLDS if rate[1] > -matters else FAILS if rate[2] < 0 else OPEN
+    """The verdict on a number that is claimed not to be below 0: it holds where the interval says that less than what matters is
+    lost. It does not where the interval lies below 0 and the mean has lost what matters. Else it is undecided."""
+    return HOLDS if rate[1] > -matters else FAILS if rate[2] < 0 and rate[0] <= -matters else OPEN
 
 
 def about_zero(rate: Rate, matters: float = 0.05) -> str:
@@ -113,3 +117,12 @@ def judge(claim: Claim, numbers: dict[str, Rate]) -> tuple[str, str]:
         why = "no effect where there must be one" if oracle[0] <= 0 else "but its interval contains 0"
         return OPEN, f"the oracle arm shows {oracle[0]:+.3f}, {why}"
     return verdict, ""
+
+
+def judge_measured(claim: Claim, numbers: dict[str, Rate]) -> tuple[str, str]:
+    """As `judge`, of what was measured. There a number that is 0 without an interval does not come from a small effect: not one
+    problem of any draw told the arms apart, because all of them are solved always, or never."""
+    verdict, why = judge(claim, numbers)
+    if why or any(numbers[claim.headline]):
+        return verdict, why
+    return OPEN, "all arms score the same: their problems are too hard or too easy to show a difference"

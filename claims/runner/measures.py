@@ -92,6 +92,15 @@ class Result:
             total, weight = total + float(w @ [count / n for count, n in counts]), weight + float(w.sum())
         return total / weight
 
+    def differs(self, other: "Result", of: str) -> float:
+        """The share of problems with another count than they have in an arm on the same problems. of: as in `mean`."""
+        total = weight = 0.0
+        for stratum, counts in getattr(self, of).items():
+            w = self.weights.get(stratum, np.ones(len(counts)))
+            changed = np.array([a != b for a, b in zip(counts, getattr(other, of)[stratum], strict=True)], float)
+            total, weight = total + float(w @ changed), weight + float(w.sum())
+        return total / weight
+
     def rate(self, k: int = 1, ops: str | int = "", data: str = "", of: str = "right") -> float:
         """Mean pass@k over problems: of these operations ("2-3"; all where it is ""; of needles the length), of worlds whose SPEC
         has `data` in it.

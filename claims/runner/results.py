@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from claims.runner.claim import Claim, Setting, judge
+from claims.runner.claim import Claim, Setting, judge_measured
 from claims.runner.commands import Command, in_order
 from claims.runner.measures import Result, numbers_of, over_seeds, read_result
 from claims.runner.schedule import Schedule, makespan
@@ -39,7 +39,7 @@ def record_of(claim: Claim, name: str, setting: Setting, arms: dict[str, Command
     for named in (claim.headline, claim.null, claim.oracle, *claim.also):
         if named not in numbers:
             raise ValueError(f"the claim names {named!r}, which is no number of its statistic ({', '.join(numbers)})")
-    verdict, why = judge(claim, numbers)
+    verdict, why = judge_measured(claim, numbers)
     took = {c: w["seconds"] if setting.device == "cuda" or w["resumed"] else w.get("cpu_seconds", w["seconds"])
             for c, w in whole.items()}
     minutes = makespan(list(whole), took, len(schedule.slots)) / 60
@@ -114,7 +114,7 @@ def together(claim: Claim, records: list[dict]) -> dict:
     def pooled(part, name):
         return over_seeds([r[part][name] for r in records])
     numbers = {name: pooled("numbers", name) for name in records[-1]["numbers"] if all(name in r["numbers"] for r in records)}
-    verdict, why = judge(claim, numbers)
+    verdict, why = judge_measured(claim, numbers)
     arms = {arm: {k: as_share(over_seeds([r["arms"][arm][k] for r in records])) for k in rates}
             for arm, rates in records[-1]["arms"].items() if all(rates.keys() <= r["arms"].get(arm, {}).keys() for r in records)}
     return {"numbers": numbers, "verdict": verdict, "why": why, "arms": arms}

@@ -1,6 +1,6 @@
 """What it would take to decide a claim that is undecided: how many seeds, or which control arm must be repaired."""
 
-from claims.runner.claim import OPEN, Claim, judge
+from claims.runner.claim import OPEN, Claim, judge_measured
 from claims.runner.measures import over_seeds
 from claims.runner.results import together
 from tasks.accuracy import Rate
@@ -19,26 +19,25 @@ def to_decide(claim: Claim, records: list[dict]) -> str:
         return ""
     S = len(records)
     for more in range(S + 1, MOST + 1):
-        if judge(claim, expected(claim, records, more))[0] != OPEN:
+        if judge_measured(claim, expected(claim, records, more))[0] != OPEN:
             return f"{'at least' if S == 1 else 'about'} {more} seeds in all, if the means stay where they are"
-    why, numbers = judge(claim, expected(claim, records, MOST))[1], found["numbers"]
+    why = judge_measured(claim, expected(claim, records, MOST))[1]
     if why.startswith("the oracle"):
         return f"an oracle arm that shows its effect ({claim.oracle}): more steps, or easier problems"
-    if why.startswith("the null"):
-        return (f"its null arm ({claim.null}) must show at most {claim.chance(numbers[claim.headline]):.3f}; more seeds do not "
-                "change what it shows")
+    if why.startswith("all arms"):
+        return "other problems, or more steps"
     return f"more than {MOST} seeds, or another measure: with these means the rule does not decide"
 
 
 def expected(claim: Claim, records: list[dict], seeds: int) -> dict[str, Rate]:
     """The numbers as they would be with so many seeds, more than there are: the same means, narrower intervals.
 
-    Of several seeds the spread is known. Of one it is not, but its null arm shows how far two arms are apart by the chance of
-    training alone. This is taken for the spread of all numbers where it is more than that of the test problems, and for nothing
-    else: the mean of the null arm is then expected to be 0."""
+    The null arm is the exception: two trainings that differ by chance alone, so its mean is expected to be 0. Of several seeds
+    the spread is known. Of one it is not, but its null arm shows how far two arms are apart by the chance of training. This is
+    taken for the spread of all numbers where it is more than that of the test problems."""
     S, found = len(records), together(claim, records)["numbers"]
     chance = abs(found[claim.null][0]) if S == 1 else 0.0
-    return {name: resized([r["numbers"][name] for r in records], seeds, chance, 0.0 if S == 1 and name == claim.null else mean)
+    return {name: resized([r["numbers"][name] for r in records], seeds, chance, 0.0 if name == claim.null else mean)
             for name, (mean, *_) in found.items()}
 
 

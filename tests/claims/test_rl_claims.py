@@ -39,7 +39,7 @@ LOW, ALL = (0.2, 0.5), (1, 0.7)
     (excursions, AT_ONCE | AFTER, {f"{steps}, RL": SHARP for steps in STEPS} | {"RL again": SHARP}, {FIRST: ALL},
      {"RL again": LOW}),
     (excursions, AT_ONCE | AFTER, {f"{steps}, SFT, RL": WIDE for steps in STEPS}, {FIRST: ALL}, {"RL again": LOW}),
-    (parallel, BETTER, {"SFT, as many FLOPs": ALL}, {"base": ALL}, {"parallel again": LOW}),
+    (parallel, BETTER, {"SFT": ALL}, {"base": ALL}, {"parallel again": LOW}),
     (parallel, BETTER, {"RL": ALL}, {"base": ALL}, {"parallel again": LOW}),
     (small_student, TAUGHT, {"SFT, 3 passes": ALL}, {"teacher": LOW}, {"on-policy again": LOW}),
     (small_student, TAUGHT, {"student": (1, 0.5), "teacher": ALL}, {"teacher": LOW}, {"on-policy again": LOW})])

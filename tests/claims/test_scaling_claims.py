@@ -24,11 +24,15 @@ def planted(**rates):
 
 COSTS = {"cost of plain": 5, "cost of all tricks": 10, "cost of RL": 40, "cost of mid-training": 100}  # beside what came before
 
+DIFFERENT = {"seldom": 30, "half": 50, "often": 50, "any": 150}               # prompts of a second source, beside 50
+
 
 def solved(claim, **rates):
     """The same, and those of COSTS that the claim has arms for."""
-    return planted(**rates) | {name: Result({"flops": {"total": 1000 + own, "inherited": 1000}})
-                               for name, own in COSTS.items() if name in claim.arms(Setting())}
+    found = planted(**rates) | {name: Result({"flops": {"total": 1000 + own, "inherited": 1000}})
+                                for name, own in COSTS.items() if name in claim.arms(Setting())}
+    return found | {f"cost of {band}": Result({"prompts": [{"unique_prompts": 50}, {"unique_prompts": count}]})
+                    for band, count in DIFFERENT.items() if f"cost of {band}" in claim.arms(Setting())}
 
 
 def verdict_of(claim, arms, draws=200):
@@ -64,6 +68,9 @@ def test_planted_effects_hold_and_planted_nulls_do_not(name, rates, fails, null,
 def test_numbers_beside_the_headline():
     claim = run.find_claim("plain_recipe")
     assert claim.statistic(solved(claim, **RECIPE))["FLOPs, plain / all tricks"] == 0.5
+    claim = run.find_claim("few_successes")
+    found = claim.statistic(solved(claim, **BANDS))
+    assert [found[f"different prompts, {band} / half"] for band in ("seldom", "any")] == [0.8, 2.0]
     claim = midtraining_or_rl.CLAIM
     found = claim.statistic(solved(claim, **SHARES))
     assert found["FLOPs, RL alone / mid-training alone"] == 0.4
