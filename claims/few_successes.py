@@ -42,7 +42,8 @@ def statistic(r: dict[str, Result]) -> dict[str, float]:
             "seldom solved, partial rewards - none": rate["seldom, partial rewards"] - rate["seldom"],
             "curriculum - any order": rate["curriculum"] - rate["any"],
             **{f"{name} - before RL": rate[name] - rate["base"] for name in BANDS},
-            **{f"different prompts, {name} / half": different(r[f"cost of {name}"]) / different(r["cost of half"]) for name in BANDS},
+            **{f"different prompts, {name} / half": different(r[f"cost of {name}"]) / different(r["cost of half"])
+               for name in BANDS},
             "RL with other draws": rate["half, again"] - rate["half"]}
 
 

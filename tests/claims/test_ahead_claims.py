@@ -39,13 +39,14 @@ def verdict(claim, rates):
 
 BASE = {"base": 0.2}
 UNCORRECTED = BASE | {f"{mismatch.CUT}, none": 0.3}
+LOST = {f"{mismatch.CUT}, {c}": 0.25 for c in mismatch.CORRECTIONS[1:]}
 DPPO = BASE | {"dppo_tv": 0.6, "dppo_kl": 0.8}
 THINKS = {"16": (0.5, 20), "RL, 0": 0.2, "RL, 16": 0.5, "RL, on": 0.8, "RL, on, other draws": 0.8}
 LONGER = {"before": (0.2, 80), "RL": (0.5, 120), "RL again": (0.5, 120)}
 
 
 @pytest.mark.parametrize("claim, effect, against, oracle, null", [
-    (mismatch.CLAIM, UNCORRECTED, UNCORRECTED | {f"{mismatch.CUT}, {c}": 0.25 for c in mismatch.CORRECTIONS[1:]}, {"base": 0.6}, {"no mismatch again": 0.8}),
+    (mismatch.CLAIM, UNCORRECTED, UNCORRECTED | LOST, {"base": 0.6}, {"no mismatch again": 0.8}),
     (losses.CLAIM, DPPO, BASE, {"base": 0.6}, {"grpo again": 0.8}),
     (staleness.CLAIM, BASE, BASE | {"8 old, corrected": 0.3}, {"base": 0.6}, {"fresh again": 0.8}),
     (staleness_corrected.CLAIM, BASE | {"none": 0.3}, BASE | {"none": 0.6}, {"base": 0.6}, {"fresh again": 0.8}),

@@ -52,6 +52,7 @@ RECIPE = {"base": .4, "plain": .6, "plain, again": .6, "all tricks": .6, "drawn 
 @pytest.mark.parametrize("name, rates, fails, null, oracle", [
     ("data_reuse", REUSE, {"25x": .5}, {"1x, again": .4}, {"before": .6}),
     ("midtraining_or_rl", SHARES, {"100% RL": (.6, .5)}, {"50% RL, again": (.6, .1)}, {"base": (.4, .45)}),
+    ("midtraining_or_rl", SHARES, {"100% RL, more": (.6, .5)}, {"50% RL, again": (.6, .1)}, {"base": (.4, .45)}),
     ("samples_of_rl", SAMPLES, {"a tenth": .4}, {"RL, again": .3}, {"base": .5}),
     ("few_successes", BANDS, {"seldom": .65}, {"half, again": .3}, {"base": .6}),
     ("plain_recipe", RECIPE, {"all tricks": .7}, {"plain, again": .3}, {"base": .6})])
