@@ -76,7 +76,8 @@ def common_flags(p: cli.Parser, transform: Transform) -> None:
     """The flags that all transforms have, in the order of --help."""
     for side in transform.teachers:
         p.add_argument(f"--{side}", metavar="TEACHER", required=side not in transform.optional, default="",
-                       help="checkpoint, ours or Hugging Face's, or oracle:...")
+                       help="checkpoint, ours or Hugging Face's, or oracle:... (an oracle samples nothing, so it does not read "
+                       "the flags of sampling)")
         p.add_argument("--plain" if side == "init" else f"--{side}-plain", action="store_true",
                        help="ask it in plain text: it never learned the chat format")
     if transform.takes != "nothing":

@@ -106,7 +106,7 @@ def flags() -> cli.Parser:
 NEEDS = (
     ("--batch-tokens", lambda a: a.on_policy < 1, "with --on-policy 1, where --prompts and --group say how much is read"),
     ("--prompts --group --rows --show-every --tool", lambda a: a.on_policy, "with --on-policy 0, where nothing is sampled"),
-    ("--think-budget", lambda a: a.on_policy or a.eval_data,
+    ("--think-budget --max-new-tokens", lambda a: a.on_policy or a.eval_data,
      "with --on-policy 0 and no --eval-data, where nothing is sampled"),
     ("--async-steps --rollout-ranks", lambda a: a.on_policy == 1, "with --on-policy {on_policy}, where not every step samples"),
 )

@@ -96,6 +96,8 @@ NEEDS = (
      "without a chat: --chat, or --benchmark in the template rl"),
     *benchmark_flags.NEEDS,
     ("--seq-len", lambda a: a.text, "without --text"),
+    ("--exact", lambda a: a.data or a.task or a.needle or a.benchmark or a.text,
+     "without --data, --task, --needle, --benchmark or --text"),
     ("--tool", lambda a: a.chat, "without --chat: a call of a tool is a turn"),
     *TOOL_NEEDS,
     ("--keep", lambda a: a.out and has(a, "world"), "without --out and a world in --data"),

@@ -164,7 +164,7 @@ def flags() -> cli.Parser:
     p.add_argument("--old", default=None, choices=["trainer", "sampler"], help="whose log-probabilities are pi_old (default: "
                    f"{by_loss('old')})")
     p.add_argument("--replace", type=cli.non_negative_int, default=0,
-                   help="times to replace groups without spread (DAPO); 0: keep them")
+                   help="times to replace groups whose rewards by the task are all equal (DAPO); 0: keep them")
     p.add_argument("--mask-truncated", action="store_true", help="no loss on completions cut off at the cap")
     p.add_argument("--overlong-buffer", type=cli.non_negative_int, default=0,
                    help="DAPO's soft penalty over the last tokens before the cap")

@@ -91,6 +91,8 @@ class Config:
             value, least = getattr(self, f.name), 0 if f.default == 0 else 1
             if f.type is int and (type(value) is not int or value < least):
                 raise ValueError(f"{f.name}={value!r} must be a whole number of at least {least}")
+            if f.type is int and f.name != "context" and value > hf.LARGEST_SIZE:
+                raise ValueError(f"{f.name}={value} is larger than in any model; use {hf.LARGEST_SIZE} at most")
             if f.type is bool and type(value) is not bool:
                 raise ValueError(f"{f.name}={value!r} must be true or false")
         if not _number(self.eps) or self.eps < 0:

@@ -21,6 +21,7 @@ Simpler than the papers: a run has one sequence length. Mid-training first with 
 import dataclasses
 import functools
 import itertools
+import math
 from argparse import Namespace
 
 from torch import Tensor
@@ -53,7 +54,8 @@ def flags() -> cli.Parser:
                    help="tokens in the context before YaRN; 0: the longest rows that --init was trained on; if its folder "
                    "does not say this, max_position_embeddings in its config.json")
     p.add_argument("--yarn-beta-fast", type=cli.above_zero, default=32.0,
-                   help="pairs of a head that turn at least so many times in this context keep their speed")
+                   help="pairs of a head that turn at least so many times in this context keep their speed; if --init has YaRN "
+                   "already, its own number is the default, here and below")
     p.add_argument("--yarn-beta-slow", type=cli.above_zero, default=1.0,
                    help="pairs that turn at most so many times become slower by the factor; those between by less")
     p.add_argument("--yarn-full-only", action="store_true", help="YaRN not in layers with a window, as in OLMo 3")
@@ -112,19 +114,33 @@ def with_positions(c: Config, args: Namespace) -> Config:
     old = c.rope_scaling or {}
     if args.yarn_factor <= 1:
         raise ValueError(f"--yarn-factor {args.yarn_factor:g}: use a number above 1")
-    if args.yarn_beta_fast <= args.yarn_beta_slow:
-        raise ValueError("--yarn-beta-fast must be above --yarn-beta-slow")
     if old.get("rope_type", "yarn") != "yarn":
         raise ValueError(f"{args.init}: its positions are scaled by {old['rope_type']} already; use --rope-theta")
+    betas = {"beta_fast": args.yarn_beta_fast, "beta_slow": args.yarn_beta_slow}
+    # of a checkpoint that has YaRN already all stays that no flag says
+    betas |= {name: old[name] for name in betas if old.get(name) and f"--yarn-{name.replace('_', '-')}" not in args.given}
+    if betas["beta_fast"] <= betas["beta_slow"]:
+        raise ValueError("--yarn-beta-fast must be above --yarn-beta-slow")
+    if fixed := [f"{key}={old[key]:g}" for key in ("attention_factor", "mscale", "mscale_all_dim") if not usual(old, key)]:
+        raise ValueError(f"{args.init}: its YaRN has {fixed[0]}, which is made for its factor {old['factor']:g}; no flag says "
+                         "what it should be for another one, so take it out of config.json (rope_scaling) first")
     windows = {kind.window for kind in turning}
     if args.yarn_full_only and windows != {True, False}:
         raise ValueError(f"{args.init}: {'all' if windows == {True} else 'no'} layers with RoPE have a window; leave "
                          "--yarn-full-only out")
     before = args.yarn_context or old.get("original_max_position_embeddings") or longest_rows(args.init) or c.context
-    scaling = {"rope_type": "yarn", "factor": args.yarn_factor, "original_max_position_embeddings": before,
-               "beta_fast": args.yarn_beta_fast, "beta_slow": args.yarn_beta_slow}
-    return dataclasses.replace(c, rope_scaling=scaling, scale_windows=not args.yarn_full_only,
-                               context=max(args.seq_len, round(before * args.yarn_factor)))
+    scaling = {key: value for key, value in old.items() if key == "truncate"} | betas | {
+        "rope_type": "yarn", "factor": args.yarn_factor, "original_max_position_embeddings": before}
+    return dataclasses.replace(c, rope_scaling=scaling, context=max(args.seq_len, round(before * args.yarn_factor)),
+                               scale_windows=not args.yarn_full_only and (c.scale_windows or not old))
+
+
+def usual(scaling: dict, key: str) -> bool:
+    """Whether YaRN would be the same without this key: it is not there, or it is what the formula gives for its factor (arXiv
+    2309.00071)."""
+    if scaling.get(key) is None:
+        return True
+    return key == "attention_factor" and abs(scaling[key] - (0.1 * math.log(scaling["factor"]) + 1)) < 1e-3
 
 
 def speed(run: Run, model: Transformer, batches: list[Batch]) -> dict:

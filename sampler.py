@@ -30,7 +30,9 @@ Simpler than vLLM: one process, no prefix cache between prompts, and prefill and
 """
 
 import dataclasses
+import functools
 import math
+import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -45,6 +47,7 @@ from engine.requests import Completion, Drawn, Prefill, Request
 from engine.runner import PREFILL_TOKENS, Runner
 from engine.scheduler import Scheduler
 from engine.thinking import ThinkBudget, parse_think
+from formats.tokenizer_file import unused_settings
 from model import Transformer
 from tasks.tools import Toolbox
 from tokenizer import Tokenizer
@@ -79,6 +82,8 @@ class Sampler:
         self.prefill_chunk, self.pool_tokens = prefill_chunk, pool_tokens
         if isinstance(tokenizer, Tokenizer) and not model.unused_ids:         # a model not made by `load`: as it is drawn from
             model.unused_ids = tokenizer.unused_ids(model.config.vocab_size)
+        if isinstance(tokenizer, Tokenizer) and (unused := unused_settings(tokenizer.generation)):
+            _tell_once(f"generation_config.json has {', '.join(unused)}: not used here")
         self.runner = Runner(model, dtype, exact, graphs)
         self.graphs, self.scheduler = self.runner.fixed_sizes, None           # `start` makes the scheduler
         # unread: tokens that the host has not read yet; outdated: the keys of running rows must be computed with new weights
@@ -113,17 +118,17 @@ class Sampler:
         ValueError for an empty prompt or a bad option.
         """
         prompts = [self.tokenizer.encode_document(p) if isinstance(p, str) else list(p) for p in prompts]
-        limits, budgets = _for_each(max_new_tokens, prompts), _for_each(think_budget, prompts)
-        boxes = _for_each(tools, prompts)
+        limits, budgets = _for_each(prompts, max_new_tokens=max_new_tokens), _for_each(prompts, think_budget=think_budget)
+        boxes, keys = _for_each(prompts, tools=tools), _for_each(prompts, numbers=numbers or list(range(len(prompts))))
+        ends = _for_each(prompts, stop_texts=stop_texts or [()] * len(prompts))
         if any(not p for p in prompts):
             raise ValueError(f"prompt {[bool(p) for p in prompts].index(False)} is empty; give at least one token")
         longest = max((len(p) + limit for p, limit in zip(prompts, limits)), default=1)
         self.start(longest, temperature, top_p, top_k, seed, stop, on_token, min(self.rows, max(1, len(prompts) * n)),
                    distortion)
         done = []
-        for p, (prompt, limit, budget) in enumerate(zip(prompts, limits, budgets)):
-            done += self.submit(prompt, limit, n, (numbers[p] if numbers else p) * n, budget, answer_tokens,
-                                stop_texts[p] if stop_texts else (), boxes[p])
+        for prompt, limit, budget, key, texts, box in zip(prompts, limits, budgets, keys, ends, boxes, strict=True):
+            done += self.submit(prompt, limit, n, key * n, budget, answer_tokens, texts, box)
         with self.runner.mode(), tqdm(total=len(done), desc=progress, unit="completion", disable=not progress,
                                       leave=False) as bar:
             while self.unfinished:
@@ -360,8 +365,19 @@ class Sampler:
         return any(stop in said for stop in r.stops)
 
 
-def _for_each(option, prompts):
-    return list(option) if isinstance(option, (list, tuple)) else [option] * len(prompts)
+@functools.cache
+def _tell_once(text):
+    tqdm.write(text, file=sys.stderr)
+
+
+def _for_each(prompts, **named):
+    """An option as a list with one value per prompt. ValueError for a list of another length."""
+    [(name, option)] = named.items()
+    if not isinstance(option, (list, tuple, range)):
+        return [option] * len(prompts)
+    if len(option) != len(prompts):
+        raise ValueError(f"{name} has {len(option)} values for {len(prompts)} prompts; give one per prompt")
+    return list(option)
 
 
 # the command

@@ -130,7 +130,7 @@ class Tokenizer:
         self.eot = next((i for i in known if i is not None and i in self._bytes), None)
         if self.eot is None:
             raise ValueError("no token ends a document; name one of added_tokens as eos_token in tokenizer_config.json")
-        self.stop_ids = {self.eot, self.im_end, self.special.get("<|eot_id|>"), *eos, *files.ends} - {None}
+        self.stop_ids = {self.eot, self.im_end, self.special.get("<|eot_id|>"), *eos, *files.ends} & self._bytes.keys()
         self.chat = ChatFormat(self, files.chat_template(), files.token_names())
 
     @classmethod
@@ -259,9 +259,10 @@ class Tokenizer:
                     think: bool | None = None) -> tuple[list[int], list[float]]:
         """A conversation in ChatML: its ids and its loss mask, two lists of the same length.
 
-        - messages: {"role", "content"}. Those of an assistant may have "reasoning" ("": the empty block of no-think mode). A
-          content may be a list of {"type": "text", "text": ...}. The last one may be "unfinished": true, cut off in the middle;
-          then neither </think> (if it has no content yet) nor <|im_end|> closes it.
+        - messages: {"role", "content"}. Those of an assistant may have "reasoning", which may also be called "reasoning_content"
+          ("": the empty block of no-think mode). A content may be a list of {"type": "text", "text": ...}. The last one may be
+          "unfinished": true, cut off in the middle; then neither </think> (if it has no content yet) nor <|im_end|> closes it.
+          Other keys are refused if they have a value.
         - think: how the generation prompt ends. None: the model decides; True: an open <think>; False: an empty think block.
         - mask: 1.0 on what an assistant writes (<think>, reasoning, </think>, content, <|im_end|>), else 0.0. An empty block has
           0.0 too; otherwise the model would learn not to think (Qwen3). With think=True each opening <think> has 0.0, since the

@@ -1,5 +1,6 @@
 """Samples a token: with random numbers that depend on the request and not on the batch, top-k, top-p, and log-probabilities."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -30,7 +31,7 @@ class SamplingParams:
     distortion: Distortion | None = None  # changes the logits before a draw, and what is reported after it
 
     def __post_init__(self):
-        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
+        if not 0 <= self.temperature < math.inf or not 0 < self.top_p <= 1 or self.top_k < 0:
             raise ValueError("use temperature >= 0, 0 < top_p <= 1 and top_k >= 0")
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from formats import templates
 
 IM_START, IM_END, THINK, END_THINK = "<|im_start|>", "<|im_end|>", "<think>", "</think>"
+KEYS = {"role", "content", "reasoning", "reasoning_content", "unfinished"}    # of a message
 CALL, END_CALL = "<tool_call>", "</tool_call>"            # around a call at the end of an assistant's turn (tasks/tools.py)
 
 
@@ -63,6 +64,9 @@ class ChatFormat:
             put(0.0, start, f"system\n{self.system}", end, "\n")
         for number, message in enumerate(messages):
             role, content, reasoning = (message.get(key) for key in ("role", "content", "reasoning"))
+            reasoning = message.get("reasoning_content") if reasoning is None else reasoning                 # as others call it
+            if unknown := [key for key in message if key not in KEYS and message[key] not in (None, "", [], {})]:
+                raise ValueError(f"message {number} has {unknown[0]!r}, which cannot be written; use {', '.join(sorted(KEYS))}")
             content = plain_content(content)
             if not (isinstance(role, str) and isinstance(content, str) and isinstance(reasoning, str | None)):
                 raise ValueError(f"message {number} must have 'role' and 'content', both text; got {str(message):.100}")

@@ -48,6 +48,14 @@ SWITCHES = ("tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_wi
 # keeps every field.
 EXPRESSED = {"vocab_size", "layers", "width", "heads", "kv_heads", "head_size", "ff", "attention", "window", "qk_norm",
              "qkv_bias", "tied", "norm_after", "eps", "rope_theta", "rope_scaling", "scale_windows", "context", "sinks"}
+# Fields of config.json with the one value that is supported; our own kind has no others of these, and says the rest in `fields`.
+ONLY = {"hidden_act": "silu", "mlp_bias": False, "quantization_config": None, "partial_rotary_factor": 1.0, "is_causal": True}
+UNSAID = dict.fromkeys(("layer_types", "sliding_window", "use_sliding_window", "no_rope_layers", "layer_rope_theta"))
+# what config.json of our own kind says twice: {its field: ours}
+TWICE = {"vocab_size": "vocab_size", "hidden_size": "width", "intermediate_size": "ff", "num_hidden_layers": "layers",
+         "num_attention_heads": "heads", "num_key_value_heads": "kv_heads", "head_dim": "head_size",
+         "max_position_embeddings": "context", "rms_norm_eps": "eps", "tie_word_embeddings": "tied", "attention_bias": "qkv_bias",
+         "rope_theta": "rope_theta", "rope_scaling": "rope_scaling"}
 FACTORS = "embedding_multiplier", "residual_multiplier", "logits_scaling"     # of Granite; ours are all 1
 
 
@@ -59,9 +67,7 @@ def fields_from(hf: dict, where: str | Path = "config.json") -> dict:
     if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(f"{where}: model_type {kind!r} is not one of {', '.join(KINDS)}")
     if kind == "nanothink":
-        if not isinstance(hf.get("fields"), dict):
-            raise ValueError(f"{where}: field 'fields' is missing")
-        return dict(hf["fields"])
+        return _own_fields(hf, where)
     silent = COMMON | DEFAULTS[kind]
     hf = silent | hf
     for key in WHOLE + OPTIONAL:
@@ -76,11 +82,7 @@ def fields_from(hf: dict, where: str | Path = "config.json") -> dict:
             raise ValueError(f"{where}: {key}={hf[key]!r} must be true or false")
     if type(hf["max_window_layers"]) is not int:
         raise ValueError(f"{where}: max_window_layers={hf['max_window_layers']!r} must be a whole number")
-    for key, wanted in (("hidden_act", "silu"), ("mlp_bias", False), ("quantization_config", None),
-                        ("partial_rotary_factor", 1.0), ("is_causal", True),
-                        *((factor, 1.0) for factor in FACTORS if kind == "granite_swa")):
-        if hf.get(key, wanted) != wanted:
-            raise ValueError(f"{where}: {key}={hf[key]!r} is not supported, only {wanted!r}")
+    _refuse_others(hf, ONLY | (dict.fromkeys(FACTORS, 1.0) if kind == "granite_swa" else {}), where)
     if kind != "qwen2" and hf["attention_bias"]:
         raise ValueError(f"{where}: attention_bias is supported for qwen2 only")
     layers, width, heads = hf["num_hidden_layers"], hf["hidden_size"], hf["num_attention_heads"]
@@ -100,6 +102,24 @@ def fields_from(hf: dict, where: str | Path = "config.json") -> dict:
     fields["rope_theta"], fields["rope_scaling"] = _rope(hf, kind, context, "window" in fields["attention"], where)
     fields["rope_theta"] = max(thetas, default=0) or fields["rope_theta"]     # a list of them wins
     return fields
+
+
+def _own_fields(hf, where):
+    """The fields in a config.json of our own kind, which says many of them a second time, for people and tools."""
+    fields = hf.get("fields")
+    if not isinstance(fields, dict):
+        raise ValueError(f"{where}: field 'fields' is missing")
+    for theirs, ours in TWICE.items():
+        if theirs in hf and ours in fields and hf[theirs] != fields[ours]:
+            raise ValueError(f"{where}: {theirs}={hf[theirs]!r}, yet {ours}={fields[ours]!r} in 'fields'; make them the same")
+    _refuse_others(hf, ONLY | UNSAID, where)
+    return dict(fields)
+
+
+def _refuse_others(hf, only, where):
+    for key, wanted in only.items():
+        if hf.get(key, wanted) != wanted:
+            raise ValueError(f"{where}: {key}={hf[key]!r} is not supported, only {wanted!r}")
 
 
 def _thetas(hf, layers, where):

@@ -2,7 +2,9 @@
 
 `Tokenizer.encode_chat` writes ChatML without a template, and makes a loss mask. So the template of a checkpoint is compared with
 ours on a few conversations. Only the start may differ: a begin-of-text token, and a default system message (Qwen2.5 and SmolLM2
-have one). encode_chat then writes the same start. A template with any other difference is refused.
+have one). encode_chat then writes the same start. A template with any other difference in these is refused. The conversations
+have no reasoning and no turns of tools: many templates leave reasoning out, and each writes tools in its own way. Both are
+written as here, whatever the template of a checkpoint does with them, so a checkpoint learns this form in its training.
 
 A saved checkpoint always has our template, with that start. So it gives the same ids and mask as in training. In addition to
 ChatML it marks what an assistant says ({% generation %}), and takes reasoning, `think`, and `enable_thinking` (Qwen3's name).

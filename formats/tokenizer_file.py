@@ -13,6 +13,7 @@ What it simplifies:
 import itertools
 import json
 import re
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ class TokenizerFiles:
         for name, found in (("generation_config.json", generation), ("config.json", model)):
             these = found.get("eos_token_id")
             these = these if isinstance(these, list) else [] if these is None else [these]
-            if any(type(i) is not int for i in these):
+            if any(type(i) is not int or i < 0 for i in these):
                 raise ValueError(f"{folder / name}: eos_token_id={found['eos_token_id']!r} must be an id, or a list of ids")
             ends += these
         spec = read_json(folder / "tokenizer.json")
@@ -87,12 +88,35 @@ class TokenizerFiles:
         """The chat template, from either place."""
         template = self.config.get("chat_template") if self.template is None else self.template
         if isinstance(template, list):                    # an older form: a list of named templates
-            template = next((t["template"] for t in template if t["name"] == "default"), None)
+            named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
+            if "default" not in named:
+                raise ValueError(f"tokenizer_config.json: chat_template has no template with the name default (found: "
+                                 f"{', '.join(map(str, named)) or 'none'}); name one so, or take chat_template out")
+            if others := [str(name) for name in named if name != "default"]:
+                print(f"tokenizer_config.json: of the chat templates only the default is used and saved, not {', '.join(others)}",
+                      file=sys.stderr)
+            template = named["default"]
+        if not isinstance(template, str | None):
+            raise ValueError(f"tokenizer_config.json: chat_template must be text, not {str(template)[:60]}; take it out, or "
+                             "fetch the file again")
         return template
 
     def token_names(self) -> dict[str, str]:
         """{"bos_token": text, ...}: the tokens that tokenizer_config.json names."""
         return {key: token_text(value) for key, value in self.config.items() if key.endswith("_token") and value}
+
+
+# Fields of generation_config.json that change what transformers draws and that nothing here reads, with the value without effect.
+# (Temperature, top-k and top-p are said by flags.)
+NEUTRAL = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "num_beams": 1, "min_p": 0.0, "typical_p": 1.0, "min_length": 0,
+           "epsilon_cutoff": 0.0, "eta_cutoff": 0.0} | dict.fromkeys(
+    ("min_new_tokens", "penalty_alpha", "suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "stop_strings",
+     "forced_bos_token_id", "forced_eos_token_id", "sequence_bias", "exponential_decay_length_penalty"))
+
+
+def unused_settings(generation: dict) -> list[str]:
+    """What a generation_config.json asks for and the sampler does not do, as "repetition_penalty=1.1"."""
+    return [f"{key}={generation[key]}" for key, neutral in NEUTRAL.items() if generation.get(key) not in (None, [], neutral)]
 
 
 def write_files(folder: str | Path, spec: dict, config: dict, template: str | None) -> None:

@@ -35,7 +35,7 @@ import torch.distributed as dist
 
 from engine.thinking import ThinkBudget
 from model import Transformer
-from rl.groups import Collected, Group, has_spread
+from rl.groups import Collected, Group, differs_by_task
 from rl.lengths import cap_at, longest_cap, parse_caps, shortest_cap
 from rl.prompts import Prompts
 from rl.rollouts import Rollouts
@@ -160,7 +160,7 @@ class AsyncRollouts(Rollouts):
                     cap, completions = self.maker.ready.pop(g)
                     self.pay(self.costs, completions)     # also those that are too old
                     group = self._take(problems[g], g, cap, completions, step)
-                    states[g] = self.rank, group and has_spread(group)
+                    states[g] = self.rank, group and differs_by_task(group)
                     if group:
                         made[g] = group
                         sampled.append(group)
@@ -276,7 +276,7 @@ class AsyncRollouts(Rollouts):
                 continue
             if spare:
                 group = self.score(problem, g, completions, message["cap"], self.seed * 1_000_003)
-                if not has_spread(group):
+                if not differs_by_task(group):
                     spare -= 1
                     self.dropped.append(group)
                     continue

@@ -51,6 +51,12 @@ def has_spread(group: Group) -> bool:
     return len({r.earned for r in group}) > 1
 
 
+def differs_by_task(group: Group) -> bool:
+    """Whether the task itself gave two different rewards. --replace keeps such groups alone, as DAPO does (arXiv 2503.14476,
+    section 3.2): where all are right or all are wrong, a penalty for length is no reason to keep them."""
+    return len({r.score.reward for r in group}) > 1
+
+
 @dataclass
 class Collected:
     """The groups that this rank sampled in a step."""

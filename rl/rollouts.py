@@ -19,7 +19,7 @@ import torch.distributed as dist
 from formats import plugins
 from formats.chat import END_THINK
 from model import Transformer
-from rl.groups import Collected, Group, Rollout, has_spread
+from rl.groups import Collected, Group, Rollout, differs_by_task
 from rl.lengths import Caps, cap_at, longest_cap, overlong_penalty
 from rl.mismatch import Mismatch
 from rl.prompts import Prompts
@@ -153,8 +153,8 @@ class Rollouts:
     def _collect(self, model, step):
         """Samples now, on all ranks together.
 
-        With `replace` > 0, groups whose rewards are all equal are dropped, since nothing can be learned from them. Others are
-        sampled in their place, at most `replace` times (DAPO's dynamic sampling, section 3.2); the last ones are kept in any
+        With `replace` > 0, groups to which the task gave equal rewards are dropped, since little can be learned from them. Others
+        are sampled in their place, at most `replace` times (DAPO's dynamic sampling, section 3.2); the last ones are kept in any
         case. Each time as many groups are sampled as are missing on all ranks together, and the ranks share this work."""
         made, owners, problems, sampled, busy, slots = {}, {}, {}, [], 0, 0
         cap = cap_at(self.caps, step)
@@ -173,7 +173,7 @@ class Rollouts:
             if attempt == self.replace:
                 owners |= {n: r for r, part in enumerate(parts) for n in part}
             else:
-                owners |= self.joined({n: self.rank for n in mine if has_spread(made[n])})
+                owners |= self.joined({n: self.rank for n in mine if differs_by_task(made[n])})
         return Collected(self.share_out(owners, made, problems), sampled, busy, slots)
 
     @contextlib.contextmanager

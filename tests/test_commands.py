@@ -37,8 +37,8 @@ TOY = (  # flags added to the commands that match (the last one wins), so that t
     (r"evaluate\.py.*--benchmark", "--limit 2 --max-new-tokens 4"), (r"evaluate\.py.*--contamination", "--max-new-tokens 8"),
     (r"tokenizer\.py train", "--vocab-size 400 --overwrite"), (r"data\.py prepare", "--workers 1 --tokens 3000"),
     (r"data\.py table", "--tokens 3000"), (r"(sft|dpo)\.py", TOY_CHATS),
-    (r"(grpo|distill)\.py", "--max-new-tokens 16 --steps 1 --device cpu"),
-    (r"(grpo|distill)\.py(?!.*--on-policy 0 )", "--prompts 2 --group 2"),
+    (r"(grpo|distill)\.py", "--steps 1 --device cpu"),
+    (r"(grpo|distill)\.py(?!.*--on-policy 0 )", "--prompts 2 --group 2 --max-new-tokens 16"),
     (r"augment\.py (?!measure|corrupt)", "--count 6 --max-new-tokens 100 --temperature 1.5"), (r"report\.py", "--overwrite"),
     (r"tasks\.(world|knowledge|instructions|needle|text)", "--time 0.1"),
     (r"mix\.py", "--proxies 3 --steps 4 --batch-tokens 256 --pretrain='--seq-len 64 --device cpu' --max-epochs 0 --folds 3 "

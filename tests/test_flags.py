@@ -42,11 +42,11 @@ ALWAYS = {
     "pretrain": f"{TRAINING} until-loss", "sft": f"{TRAINING} until-loss loss", "dpo": f"{TRAINING} loss beta exact",
     "grpo": f"""{TRAINING} task loss group mode reward max-new-tokens temperature rows updates minibatches kl entropy exact
         async-steps rollout-ranks replace mask-truncated overlong-buffer keep-rate show-every mismatch sft-data""",
-    "distill": f"""{TRAINING.replace(" batch-tokens", "")} task teacher hint loss clip-divergence on-policy mode max-new-tokens
+    "distill": f"""{TRAINING.replace(" batch-tokens", "")} task teacher hint loss clip-divergence on-policy mode
         temperature exact""",
     "sampler": "init prompt chat max-new-tokens temperature colors device dtype",
     "chat": "init prompt system think tool max-new-tokens temperature colors device dtype",
-    "evaluate": "init data task needle benchmark text compared-with exact out device dtype",
+    "evaluate": "init data task needle benchmark text compared-with out device dtype",
     "augment pairs": f"strong strong-plain weak weak-plain mode {AUGMENT}",
     "augment reject": f"init plain keep mode {AUGMENT}", "augment rft": f"init plain keep mode {AUGMENT}",
     "augment contrast": f"init plain samples pairs mode {AUGMENT}",
@@ -134,6 +134,7 @@ CASES = {
         "--beta 0.1": [("--loss reverse", "--loss jsd"), ("", "--loss jsd")],
         "--think-budget 9": [("--mode plain", "--mode think")], "--recompute": [("", "--async-steps 1")],
         "--async-steps 1": [("--on-policy 0.5", "")], "--rollout-ranks 1": [("--on-policy 0", "")],
+        "--max-new-tokens 9": [("--on-policy 0", f"--on-policy 0 {HELD_OUT}"), ("--on-policy 0", "--on-policy 0.5")],
         "--think-budget 8": [("--on-policy 0 --mode think", f"--on-policy 0 --mode think {HELD_OUT}")]} | {
         flag: [("--on-policy 0", "--on-policy 0.5")] for flag in ("--prompts 4", "--group 2", "--rows 9", "--show-every 3")}),
     "sampler": ("--init i --prompt x", DRAWS | {
@@ -142,6 +143,7 @@ CASES = {
         "--system s": [("", "--chat")], "--think on": [("", "--chat")], "--seed 3": [("", "--temperature 1")]}),
     "chat": ("--init i", DRAWS | TOOLS | {"--seed 3": [("", "--temperature 1")]}),
     "evaluate": ("--init i", {
+        "--exact": [("--compared-with c", "--compared-with c --text t.txt"), ("--compared-with c", "--data f.jsonl")],
         "--benchmark-data d": [("--data f.jsonl", "--benchmark gsm8k")], "--template rl": [("--data f.jsonl", "--benchmark all")],
         "--contamination 0.5": [("--text t.txt", "--data f.jsonl"), ("", "--benchmark gsm8k,ocw")],
         "--tool t.py:f": [("--data f.jsonl", "--data f.jsonl --chat")],

@@ -156,6 +156,14 @@ def test_bad_requests(tiny, tokenizer):
         Sampler(tiny, tokenizer, pool_tokens=64).generate([[1]], max_new_tokens=64)
 
 
+@pytest.mark.parametrize("option", ["max_new_tokens", "think_budget", "tools", "numbers", "stop_texts"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_an_option_per_prompt_has_one_value_per_prompt(tiny, tokenizer, option, count):
+    value = {"max_new_tokens": 3, "numbers": 0, "stop_texts": ("a",)}.get(option)
+    with pytest.raises(ValueError, match=f"{option} has {count} values for 2 prompts"):
+        Sampler(tiny, tokenizer).generate([[1], [2]], **{option: [value] * count})
+
+
 def test_streaming_holds_back_half_a_character(tiny, tokenizer, monkeypatch):
     ids = tokenizer.encode("aé€b")
     assert any("\ufffd" in tokenizer.decode([i]) for i in ids)

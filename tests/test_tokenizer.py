@@ -312,6 +312,16 @@ def test_what_it_cannot_read_is_named(tmp_path, change, part):
     assert "tokenizer.json" in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("key, value", [("tool_calls", [{"name": "f"}]), ("weight", 0.5), ("train", False), ("resaoning", "so")])
+def test_a_key_of_a_message_that_means_nothing_is_refused(tokenizer, key, value):
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "yes", "reasoning_content": "well"}]
+    as_reasoning = [turns[0], {"role": "assistant", "content": "yes", "reasoning": "well"}]
+    assert tokenizer.encode_chat(turns) == tokenizer.encode_chat(as_reasoning)
+    with pytest.raises(ValueError, match=f"message 1 has '{key}', which cannot be written; use content, reasoning"):
+        tokenizer.encode_chat([turns[0], turns[1] | {key: value}])
+    assert tokenizer.encode_chat([turns[0] | {key: None}, turns[1]]) == tokenizer.encode_chat(turns)
+
+
 def test_missing_and_malformed_files(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         Tokenizer.load(tmp_path / "nowhere")

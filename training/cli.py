@@ -25,8 +25,9 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
 
 
 class Flags(argparse.Namespace):
-    """What the command line says. `defaults` are the values of flags that are not given; vars() does not have them."""
-    __slots__ = ("defaults",)
+    """What the command line says. vars() does not have `defaults`, the values of flags that are not given, and `given`, the flags
+    that are (as "--lr")."""
+    __slots__ = ("defaults", "given")
 
 
 class Parser(argparse.ArgumentParser):
@@ -57,6 +58,7 @@ class Parser(argparse.ArgumentParser):
         for dest in self.names:
             if getattr(found, dest) is not_given:
                 setattr(found, dest, self.get_default(dest))
+        found.given = given
         found.defaults = {dest: self.get_default(dest) for dest in self.names}
         with bad_input():
             for flags, works, why in self.needs:

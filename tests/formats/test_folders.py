@@ -153,12 +153,28 @@ def saved(tmp_path):
     ('{"model_type": "nanothink", "fields": {"rope_theta": NaN}}', "rope_theta=nan"),
     ('{"model_type": "nanothink", "fields": {"heads": 0}}', "heads=0"),
     ('{"model_type": "nanothink", "fields": {"attention": []}}', "attention"),
+    ('{"model_type": "nanothink", "fields": {"vocab_size": 1152921504606846976}}', "larger than in any model"),
+    ('{"model_type": "nanothink", "fields": {"layers": 100000000}}', "layers=100000000 is larger"),
     ('{"model_type": "nanothink", "fields": {"width": -4}}', "width=-4")])
 def test_what_config_json_may_not_be(saved, text, message):
     (saved / "config.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(ValueError, match=message) as error:
         ours.load(saved)
     assert "config.json" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("field, value", [
+    ("rope_theta", 500.0), ("rms_norm_eps", 0.5), ("num_key_value_heads", 1), ("tie_word_embeddings", True), ("hidden_size", 32),
+    ("hidden_act", "gelu"), ("quantization_config", {"bits": 4}), ("sliding_window", 2), ("partial_rotary_factor", 0.5),
+    ("layer_types", ["sliding_attention"]), ("rope_scaling", YARN), ("attention_bias", True)])
+def test_a_folder_of_our_own_kind_says_a_thing_once_or_twice_the_same(saved, field, value):
+    torch.manual_seed(0)
+    Transformer(Config(vocab_size=50, layers=1, width=16, heads=2, kv_heads=2, head_gate=True, tied=False)).save(saved)
+    config = json.loads((saved / "config.json").read_text())
+    assert config["model_type"] == "nanothink" and ours.load(saved)
+    (saved / "config.json").write_text(json.dumps(config | {field: value}))
+    with pytest.raises(ValueError, match=f"config.json: {field}="):
+        ours.load(saved)
 
 
 @pytest.mark.parametrize("index, error, message", [

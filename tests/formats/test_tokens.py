@@ -343,6 +343,34 @@ def test_our_folders_have_a_generation_config(tokenizer, tmp_path):
     assert again["temperature"] == 0.6 and again["eos_token_id"] == sorted({7} | tokenizer.stop_ids)
 
 
+def test_settings_that_nothing_reads_are_told_once(tokenizer, tmp_path, capsys):
+    folder, settings = tiny_checkpoint(tmp_path / "a", tokenizer), {"repetition_penalty": 1.5, "stop_strings": ["a"],
+                                                                  "num_beams": 1, "temperature": 0.6, "min_length": 0}
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    for _ in range(2):
+        Sampler(*load(folder))
+    assert capsys.readouterr().err == "generation_config.json has repetition_penalty=1.5, stop_strings=['a']: not used here\n"
+
+
+def test_an_end_that_is_no_token_ends_nothing(tokenizer, tmp_path):
+    folder = tiny_checkpoint(tmp_path / "a", tokenizer)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [tokenizer.eot, 99_999]}))
+    model, own = load(folder)
+    assert own.stop_ids == tokenizer.stop_ids
+    prompt = tokenizer.chat_prompt([{"role": "user", "content": "Hi"}], think=True)
+    assert Sampler(model, own).generate([prompt], max_new_tokens=24, think_budget=2)[0][0].tokens
+
+
+def test_of_named_templates_the_default_is_used_and_the_others_are_named(tokenizer, tmp_path, capsys):
+    tokenizer.save(tmp_path)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    named = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": config["chat_template"]}]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": named}))
+    own = Tokenizer.load(tmp_path)
+    assert "only the default is used and saved, not tool_use" in capsys.readouterr().err
+    assert own.encode_chat([{"role": "user", "content": "Hi"}]) == tokenizer.encode_chat([{"role": "user", "content": "Hi"}])
+
+
 @pytest.mark.parametrize("name, content, message", [
     ("generation_config.json", "[]", "generation_config.json: must hold a JSON object"),
     ("generation_config.json", '{"eos_token_id": "2"}', "generation_config.json: eos_token_id='2'"),
@@ -350,7 +378,10 @@ def test_our_folders_have_a_generation_config(tokenizer, tmp_path):
     ("tokenizer_config.json", "[]", "tokenizer_config.json: must hold a JSON object"),
     ("tokenizer.json", "[]", "tokenizer.json: must hold a JSON object"),
     ("tokenizer.json", "[" * 100_000, "tokenizer.json: not valid"),
-    ("tokenizer_config.json", '{"chat_template": [1]}', "not the layout")])
+    ("generation_config.json", '{"eos_token_id": -1}', "generation_config.json: eos_token_id=-1"),
+    ("tokenizer_config.json", '{"chat_template": 5}', "chat_template must be text, not 5"),
+    ("tokenizer_config.json", '{"chat_template": [1]}', "no template with the name default"),
+    ("tokenizer_config.json", '{"chat_template": [{"name": "tool_use", "template": "x"}]}', "default .found: tool_use.")])
 def test_broken_files_of_a_tokenizer(tokenizer, tmp_path, name, content, message):
     tokenizer.save(tmp_path)
     (tmp_path / name).write_text(content)

@@ -14,7 +14,7 @@ import grpo
 from model import Config, Transformer
 from rl.batches import MICRO_TOKENS, deal, pack
 from rl.diagnosis import nothing_to_learn
-from rl.groups import Rollout
+from rl.groups import Rollout, differs_by_task, has_spread
 from rl.lengths import cap_at, overlong_penalty, parse_caps
 from rl.prompts import Prompts
 from rl.rollouts import Rollouts
@@ -97,6 +97,16 @@ def test_shares_of_why_nothing_is_learned():
     assert nothing_to_learn(a_run(), cut, False, masked=True).startswith("every completion was cut off and has no loss; of 2")
     alike[0][0] = rollout("so \\boxed{5}", ok=True, reward=1.0)
     assert nothing_to_learn(a_run(), alike, False) == ""
+
+
+def test_a_penalty_for_length_does_not_save_a_group_from_replacement():
+    """DAPO keeps the groups in which some are right and some are wrong."""
+    def rollout(reward, penalty):
+        return Rollout(Problem("?", "5"), Completion([1], [2], [0.0], "stop"), Reply(""),
+                       Score(reward, {"answer": reward}, Verdict(reward == 1, None, None, "")), overlong_penalty=penalty)
+    wrong, mixed = [rollout(0.0, 0.0), rollout(0.0, -0.5)], [rollout(0.0, 0.0), rollout(1.0, -1.0)]
+    assert has_spread(wrong) and not differs_by_task(wrong)
+    assert not has_spread(mixed) and differs_by_task(mixed)
 
 
 def by_ranks(tokenizer, tiny, ranks, specs, replace=0):

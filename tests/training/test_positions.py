@@ -74,6 +74,24 @@ def test_the_defaults_of_yarn_and_another_base(monkeypatch):
     assert with_flags(c, "--seq-len", 4096) == c                              # without the flags nothing changes
 
 
+def test_a_checkpoint_with_yarn_keeps_what_no_flag_says():
+    """As OLMo 3 has it: other bounds, no scaling of windows."""
+    olmo = dict(rope_type="yarn", factor=2.0, original_max_position_embeddings=64, beta_fast=8, beta_slow=2, truncate=False,
+                attention_factor=0.1 * math.log(2) + 1)
+    shape = SHAPE | dict(attention="window+rope", window=16, qk_norm="full", norm_after=True, rope_scaling=olmo,
+                         scale_windows=False)
+    assert kind_of(Config(**shape)) == "olmo3"
+    c = with_flags(Config(**shape), "--yarn-factor", 4)
+    assert kind_of(c) == "olmo3" and not c.scale_windows and c.context == 256
+    assert c.rope_scaling == dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=64, beta_fast=8, beta_slow=2,
+                                  truncate=False)
+    changed = with_flags(Config(**shape), "--yarn-factor", 4, "--yarn-beta-fast", 32, "--yarn-beta-slow", 1)
+    assert (changed.rope_scaling["beta_fast"], changed.rope_scaling["beta_slow"]) == (32, 1)
+    for key in ("attention_factor", "mscale"):
+        with pytest.raises(ValueError, match=f"its YaRN has {key}=1.5"):
+            with_flags(Config(**shape | {"rope_scaling": olmo | {key: 1.5}}), "--yarn-factor", 4)
+
+
 @pytest.mark.parametrize("config, flags, words", [
     (SHAPE | dict(attention="nope"), ("--rope-theta", 5e5), "i: no layer has RoPE"),
     (SHAPE, ("--yarn-factor", 2, "--yarn-full-only"), "no layers with RoPE have a window"),
