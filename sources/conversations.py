@@ -170,11 +170,12 @@ def read_conversation(row: dict, where: str) -> list[dict]:
 
 def encode(tokenizer: Tokenizer, messages: list[dict], where: str) -> tuple[np.ndarray, np.ndarray]:
     """Token ids (n,) int32 and loss weights (n,) float32 of a conversation."""
+    said = [{key: value for key, value in m.items() if key != "weight"} for m in messages]
     try:
-        ids, mask = tokenizer.encode_chat(messages)
+        ids, mask = tokenizer.encode_chat(said)
         for n, m in enumerate(messages):                  # the ids of the first turns are a prefix of the ids of all
             if m.get("weight") == 0 and m["role"] == "assistant":
-                start, end = (len(tokenizer.encode_chat(messages[:k])[0]) for k in (n, n + 1))
+                start, end = (len(tokenizer.encode_chat(said[:k])[0]) for k in (n, n + 1))
                 mask[start:end] = [0.0] * (end - start)
     except ValueError as e:
         raise ValueError(f"{where}: {e}") from None
