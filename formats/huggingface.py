@@ -50,7 +50,7 @@ EXPRESSED = {"vocab_size", "layers", "width", "heads", "kv_heads", "head_size", 
              "qkv_bias", "tied", "norm_after", "eps", "rope_theta", "rope_scaling", "scale_windows", "context", "sinks"}
 # Fields of config.json with the one value that is supported; our own kind has no others of these, and says the rest in `fields`.
 ONLY = {"hidden_act": "silu", "mlp_bias": False, "quantization_config": None, "partial_rotary_factor": 1.0, "is_causal": True}
-UNSAID = dict.fromkeys(("layer_types", "sliding_window", "use_sliding_window", "no_rope_layers", "layer_rope_theta"))
+UNSAID = "layer_types", "sliding_window", "use_sliding_window", "no_rope_layers", "layer_rope_theta"
 # what config.json of our own kind says twice: {its field: ours}
 TWICE = {"vocab_size": "vocab_size", "hidden_size": "width", "intermediate_size": "ff", "num_hidden_layers": "layers",
          "num_attention_heads": "heads", "num_key_value_heads": "kv_heads", "head_dim": "head_size",
@@ -112,7 +112,9 @@ def _own_fields(hf, where):
     for theirs, ours in TWICE.items():
         if theirs in hf and ours in fields and hf[theirs] != fields[ours]:
             raise ValueError(f"{where}: {theirs}={hf[theirs]!r}, yet {ours}={fields[ours]!r} in 'fields'; make them the same")
-    _refuse_others(hf, ONLY | UNSAID, where)
+    if said := [key for key in UNSAID if hf.get(key)]:
+        raise ValueError(f"{where}: {said[0]}={hf[said[0]]!r} is not read; change 'fields', which says it in this kind of model")
+    _refuse_others(hf, ONLY, where)
     return dict(fields)
 
 
