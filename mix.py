@@ -263,7 +263,7 @@ def main() -> None:
             time.sleep(0.2)                               # the first rank may refuse; then torchrun ends all
         plan, tokenizer, shares, bounds = make_plan(args)
         open_plan(folder, plan, join=args.resume or rank > 0)
-        with held(folder / "plan.lock"):                # whoever comes first writes it
+        with held(folder / "plan.lock"):                  # whoever comes first writes it
             if not args.init and not args.tokenizer and not (folder / "tokenizer" / "tokenizer.json").exists():
                 tokenizer.save(folder / "tokenizer")
         device = os.environ.get("LOCAL_RANK", "") if ranks > 1 else ""
@@ -277,7 +277,7 @@ def main() -> None:
     with cli.bad_input(), stoppable(folder, plan):
         solved = solve(plan, found, fit, bounds, shares, args.simulate, args.average, args.seed, **how)
         confirmed = confirm(args, plan, solved) if args.confirm else {}
-    with held(folder / "plan.lock"):                    # all who have trained write the same files, one after the other
+    with held(folder / "plan.lock"):                      # all who have trained write the same files, one after the other
         report(args, plan, found, rows, solved, confirmed)
 
 

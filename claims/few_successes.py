@@ -1,9 +1,10 @@
 """Claim 21b: reinforcement learns most from prompts that are solved half of the time, and little from those seldom solved.
 
 A reward tells most where success and failure are equally likely. So prompts are chosen by their pass rate before training, and
-the arms draw as many completions. What is rare is chosen from more candidates, so that all arms have about as many different
-prompts and use each as often: to use a prompt again costs something by itself (claim 19b). Two cures are tried: rewards for each
-right step on the prompts that are seldom solved, and a curriculum, which goes over its prompts from easy to hard again and again.
+the arms draw as many completions. What is rare is chosen from more candidates, so that the arms compared have nearly as many
+different prompts: to use a prompt again costs something by itself (claim 19b). "different prompts" says how nearly; of prompts
+that are often solved some bases have fewer. Two cures are tried: rewards for each right step on the prompts that are seldom
+solved, and a curriculum, which goes over its prompts from easy to hard again and again.
 """
 
 from claims import sweep, tiny
@@ -11,7 +12,7 @@ from claims.runner.claim import Claim, Setting, positive
 from claims.runner.commands import Command
 from claims.runner.measures import Result
 
-# of eight tries: 1; 3 to 5; 7; any but none and all. Candidates: so many that each band has about ninety
+# of eight tries: 1; 3 to 5; 7; any but none and all
 BANDS = {"seldom": (0.05, 0.2), "half": (0.3, 0.7), "often": (0.8, 0.95), "any": (0.05, 0.95)}
 CANDIDATES = {"seldom": 1024, "half": 704, "often": 704, "any": 192}
 MOST = "solved half of the time - seldom"
